@@ -1,0 +1,31 @@
+// Interpreter: executes one guest instruction at a time, in any mode: the reference the translator is compared with.
+//
+// Works on CpuState only; memory through mmu/. Data-processing instructions are run on the host CPU itself by short cached stubs, on
+// copied register values and a copied (or, for locked and naturally aligned accesses, the real) memory operand; control
+// flow, strings, segments and system instructions have hand-written meaning. All functions run on the vCPU's own thread.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/soft/runtime/cpu_state.h"
+
+namespace strata::engine::soft {
+
+/// What one step ended in.
+enum class StepResult : std::uint8_t {
+    Done,        ///< executed; rip moved on (a REP instruction may have done a part and left rip where it was)
+    Exception,   ///< cpu.exception is pending; registers are as before the instruction (or as its trap says)
+    Halted,      ///< HLT: cpu.halted is set
+    TripleFault,
+    EndBlock,    ///< executed, and it changed what translated code depends on (mode, paging, TLB, interrupt flag): look up anew
+};
+
+/// Executes the instruction at CS:RIP. Does not look at `request`, does not deliver interrupts or exceptions.
+StepResult interpret_one(CpuState& cpu) noexcept;
+
+/// Delivers cpu.exception (IDT or IVT, stack switch, IST, error code, #DF promotion) and clears it. TripleFault if that fails.
+StepResult deliver_exception(CpuState& cpu) noexcept;
+/// Delivers external interrupt or NMI `vector` through the IDT; the caller checked IF and the shadow.
+StepResult deliver_interrupt(CpuState& cpu, std::uint8_t vector) noexcept;
+
+}  // namespace strata::engine::soft

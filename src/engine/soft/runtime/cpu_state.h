@@ -1,0 +1,118 @@
+// CpuState: the software CPU's own form of a vCPU: what interpreter, MMU, helpers and translated code all work on.
+//
+// One CpuState per vCPU, used by its own thread only, but for the fields marked "any thread". Translated code reaches it
+// through the gs segment (gs base = this), so hot fields stand first and offsets are fixed by static_assert where code is emitted.
+//
+// Register conventions while translated code runs (design notes: docs/cpu-engines.md):
+//   - host rax rcx rdx rbx rbp rsi rdi r8 r12 r13 r14 r15 hold the guest's registers of the same name;
+//   - host r9 holds guest rsp; guest r9, r10, r11 live in gpr[]; host r10, r11 are scratch; host rsp is a host stack;
+//   - arithmetic flags live in host RFLAGS inside a block; in `rflags` at block exits that need them;
+//   - x87/SSE/AVX values live in the host registers while vector_live != 0, otherwise in `xsave`.
+//
+// vector_live: C++ code that may run while guest vector values are in host registers must be compiled with
+// -mgeneral-regs-only, or call save_vector_state() first. Glue that returns to translated code reloads them if they are not live.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "arch/x86/arch_state.h"
+
+namespace strata::engine::soft {
+
+using arch::x86::Segment;
+
+class SoftVm;
+
+/// Bits of CpuState::request: why the vCPU should leave the fast path at its next poll. Set by any thread.
+struct Request {
+    static constexpr std::uint32_t kExit = 1U << 0;       ///< Vcpu::request_exit()
+    static constexpr std::uint32_t kInterrupt = 1U << 1;  ///< the local APIC or ExtINT may have something deliverable
+    static constexpr std::uint32_t kNmi = 1U << 2;
+    static constexpr std::uint32_t kInit = 1U << 3;
+    static constexpr std::uint32_t kSipi = 1U << 4;
+    static constexpr std::uint32_t kTimer = 1U << 5;      ///< the APIC timer's deadline passed
+    static constexpr std::uint32_t kExclusive = 1U << 6;  ///< somebody wants all vCPUs at a safe point
+    static constexpr std::uint32_t kFlushTlb = 1U << 7;   ///< PV TLB flush, dirty logging or code-page protection changed
+};
+
+/// One entry of the software TLB, 32 bytes. An address hits if (linear ^ tag) <= 4096 - size: the tag is the page's
+/// linear address, so hit and page-crossing test are one compare. An empty tag's index bits differ from its slot's (see kTlbInvalid).
+struct TlbEntry {
+    std::uint64_t tag_read;
+    std::uint64_t tag_write;  ///< valid only if the page is writable, dirty, holds no translated code, and is not dirty-logged
+    std::uint64_t addend;     ///< host address = linear address + addend
+    std::uint64_t tag_execute_and_page;  ///< MMU's own: guest physical page | flags
+};
+static_assert(sizeof(TlbEntry) == 32);
+
+inline constexpr std::uint32_t kTlbEntries = 1024;  ///< per bank, direct-mapped by linear page number
+
+/// What an exception needs to be delivered. Filled by whoever detects it, taken by the run loop.
+struct PendingException {
+    std::uint8_t vector = 0;
+    bool has_error = false;
+    bool pending = false;
+    /// A fault restarts the instruction; a trap (INT3, INTO, #DB single-step) reports the next one.
+    bool software = false;  ///< INT n, INT3, INTO: DPL of the gate is checked, return address is after the instruction
+    std::uint32_t error = 0;
+    std::uint64_t fault_address = 0;  ///< CR2 for #PF
+};
+
+struct alignas(64) CpuState {
+    std::uint64_t gpr[16];  ///< ModRM order
+    std::uint64_t rip;      ///< linear offset in CS; of the next instruction to execute
+    std::uint64_t rflags;   ///< all of it; arithmetic bits are stale while a block holds them in host RFLAGS
+    std::atomic<std::uint32_t> request;  ///< any thread
+    std::uint32_t vector_live;           ///< see above
+    std::uint32_t mode;     ///< the block key's mode word: see ModeBits; recomputed by update_mode()
+    std::uint32_t cpl;
+    TlbEntry* tlb;          ///< the current bank (privilege × address space)
+    SoftVm* vm;
+
+    Segment segments[6];
+    Segment ldtr, tr;
+    arch::x86::DescriptorTable gdtr, idtr;
+    std::uint64_t cr0, cr2, cr3, cr4, cr8;
+    std::uint64_t efer, xcr0;
+    std::uint64_t dr[4], dr6, dr7;
+    std::uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
+    std::uint64_t sysenter_cs, sysenter_esp, sysenter_eip, pat;
+    std::uint64_t tsc_offset;  ///< guest TSC = host TSC + this
+    bool interrupt_shadow;     ///< after STI / MOV SS: one instruction long
+    bool nmi_masked;
+    bool halted;
+    PendingException exception;
+    std::uint64_t instructions;  ///< executed by the interpreter or estimated by blocks
+
+    alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
+};
+
+/// The mode word: everything a translated block depends on beside its bytes and address.
+struct ModeBits {
+    static constexpr std::uint32_t kCplMask = 3;
+    static constexpr std::uint32_t kLong = 1U << 2;       ///< EFER.LMA
+    static constexpr std::uint32_t kCs64 = 1U << 3;       ///< CS.L in long mode
+    static constexpr std::uint32_t kCs32 = 1U << 4;       ///< CS.D
+    static constexpr std::uint32_t kSs32 = 1U << 5;       ///< SS.B
+    static constexpr std::uint32_t kProtected = 1U << 6;  ///< CR0.PE
+    static constexpr std::uint32_t kV8086 = 1U << 7;
+    static constexpr std::uint32_t kPaging = 1U << 8;
+    static constexpr std::uint32_t kFlat = 1U << 9;       ///< CS, DS, ES, SS have base 0 and limit 4 GiB (or 64-bit mode)
+    static constexpr std::uint32_t kFpuBlocked = 1U << 10;   ///< CR0.TS or CR0.EM: #NM/#UD on x87, MMX, SSE
+    static constexpr std::uint32_t kSse = 1U << 11;          ///< CR4.OSFXSR
+    static constexpr std::uint32_t kXsave = 1U << 12;        ///< CR4.OSXSAVE
+    static constexpr std::uint32_t kAlignCheck = 1U << 13;   ///< CR0.AM, RFLAGS.AC and CPL 3
+    static constexpr std::uint32_t kTrap = 1U << 14;         ///< RFLAGS.TF: single-step, or DR7 has armed breakpoints
+    static constexpr std::uint32_t kXcr0Shift = 16;          ///< XCR0 bits 1, 2, 5..7 packed into five bits
+};
+
+/// Recomputes cpu.mode and cpu.cpl after anything they depend on changed.
+void update_mode(CpuState& cpu) noexcept;
+
+/// Moves guest vector values from host registers to cpu.xsave if they are live. After it, any C++ code may run.
+void save_vector_state(CpuState& cpu) noexcept;
+
+}  // namespace strata::engine::soft
