@@ -1,0 +1,57 @@
+#!/bin/bash
+# Setup: installs, from Debian's packages, what building, testing and running Strata needs.
+#
+# Usage: tools/setup.sh [build] [image] [test] [lint] [bench] [all]   (default: build image test)
+#
+# Idempotent: with everything in place it is a quick no-op and asks for no rights. Otherwise it uses apt-get, through
+# sudo when not root. Made for Debian 12; any Debian-like system with the same package names works.
+set -euo pipefail
+
+# Each group: the packages, then why.
+declare -A groups=(
+    # compilers and build tools; decoder (software CPU), formatting, JSON, sandbox filter, user-mode network, disk I/O
+    [build]="g++ cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libgtest-dev libgmock-dev python3"
+    # guest images: static shell, initramfs archives, Debian root disks, file systems, package fetching and unpacking
+    [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap"
+    # the tests' own tools: scripts, terminal driver, guest assembler, ACPI compiler, image and disk tools as peers
+    [test]="expect nasm acpica-tools qemu-utils openssh-client socat"
+    # second compiler, sanitizer runtimes, static checks
+    [lint]="clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 libbenchmark-dev"
+    # the peers that benchmarks and conformance runs compare with
+    [bench]="libbenchmark-dev qemu-system-x86 qemu-utils"
+)
+
+wanted=("$@")
+[ ${#wanted[@]} -gt 0 ] || wanted=(build image test)
+[ "${wanted[*]}" != "all" ] || wanted=(build image test lint bench)
+
+missing=()
+for group in "${wanted[@]}"; do
+    if [ -z "${groups[$group]+set}" ]; then
+        echo "setup: no group '$group': use ${!groups[*]} or all" >&2
+        exit 2
+    fi
+    for package in ${groups[$group]}; do
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$status" = installed ] || missing+=("$package")
+    done
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    echo "setup: everything needed is installed (${wanted[*]})"
+    exit 0
+fi
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "setup: these packages are missing and there is no sudo: run as root: apt-get install ${missing[*]}" >&2
+        exit 6
+    fi
+    as_root=(sudo)
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}")
+# The package lists may be absent (a fresh container) or old: fetch them, and again when a file has moved on.
+"${as_root[@]}" apt-get update -q
+"${install[@]}" || { "${as_root[@]}" apt-get update -q && "${install[@]}"; }
