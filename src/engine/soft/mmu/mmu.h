@@ -6,6 +6,8 @@
 //
 // All functions run on the vCPU's own thread, are noexcept and compiled for general registers only. On a fault they fill
 // cpu.exception (vector, error code, CR2 candidate) and answer false/null; the caller unwinds to the run loop.
+//
+// A non-canonical address is #GP(0), the only #GP raised here: a caller that went through SS turns the vector into #SS.
 #pragma once
 
 #include <cstddef>
@@ -39,6 +41,10 @@ enum class Privilege : std::uint8_t { Current, ImplicitSupervisor, User };
 /// Fetches up to 15 code bytes at CS-linear `linear` for the decoder: how many could be read (stops at a page that
 /// faults). 0 with cpu.exception set if not even the first.
 [[nodiscard]] std::uint32_t fetch_code(CpuState& cpu, std::uint64_t linear, std::uint8_t* out, std::uint32_t wanted) noexcept;
+
+/// PAE paging: whether the four PDPTEs at `cr3` have no reserved bit set (MOV CR3/CR0/CR4 raise #GP(0) otherwise). Walks
+/// read the PDPTEs from memory.
+[[nodiscard]] bool pdptes_valid(const CpuState& cpu, std::uint64_t cr3) noexcept;
 
 /// TLB maintenance, as the instructions ask for it. CR3/CR4/CR0/EFER were written before the call.
 void flush_tlb_all(CpuState& cpu) noexcept;          ///< with global pages, all PCIDs

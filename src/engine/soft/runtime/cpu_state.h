@@ -25,6 +25,7 @@ namespace strata::engine::soft {
 using arch::x86::Segment;
 
 class SoftVm;
+struct MmuState;
 
 /// Bits of CpuState::request: why the vCPU should leave the fast path at its next poll. Set by any thread.
 struct Request {
@@ -86,6 +87,12 @@ struct alignas(64) CpuState {
     bool halted;
     PendingException exception;
     std::uint64_t instructions;  ///< executed by the interpreter or estimated by blocks
+    MmuState* mmu;               ///< the MMU's own: all TLB banks
+    /// Changes whenever a fetch translation (linear page to physical page, or its rights) may have changed: TLB flush, other
+    /// address space, other rights. What caches code by linear address compares it.
+    std::uint64_t fetch_epoch;
+    /// An interrupt waits: 1 until RFLAGS.IF = 1 and the shadow is over, 2 until CR8 changes. See executor.h.
+    std::uint32_t interrupt_window;
 
     alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
 };
@@ -112,7 +119,13 @@ struct ModeBits {
 /// Recomputes cpu.mode and cpu.cpl after anything they depend on changed.
 void update_mode(CpuState& cpu) noexcept;
 
+/// The RFLAGS a host-side poll needs: whether a maskable interrupt could be delivered between instructions now.
+inline bool interrupts_open(const CpuState& cpu) noexcept { return (cpu.rflags & (1U << 9)) != 0 && !cpu.interrupt_shadow; }
+
 /// Moves guest vector values from host registers to cpu.xsave if they are live. After it, any C++ code may run.
 void save_vector_state(CpuState& cpu) noexcept;
+/// The converse: loads cpu.xsave into the host's vector registers and sets vector_live. The caller's own C++ code must not
+/// use them afterwards. Values that XRSTOR would refuse were refused when they entered cpu.xsave.
+void load_vector_state(CpuState& cpu) noexcept;
 
 }  // namespace strata::engine::soft

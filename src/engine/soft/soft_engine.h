@@ -1,0 +1,33 @@
+// SoftEngine: the CPU engine that needs nothing of the host but an x86-64 processor: Strata's own software CPU.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "engine/cpu_engine.h"
+#include "engine/soft/runtime/executor.h"
+
+namespace strata::engine::soft {
+
+class SoftVm;
+
+/// What can be switched off to find out who is wrong.
+struct SoftOptions {
+    bool translate = true;  ///< false: every instruction through the interpreter
+    std::uint64_t code_cache_bytes = 128ULL << 20;  ///< the most that translated code may take
+};
+
+class SoftEngine final : public CpuEngine {
+  public:
+    explicit SoftEngine(const SoftOptions& options = {});
+
+    [[nodiscard]] std::string_view name() const override { return "soft"; }
+    [[nodiscard]] const Capabilities& capabilities() const override { return capabilities_; }
+    Result<std::unique_ptr<EngineVm>> create_vm(memory::GuestRam& ram, IoDispatcher& io) override;
+
+  private:
+    SoftOptions options_;
+    Capabilities capabilities_;
+};
+
+}  // namespace strata::engine::soft
