@@ -1,0 +1,213 @@
+// MachineConfig: limits, and the way to JSON and back.
+#include "api/machine_config.h"
+
+#include <array>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/text.h"
+
+namespace strata::api {
+namespace {
+
+constexpr std::array<std::pair<EngineChoice, std::string_view>, 3> kEngines = {{
+    {EngineChoice::Auto, "auto"},
+    {EngineChoice::Kvm, "kvm"},
+    {EngineChoice::Soft, "soft"},
+}};
+
+Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+
+Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
+
+Json disk_to_json(const DiskConfig& disk) {
+    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}};
+}
+
+Json net_to_json(const NetConfig& net) {
+    Json forwards = Json::array();
+    for (const PortForward& forward : net.forwards) {
+        forwards.push_back({{"protocol", forward.protocol == Protocol::Tcp ? "tcp" : "udp"},
+                            {"host_address", forward.host_address},
+                            {"host_port", forward.host_port},
+                            {"guest_port", forward.guest_port}});
+    }
+    return Json{{"forwards", std::move(forwards)}};
+}
+
+std::int64_t read_fd(ObjectReader& reader, std::string_view name, std::size_t fds) {
+    const std::int64_t fd = reader.integer(name, kNoFile);
+    if (fd != kNoFile && (fd < 0 || static_cast<std::uint64_t>(fd) >= fds)) {
+        reader.reject(name, "names a descriptor that was not passed");
+        return kNoFile;
+    }
+    return fd;
+}
+
+Result<FileRef> read_file(const Json& json, std::string path, std::size_t fds) {
+    ObjectReader reader(json, std::move(path));
+    FileRef file;
+    file.name = reader.text("name");
+    file.fd = read_fd(reader, "fd", fds);
+    STRATA_TRY_VOID(reader.finish());
+    return file;
+}
+
+Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::size_t fds) {
+    ObjectReader reader(json, path);
+    DiskConfig disk;
+    if (const Json* file = reader.member("file")) {
+        disk.file = STRATA_TRY(read_file(*file, reader.path_of("file"), fds));
+    }
+    disk.format = reader.text("format", disk.format);
+    disk.read_only = reader.boolean("read_only", disk.read_only);
+    STRATA_TRY_VOID(reader.finish());
+    return disk;
+}
+
+Result<PortForward> read_forward(const Json& json, const std::string& path) {
+    ObjectReader reader(json, path);
+    PortForward forward;
+    const std::string protocol = reader.text("protocol", "tcp");
+    if (protocol != "tcp" && protocol != "udp") {
+        reader.reject("protocol", "must be tcp or udp");
+    }
+    forward.protocol = protocol == "udp" ? Protocol::Udp : Protocol::Tcp;
+    forward.host_address = reader.text("host_address", forward.host_address);
+    forward.host_port = static_cast<std::uint16_t>(reader.number("host_port", 0, 1, 65535));
+    forward.guest_port = static_cast<std::uint16_t>(reader.number("guest_port", 0, 1, 65535));
+    STRATA_TRY_VOID(reader.finish());
+    return forward;
+}
+
+Result<NetConfig> read_net(const Json& json, const std::string& path) {
+    ObjectReader reader(json, path);
+    NetConfig net;
+    std::size_t place = 0;
+    for (const Json* element : reader.array("forwards", kMaxForwards)) {
+        net.forwards.push_back(STRATA_TRY(read_forward(*element, fmt::format("{}.forwards[{}]", path, place++))));
+    }
+    STRATA_TRY_VOID(reader.finish());
+    return net;
+}
+
+Result<CpuTopology> read_cpus(const Json& json) {
+    ObjectReader reader(json, "cpus");
+    CpuTopology cpus;
+    cpus.sockets = static_cast<std::uint32_t>(reader.number("sockets", 1, 1, kMaxVcpus));
+    cpus.cores = static_cast<std::uint32_t>(reader.number("cores", 1, 1, kMaxVcpus));
+    cpus.threads = static_cast<std::uint32_t>(reader.number("threads", 1, 1, kMaxVcpus));
+    STRATA_TRY_VOID(reader.finish());
+    return cpus;
+}
+
+Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds) {
+    if (const Json* cpus = reader.member("cpus")) {
+        config.cpus = STRATA_TRY(read_cpus(*cpus));
+    }
+    if (const Json* kernel = reader.member("kernel")) {
+        config.kernel = STRATA_TRY(read_file(*kernel, "kernel", fds));
+    }
+    if (const Json* initrd = reader.member("initrd")) {
+        config.initrd = STRATA_TRY(read_file(*initrd, "initrd", fds));
+    }
+    std::size_t place = 0;
+    for (const Json* element : reader.array("disks", kMaxDisks)) {
+        config.disks.push_back(STRATA_TRY(read_disk(*element, fmt::format("disks[{}]", place++), fds)));
+    }
+    place = 0;
+    for (const Json* element : reader.array("nets", kMaxNets)) {
+        config.nets.push_back(STRATA_TRY(read_net(*element, fmt::format("nets[{}]", place++))));
+    }
+    return ok();
+}
+
+}  // namespace
+
+std::string_view to_text(EngineChoice engine) { return kEngines.at(static_cast<std::size_t>(engine)).second; }
+
+Result<EngineChoice> engine_from_text(std::string_view text) {
+    for (const auto& [engine, name] : kEngines) {
+        if (name == text) {
+            return engine;
+        }
+    }
+    return invalid(fmt::format("'{}' is not an engine: use auto, kvm or soft", text));
+}
+
+Result<> validate(const MachineConfig& config) {
+    const std::uint64_t count = config.cpus.count();
+    if (count < 1 || count > kMaxVcpus) {
+        return invalid(fmt::format("{} virtual CPUs: a machine has from 1 to {}", count, kMaxVcpus));
+    }
+    if (config.memory_bytes < kMinMemory || config.memory_bytes > kMaxMemory || config.memory_bytes % 4096 != 0) {
+        return invalid(fmt::format("memory of {}: must be from {} to {}, in whole pages of 4 KiB",
+                                   format_size(config.memory_bytes), format_size(kMinMemory), format_size(kMaxMemory)));
+    }
+    if (config.append.size() > kMaxAppend) {
+        return invalid(fmt::format("kernel command line of {} bytes: the limit is {}", config.append.size(), kMaxAppend));
+    }
+    if (config.append.find_first_of(std::string_view("\0\n", 2)) != std::string::npos) {
+        return invalid("kernel command line: must be one line of text");
+    }
+    if (config.name.empty() || config.name.size() > 64) {
+        return invalid("name: must have from 1 to 64 characters");
+    }
+    if (config.disks.size() > kMaxDisks || config.nets.size() > kMaxNets) {
+        return invalid(fmt::format("a machine has at most {} disks and {} network interfaces", kMaxDisks, kMaxNets));
+    }
+    for (const DiskConfig& disk : config.disks) {
+        if (disk.format != "raw") {
+            return Error{ErrorKind::NotSupported,
+                         fmt::format("disk '{}': format '{}' is not supported: use raw", disk.file.name, disk.format)};
+        }
+    }
+    return ok();
+}
+
+Json to_json(const MachineConfig& config) {
+    Json disks = Json::array();
+    for (const DiskConfig& disk : config.disks) {
+        disks.push_back(disk_to_json(disk));
+    }
+    Json nets = Json::array();
+    for (const NetConfig& net : config.nets) {
+        nets.push_back(net_to_json(net));
+    }
+    return Json{{"name", config.name},
+                {"engine", to_text(config.engine)},
+                {"interpret_only", config.interpret_only},
+                {"cpu_model", config.cpu_model},
+                {"cpus",
+                 {{"sockets", config.cpus.sockets}, {"cores", config.cpus.cores}, {"threads", config.cpus.threads}}},
+                {"memory_bytes", config.memory_bytes},
+                {"kernel", file_to_json(config.kernel)},
+                {"initrd", file_to_json(config.initrd)},
+                {"append", config.append},
+                {"disks", std::move(disks)},
+                {"nets", std::move(nets)},
+                {"serial_fd", config.serial_fd},
+                {"reboot", config.reboot},
+                {"debug_exit", config.debug_exit}};
+}
+
+Result<MachineConfig> machine_config_from_json(const Json& json, std::size_t fds) {
+    ObjectReader reader(json, "");
+    MachineConfig config;
+    config.name = reader.text("name", config.name);
+    config.engine = STRATA_TRY(engine_from_text(reader.text("engine", "auto")));
+    config.interpret_only = reader.boolean("interpret_only", false);
+    config.cpu_model = reader.text("cpu_model", config.cpu_model);
+    config.memory_bytes = reader.number("memory_bytes", config.memory_bytes, 0, UINT64_MAX);
+    config.append = reader.text("append");
+    config.serial_fd = read_fd(reader, "serial_fd", fds);
+    config.reboot = reader.boolean("reboot", true);
+    config.debug_exit = reader.boolean("debug_exit", false);
+    STRATA_TRY_VOID(read_parts(reader, config, fds));
+    STRATA_TRY_VOID(reader.finish());
+    STRATA_TRY_VOID(validate(config));
+    return config;
+}
+
+}  // namespace strata::api

@@ -1,0 +1,97 @@
+// MachineConfig: what one machine is made of, as a type and as JSON. No behaviour.
+//
+// The command line fills it from options (api/option_text.h), the VMM receives it as JSON. Files are named for messages; whoever runs the
+// VMM opens them and passes descriptors, so `fd` members are places in the list of descriptors that came with the request
+// (kNoFile: none). docs/machine-config.md is the reference.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "api/json.h"
+#include "base/result.h"
+
+namespace strata::api {
+
+inline constexpr std::int64_t kNoFile = -1;
+inline constexpr std::uint32_t kMaxVcpus = 255;
+inline constexpr std::uint64_t kMinMemory = 2ULL << 20;
+inline constexpr std::uint64_t kMaxMemory = 4ULL << 40;
+inline constexpr std::size_t kMaxDisks = 24;
+inline constexpr std::size_t kMaxNets = 8;
+inline constexpr std::size_t kMaxForwards = 64;
+inline constexpr std::size_t kMaxAppend = 2047;  ///< bytes of kernel command line (Linux' COMMAND_LINE_SIZE, less the NUL)
+
+enum class EngineChoice : std::uint8_t { Auto, Kvm, Soft };
+
+struct CpuTopology {
+    std::uint32_t sockets = 1;
+    std::uint32_t cores = 1;
+    std::uint32_t threads = 1;
+    [[nodiscard]] std::uint64_t count() const { return std::uint64_t{sockets} * cores * threads; }
+    bool operator==(const CpuTopology&) const = default;
+};
+
+/// A file that the VMM is handed open.
+struct FileRef {
+    std::string name;            ///< for messages
+    std::int64_t fd = kNoFile;   ///< place in the descriptor list
+    [[nodiscard]] bool present() const { return fd != kNoFile || !name.empty(); }
+    bool operator==(const FileRef&) const = default;
+};
+
+struct DiskConfig {
+    FileRef file;
+    std::string format = "raw";
+    bool read_only = false;
+    bool operator==(const DiskConfig&) const = default;
+};
+
+enum class Protocol : std::uint8_t { Tcp, Udp };
+
+/// Connections to host_address:host_port reach guest_port of the guest.
+struct PortForward {
+    Protocol protocol = Protocol::Tcp;
+    std::string host_address = "127.0.0.1";
+    std::uint16_t host_port = 0;
+    std::uint16_t guest_port = 0;
+    bool operator==(const PortForward&) const = default;
+};
+
+/// One network interface on the user-mode network.
+struct NetConfig {
+    std::vector<PortForward> forwards;
+    bool operator==(const NetConfig&) const = default;
+};
+
+struct MachineConfig {
+    std::string name = "strata";
+    EngineChoice engine = EngineChoice::Auto;
+    bool interpret_only = false;       ///< soft engine without its translator: for bisecting
+    std::string cpu_model = "host";    ///< "host", "x86-64-v3", … with +flag, -flag
+    CpuTopology cpus;
+    std::uint64_t memory_bytes = 1ULL << 30;
+    FileRef kernel;
+    FileRef initrd;
+    std::string append;
+    std::vector<DiskConfig> disks;
+    std::vector<NetConfig> nets;
+    std::int64_t serial_fd = kNoFile;  ///< a stream: what the guest's first serial port says and hears
+    bool reboot = true;                ///< false: a guest reset ends the run
+    bool debug_exit = false;           ///< the isa-debug-exit port exists, and its value becomes the exit status
+    bool operator==(const MachineConfig&) const = default;
+};
+
+[[nodiscard]] std::string_view to_text(EngineChoice engine);
+/// "auto", "kvm" or "soft".
+Result<EngineChoice> engine_from_text(std::string_view text);
+
+/// Checks the limits above and what members mean together. What needs the host (files, CPU flags) is checked where it is used.
+Result<> validate(const MachineConfig& config);
+
+Json to_json(const MachineConfig& config);
+/// Reads, and validates. `fds` is how many descriptors came along: every place must be below it.
+Result<MachineConfig> machine_config_from_json(const Json& json, std::size_t fds);
+
+}  // namespace strata::api

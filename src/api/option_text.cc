@@ -1,0 +1,157 @@
+// Option texts: parsing.
+#include "api/option_text.h"
+
+#include <arpa/inet.h>
+
+#include <fmt/format.h>
+
+#include "base/text.h"
+
+namespace strata::api {
+namespace {
+
+Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+
+// Splits at single commas; a doubled one stands for itself.
+std::vector<std::string> split_commas(std::string_view text) {
+    std::vector<std::string> parts(1);
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != ',') {
+            parts.back() += text[i];
+        } else if (i + 1 < text.size() && text[i + 1] == ',') {
+            parts.back() += ',';
+            ++i;
+        } else {
+            parts.emplace_back();
+        }
+    }
+    return parts;
+}
+
+Result<std::uint16_t> parse_port(std::string_view text) {
+    return static_cast<std::uint16_t>(STRATA_TRY(parse_integer(text, 1, 65535)));
+}
+
+bool is_ipv4(const std::string& text) {
+    in_addr address{};
+    return inet_pton(AF_INET, text.c_str(), &address) == 1;
+}
+
+}  // namespace
+
+Result<CpuTopology> parse_cpus(std::string_view text) {
+    CpuTopology cpus;
+    if (text.find('=') == std::string_view::npos) {
+        auto count = parse_integer(text, 1, kMaxVcpus);
+        if (!count) {
+            return invalid(fmt::format("--cpus {}: must be a number from 1 to {}, or sockets=,cores=,threads=", text,
+                                       kMaxVcpus));
+        }
+        cpus.cores = static_cast<std::uint32_t>(*count);
+        return cpus;
+    }
+    for (const std::string_view part : split(text, ',')) {
+        const auto equals = part.find('=');
+        const std::string_view key = part.substr(0, equals);
+        const std::string_view value = equals == std::string_view::npos ? "" : part.substr(equals + 1);
+        std::uint32_t* target = key == "sockets"   ? &cpus.sockets
+                                : key == "cores"   ? &cpus.cores
+                                : key == "threads" ? &cpus.threads
+                                                   : nullptr;
+        auto count = parse_integer(value, 1, kMaxVcpus);
+        if (target == nullptr || !count) {
+            return invalid(fmt::format("--cpus {}: '{}' is wrong: write e.g. sockets=1,cores=4,threads=2", text, part));
+        }
+        *target = static_cast<std::uint32_t>(*count);
+    }
+    if (cpus.count() > kMaxVcpus) {
+        return invalid(fmt::format("--cpus {}: {} virtual CPUs are more than {}", text, cpus.count(), kMaxVcpus));
+    }
+    return cpus;
+}
+
+Result<DiskConfig> parse_disk(std::string_view text) {
+    const std::vector<std::string> parts = split_commas(text);
+    DiskConfig disk;
+    disk.file.name = parts.front();
+    if (disk.file.name.empty()) {
+        return invalid(fmt::format("--disk '{}': no file: write e.g. --disk root.raw,readonly", text));
+    }
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        if (parts[i] == "readonly") {
+            disk.read_only = true;
+        } else if (parts[i].starts_with("format=")) {
+            disk.format = parts[i].substr(7);
+        } else {
+            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw or readonly (a comma in a name: ,,)",
+                                       text, parts[i]));
+        }
+    }
+    return disk;
+}
+
+Result<PortForward> parse_forward(std::string_view text) {
+    PortForward forward;
+    std::vector<std::string_view> parts = split(text, ':');
+    const Error wrong = invalid(fmt::format("forward={}: write e.g. tcp:2222:22 or udp:127.0.0.1:5353:53", text));
+    if (!parts.empty() && (parts.front() == "tcp" || parts.front() == "udp")) {
+        forward.protocol = parts.front() == "udp" ? Protocol::Udp : Protocol::Tcp;
+        parts.erase(parts.begin());
+    }
+    if (parts.size() == 3) {
+        forward.host_address = std::string(parts.front());
+        parts.erase(parts.begin());
+    }
+    if (parts.size() != 2 || !is_ipv4(forward.host_address)) {
+        return wrong;
+    }
+    auto host = parse_port(parts[0]);
+    auto guest = parse_port(parts[1]);
+    if (!host || !guest) {
+        return wrong;
+    }
+    forward.host_port = *host;
+    forward.guest_port = *guest;
+    return forward;
+}
+
+Result<> parse_net(std::string_view text, std::vector<NetConfig>& nets) {
+    const std::vector<std::string_view> parts = split(text, ',');
+    const std::string_view kind = parts.empty() ? "" : parts.front();
+    if (kind == "none" && parts.size() == 1) {
+        return ok();
+    }
+    if (kind != "user") {
+        return invalid(fmt::format("--net {}: use none or user[,forward=tcp:2222:22]", text));
+    }
+    NetConfig net;
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        if (!parts[i].starts_with("forward=")) {
+            return invalid(fmt::format("--net {}: '{}' is wrong: use forward=tcp:2222:22", text, parts[i]));
+        }
+        net.forwards.push_back(STRATA_TRY(parse_forward(parts[i].substr(8))));
+    }
+    if (net.forwards.size() > kMaxForwards || nets.size() >= kMaxNets) {
+        return invalid(fmt::format("--net: at most {} interfaces with {} forwards each", kMaxNets, kMaxForwards));
+    }
+    nets.push_back(std::move(net));
+    return ok();
+}
+
+Result<SerialTarget> parse_serial(std::string_view text) {
+    if (text == "stdio") {
+        return SerialTarget{SerialKind::Stdio, ""};
+    }
+    if (text == "pty") {
+        return SerialTarget{SerialKind::Pty, ""};
+    }
+    if (text.starts_with("file:") && text.size() > 5) {
+        return SerialTarget{SerialKind::File, std::string(text.substr(5))};
+    }
+    if (text.starts_with("unix:") && text.size() > 5) {
+        return SerialTarget{SerialKind::Unix, std::string(text.substr(5))};
+    }
+    return invalid(fmt::format("--serial {}: use stdio, pty, file:PATH or unix:PATH", text));
+}
+
+}  // namespace strata::api

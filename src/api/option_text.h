@@ -1,0 +1,33 @@
+// Option texts: the short forms in which people write parts of a machine ("--cpus 4", "--net user,forward=tcp:2222:22").
+//
+// Each function answers InvalidArgument with what is wrong and an example. Opening files is not done here.
+#pragma once
+
+#include <string_view>
+
+#include "api/machine_config.h"
+#include "base/result.h"
+
+namespace strata::api {
+
+/// "4", or "sockets=1,cores=4,threads=2" (absent parts are 1).
+Result<CpuTopology> parse_cpus(std::string_view text);
+
+/// "FILE[,format=raw][,readonly]". A comma in the file's name is written twice.
+Result<DiskConfig> parse_disk(std::string_view text);
+
+/// "tcp:2222:22", "udp:5353:53", "2222:22", "tcp:0.0.0.0:2222:22".
+Result<PortForward> parse_forward(std::string_view text);
+
+/// "user[,forward=…]…" adds an interface to `nets`; "none" must stand alone and leaves it empty.
+Result<> parse_net(std::string_view text, std::vector<NetConfig>& nets);
+
+enum class SerialKind : std::uint8_t { Stdio, Pty, File, Unix };
+struct SerialTarget {
+    SerialKind kind = SerialKind::Stdio;
+    std::string path;
+};
+/// "stdio", "pty", "file:PATH", "unix:PATH".
+Result<SerialTarget> parse_serial(std::string_view text);
+
+}  // namespace strata::api

@@ -1,0 +1,56 @@
+// VMM protocol: the messages between a VMM process and whoever started it, one JSON object a packet.
+//
+// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`. From it: `started`, then one `exited`.
+// The VMM ends when the socket closes. The packets travel over io/packet_socket.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "api/json.h"
+#include "api/machine_config.h"
+#include "base/result.h"
+
+namespace strata::api {
+
+enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton };
+
+struct VmmRequest {
+    VmmOperation operation = VmmOperation::Stop;
+    MachineConfig config;  ///< Start only
+};
+
+/// How a run ended.
+enum class ExitCause : std::uint8_t {
+    PowerOff,     ///< the guest switched the machine off
+    Reset,        ///< the guest reset the machine, and reboot is off
+    Panic,        ///< the guest reported a panic (pvpanic)
+    TripleFault,  ///< with reboot off, or before the guest ever ran far enough to mean it
+    DebugExit,    ///< `value` was written to the debug-exit port
+    Stopped,      ///< asked to
+    Error,        ///< `error` says what
+};
+
+struct VmmEvent {
+    enum class Kind : std::uint8_t { Started, Exited };
+    Kind kind = Kind::Exited;
+    std::string engine;         ///< Started: "kvm" or "soft"
+    std::string reason;         ///< Started: why this engine
+    ExitCause cause = ExitCause::Error;
+    std::uint32_t value = 0;    ///< DebugExit
+    ErrorKind error_kind = ErrorKind::Failed;
+    std::string error;          ///< Error
+};
+
+[[nodiscard]] std::string_view to_text(ExitCause cause);
+
+/// The exit status of the command that ran the machine (see base/result.h; 10: the guest panicked or triple-faulted).
+[[nodiscard]] int exit_status(const VmmEvent& exited);
+
+Json to_json(const VmmRequest& request);
+Result<VmmRequest> vmm_request_from_json(const Json& json, std::size_t fds);
+Json to_json(const VmmEvent& event);
+Result<VmmEvent> vmm_event_from_json(const Json& json);
+
+}  // namespace strata::api
