@@ -40,16 +40,40 @@ struct Request {
 };
 
 /// One entry of the software TLB, 32 bytes. An address hits if (linear ^ tag) <= 4096 - size: the tag is the page's
-/// linear address, so hit and page-crossing test are one compare. An empty tag's index bits differ from its slot's (see kTlbInvalid).
+/// linear address, so hit and page-crossing test are one compare, and what the XOR leaves is the offset in the page.
+/// An empty tag's index bits differ from its slot's: slot i holds (i ^ 1) << 12, which no address of slot i can match.
 struct TlbEntry {
     std::uint64_t tag_read;
     std::uint64_t tag_write;  ///< valid only if the page is writable, dirty, holds no translated code, and is not dirty-logged
-    std::uint64_t addend;     ///< host address = linear address + addend
+    std::uint64_t host_page;  ///< host address = host_page + (linear ^ tag): where the page starts in this process
     std::uint64_t tag_execute_and_page;  ///< MMU's own: guest physical page | flags
 };
 static_assert(sizeof(TlbEntry) == 32);
 
 inline constexpr std::uint32_t kTlbEntries = 1024;  ///< per bank, direct-mapped by linear page number
+
+/// The translator's own part of a vCPU: reached by generated code at fixed gs: offsets. Others leave it alone, but for
+/// forget_code_page() and forget_code_pages().
+struct TranslatorState {
+    static constexpr std::uint32_t kCodePages = 512;    ///< per privilege class, direct-mapped by linear page number
+    static constexpr std::uint32_t kJumpEntries = 4096;
+    /// Empty entries of slot i hold an address that no lookup of slot i can have.
+    struct JumpEntry {
+        std::uint64_t linear;  ///< the whole address of the target
+        std::uint64_t host;
+    };
+
+    std::uint64_t flags = 0;      ///< arithmetic flags while they are neither in host RFLAGS nor in CpuState::rflags
+    std::uint64_t spill[4] = {};
+    std::uint64_t host_rsp = 0;
+    std::uint64_t exit_pc = 0;    ///< host address that identifies the place where generated code was left
+    std::uint64_t exit_reason = 0;
+    std::uint64_t stack_tag = 1;  ///< page of recent stack accesses (readable and writable), 1 if none
+    std::uint64_t stack_host = 0; ///< host address - linear address of that page
+    /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user.
+    std::uint64_t code_pages[2][kCodePages] = {};
+    JumpEntry jumps[kJumpEntries] = {};
+};
 
 /// What an exception needs to be delivered. Filled by whoever detects it, taken by the run loop.
 struct PendingException {
@@ -66,9 +90,10 @@ struct alignas(64) CpuState {
     std::uint64_t gpr[16];  ///< ModRM order
     std::uint64_t rip;      ///< linear offset in CS; of the next instruction to execute
     std::uint64_t rflags;   ///< all of it; arithmetic bits are stale while a block holds them in host RFLAGS
+    /// `mode` and `request` are compared as one 64-bit word by translated code: keep them adjacent, in this order.
+    alignas(8) std::uint32_t mode;  ///< the block key's mode word: see ModeBits; recomputed by update_mode()
     std::atomic<std::uint32_t> request;  ///< any thread
     std::uint32_t vector_live;           ///< see above
-    std::uint32_t mode;     ///< the block key's mode word: see ModeBits; recomputed by update_mode()
     std::uint32_t cpl;
     TlbEntry* tlb;          ///< the current bank (privilege × address space)
     SoftVm* vm;
@@ -95,7 +120,26 @@ struct alignas(64) CpuState {
     std::uint32_t interrupt_window;
 
     alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
+
+    TranslatorState translator;
 };
+
+/// To be called by the MMU wherever a translation that was used before may no longer hold (every flush, CR3, CR0, CR4,
+/// EFER, A20): chained code is guarded by these entries. One page (INVLPG), or all.
+inline void forget_code_page(CpuState& cpu, std::uint64_t linear) noexcept {
+    const std::uint32_t slot = (linear >> 12) & (TranslatorState::kCodePages - 1);
+    cpu.translator.code_pages[0][slot] = 0;
+    cpu.translator.code_pages[1][slot] = 0;
+    cpu.translator.stack_tag = 1;
+}
+inline void forget_code_pages(CpuState& cpu) noexcept {
+    for (auto& side : cpu.translator.code_pages) {
+        for (std::uint64_t& entry : side) {
+            entry = 0;
+        }
+    }
+    cpu.translator.stack_tag = 1;
+}
 
 /// The mode word: everything a translated block depends on beside its bytes and address.
 struct ModeBits {
@@ -114,6 +158,7 @@ struct ModeBits {
     static constexpr std::uint32_t kAlignCheck = 1U << 13;   ///< CR0.AM, RFLAGS.AC and CPL 3
     static constexpr std::uint32_t kTrap = 1U << 14;         ///< RFLAGS.TF: single-step, or DR7 has armed breakpoints
     static constexpr std::uint32_t kXcr0Shift = 16;          ///< XCR0 bits 1, 2, 5..7 packed into five bits
+    // Bit 31 stays clear: translated code compares the word sign-extended.
 };
 
 /// Recomputes cpu.mode and cpu.cpl after anything they depend on changed.
