@@ -1,0 +1,405 @@
+// decode(): from Zydis's answer to an Instruction.
+#include "engine/soft/decode/instruction.h"
+
+#include <Zydis/Zydis.h>
+
+#include "arch/x86/arch_state.h"
+#include "engine/soft/decode/classify.h"
+
+namespace strata::engine::soft {
+namespace {
+
+constexpr std::uint32_t kMaxLength = 15;
+
+/// One Zydis decoder per code mode and set of "is F3 0F BC a TZCNT" answers.
+ZydisDecoder make_decoder(CodeMode mode, bool lzcnt, bool tzcnt, bool cldemote) {
+    ZydisDecoder decoder;
+    switch (mode) {
+        case CodeMode::Real16: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16); break;
+        case CodeMode::Bits16: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16); break;
+        case CodeMode::Bits32: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32); break;
+        case CodeMode::Bits64: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64); break;
+    }
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE, cldemote ? ZYAN_TRUE : ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_LZCNT, lzcnt ? ZYAN_TRUE : ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_TZCNT, tzcnt ? ZYAN_TRUE : ZYAN_FALSE);
+    return decoder;
+}
+
+struct Decoders {
+    ZydisDecoder table[4][8];
+    Decoders() {
+        for (unsigned mode = 0; mode < 4; ++mode) {
+            for (unsigned bits = 0; bits < 8; ++bits) {
+                table[mode][bits] = make_decoder(static_cast<CodeMode>(mode), (bits & 1U) != 0, (bits & 2U) != 0, (bits & 4U) != 0);
+            }
+        }
+    }
+};
+
+const ZydisDecoder& decoder_for(CodeMode mode, const IsaSupport& isa) {
+    static const Decoders decoders;
+    const unsigned bits = (isa.has(ZYDIS_ISA_SET_LZCNT) ? 1U : 0U) | (isa.has(ZYDIS_ISA_SET_BMI1) ? 2U : 0U) |
+                          (isa.has(ZYDIS_ISA_SET_CLDEMOTE) ? 4U : 0U);
+    return decoders.table[static_cast<unsigned>(mode)][bits];
+}
+
+DecodeStatus status_of(ZyanStatus status) {
+    if (status == ZYDIS_STATUS_NO_MORE_DATA) {
+        return DecodeStatus::Truncated;
+    }
+    return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::TooLong : DecodeStatus::Invalid;
+}
+
+/// GPR number of a register operand, or -1; `high` for AH..BH.
+int gpr_number(ZydisRegister reg, bool& high) {
+    high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
+    switch (ZydisRegisterGetClass(reg)) {
+        case ZYDIS_REGCLASS_GPR8:
+        case ZYDIS_REGCLASS_GPR16:
+        case ZYDIS_REGCLASS_GPR32:
+        case ZYDIS_REGCLASS_GPR64: {
+            const ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+            return full - ZYDIS_REGISTER_RAX;
+        }
+        default: return -1;
+    }
+}
+
+std::uint8_t segment_number(ZydisRegister reg) {
+    switch (reg) {
+        case ZYDIS_REGISTER_ES: return arch::x86::Es;
+        case ZYDIS_REGISTER_CS: return arch::x86::Cs;
+        case ZYDIS_REGISTER_SS: return arch::x86::Ss;
+        case ZYDIS_REGISTER_FS: return arch::x86::Fs;
+        case ZYDIS_REGISTER_GS: return arch::x86::Gs;
+        default: return arch::x86::Ds;
+    }
+}
+
+constexpr std::uint16_t bit(int reg) { return static_cast<std::uint16_t>(1U << static_cast<unsigned>(reg)); }
+
+void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
+    for (unsigned i = 0; i < z.raw.prefix_count; ++i) {
+        const bool mandatory = z.raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY;
+        switch (z.raw.prefixes[i].value) {
+            case 0x66: insn.mandatory_66 |= mandatory; break;
+            case 0xf2: insn.raw_f2 = true; insn.mandatory_f2 |= mandatory; break;
+            case 0xf3: insn.raw_f3 = true; insn.mandatory_f3 |= mandatory; break;
+            default: break;
+        }
+    }
+    insn.lock = (z.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0;
+    insn.rep = (z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0;
+    insn.repne = (z.attributes & ZYDIS_ATTRIB_HAS_REPNE) != 0;
+    insn.segment_override = (z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT) != 0;
+    insn.privileged = (z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
+}
+
+void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
+    std::uint8_t r = 0, b = 0, r2 = 0, x = 0;
+    switch (z.encoding) {
+        case ZYDIS_INSTRUCTION_ENCODING_VEX:
+            insn.encoding = Encoding::Vex;
+            insn.vex_offset = z.raw.vex.offset;
+            insn.vex_length = z.raw.vex.size;
+            r = z.raw.vex.R; b = z.raw.vex.B; x = z.raw.vex.X;
+            insn.vvvv = static_cast<std::uint8_t>(~z.raw.vex.vvvv & 15U);
+            // Zydis keeps the extension bits of VEX as they stand in the bytes in some versions and inverted in others:
+            // take them from the bytes.
+            if (insn.vex_length == 3) {
+                const std::uint8_t p1 = insn.bytes[insn.vex_offset + 1];
+                r = (p1 & 0x80U) == 0; x = (p1 & 0x40U) == 0; b = (p1 & 0x20U) == 0;
+                insn.vvvv = static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 2] >> 3U) & 15U);
+            } else {
+                r = (insn.bytes[insn.vex_offset + 1] & 0x80U) == 0; x = 0; b = 0;
+                insn.vvvv = static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 1] >> 3U) & 15U);
+            }
+            insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + insn.vex_length);
+            break;
+        case ZYDIS_INSTRUCTION_ENCODING_EVEX: {
+            insn.encoding = Encoding::Evex;
+            insn.vex_offset = z.raw.evex.offset;
+            insn.vex_length = 4;
+            const std::uint8_t* p = insn.bytes + insn.vex_offset + 1;
+            r = (p[0] & 0x80U) == 0; x = (p[0] & 0x40U) == 0; b = (p[0] & 0x20U) == 0; r2 = (p[0] & 0x10U) == 0;
+            insn.vvvv = static_cast<std::uint8_t>(((~p[1] >> 3U) & 15U) | ((p[2] & 8U) == 0 ? 16U : 0U));
+            insn.mask = p[2] & 7U;
+            insn.zeroing = (p[2] & 0x80U) != 0;
+            insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + 4);
+            break;
+        }
+        default:
+            insn.encoding = Encoding::Legacy;
+            if ((z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0) {
+                insn.rex_offset = z.raw.rex.offset;
+                insn.rex = insn.bytes[insn.rex_offset];
+                r = (insn.rex >> 2U) & 1U; x = (insn.rex >> 1U) & 1U; b = insn.rex & 1U;
+            }
+            // raw.prefix_count counts the REX byte as well.
+            insn.opcode_offset = z.raw.prefix_count;
+            if (z.opcode_map == ZYDIS_OPCODE_MAP_0F) {
+                insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 1);
+            } else if (z.opcode_map == ZYDIS_OPCODE_MAP_0F38 || z.opcode_map == ZYDIS_OPCODE_MAP_0F3A) {
+                insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 2);
+            }
+            break;
+    }
+    if (insn.mode != CodeMode::Bits64) {
+        r = x = b = r2 = 0;
+        insn.vvvv &= 7U;
+    }
+    insn.opcode_reg = static_cast<std::uint8_t>((z.opcode & 7U) | (b != 0 ? 8U : 0U));
+    if ((z.attributes & ZYDIS_ATTRIB_HAS_MODRM) == 0) {
+        return;
+    }
+    insn.modrm_offset = z.raw.modrm.offset;
+    insn.mod = z.raw.modrm.mod;
+    insn.reg = static_cast<std::uint8_t>(z.raw.modrm.reg | (r != 0 ? 8U : 0U) | (r2 != 0 ? 16U : 0U));
+    insn.rm = static_cast<std::uint8_t>(z.raw.modrm.rm | (b != 0 ? 8U : 0U) |
+                                        (insn.encoding == Encoding::Evex && insn.mod == 3 && x != 0 ? 16U : 0U));
+    if ((z.attributes & ZYDIS_ATTRIB_HAS_SIB) != 0) {
+        insn.sib_offset = z.raw.sib.offset;
+    }
+}
+
+void copy_numbers(const ZydisDecodedInstruction& z, Instruction& insn) {
+    if (z.raw.disp.size != 0) {
+        insn.disp_offset = z.raw.disp.offset;
+        insn.disp_size = static_cast<std::uint8_t>(z.raw.disp.size / 8U);
+    }
+    for (const auto& imm : z.raw.imm) {
+        if (imm.size == 0) {
+            continue;
+        }
+        insn.imm_offset[insn.imm_count] = imm.offset;
+        insn.imm_size[insn.imm_count] = static_cast<std::uint8_t>(imm.size / 8U);
+        insn.imm[insn.imm_count] = imm.is_signed || imm.is_relative ? imm.value.s : static_cast<std::int64_t>(imm.value.u);
+        ++insn.imm_count;
+    }
+    if (z.cpu_flags != nullptr) {
+        insn.flags_read = z.cpu_flags->tested;
+        insn.flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 | z.cpu_flags->undefined;
+        insn.flags_undefined = z.cpu_flags->undefined;
+    }
+}
+
+bool reads(const ZydisDecodedOperand& op) { return (op.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0; }
+bool writes(const ZydisDecodedOperand& op) { return (op.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
+
+void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
+    bool high = false;
+    const int number = gpr_number(op.reg.value, high);
+    if (number < 0) {
+        return;
+    }
+    insn.uses_high_byte |= high;
+    if (reads(op)) {
+        insn.gpr_read |= bit(number);
+    }
+    if (writes(op)) {
+        insn.gpr_write |= bit(number);
+        if (op.size < 32 || (op.actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0) {
+            insn.gpr_read |= bit(number);
+        }
+    }
+    switch (op.encoding) {
+        case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+            insn.reg_is_gpr = true;
+            insn.reg_size = static_cast<std::uint8_t>(op.size / 8U);
+            break;
+        case ZYDIS_OPERAND_ENCODING_MODRM_RM: insn.rm_is_gpr = true; break;
+        case ZYDIS_OPERAND_ENCODING_NDSNDD: insn.vvvv_is_gpr = true; break;
+        case ZYDIS_OPERAND_ENCODING_OPCODE: insn.opcode_reg_is_gpr = true; break;
+        default: break;
+    }
+}
+
+std::int8_t address_register(ZydisRegister reg, bool& vector) {
+    if (reg == ZYDIS_REGISTER_NONE) {
+        return kNoRegister;
+    }
+    if (reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP) {
+        return kRipRegister;
+    }
+    bool high = false;
+    const int number = gpr_number(reg, high);
+    vector = number < 0;
+    return static_cast<std::int8_t>(number < 0 ? ZydisRegisterGetId(reg) : number);
+}
+
+void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
+    bool vector = false;
+    const std::int8_t base = address_register(op.mem.base, vector);
+    const std::int8_t index = address_register(op.mem.index, vector);
+    if (base >= 0 && base < 16) {
+        insn.gpr_read |= bit(base);
+    }
+    if (index >= 0 && !vector) {
+        insn.gpr_read |= bit(index);
+    }
+    const bool is_explicit = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || op.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
+    if (!is_explicit || insn.mem.present) {
+        return;
+    }
+    MemoryOperand& mem = insn.mem;
+    mem.present = true;
+    mem.vsib = op.mem.type == ZYDIS_MEMOP_TYPE_VSIB;
+    const bool touches = op.mem.type == ZYDIS_MEMOP_TYPE_MEM || mem.vsib;
+    mem.read = touches && reads(op);
+    mem.write = touches && writes(op);
+    mem.base = base;
+    mem.index = index;
+    mem.scale = op.mem.scale == 0 ? std::uint8_t{1} : op.mem.scale;
+    mem.segment = segment_number(op.mem.segment);
+    mem.size = static_cast<std::uint16_t>(op.size / 8U);
+    mem.element_size = static_cast<std::uint16_t>(op.element_size / 8U);
+    mem.displacement = op.mem.disp.has_displacement ? op.mem.disp.value : 0;
+    insn.element_count = op.element_count;
+}
+
+/// Which operands make the host raise #GP(0) when they are not aligned. SDM 2A, 2.4 to 2.7.
+bool needs_alignment(const Instruction& insn) {
+    if (insn.mem.size < 16) {
+        return false;
+    }
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_LDDQU:
+        case ZYDIS_MNEMONIC_MOVDQU:
+        case ZYDIS_MNEMONIC_MOVUPS:
+        case ZYDIS_MNEMONIC_MOVUPD:
+        case ZYDIS_MNEMONIC_PCMPESTRI:
+        case ZYDIS_MNEMONIC_PCMPESTRM:
+        case ZYDIS_MNEMONIC_PCMPISTRI:
+        case ZYDIS_MNEMONIC_PCMPISTRM: return false;
+        case ZYDIS_MNEMONIC_CMPXCHG16B:
+        case ZYDIS_MNEMONIC_FXSAVE:
+        case ZYDIS_MNEMONIC_FXSAVE64:
+        case ZYDIS_MNEMONIC_FXRSTOR:
+        case ZYDIS_MNEMONIC_FXRSTOR64: return true;
+        default: break;
+    }
+    switch (insn.exception_class) {
+        case ZYDIS_EXCEPTION_CLASS_SSE1:
+        case ZYDIS_EXCEPTION_CLASS_AVX1:
+        case ZYDIS_EXCEPTION_CLASS_E1:
+        case ZYDIS_EXCEPTION_CLASS_E1NF: return true;
+        case ZYDIS_EXCEPTION_CLASS_SSE2:
+        case ZYDIS_EXCEPTION_CLASS_SSE4: return insn.encoding == Encoding::Legacy;
+        default: return insn.encoding == Encoding::Legacy && insn.vector == VectorKind::Sse;
+    }
+}
+
+/// What the operands change about the class the table gave.
+void refine_class(const ZydisDecodedInstruction& z, Instruction& insn) {
+    const bool far = z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_JMP:
+            insn.cls = far ? InsnClass::FarFlow : insn.modrm_offset != kNoOffset ? InsnClass::JmpIndirect : InsnClass::Jmp;
+            break;
+        case ZYDIS_MNEMONIC_CALL:
+            insn.cls = far ? InsnClass::FarFlow : insn.modrm_offset != kNoOffset ? InsnClass::CallIndirect : InsnClass::Call;
+            break;
+        case ZYDIS_MNEMONIC_RET: insn.cls = far ? InsnClass::FarFlow : InsnClass::Ret; break;
+        case ZYDIS_MNEMONIC_MOV:
+            if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F) {
+                insn.cls = InsnClass::System;  // CRn, DRn
+            } else if (insn.opcode == 0x8c || insn.opcode == 0x8e) {
+                insn.cls = InsnClass::Segment;
+            }
+            break;
+        case ZYDIS_MNEMONIC_PUSH:
+        case ZYDIS_MNEMONIC_POP:
+            if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F || (insn.opcode < 0x20 && insn.modrm_offset == kNoOffset)) {
+                insn.cls = InsnClass::Segment;
+            }
+            break;
+        case ZYDIS_MNEMONIC_BT:
+        case ZYDIS_MNEMONIC_BTC:
+        case ZYDIS_MNEMONIC_BTR:
+        case ZYDIS_MNEMONIC_BTS:
+            if (insn.mem.present && insn.imm_count == 0) {
+                insn.cls = InsnClass::Special;  // the register offset reaches beyond the operand
+            }
+            break;
+        default: break;
+    }
+    // A masked memory operand touches only some of its bytes; compress and expand touch a run of them.
+    if (insn.cls == InsnClass::CopyVector && insn.mask != 0 && insn.mem.present && (insn.mem.read || insn.mem.write)) {
+        insn.cls = InsnClass::Special;
+    }
+}
+
+void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& context, const ZydisDecodedInstruction& z,
+                   Instruction& insn) {
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &z, operands, z.operand_count))) {
+        insn.cls = InsnClass::Undefined;
+        return;
+    }
+    for (unsigned i = 0; i < z.operand_count; ++i) {
+        if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            take_register(operands[i], insn);
+        } else if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            take_memory(operands[i], insn);
+        }
+    }
+}
+
+}  // namespace
+
+DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode mode, const IsaSupport& isa,
+                    Instruction& insn) noexcept {
+    const ZydisDecoder& decoder = decoder_for(mode, isa);
+    ZydisDecoderContext context;
+    ZydisDecodedInstruction z;
+    const std::uint32_t usable = available < kMaxLength ? available : kMaxLength;
+    const ZyanStatus status = ZydisDecoderDecodeInstruction(&decoder, &context, bytes, usable, &z);
+    if (!ZYAN_SUCCESS(status)) {
+        const DecodeStatus result = status_of(status);
+        return result == DecodeStatus::Truncated && usable == kMaxLength ? DecodeStatus::TooLong : result;
+    }
+    insn = Instruction{};
+    insn.mode = mode;
+    insn.length = z.length;
+    for (unsigned i = 0; i < z.length; ++i) {
+        insn.bytes[i] = bytes[i];
+    }
+    insn.mnemonic = static_cast<std::uint16_t>(z.mnemonic);
+    insn.isa_set = static_cast<std::uint16_t>(z.meta.isa_set);
+    insn.exception_class = static_cast<std::uint8_t>(z.meta.exception_class);
+    insn.opcode = z.opcode;
+    insn.opcode_map = static_cast<std::uint8_t>(z.opcode_map);
+    insn.operand_size = static_cast<std::uint8_t>(z.operand_width / 8U);
+    insn.address_size = static_cast<std::uint8_t>(z.address_width / 8U);
+    insn.stack_size = static_cast<std::uint8_t>(z.stack_width / 8U);
+    insn.vector_length = z.avx.vector_length;
+    insn.broadcast = z.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
+    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW || z.encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
+        z.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX || !isa.has(insn.isa_set)) {
+        return DecodeStatus::Ok;
+    }
+    const Classification found = classify(insn.mnemonic, insn.isa_set);
+    insn.cls = found.cls;
+    insn.vector = found.vector;
+    copy_prefixes(z, insn);
+    copy_encoding(z, insn);
+    copy_numbers(z, insn);
+    take_operands(decoder, context, z, insn);
+    insn.mem.aligned = needs_alignment(insn);
+    if (insn.cls != InsnClass::Undefined) {
+        refine_class(z, insn);
+    }
+    return DecodeStatus::Ok;
+}
+
+const char* mnemonic_name(const Instruction& insn) noexcept {
+    const char* name = ZydisMnemonicGetString(static_cast<ZydisMnemonic>(insn.mnemonic));
+    return name != nullptr ? name : "(bad)";
+}
+
+}  // namespace strata::engine::soft
