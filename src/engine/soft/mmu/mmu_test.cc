@@ -1,0 +1,439 @@
+// Tests of the MMU: walks in every mode with their error codes, TLB flushes, code pages and dirty logging.
+#include "engine/soft/mmu/mmu.h"
+
+#include <cstring>
+#include <map>
+
+#include <gtest/gtest.h>
+
+#include "arch/x86/registers.h"
+#include "engine/soft/mmu/mmu_state.h"
+#include "engine/soft/runtime/soft_vm_fake.h"
+
+namespace strata::engine::soft {
+namespace {
+
+namespace x86 = arch::x86;
+
+constexpr std::uint64_t kP = 1, kW = 2, kU = 4, kA = 0x20, kD = 0x40, kPs = 0x80, kG = 0x100, kNx = 1ULL << 63;
+constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000, kLevel1 = 0x13000, kData = 0x20000, kOther = 0x21000;
+constexpr std::uint64_t kLinear = 0x7f0000400000;
+
+class MmuTest : public testing::Test {
+  protected:
+    MmuTest() : vm_(FakeSoftVm::create(8U << 20)), cpu_(*vm_->cpus()[0]) {}
+
+    void poke(std::uint64_t at, std::uint64_t value) { std::memcpy(vm_->ram->base() + at, &value, 8); }
+    void poke32(std::uint64_t at, std::uint32_t value) { std::memcpy(vm_->ram->base() + at, &value, 4); }
+    std::uint64_t peek(std::uint64_t at) {
+        std::uint64_t value = 0;
+        std::memcpy(&value, vm_->ram->base() + at, 8);
+        return value;
+    }
+    void long_mode(std::uint64_t cr4 = 0) {
+        cpu_.cr0 = x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kWp;
+        cpu_.cr4 = x86::cr4::kPae | cr4;
+        cpu_.efer = x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
+        cpu_.cr3 = kRoot;
+        flush_tlb_all(cpu_);
+    }
+    // Four levels down to kData for kLinear, with `leaf` bits in the PTE.
+    void map(std::uint64_t leaf, std::uint64_t upper = kP | kW | kU) {
+        poke(kRoot + ((kLinear >> 39) & 511) * 8, kLevel3 | upper);
+        poke(kLevel3 + ((kLinear >> 30) & 511) * 8, kLevel2 | upper);
+        poke(kLevel2 + ((kLinear >> 21) & 511) * 8, kLevel1 | upper);
+        poke(kLevel1 + ((kLinear >> 12) & 511) * 8, kData | leaf);
+    }
+    std::uint64_t leaf() { return peek(kLevel1 + ((kLinear >> 12) & 511) * 8); }
+    void user() {
+        cpu_.cpl = 3;
+        privilege_changed(cpu_);
+    }
+    bool read(std::uint64_t linear = kLinear) {
+        std::uint64_t value = 0;
+        return read_linear(cpu_, linear, &value, 8);
+    }
+    bool write(std::uint64_t linear = kLinear) {
+        const std::uint64_t value = 0x1122334455667788;
+        return write_linear(cpu_, linear, &value, 8);
+    }
+    bool fetch(std::uint64_t linear = kLinear) {
+        std::uint64_t physical = 0;
+        return translate_linear(cpu_, linear, MemAccess::Execute, Privilege::Current, physical);
+    }
+    // The error code of the #PF that must be pending; clears it.
+    std::uint32_t fault() {
+        EXPECT_TRUE(cpu_.exception.pending);
+        EXPECT_EQ(cpu_.exception.vector, x86::vector::kPf);
+        const std::uint32_t error = cpu_.exception.error;
+        cpu_.exception = {};
+        return error;
+    }
+
+    std::unique_ptr<FakeSoftVm> vm_;
+    CpuState& cpu_;
+};
+
+TEST_F(MmuTest, PagingOffIsIdentity) {
+    poke(0x5000, 42);
+    std::uint64_t value = 0;
+    ASSERT_TRUE(read_linear(cpu_, 0x5000, &value, 8));
+    EXPECT_EQ(value, 42U);
+}
+
+TEST_F(MmuTest, FourLevelReadSetsAccessedOnly) {
+    long_mode();
+    map(kP | kW | kU);
+    ASSERT_TRUE(read());
+    EXPECT_EQ(leaf(), kData | kP | kW | kU | kA);
+    EXPECT_EQ(peek(kRoot + ((kLinear >> 39) & 511) * 8) & (kA | kD), kA);
+}
+
+TEST_F(MmuTest, WriteSetsDirtyAlsoAfterReadFilledTheTlb) {
+    long_mode();
+    map(kP | kW | kU);
+    ASSERT_TRUE(read());
+    ASSERT_TRUE(write());
+    EXPECT_EQ(leaf() & kD, kD);
+    EXPECT_EQ(peek(kData), 0x1122334455667788U);
+}
+
+TEST_F(MmuTest, NotPresentReportsAccessAndPrivilege) {
+    long_mode();
+    map(0);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 0U);
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 2U);
+    EXPECT_FALSE(fetch());
+    EXPECT_EQ(fault(), 0x10U);
+    user();
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 6U);
+}
+
+TEST_F(MmuTest, FaultLeavesLeafUntouched) {
+    long_mode();
+    map(kP);
+    user();
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 5U);
+    EXPECT_EQ(leaf(), kData | kP);
+}
+
+TEST_F(MmuTest, FaultAddressIsTheFirstByteNotReachable) {
+    long_mode();
+    map(kP | kW | kU);
+    EXPECT_FALSE(read(kLinear + 0xffc));
+    EXPECT_EQ(cpu_.exception.fault_address, kLinear + 0x1000);
+}
+
+TEST_F(MmuTest, ReadOnlyPageStopsUserAndSupervisorUnderWp) {
+    long_mode();
+    map(kP | kU);
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 3U);
+    user();
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 7U);
+}
+
+TEST_F(MmuTest, SupervisorWritesReadOnlyPageWithoutWp) {
+    long_mode();
+    map(kP | kU);
+    cpu_.cr0 &= ~x86::cr0::kWp;
+    privilege_changed(cpu_);
+    EXPECT_TRUE(write());
+    cpu_.cr0 |= x86::cr0::kWp;
+    privilege_changed(cpu_);
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 3U);
+}
+
+TEST_F(MmuTest, ReservedBitsReportRsvd) {
+    long_mode();
+    map(kP | kW | kU | (1ULL << 51));
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 9U);
+}
+
+TEST_F(MmuTest, NxBitIsReservedWithoutNxe) {
+    long_mode();
+    cpu_.efer &= ~x86::efer::kNxe;
+    privilege_changed(cpu_);
+    map(kP | kW | kU | kNx);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 9U);
+}
+
+TEST_F(MmuTest, NxStopsFetchOnly) {
+    long_mode();
+    map(kP | kW | kU | kNx);
+    EXPECT_TRUE(read());
+    EXPECT_FALSE(fetch());
+    EXPECT_EQ(fault(), 0x11U);
+}
+
+TEST_F(MmuTest, SmepStopsSupervisorFetchOfUserPage) {
+    long_mode(x86::cr4::kSmep);
+    map(kP | kU);
+    EXPECT_FALSE(fetch());
+    EXPECT_EQ(fault(), 0x11U);
+    user();
+    EXPECT_TRUE(fetch());
+}
+
+TEST_F(MmuTest, SmapStopsSupervisorUnlessAcIsSet) {
+    long_mode(x86::cr4::kSmap);
+    map(kP | kW | kU);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 1U);
+    cpu_.rflags |= x86::rflags::kAc;
+    privilege_changed(cpu_);
+    EXPECT_TRUE(read());
+    std::uint64_t value = 0;
+    EXPECT_FALSE(read_linear(cpu_, kLinear, &value, 8, Privilege::ImplicitSupervisor));
+    EXPECT_EQ(fault(), 1U);
+}
+
+TEST_F(MmuTest, NonCanonicalIsGeneralProtection) {
+    long_mode();
+    EXPECT_FALSE(read(0x0000800000000000));
+    EXPECT_EQ(cpu_.exception.vector, x86::vector::kGp);
+    EXPECT_EQ(cpu_.exception.error, 0U);
+}
+
+TEST_F(MmuTest, TwoMegabytePageMapsWhole) {
+    long_mode();
+    map(0);
+    poke(kLevel2 + ((kLinear >> 21) & 511) * 8, 0x200000 | kP | kW | kU | kPs);
+    std::uint64_t physical = 0;
+    ASSERT_TRUE(translate_linear(cpu_, kLinear + 0x12345, MemAccess::Read, Privilege::Current, physical));
+    EXPECT_EQ(physical, 0x212345U);
+}
+
+TEST_F(MmuTest, TwoMegabytePageHasReservedAddressBits) {
+    long_mode();
+    map(0);
+    poke(kLevel2 + ((kLinear >> 21) & 511) * 8, 0x202000 | kP | kPs);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 9U);
+}
+
+TEST_F(MmuTest, GigabytePageMapsWhole) {
+    long_mode();
+    map(0);
+    poke(kLevel3 + ((kLinear >> 30) & 511) * 8, kP | kW | kU | kPs);
+    std::uint64_t physical = 0;
+    ASSERT_TRUE(translate_linear(cpu_, kLinear + 5, MemAccess::Read, Privilege::Current, physical));
+    EXPECT_EQ(physical, (kLinear & 0x3fffffff) + 5);
+}
+
+TEST_F(MmuTest, InvlpgOfLargePageDropsAllItsFragments) {
+    long_mode();
+    map(0);
+    poke(kLevel2 + ((kLinear >> 21) & 511) * 8, 0x200000 | kP | kW | kU | kPs);
+    ASSERT_TRUE(read(kLinear + 0x3000));
+    poke(kLevel2 + ((kLinear >> 21) & 511) * 8, 0);
+    EXPECT_TRUE(read(kLinear + 0x3000)) << "still cached";
+    flush_tlb_page(cpu_, kLinear + 0x9000);
+    EXPECT_FALSE(read(kLinear + 0x3000));
+}
+
+TEST_F(MmuTest, InvlpgDropsFetchTranslation) {
+    long_mode();
+    map(kP | kU);
+    ASSERT_TRUE(fetch());
+    map(0);
+    EXPECT_TRUE(fetch()) << "still cached";
+    const std::uint64_t before = cpu_.fetch_epoch;
+    flush_tlb_page(cpu_, kLinear);
+    EXPECT_NE(cpu_.fetch_epoch, before);
+    EXPECT_FALSE(fetch());
+}
+
+TEST_F(MmuTest, GlobalPageSurvivesCr3LoadButNotFullFlush) {
+    long_mode(x86::cr4::kPge);
+    map(kP | kW | kU | kG);
+    ASSERT_TRUE(read());
+    map(0);
+    address_space_changed(cpu_, false);
+    EXPECT_TRUE(read());
+    flush_tlb_all(cpu_);
+    EXPECT_FALSE(read());
+}
+
+TEST_F(MmuTest, PcidKeepsTranslationsApartAndAlive) {
+    long_mode();
+    map(kP | kW | kU);
+    cpu_.cr4 |= x86::cr4::kPcide;
+    flush_tlb_all(cpu_);
+    cpu_.cr3 = kRoot | 1;
+    address_space_changed(cpu_, false);
+    ASSERT_TRUE(read());
+    map(0);
+    cpu_.cr3 = kRoot | 2;
+    address_space_changed(cpu_, false);
+    EXPECT_FALSE(read());
+    cpu_.cr3 = kRoot | 1;
+    address_space_changed(cpu_, true);
+    EXPECT_TRUE(read());
+    flush_tlb_pcid(cpu_, 1, true);
+    EXPECT_FALSE(read());
+}
+
+TEST_F(MmuTest, MorePcidsThanSlotsNeverMixUp) {
+    long_mode();
+    cpu_.cr4 |= x86::cr4::kPcide;
+    flush_tlb_all(cpu_);
+    map(kP | kW | kU);
+    cpu_.cr3 = kRoot | 1;
+    address_space_changed(cpu_, false);
+    ASSERT_TRUE(read());
+    map(0);
+    for (std::uint64_t pcid = 2; pcid < 2 + kAsidSlots; ++pcid) {
+        cpu_.cr3 = kRoot | pcid;
+        address_space_changed(cpu_, true);
+        EXPECT_FALSE(read());
+    }
+}
+
+TEST_F(MmuTest, PaePagingWalksFromPdpte) {
+    cpu_.cr0 = x86::cr0::kPe | x86::cr0::kPg;
+    cpu_.cr4 = x86::cr4::kPae;
+    cpu_.efer = x86::efer::kNxe;
+    cpu_.cr3 = kRoot + 0x20;
+    flush_tlb_all(cpu_);
+    poke(kRoot + 0x20 + 8, kLevel2 | kP);
+    poke(kLevel2 + 8, kLevel1 | kP | kW);
+    poke(kLevel1 + 16, kData | kP | kW | kNx);
+    constexpr std::uint64_t kAt = 0x40202000;
+    EXPECT_TRUE(write(kAt));
+    EXPECT_EQ(peek(kRoot + 0x20 + 8), kLevel2 | kP) << "PDPTEs have no accessed bit";
+    EXPECT_FALSE(fetch(kAt));
+    EXPECT_EQ(fault(), 0x11U);
+    EXPECT_TRUE(pdptes_valid(cpu_, cpu_.cr3));
+    poke(kRoot + 0x20 + 8, kLevel2 | kP | kW);
+    EXPECT_FALSE(pdptes_valid(cpu_, cpu_.cr3));
+}
+
+TEST_F(MmuTest, ThirtyTwoBitPagingWithLargePage) {
+    cpu_.cr0 = x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kWp;
+    cpu_.cr4 = x86::cr4::kPse;
+    cpu_.efer = 0;
+    cpu_.cr3 = kRoot;
+    flush_tlb_all(cpu_);
+    poke32(kRoot + 4, 0x400000 | kP | kW | kPs);
+    poke32(kRoot + 8, kLevel1 | kP | kW | kU);
+    poke32(kLevel1, kData | kP);
+    std::uint64_t physical = 0;
+    ASSERT_TRUE(translate_linear(cpu_, 0x400123, MemAccess::Write, Privilege::Current, physical));
+    EXPECT_EQ(physical, 0x400123U);
+    EXPECT_EQ(peek(kRoot + 4) & (kA | kD), kA | kD);
+    ASSERT_TRUE(translate_linear(cpu_, 0x800456, MemAccess::Read, Privilege::Current, physical));
+    EXPECT_EQ(physical, kData + 0x456);
+    EXPECT_FALSE(write(0x800000));
+    EXPECT_EQ(fault(), 3U);
+}
+
+TEST_F(MmuTest, PageTablesOutsideRamFaultInsteadOfCrashing) {
+    long_mode();
+    cpu_.cr3 = 0xfffffffff000;
+    address_space_changed(cpu_, false);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault() & 1, 1U);
+}
+
+TEST_F(MmuTest, WriteAcrossPagesIsAllOrNothing) {
+    long_mode();
+    map(kP | kW | kU);
+    poke(kData + 0xff8, 0);
+    EXPECT_FALSE(write(kLinear + 0xffc));
+    EXPECT_EQ(peek(kData + 0xff8), 0U);
+}
+
+TEST_F(MmuTest, AccessAcrossTwoMappedPages) {
+    long_mode();
+    map(kP | kW | kU);
+    poke(kLevel1 + (((kLinear >> 12) & 511) + 1) * 8, kOther | kP | kW | kU);
+    ASSERT_TRUE(write(kLinear + 0xffc));
+    EXPECT_EQ(peek(kData + 0xff8) >> 32, 0x55667788U);
+    EXPECT_EQ(peek(kOther) & 0xffffffff, 0x11223344U);
+    std::uint64_t value = 0;
+    ASSERT_TRUE(read_linear(cpu_, kLinear + 0xffc, &value, 8));
+    EXPECT_EQ(value, 0x1122334455667788U);
+}
+
+TEST_F(MmuTest, SixteenByteAccessIsWhole) {
+    const std::uint64_t in[2] = {1, 2};
+    std::uint64_t out[2] = {};
+    ASSERT_TRUE(write_linear(cpu_, 0x6000, in, 16));
+    ASSERT_TRUE(read_linear(cpu_, 0x6000, out, 16));
+    EXPECT_EQ(out[0], 1U);
+    EXPECT_EQ(out[1], 2U);
+}
+
+TEST_F(MmuTest, DeviceAccessGoesToTheDispatcher) {
+    const std::uint32_t value = 0xabcd;
+    ASSERT_TRUE(write_linear(cpu_, 0xd0000010, &value, 4));
+    EXPECT_EQ(vm_->dispatcher.last_write_address, 0xd0000010U);
+    EXPECT_EQ(vm_->dispatcher.last_write_size, 4U);
+    EXPECT_EQ(host_pointer(cpu_, 0xd0000010, 4, MemAccess::Read), nullptr);
+    EXPECT_FALSE(cpu_.exception.pending);
+}
+
+TEST_F(MmuTest, CodePageNeverGetsAWriteTag) {
+    vm_->ram->page_flags(0x5).store(memory::PageFlags::kCode);
+    EXPECT_TRUE(write(0x5008));
+    EXPECT_EQ(cpu_.tlb[5].tag_read, 0x5000U);
+    EXPECT_NE(cpu_.tlb[5].tag_write, 0x5000U);
+    ASSERT_EQ(vm_->invalidated.size(), 1U);
+    EXPECT_EQ(vm_->invalidated[0], 0x5008U);
+}
+
+TEST_F(MmuTest, WritePointerIntoCodeInvalidatesOnceMoreAtThePoll) {
+    vm_->ram->page_flags(0x5).store(memory::PageFlags::kCode);
+    ASSERT_NE(host_pointer(cpu_, 0x5010, 8, MemAccess::Write), nullptr);
+    EXPECT_EQ(vm_->invalidated.size(), 1U);
+    EXPECT_NE(cpu_.request.load() & Request::kFlushTlb, 0U);
+    finish_pending_rewrite(cpu_);
+    EXPECT_EQ(vm_->invalidated.size(), 2U);
+}
+
+TEST_F(MmuTest, ProtectedPageLosesItsWriteTag) {
+    ASSERT_TRUE(write(0x5000));
+    EXPECT_EQ(cpu_.tlb[5].tag_write, 0x5000U);
+    cut_write_tags_of_page(cpu_, vm_->ram->base() + 0x5000);
+    EXPECT_NE(cpu_.tlb[5].tag_write, 0x5000U);
+    EXPECT_EQ(cpu_.tlb[5].tag_read, 0x5000U);
+}
+
+TEST_F(MmuTest, DirtyLogMarksAtGrantAndAtCut) {
+    vm_->ram->set_dirty_logging(true);
+    ASSERT_TRUE(write(0x5000));
+    EXPECT_TRUE(vm_->ram->dirty().test(5));
+    vm_->ram->dirty().clear();
+    ASSERT_TRUE(write(0x5000));
+    cut_write_tags(cpu_, true);
+    EXPECT_TRUE(vm_->ram->dirty().test(5)) << "a write through the tag after the collection is not lost";
+}
+
+TEST_F(MmuTest, EmptyEntryNeverHits) {
+    for (std::uint32_t index = 0; index < kTlbEntries; ++index) {
+        ASSERT_NE(tlb_index(cpu_.tlb[index].tag_read), index);
+        ASSERT_NE(tlb_index(cpu_.tlb[index].tag_write), index);
+    }
+}
+
+TEST_F(MmuTest, FetchStopsAtAPageThatFaults) {
+    long_mode();
+    map(kP | kU);
+    std::uint8_t code[15];
+    EXPECT_EQ(fetch_code(cpu_, kLinear + 0xffa, code, 15), 6U);
+    EXPECT_FALSE(cpu_.exception.pending);
+    EXPECT_EQ(fetch_code(cpu_, kLinear + 0x1000, code, 15), 0U);
+    EXPECT_EQ(fault(), 0x10U);
+}
+
+}  // namespace
+}  // namespace strata::engine::soft

@@ -1,0 +1,22 @@
+// VectorState: which vector components the software CPU moves, and what an XSAVE image must look like to be loaded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "arch/x86/arch_state.h"
+
+namespace strata::engine::soft {
+
+/// The host's XCR0 components among x87, SSE, AVX and AVX-512. All of them are saved and loaded whatever the guest's XCR0 is:
+/// a guest without OSXSAVE uses SSE too.
+[[nodiscard]] std::uint64_t host_vector_mask() noexcept;
+
+/// Makes any image one that XRSTOR accepts: unknown components and reserved bits are cleared.
+void sanitize_xsave(std::span<std::byte, arch::x86::kXsaveBytes> image) noexcept;
+
+/// The image after power-on (`fcw` 0x40) or after FNINIT (0x37f).
+void reset_xsave(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint16_t fcw) noexcept;
+
+}  // namespace strata::engine::soft
