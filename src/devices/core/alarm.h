@@ -31,7 +31,7 @@ class Alarm {
     void clear();
 
   private:
-    void fire();
+    void fire(std::uint64_t generation);
 
     io::EventLoop& loop_;
     const io::MachineClock& clock_;
@@ -39,6 +39,8 @@ class Alarm {
     Mutex mutex_;
     io::EventLoop::TimerId timer_ STRATA_GUARDED_BY(mutex_) = 0;
     std::uint64_t when_ STRATA_GUARDED_BY(mutex_) = 0;
+    /// Tells the timer that timer_ names from a cancelled one that was already under way.
+    std::uint64_t generation_ STRATA_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace strata::devices

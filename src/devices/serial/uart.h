@@ -69,6 +69,7 @@ class Uart final : public bus::BusDevice, public SerialPeer, public state::Pausa
     [[nodiscard]] std::size_t trigger() const STRATA_REQUIRES(mutex_);
     [[nodiscard]] std::uint64_t character_time() const STRATA_REQUIRES(mutex_);
     void restart_timeout() STRATA_REQUIRES(mutex_);
+    bool take_input_wish() STRATA_REQUIRES(mutex_);
     void update_line() STRATA_REQUIRES(mutex_);
     /// Offers the transmit FIFO to the backend.
     void transmit() STRATA_EXCLUDES(mutex_);
