@@ -72,6 +72,7 @@ class Pic final : public bus::ExtIntSource, public state::Pausable, public state
     void write_data(unsigned chip, std::uint8_t value) STRATA_REQUIRES(mutex_);
     void initialise(unsigned chip, std::uint8_t icw1) STRATA_REQUIRES(mutex_);
     void end_of_interrupt(unsigned chip, std::uint8_t ocw2) STRATA_REQUIRES(mutex_);
+    std::uint8_t read_elcr(std::uint64_t offset);
     void write_elcr(std::uint64_t offset, std::uint8_t value);
     static void set_line(Chip& chip, unsigned input, bool asserted);
     [[nodiscard]] static int priority_of(const Chip& chip, std::uint8_t mask);
