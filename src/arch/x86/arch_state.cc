@@ -73,6 +73,24 @@ Segment real_mode_segment(std::uint16_t selector, std::uint64_t base, std::uint1
     return segment;
 }
 
+// SDM 3A, 11.4.7.1: everything zero but these.
+void power_on_lapic(std::array<std::byte, kLapicBytes>& page, std::uint32_t apic_id) {
+    constexpr std::uint32_t kVersion14With6Lvts = 0x00050014, kMasked = 0x10000;
+    constexpr std::size_t kFirstLvt = 0x32, kLastLvt = 0x37;
+    const auto set = [&page](std::size_t reg, std::uint32_t value) {
+        for (std::size_t i = 0; i < sizeof(value); ++i) {
+            page[reg * 16 + i] = static_cast<std::byte>(value >> (8 * i));
+        }
+    };
+    set(0x02, apic_id << 24);  // the xAPIC form
+    set(0x03, kVersion14With6Lvts);
+    set(0x0e, 0xffffffff);  // destination format: flat
+    set(0x0f, 0xff);        // spurious vector; software-disabled
+    for (std::size_t reg = kFirstLvt; reg <= kLastLvt; ++reg) {
+        set(reg, kMasked);
+    }
+}
+
 }  // namespace
 
 void ArchState::save(state::StateWriter& writer) const {
@@ -150,8 +168,7 @@ ArchState ArchState::power_on(std::uint32_t apic_id, bool bootstrap) {
     state.xsave[24] = std::byte{0x80};
     state.xsave[25] = std::byte{0x1f};
     state.apic_base = 0xfee00000U | 0x800U | (bootstrap ? 0x100U : 0U);
-    // The APIC ID register is register 2, ID in bits 31:24 (xAPIC).
-    state.lapic[0x20 + 3] = static_cast<std::byte>(apic_id);
+    power_on_lapic(state.lapic, apic_id);
     state.run_state = bootstrap ? RunState::Running : RunState::WaitForInit;
     return state;
 }
