@@ -82,6 +82,10 @@ Result<BootFiles::File> BootFiles::open_file(const std::string& path, std::uint6
     if (fd.get() < 0) {
         return Error::from_errno(fmt::format("cannot open '{}'", path));
     }
+    return adopt_file(std::move(fd), path, limit);
+}
+
+Result<BootFiles::File> BootFiles::adopt_file(UniqueFd fd, const std::string& path, std::uint64_t limit) {
     struct stat info {};
     if (::fstat(fd.get(), &info) != 0) {
         return Error::from_errno(fmt::format("cannot examine '{}'", path));
@@ -101,6 +105,16 @@ Result<std::unique_ptr<BootFiles>> BootFiles::open(const std::string& kernel, co
     std::optional<File> initrd_file;
     if (!initrd.empty()) {
         initrd_file = STRATA_TRY(open_file(initrd, kMaxInitrd));
+    }
+    return std::unique_ptr<BootFiles>(new BootFiles(std::move(kernel_file), std::move(initrd_file)));
+}
+
+Result<std::unique_ptr<BootFiles>> BootFiles::adopt(UniqueFd kernel, const std::string& kernel_name, UniqueFd initrd,
+                                                    const std::string& initrd_name) {
+    File kernel_file = STRATA_TRY(adopt_file(std::move(kernel), kernel_name, kMaxKernel));
+    std::optional<File> initrd_file;
+    if (initrd.valid()) {
+        initrd_file = STRATA_TRY(adopt_file(std::move(initrd), initrd_name, kMaxInitrd));
     }
     return std::unique_ptr<BootFiles>(new BootFiles(std::move(kernel_file), std::move(initrd_file)));
 }

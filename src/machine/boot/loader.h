@@ -27,6 +27,9 @@ class BootFiles {
     /// Opens both (an empty `initrd` path: none). Errors: NotFound, PermissionDenied, a directory, larger than 1 GiB (kernel)
     /// or 4 GiB (initrd).
     static Result<std::unique_ptr<BootFiles>> open(const std::string& kernel, const std::string& initrd);
+    /// As open(), of files that are open already; the names are for messages. An invalid `initrd`: none.
+    static Result<std::unique_ptr<BootFiles>> adopt(UniqueFd kernel, const std::string& kernel_name, UniqueFd initrd,
+                                                    const std::string& initrd_name);
 
     /// Plans the boot and fills `memory`, which is all zeros before; answers the bootstrap vCPU's entry state. Called with
     /// all vCPUs stopped. `environment`'s kernel_name and initrd_size are filled in here.
@@ -43,6 +46,7 @@ class BootFiles {
     };
     BootFiles(File kernel, std::optional<File> initrd) : kernel_(std::move(kernel)), initrd_(std::move(initrd)) {}
     static Result<File> open_file(const std::string& path, std::uint64_t limit);
+    static Result<File> adopt_file(UniqueFd fd, const std::string& name, std::uint64_t limit);
     static Result<> copy(const File& file, const Placement& placement, const memory::GuestMemory& memory);
 
     File kernel_;
