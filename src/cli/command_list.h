@@ -1,0 +1,23 @@
+// Command list: the tables of all commands, each defined in the file of its command.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "cli/command.h"
+
+namespace strata::cli {
+
+extern const Command kRunCommand;          // run/run_command.cc
+extern const Command kInfoCommand;         // info_command.cc
+extern const Command kImageBuildCommand;   // image/image_commands.cc
+extern const Command kImageListCommand;    // image/image_commands.cc
+extern const Command kImagePathCommand;    // image/image_commands.cc
+extern const Command kVersionCommand;      // version_command.cc
+extern const Command kCompletionCommand;   // completion.cc
+extern const Command kCompleteCommand;     // completion.cc; hidden: what the shells' scripts call
+
+/// The candidates for the last of `words` (what stands after "strata"), one a line.
+Result<int> complete_words(std::span<const std::string_view> words);
+
+}  // namespace strata::cli

@@ -1,0 +1,111 @@
+// Commands: the list of all verbs, the options they share, and the way from words to an exit status.
+#include <array>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/arguments.h"
+#include "cli/command.h"
+#include "cli/command_list.h"
+#include "cli/help.h"
+#include "cli/output.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::array kCommonOptions = {
+    Option{"--help", 'h', "", "Print this and exit."},
+    Option{"--json", 0, "", "Machine-readable output; errors become one JSON object on standard error."},
+    Option{"--quiet", 'q', "", "No notices on standard error, only errors."},
+    Option{"--log", 0, "error|warn|info|debug|trace", "How much is logged to standard error (default warn; also STRATA_LOG).",
+           Completes::Choices},
+};
+
+constexpr std::array<const Command*, 8> kCommands = {
+    &kRunCommand,       &kInfoCommand,    &kImageBuildCommand, &kImageListCommand,
+    &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
+};
+
+constexpr std::array<std::pair<std::string_view, log::Level>, 5> kLevels = {{
+    {"error", log::Level::Error},
+    {"warn", log::Level::Warn},
+    {"info", log::Level::Info},
+    {"debug", log::Level::Debug},
+    {"trace", log::Level::Trace},
+}};
+
+Result<> set_log_level(std::string_view text) {
+    for (const auto& [name, level] : kLevels) {
+        if (name == text) {
+            log::set_level(level);
+            return ok();
+        }
+    }
+    return Error{ErrorKind::InvalidArgument, fmt::format("log level '{}': use error, warn, info, debug or trace", text)};
+}
+
+Result<int> dispatch(std::span<const std::string_view> words) {
+    std::size_t used = 0;
+    const Command* command = find_command(words, used);
+    if (command == nullptr) {
+        return unknown_command(words);
+    }
+    if (command == &kCompleteCommand) {
+        return complete_words(words.subspan(used));  // takes its words as they are
+    }
+    const Arguments arguments = STRATA_TRY(Arguments::parse(*command, words.subspan(used)));
+    if (arguments.flag("--help")) {
+        print_out(help_of(*command));
+        return 0;
+    }
+    set_quiet(arguments.flag("--quiet"));
+    const char* wanted = std::getenv("STRATA_LOG");  // NOLINT(concurrency-mt-unsafe): before any thread
+    if (const auto level = arguments.value("--log")) {
+        STRATA_TRY_VOID(set_log_level(*level));
+    } else if (wanted != nullptr && *wanted != 0) {
+        STRATA_TRY_VOID(set_log_level(wanted));
+    }
+    return command->run(arguments);
+}
+
+}  // namespace
+
+std::span<const Option> common_options() { return kCommonOptions; }
+std::span<const Command* const> commands() { return kCommands; }
+
+int run_command_line(std::span<const std::string_view> words) {
+    if (words.empty()) {
+        complain("which command? Here is the overview.");
+        print_out(overview());
+        return exit_status(ErrorKind::InvalidArgument);
+    }
+    if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+        std::size_t used = 0;
+        const Command* command = find_command(words.subspan(1), used);
+        print_out(command != nullptr ? help_of(*command) : overview());
+        return 0;
+    }
+    const std::string_view version = "version";
+    if (words[0] == "--version" || words[0] == "-V") {
+        words = std::span(&version, 1);
+    }
+    bool as_json = false;
+    for (const std::string_view word : words) {
+        if (word == "--") {
+            break;
+        }
+        as_json = as_json || word == "--json";
+    }
+    auto status = dispatch(words);
+    if (!status) {
+        print_error(status.error(), as_json);
+        return exit_status(status.error().kind());
+    }
+    return *status;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,220 @@
+// strata run: options to a MachineConfig, files opened, then a session.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "api/option_text.h"
+#include "base/text.h"
+#include "cli/arguments.h"
+#include "cli/command_list.h"
+#include "cli/image/store.h"
+#include "cli/run/session.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::uint64_t kMaxTimeout = 100ULL * 365 * 24 * 3600;
+
+constexpr std::array kPositionals = {
+    Positional{"IMAGE", "An image of the store (strata image list). Without one, give --kernel.", false, Completes::Images, ""}};
+
+constexpr std::array kOptions = {
+    Option{"--engine", 'e', "auto|kvm|soft",
+           "What runs the guest's code. auto (default): KVM if this host's runs a probe guest well, otherwise the software CPU.",
+           Completes::Choices},
+    Option{"--cpu", 0, "MODEL", "CPU model: host (default), x86-64-v1 to x86-64-v4; then +flag or -flag, e.g. x86-64-v3,-avx2."},
+    Option{"--cpus", 'c', "N", "Virtual CPUs (default 1), or sockets=,cores=,threads=."},
+    Option{"--memory", 'm', "SIZE", "Memory, e.g. 512M or 4G (default 1G, or what the image asks for); a bare number is MiB."},
+    Option{"--kernel", 'k', "FILE", "A Linux bzImage, a PVH or a multiboot ELF; replaces the image's kernel and initrd.",
+           Completes::Files},
+    Option{"--initrd", 0, "FILE", "The initial RAM disk.", Completes::Files},
+    Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
+    Option{"--disk", 'd', "FILE[,format=raw][,readonly]", "A disk (virtio), after the image's own.", Completes::Files, true},
+    Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
+           "Network. user (default): behind this host, needs no rights; forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
+           Completes::Nothing, true},
+    Option{"--serial", 0, "stdio|pty|file:PATH|unix:PATH", "Where the first serial port leads (default stdio).", Completes::Choices},
+    Option{"--no-reboot", 0, "", "A reset of the guest ends the run."},
+    Option{"--timeout", 't', "SECONDS", "Stop the machine after so long; the exit status is then 7."},
+    Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
+    Option{"--debug-exit", 0, "", "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
+    Option{"--interpret-only", 0, "", "Soft engine without its translator. For finding faults in it."},
+};
+
+/// What the options and the image say together, files open.
+struct Plan {
+    SessionRequest request;
+
+    std::int64_t add(UniqueFd fd) {
+        request.fds.push_back(std::move(fd));
+        return static_cast<std::int64_t>(request.fds.size()) - 1;
+    }
+};
+
+Result<UniqueFd> open_checked(const std::string& path, std::string_view what, int flags) {
+    // Not blocking: a FIFO in place of a file must not hang us.
+    UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    if (!fd.valid()) {
+        return Error::from_errno(fmt::format("{} '{}'", what, path));
+    }
+    struct stat status{};
+    if (fstat(fd.get(), &status) != 0) {
+        return Error::from_errno(fmt::format("{} '{}'", what, path));
+    }
+    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': not a file", what, path)};
+    }
+    if (S_ISREG(status.st_mode) && status.st_size == 0) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': the file is empty", what, path)};
+    }
+    return fd;
+}
+
+Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::string path) {
+    file.name = std::move(path);
+    file.fd = plan.add(STRATA_TRY(open_checked(file.name, what, O_RDONLY)));
+    return ok();
+}
+
+Result<> open_disk(Plan& plan, api::DiskConfig disk) {
+    UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", disk.read_only ? O_RDONLY : O_RDWR));
+    // The lock lives as long as any copy of the descriptor, so the VMM holds it after us.
+    if (flock(fd.get(), (disk.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) {
+            return Error{ErrorKind::WrongState, fmt::format("disk '{}' is in use by another machine", disk.file.name)};
+        }
+        return Error::from_errno(fmt::format("locking disk '{}'", disk.file.name));
+    }
+    disk.file.fd = plan.add(std::move(fd));
+    plan.request.config.disks.push_back(std::move(disk));
+    return ok();
+}
+
+Result<> apply_image(Plan& plan, std::string_view name, bool own_kernel) {
+    const Image image = STRATA_TRY(find_image(name));
+    api::MachineConfig& config = plan.request.config;
+    config.name = image.name;
+    config.append = image.append;
+    config.memory_bytes = image.memory_bytes != 0 ? image.memory_bytes : config.memory_bytes;
+    if (!own_kernel && !image.kernel.empty()) {
+        STRATA_TRY_VOID(open_file(plan, config.kernel, "kernel", image.folder + "/" + image.kernel));
+        if (!image.initrd.empty()) {
+            STRATA_TRY_VOID(open_file(plan, config.initrd, "initrd", image.folder + "/" + image.initrd));
+        }
+    }
+    for (const std::string& disk : image.disks) {
+        STRATA_TRY_VOID(open_disk(plan, {.file = {.name = image.folder + "/" + disk, .fd = api::kNoFile}, .format = "raw", .read_only = false}));
+    }
+    return ok();
+}
+
+Result<> apply_processor(const Arguments& arguments, api::MachineConfig& config) {
+    if (const auto text = arguments.value("--engine")) {
+        config.engine = STRATA_TRY(api::engine_from_text(*text));
+    }
+    config.cpu_model = std::string(arguments.value("--cpu").value_or(config.cpu_model));
+    if (const auto text = arguments.value("--cpus")) {
+        config.cpus = STRATA_TRY(api::parse_cpus(*text));
+    }
+    if (const auto text = arguments.value("--memory")) {
+        auto bytes = parse_size(*text, 1U << 20);
+        if (!bytes) {
+            return std::move(bytes).error().context("--memory");
+        }
+        config.memory_bytes = *bytes;
+    }
+    config.interpret_only = arguments.flag("--interpret-only");
+    return ok();
+}
+
+Result<> apply_boot(const Arguments& arguments, Plan& plan) {
+    api::MachineConfig& config = plan.request.config;
+    if (const auto path = arguments.value("--kernel")) {
+        STRATA_TRY_VOID(open_file(plan, config.kernel, "kernel", std::string(*path)));
+    }
+    if (const auto path = arguments.value("--initrd")) {
+        STRATA_TRY_VOID(open_file(plan, config.initrd, "initrd", std::string(*path)));
+    }
+    if (const auto text = arguments.value("--append")) {
+        config.append += fmt::format("{}{}", config.append.empty() ? "" : " ", *text);
+    }
+    if (config.kernel.fd == api::kNoFile) {
+        return Error{ErrorKind::InvalidArgument, "nothing to boot: name an image (strata image list) or give --kernel FILE"};
+    }
+    return ok();
+}
+
+Result<> apply_devices(const Arguments& arguments, Plan& plan) {
+    for (const std::string_view text : arguments.values("--disk")) {
+        api::DiskConfig disk = STRATA_TRY(api::parse_disk(text));
+        STRATA_TRY_VOID(open_disk(plan, std::move(disk)));
+    }
+    if (!arguments.flag("--net")) {
+        plan.request.config.nets.emplace_back();
+    }
+    for (const std::string_view text : arguments.values("--net")) {
+        if (text == "none" && arguments.values("--net").size() > 1) {
+            return Error{ErrorKind::InvalidArgument, "--net none cannot stand beside another --net"};
+        }
+        STRATA_TRY_VOID(api::parse_net(text, plan.request.config.nets));
+    }
+    plan.request.serial = STRATA_TRY(api::parse_serial(arguments.value("--serial").value_or("stdio")));
+    return ok();
+}
+
+Result<> apply_run(const Arguments& arguments, Plan& plan) {
+    api::MachineConfig& config = plan.request.config;
+    config.reboot = !arguments.flag("--no-reboot");
+    config.debug_exit = arguments.flag("--debug-exit");
+    config.name = std::string(arguments.value("--name").value_or(config.name));
+    plan.request.as_json = arguments.flag("--json");
+    if (const auto text = arguments.value("--timeout")) {
+        auto seconds = parse_integer(*text, 1, kMaxTimeout);
+        if (!seconds) {
+            return std::move(seconds).error().context("--timeout");
+        }
+        plan.request.time_limit = std::chrono::seconds(*seconds);
+    }
+    return ok();
+}
+
+Result<int> run(const Arguments& arguments) {
+    Plan plan;
+    STRATA_TRY_VOID(apply_processor(arguments, plan.request.config));  // cheap mistakes first, before files are opened
+    if (const auto image = arguments.positional(0)) {
+        STRATA_TRY_VOID(apply_image(plan, *image, arguments.flag("--kernel")));
+        STRATA_TRY_VOID(apply_processor(arguments, plan.request.config));  // what was asked for overrides the image
+    }
+    STRATA_TRY_VOID(apply_run(arguments, plan));
+    STRATA_TRY_VOID(apply_devices(arguments, plan));
+    STRATA_TRY_VOID(apply_boot(arguments, plan));
+    STRATA_TRY_VOID(api::validate(plan.request.config));
+    return run_session(std::move(plan.request));
+}
+
+}  // namespace
+
+const Command kRunCommand = {
+    .name = "run",
+    .summary = "Run a virtual machine until it powers off",
+    .description =
+        "Boots an image, or a kernel of your own, and connects its first serial port to this terminal. The machine lives in a\n"
+        "process of its own and ends with this command: by the guest's poweroff, by Ctrl-], by a signal, or when the terminal is\n"
+        "closed. A line on standard error says which engine runs it and why (--quiet: not). Disks are changed in place.\n"
+        "Exit status: 0 the guest powered off, 7 the time limit passed, 10 it panicked or triple-faulted; others as for every command.",
+    .positionals = kPositionals,
+    .options = kOptions,
+    .examples = "  strata run tiny --cpus 2 --memory 512M\n"
+                "  strata run debian:12 --net user,forward=tcp:2222:22\n"
+                "  strata run --kernel bzImage --initrd initrd.img --append 'console=ttyS0' --disk root.raw,readonly\n"
+                "  strata run tiny --engine soft --append strata.selfcheck --timeout 300 </dev/null",
+    .run = run,
+};
+
+}  // namespace strata::cli

@@ -1,0 +1,373 @@
+// Session: the event loop of `strata run`.
+#include "cli/run/session.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <csignal>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "api/vmm_protocol.h"
+#include "cli/output.h"
+#include "cli/process.h"
+#include "cli/run/serial_link.h"
+#include "cli/run/terminal.h"
+#include "io/event_loop.h"
+#include "io/packet_socket.h"
+
+namespace strata::cli {
+namespace {
+
+using Clock = io::EventLoop::Clock;
+
+constexpr int kControlFd = 3;  // the VMM's number of its socket
+constexpr std::chrono::seconds kStopGrace{10};
+constexpr std::chrono::seconds kDrainGrace{2};
+
+/// Signals as readable descriptor; the mask of before is restored in the destructor.
+class SignalWatch {
+  public:
+    static Result<std::unique_ptr<SignalWatch>> create() {
+        sigset_t set;
+        sigemptyset(&set);
+        for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGCONT}) {
+            sigaddset(&set, number);
+        }
+        std::unique_ptr<SignalWatch> watch(new SignalWatch);
+        sigprocmask(SIG_BLOCK, &set, &watch->before_);
+        watch->fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+        if (!watch->fd_.valid()) {
+            return Error::from_errno("signalfd");
+        }
+        return watch;
+    }
+    SignalWatch(const SignalWatch&) = delete;
+    SignalWatch& operator=(const SignalWatch&) = delete;
+    ~SignalWatch() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+    [[nodiscard]] int fd() const { return fd_.get(); }
+    /// The next signal's number, or 0.
+    [[nodiscard]] int take() const {
+        signalfd_siginfo info{};
+        return read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
+    }
+
+  private:
+    SignalWatch() = default;
+    UniqueFd fd_;
+    sigset_t before_{};
+};
+
+std::string_view sentence(api::ExitCause cause) {
+    switch (cause) {
+        case api::ExitCause::PowerOff:
+            return "the guest powered off";
+        case api::ExitCause::Reset:
+            return "the guest reset the machine (--no-reboot ends the run here)";
+        case api::ExitCause::Panic:
+            return "the guest panicked";
+        case api::ExitCause::TripleFault:
+            return "the guest triple-faulted";
+        case api::ExitCause::DebugExit:
+            return "the guest wrote to the debug-exit port";
+        case api::ExitCause::Stopped:
+            return "the machine was stopped";
+        case api::ExitCause::Error:
+            return "the machine failed";
+    }
+    return "";
+}
+
+class Session {
+  public:
+    explicit Session(SessionRequest request, io::EventLoop& loop) : request_(std::move(request)), loop_(loop) {}
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+    ~Session();
+
+    Result<> start();
+    /// After the loop ended.
+    Result<int> outcome();
+
+  private:
+    Result<> watch_all();
+    Result<> start_vmm(UniqueFd guest_serial);
+    Result<> send_start(UniqueFd guest_serial);
+    void on_control();
+    void on_signal();
+    void on_vmm_words();
+    void on_event(const api::VmmEvent& event);
+    void announce_start(const api::VmmEvent& event);
+    void stop(std::optional<Error> why);
+    void finish_if_over();
+    void say(std::string_view text, bool always = false);
+
+    SessionRequest request_;
+    io::EventLoop& loop_;
+    std::unique_ptr<SignalWatch> signals_;
+    std::unique_ptr<SerialLink> serial_;
+    std::unique_ptr<RawTerminal> terminal_;
+    std::optional<io::PacketSocket> control_;
+    std::optional<Process> vmm_;
+    UniqueFd vmm_words_;
+    std::string vmm_line_;
+    std::vector<io::EventLoop::WatchId> watches_;
+    std::optional<io::EventLoop::WatchId> control_watch_, words_watch_;
+
+    bool stopping_ = false;
+    bool left_ = false;                   ///< Ctrl-]
+    std::optional<Error> stop_reason_;    ///< why we stopped it; none: Ctrl-]
+    std::optional<api::VmmEvent> exited_;
+    std::optional<int> vmm_status_;
+    bool serial_drained_ = false;
+};
+
+Session::~Session() {
+    for (const auto id : watches_) {
+        loop_.remove(id);
+    }
+    if (control_watch_) {
+        loop_.remove(*control_watch_);
+    }
+    if (words_watch_) {
+        loop_.remove(*words_watch_);
+    }
+}
+
+Result<> Session::start() {
+    signals_ = STRATA_TRY(SignalWatch::create());
+    UniqueFd guest_serial;
+    serial_ = STRATA_TRY(SerialLink::create(loop_, request_.serial,
+                                            {.on_escape =
+                                                 [this] {
+                                                     left_ = true;
+                                                     stop({});
+                                                 },
+                                             .on_output_lost =
+                                                 [this] {
+                                                     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
+                                                 },
+                                             .on_guest_closed =
+                                                 [this] {
+                                                     serial_drained_ = true;
+                                                     finish_if_over();
+                                                 }},
+                                            guest_serial));
+    STRATA_TRY_VOID(start_vmm(std::move(guest_serial)));
+    STRATA_TRY_VOID(watch_all());
+    if (request_.serial.kind == api::SerialKind::Stdio) {
+        terminal_ = RawTerminal::enter(STDIN_FILENO);
+    }
+    if (!serial_->announcement().empty()) {
+        say(serial_->announcement());
+    }
+    if (request_.time_limit) {
+        loop_.at(Clock::now() + *request_.time_limit, [this] {
+            stop(Error{ErrorKind::TimedOut, fmt::format("the machine was stopped after {} s (--timeout)", request_.time_limit->count())});
+        });
+    }
+    return ok();
+}
+
+Result<> Session::start_vmm(UniqueFd guest_serial) {
+    const std::string program = STRATA_TRY(vmm_program());
+    auto sockets = STRATA_TRY(io::PacketSocket::pair());
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) {
+        return Error::from_errno("pipe");
+    }
+    vmm_words_.reset(ends[0]);
+    const UniqueFd words(ends[1]);
+    vmm_ = STRATA_TRY(Process::spawn({.words = {program, "--control-fd", std::to_string(kControlFd)},
+                                      .fds = {{sockets.second.fd(), kControlFd}, {words.get(), STDERR_FILENO}},
+                                      .folder = {},
+                                      .own_session = true}));
+    control_ = std::move(sockets.first);
+    return send_start(std::move(guest_serial));
+}
+
+Result<> Session::send_start(UniqueFd guest_serial) {
+    request_.config.serial_fd = static_cast<std::int64_t>(request_.fds.size());
+    request_.fds.push_back(std::move(guest_serial));
+    std::vector<int> fds;
+    for (const UniqueFd& fd : request_.fds) {
+        fds.push_back(fd.get());
+    }
+    const api::VmmRequest start{api::VmmOperation::Start, request_.config};
+    STRATA_TRY_VOID(control_->send(api::dump_json(api::to_json(start)), fds));
+    request_.fds.clear();  // the VMM has its own now; ours would keep its end of the serial socket open
+    return ok();
+}
+
+Result<> Session::watch_all() {
+    watches_.push_back(STRATA_TRY(loop_.watch(signals_->fd(), EPOLLIN, [this](std::uint32_t) { on_signal(); })));
+    control_watch_ = STRATA_TRY(loop_.watch(control_->fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
+    words_watch_ = STRATA_TRY(loop_.watch(vmm_words_.get(), EPOLLIN, [this](std::uint32_t) { on_vmm_words(); }));
+    return ok();
+}
+
+// A line on standard error that looks right in raw mode too.
+void Session::say(std::string_view text, bool always) {
+    const std::string line = terminal_ ? fmt::format("{}\r", text) : std::string(text);
+    if (always) {
+        complain(line);
+    } else {
+        notice(line);
+    }
+}
+
+void Session::on_control() {
+    auto packet = control_->receive();
+    if (!packet || !packet->has_value()) {
+        loop_.remove(*control_watch_);  // its end follows
+        control_watch_.reset();
+        return;
+    }
+    auto json = api::parse_json((**packet).text);
+    auto event = json ? api::vmm_event_from_json(*json) : Result<api::VmmEvent>(json.error());
+    if (!event) {
+        stop(Error{ErrorKind::Failed, fmt::format("the VMM process sent nonsense: {}", event.error().text())});
+        return;
+    }
+    on_event(*event);
+}
+
+void Session::announce_start(const api::VmmEvent& event) {
+    const std::string_view leave = terminal_ ? " Ctrl-] ends it." : "";
+    say(fmt::format("'{}' runs on the {} engine: {}.{}", request_.config.name, event.engine, event.reason, leave));
+}
+
+void Session::on_event(const api::VmmEvent& event) {
+    if (request_.as_json) {
+        (void)dprintf(STDERR_FILENO, "%s\n", api::dump_json(api::to_json(event)).c_str());  // as every notice
+    }
+    if (event.kind == api::VmmEvent::Kind::Started) {
+        if (!request_.as_json) {
+            announce_start(event);
+        }
+        return;
+    }
+    if (!exited_) {
+        exited_ = event;
+        loop_.at(Clock::now() + kStopGrace, [this] {
+            if (vmm_) {
+                vmm_->send_signal(SIGKILL);
+            }
+        });
+    }
+}
+
+void Session::on_signal() {
+    const int number = signals_->take();
+    if (number == SIGCONT && terminal_) {
+        terminal_->reenter();
+    } else if (number == SIGCHLD) {
+        const int status = vmm_ ? vmm_->try_wait() : -1;
+        if (status != -1) {
+            vmm_status_ = status;
+            // What it said may still be on its way; a grandchild's hold on the sockets must not keep us.
+            loop_.at(Clock::now() + kDrainGrace, [this] { loop_.stop(); });
+            finish_if_over();
+        }
+    } else if (number == SIGINT || number == SIGTERM || number == SIGHUP) {
+        stop(Error{ErrorKind::Failed, fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
+    }
+}
+
+void Session::on_vmm_words() {
+    std::array<char, 4096> bytes{};
+    const ssize_t got = read(vmm_words_.get(), bytes.data(), bytes.size());
+    if (got <= 0) {
+        loop_.remove(*words_watch_);
+        words_watch_.reset();
+        finish_if_over();
+        return;
+    }
+    vmm_line_.append(bytes.data(), static_cast<std::size_t>(got));
+    std::size_t end = 0;
+    while ((end = vmm_line_.find('\n')) != std::string::npos) {
+        const std::string line = vmm_line_.substr(0, end) + (terminal_ ? "\r\n" : "\n");
+        (void)!write(STDERR_FILENO, line.data(), line.size());  // a closed standard error has no readers to miss it
+        vmm_line_.erase(0, end + 1);
+    }
+}
+
+void Session::stop(std::optional<Error> why) {
+    if (stopping_ || exited_) {
+        return;
+    }
+    stopping_ = true;
+    stop_reason_ = std::move(why);
+    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill below.
+    (void)control_->send(api::dump_json(api::to_json(api::VmmRequest{api::VmmOperation::Stop, {}})));
+    loop_.at(Clock::now() + kStopGrace, [this] {
+        if (vmm_) {
+            vmm_->send_signal(SIGKILL);
+        }
+    });
+}
+
+void Session::finish_if_over() {
+    if (vmm_status_ && serial_drained_ && !words_watch_) {
+        loop_.stop();
+    }
+}
+
+Result<int> Session::outcome() {
+    // Events that came in the same moment as the end.
+    while (control_watch_ && !exited_) {
+        on_control();
+    }
+    serial_.reset();
+    terminal_.reset();
+    if (left_ && !stop_reason_) {
+        notice("left with Ctrl-]: the machine was stopped");
+        return 0;
+    }
+    if (stop_reason_) {
+        return std::move(*stop_reason_);
+    }
+    if (!exited_) {
+        return Error{ErrorKind::Failed, fmt::format("the VMM process ended without a word ({})",
+                                                    describe_wait_status(vmm_status_.value_or(0)))};
+    }
+    if (exited_->cause == api::ExitCause::Error) {
+        return Error{exited_->error_kind, exited_->error};
+    }
+    if (!request_.as_json) {
+        notice(sentence(exited_->cause));
+    }
+    return api::exit_status(*exited_);
+}
+
+}  // namespace
+
+Result<std::string> vmm_program() {
+    std::array<char, PATH_MAX> self{};
+    const ssize_t length = readlink("/proc/self/exe", self.data(), self.size() - 1);
+    if (length <= 0) {
+        return Error::from_errno("finding our own program");
+    }
+    const std::string own(self.data(), static_cast<std::size_t>(length));
+    std::string program = own.substr(0, own.rfind('/')) + "/strata-vmm";
+    if (access(program.c_str(), X_OK) != 0) {
+        return Error::from_errno(fmt::format("the VMM program '{}'", program));
+    }
+    return program;
+}
+
+Result<int> run_session(SessionRequest request) {
+    auto loop = STRATA_TRY(io::EventLoop::create());
+    Session session(std::move(request), *loop);
+    STRATA_TRY_VOID(session.start());
+    loop->run();
+    return session.outcome();
+}
+
+}  // namespace strata::cli
