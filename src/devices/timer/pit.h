@@ -3,7 +3,7 @@
 // Intel 8254 datasheet (231164): three counters of 1.193182 MHz, modes 0 to 5, binary and BCD, counter latch and
 // read-back. Counter 0's output is a line (IRQ 0); counter 2 is gated by port 61h bit 0 and read at bit 5, which is how
 // kernels without another clock calibrate. A counter's value is computed from the machine clock; only counter 0 needs a
-// wake-up. Ticks that were missed are given late (TickDebt). Threads: everything from any thread.
+// wake-up. A count written to a running counter of mode 2 or 3 restarts it at once. Ticks that were missed are given late (TickDebt). Threads: everything from any thread.
 #pragma once
 
 #include <array>
@@ -51,7 +51,8 @@ class Pit final : public state::Pausable, public state::Snapshottable {
         bool high_next_read = false;
         bool high_next_write = false;
         std::uint8_t low_written = 0;
-        std::uint32_t count = 0x10000;  ///< 1 to 10000h
+        std::uint32_t count = 0x10000;  ///< 1 to 10000h (or to 10000 in BCD)
+        std::uint32_t reload = 0x10000; ///< written; becomes count at start or trigger
         std::uint64_t start = 0;        ///< clock tick (of the 8254) at which counting began
         std::uint64_t held = 0;         ///< ticks counted when the gate closed (modes 0 and 4)
         bool running = false;
@@ -67,8 +68,11 @@ class Pit final : public state::Pausable, public state::Snapshottable {
     void write_control(std::uint8_t value) STRATA_REQUIRES(mutex_);
     void read_back(std::uint8_t value) STRATA_REQUIRES(mutex_);
     void write_count(unsigned index, std::uint8_t value) STRATA_REQUIRES(mutex_);
-    void start(unsigned index, std::uint32_t count) STRATA_REQUIRES(mutex_);
+    void load_count(unsigned index, std::uint16_t written) STRATA_REQUIRES(mutex_);
     void set_gate(Counter& counter, bool gate) STRATA_REQUIRES(mutex_);
+    void restart_counter0() STRATA_REQUIRES(mutex_);
+    static void save_counter(state::StateWriter& writer, const Counter& counter);
+    static void load_counter(state::StateReader& reader, Counter& counter);
     std::uint8_t read_counter(Counter& counter) STRATA_REQUIRES(mutex_);
     std::uint8_t read_port(std::uint64_t offset);
     void write_port(std::uint64_t offset, std::uint8_t value);
@@ -86,7 +90,8 @@ class Pit final : public state::Pausable, public state::Snapshottable {
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;
     std::uint64_t given_ STRATA_GUARDED_BY(mutex_) = 0;    ///< periods of counter 0 since its start that were counted
     std::uint64_t ticks_ STRATA_GUARDED_BY(mutex_) = 0;
-    std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;  ///< machine time of the next owed tick
+    std::uint64_t not_before_ STRATA_GUARDED_BY(mutex_) = 0;  ///< machine time: earliest next periodic tick
+    std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;     ///< machine time of the next owed tick
     TickDebt debt_ STRATA_GUARDED_BY(mutex_);
     ByteWindow ports_;
     ByteWindow speaker_port_;
