@@ -1,0 +1,36 @@
+// AsyncIo: choosing an engine.
+#include "block/async_io.h"
+
+#include "base/log.h"
+#include "block/engines/threads/thread_io.h"
+#include "block/engines/uring/uring_io.h"
+
+namespace strata::block {
+
+bool uring_available() {
+    static const bool available = [] {
+        const auto probe = UringIo::create(2);
+        if (!probe.ok()) {
+            log::info("io_uring is not available, disks use threads reason='{}'", probe.error().text());
+        }
+        return probe.ok();
+    }();
+    return available;
+}
+
+Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) {
+    if (engine == IoEngine::Uring && !uring_available()) {
+        return Error{ErrorKind::NotSupported,
+                     "this host does not let the process use io_uring; use the 'threads' engine or 'auto'"};
+    }
+    if (engine == IoEngine::Threads || !uring_available()) {
+        return ThreadIo::create(depth);
+    }
+    auto made = UringIo::create(depth);
+    if (!made.ok() && engine == IoEngine::Auto) {
+        return ThreadIo::create(depth);  // e.g. the locked-memory limit is used up
+    }
+    return made;
+}
+
+}  // namespace strata::block

@@ -1,0 +1,73 @@
+// open_disk(): the table of formats, and the names of modes.
+#include "block/disk_image.h"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "block/formats/raw/raw_image.h"
+
+namespace strata::block {
+namespace {
+
+struct Format {
+    std::string_view name;
+    Result<std::unique_ptr<DiskImage>> (*open)(DiskOptions options);
+};
+
+constexpr std::array kFormats{
+    Format{"raw", &RawImage::open},
+};
+
+template <typename Value>
+struct Named {
+    std::string_view name;
+    Value value;
+};
+
+constexpr std::array<Named<CacheMode>, 4> kCacheModes{{
+    {"writeback", CacheMode::Writeback},
+    {"writethrough", CacheMode::Writethrough},
+    {"none", CacheMode::None},
+    {"unsafe", CacheMode::Unsafe},
+}};
+
+constexpr std::array<Named<IoEngine>, 3> kEngines{{
+    {"auto", IoEngine::Auto},
+    {"uring", IoEngine::Uring},
+    {"threads", IoEngine::Threads},
+}};
+
+template <typename Table>
+auto look_up(const Table& table, std::string_view text, std::string_view what)
+    -> Result<decltype(table.front().value)> {
+    const auto found = std::find_if(table.begin(), table.end(), [&](const auto& each) { return each.name == text; });
+    if (found != table.end()) {
+        return found->value;
+    }
+    std::string known;
+    for (const auto& each : table) {
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+    }
+    return Error{ErrorKind::InvalidArgument, fmt::format("unknown {} '{}'; known are {}", what, text, known)};
+}
+
+}  // namespace
+
+Result<CacheMode> parse_cache_mode(std::string_view text) { return look_up(kCacheModes, text, "cache mode"); }
+
+Result<IoEngine> parse_io_engine(std::string_view text) { return look_up(kEngines, text, "disk engine"); }
+
+Result<std::unique_ptr<DiskImage>> open_disk(DiskOptions options) {
+    for (const Format& format : kFormats) {
+        if (format.name == options.format) {
+            return format.open(std::move(options));
+        }
+    }
+    return Error{ErrorKind::NotSupported, fmt::format("disk '{}': the format '{}' is not supported; convert it to raw with "
+                                                      "'qemu-img convert -O raw'",
+                                                      options.path, options.format)};
+}
+
+}  // namespace strata::block
