@@ -1,0 +1,20 @@
+// Engine choice: asking the engines.
+#include "vmm/engine_choice.h"
+
+#include "engine/soft/soft_engine.h"
+
+namespace strata::vmm {
+
+Result<ChosenEngine> choose_engine(const api::MachineConfig& config) {
+    if (config.engine == api::EngineChoice::Kvm) {
+        return Error{ErrorKind::NotSupported, "engine kvm: this build has no KVM engine: use --engine soft"};
+    }
+    engine::soft::SoftOptions options;
+    options.translate = !config.interpret_only;
+    return ChosenEngine{std::make_unique<engine::soft::SoftEngine>(options),
+                        config.engine == api::EngineChoice::Soft ? "as asked" : "this build has no KVM engine"};
+}
+
+api::Json probe_host() { return api::Json::object(); }
+
+}  // namespace strata::vmm

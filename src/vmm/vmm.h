@@ -1,0 +1,80 @@
+// Vmm: the process of one VM: engine, machine, vCPU threads and event loop, from a start request to the machine's end.
+//
+//   waiting --start--> running --(guest or owner)--> ending --> over
+//
+// Threads: the main thread runs the event loop, on which devices, control messages and every decision about the machine's life happen; vCPU
+// threads run guest code and only post what they notice. Lock order: none is held across these two.
+// The process gives up what it does not need (sandbox.h) after everything is open and before the first guest instruction.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "api/vmm_protocol.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/serial/serial_backend.h"
+#include "io/event_fd.h"
+#include "io/event_loop.h"
+#include "io/packet_socket.h"
+#include "machine/machine_events.h"
+#include "machine/pc/pc_machine.h"
+#include "vmm/engine_choice.h"
+#include "vmm/vcpu_threads.h"
+
+namespace strata::vmm {
+
+class Vmm final : private machine::MachineEvents {
+  public:
+    /// `control` is the owner's end of the protocol in api/vmm_protocol.h.
+    static Result<std::unique_ptr<Vmm>> create(io::PacketSocket control);
+    ~Vmm() override;
+    Vmm(const Vmm&) = delete;
+    Vmm& operator=(const Vmm&) = delete;
+
+    /// Waits for the start request, runs the machine to its end, reports it. Answers the process's exit status.
+    int run();
+
+    /// An eventfd: writing to it ends the machine. For signal handlers.
+    [[nodiscard]] int stop_fd() const { return stop_.fd(); }
+
+  private:
+    Vmm(std::unique_ptr<io::EventLoop> loop, io::EventFd stop, io::PacketSocket control)
+        : loop_(std::move(loop)), stop_(std::move(stop)), control_(std::move(control)) {}
+
+    // MachineEvents: from any thread.
+    void power_off() override;
+    void reset() override;
+    void guest_crash(devices::GuestCrash crash) override;
+    void debug_exit(std::uint32_t value) override;
+
+    Result<api::VmmRequest> receive_start();
+    Result<> start(const api::MachineConfig& config);
+    Result<> build_machine(const api::MachineConfig& config);
+    Result<> add_devices(const api::MachineConfig& config);
+    UniqueFd take_fd(std::int64_t place);
+    void on_control();
+    void on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit);
+    void do_reset();
+    void finish(api::VmmEvent event);
+    void finish(api::ExitCause cause);
+    void fail(const Error& error);
+    void send(const api::VmmEvent& event) const;
+
+    std::unique_ptr<io::EventLoop> loop_;
+    io::EventFd stop_;
+    io::PacketSocket control_;
+    std::optional<io::EventLoop::WatchId> control_watch_, stop_watch_;
+    std::vector<UniqueFd> fds_;
+    bool reboot_ = true;
+    ChosenEngine chosen_;
+    UniqueFd serial_fd_;
+    std::unique_ptr<devices::SerialBackend> serial_;
+    std::unique_ptr<machine::pc::PcMachine> machine_;
+    std::unique_ptr<VcpuThreads> threads_;
+    std::optional<api::VmmEvent> ending_;
+};
+
+}  // namespace strata::vmm
