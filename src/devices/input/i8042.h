@@ -6,9 +6,12 @@
 // called without, on the vCPU thread.
 #pragma once
 
-#include <cstdint>
 #include <array>
+#include <cstdint>
+#include <deque>
 #include <functional>
+#include <span>
+#include <utility>
 
 #include "base/mutex.h"
 #include "bus/bus.h"
@@ -45,10 +48,12 @@ class I8042 final : public state::Pausable, public state::Snapshottable {
     /// True if the machine is to be reset.
     bool command(std::uint8_t value) STRATA_REQUIRES(mutex_);
     bool command_parameter(std::uint8_t command, std::uint8_t value) STRATA_REQUIRES(mutex_);
-    void answer(std::uint8_t value, bool from_mouse) STRATA_REQUIRES(mutex_);
+    void answer(std::uint8_t value, bool from_mouse = false) STRATA_REQUIRES(mutex_);
+    void present(std::uint8_t value, bool from_mouse) STRATA_REQUIRES(mutex_);
     void refill() STRATA_REQUIRES(mutex_);
+    void fetch_key() STRATA_REQUIRES(mutex_);
+    void set_command_byte(std::uint8_t value) STRATA_REQUIRES(mutex_);
     void update_lines() STRATA_REQUIRES(mutex_);
-    [[nodiscard]] std::uint8_t translate(std::uint8_t code) STRATA_REQUIRES(mutex_);
     [[nodiscard]] std::uint8_t output_port() const STRATA_REQUIRES(mutex_);
 
     bus::IrqLine& keyboard_irq_;
@@ -58,10 +63,11 @@ class I8042 final : public state::Pausable, public state::Snapshottable {
     Ps2Keyboard keyboard_ STRATA_GUARDED_BY(mutex_);
     Ps2Mouse mouse_ STRATA_GUARDED_BY(mutex_);
     std::array<std::uint8_t, 32> ram_ STRATA_GUARDED_BY(mutex_) = {};  ///< byte 0 is the command byte
-    std::uint8_t status_ STRATA_GUARDED_BY(mutex_);
+    std::uint8_t status_ STRATA_GUARDED_BY(mutex_) = 0;
+    std::deque<std::pair<std::uint8_t, bool>> answers_ STRATA_GUARDED_BY(mutex_);  ///< the controller's own; true: as from the mouse
     std::uint8_t output_ STRATA_GUARDED_BY(mutex_) = 0;      ///< the output buffer
     std::uint8_t awaiting_ STRATA_GUARDED_BY(mutex_) = 0;    ///< the command whose parameter comes next, or 0
-    std::uint8_t break_prefix_ STRATA_GUARDED_BY(mutex_) = 0;  ///< translation: F0h was seen
+    bool break_prefix_ STRATA_GUARDED_BY(mutex_) = false;    ///< translation: F0h was seen
     bool a20_ STRATA_GUARDED_BY(mutex_) = true;
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;
     ByteWindow data_port_;

@@ -53,10 +53,15 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     void write_b(std::uint8_t value) STRATA_REQUIRES(mutex_);
     /// Nanoseconds of RTC time since the epoch.
     [[nodiscard]] std::uint64_t time_now() const STRATA_REQUIRES(mutex_);
-    [[nodiscard]] std::uint64_t machine_time(std::uint64_t rtc_time) const STRATA_REQUIRES(mutex_);
     [[nodiscard]] bool held() const STRATA_REQUIRES(mutex_);
     [[nodiscard]] bool updating() const STRATA_REQUIRES(mutex_);
+    /// Ticks of the 32.768 kHz divider between periodic events; 0: none.
     [[nodiscard]] std::uint64_t period() const STRATA_REQUIRES(mutex_);
+    [[nodiscard]] std::uint64_t periods_now() const STRATA_REQUIRES(mutex_);
+    [[nodiscard]] bool divider_stopped() const STRATA_REQUIRES(mutex_);
+    void hold() STRATA_REQUIRES(mutex_);
+    void let_go(bool divider_was_stopped) STRATA_REQUIRES(mutex_);
+    void raise(std::uint8_t flags) STRATA_REQUIRES(mutex_);
     [[nodiscard]] std::uint8_t encode(unsigned value) const STRATA_REQUIRES(mutex_);
     [[nodiscard]] unsigned decode(std::uint8_t value) const STRATA_REQUIRES(mutex_);
     [[nodiscard]] std::uint8_t encode_hour(unsigned hour) const STRATA_REQUIRES(mutex_);
@@ -65,7 +70,8 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     void take_time() STRATA_REQUIRES(mutex_);
     [[nodiscard]] std::optional<std::uint64_t> next_alarm(std::uint64_t after_second) const STRATA_REQUIRES(mutex_);
     void catch_up() STRATA_REQUIRES(mutex_);
-    void catch_up_periodic(std::uint64_t now) STRATA_REQUIRES(mutex_);
+    void catch_up_time() STRATA_REQUIRES(mutex_);
+    void catch_up_periodic() STRATA_REQUIRES(mutex_);
     void update_line() STRATA_REQUIRES(mutex_);
     void rearm() STRATA_REQUIRES(mutex_);
 
@@ -75,9 +81,8 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     std::array<std::uint8_t, kSize> bytes_ STRATA_GUARDED_BY(mutex_) = {};
     std::uint8_t index_ STRATA_GUARDED_BY(mutex_) = 0;
     std::uint64_t offset_ STRATA_GUARDED_BY(mutex_) = 0;        ///< RTC time - machine time
-    std::uint64_t held_time_ STRATA_GUARDED_BY(mutex_) = 0;     ///< RTC time while SET or a stopped divider holds it
     std::uint64_t seen_second_ STRATA_GUARDED_BY(mutex_) = 0;   ///< updates up to here are in the flags
-    std::uint64_t periodic_next_ STRATA_GUARDED_BY(mutex_) = 0; ///< machine time of the next periodic event
+    std::uint64_t seen_periods_ STRATA_GUARDED_BY(mutex_) = 0;  ///< periodic events up to here are in the flags
     std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;
     TickDebt debt_ STRATA_GUARDED_BY(mutex_);
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;

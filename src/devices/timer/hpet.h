@@ -67,9 +67,9 @@ class Hpet final : public bus::BusDevice, public state::Pausable, public state::
         std::uint64_t fsb = 0;
         std::uint64_t next = 0;        ///< counter value (64-bit, unwrapped) of the next match
         bool armed = false;            ///< `next` is meaningful
-        bool asserted = false;         ///< level: the line is held
         TickDebt debt;
         std::uint64_t owed_at = 0;     ///< machine time of the next owed tick
+        std::uint64_t not_before = 0;  ///< machine time: earliest next periodic tick
     };
 
     [[nodiscard]] std::uint64_t counter() const STRATA_REQUIRES(mutex_);
@@ -83,7 +83,9 @@ class Hpet final : public bus::BusDevice, public state::Pausable, public state::
     void schedule(Timer& timer) STRATA_REQUIRES(mutex_);
     void run_timer(unsigned index, std::uint64_t now) STRATA_REQUIRES(mutex_);
     void fire(unsigned index) STRATA_REQUIRES(mutex_);
-    void release(unsigned index) STRATA_REQUIRES(mutex_);
+    void drive(unsigned index) STRATA_REQUIRES(mutex_);
+    [[nodiscard]] std::optional<std::uint64_t> wake_time(const Timer& timer) const STRATA_REQUIRES(mutex_);
+    void drive_legacy() STRATA_REQUIRES(mutex_);
     [[nodiscard]] bus::IrqLine* line_of(unsigned index) const STRATA_REQUIRES(mutex_);
     void run_all() STRATA_REQUIRES(mutex_);
     void rearm() STRATA_REQUIRES(mutex_);
