@@ -24,6 +24,7 @@ case " $(cat /proc/cmdline) " in
     *" console=hvc0 "*) [ -c /dev/hvc0 ] && tty=/dev/hvc0 ;;
 esac
 [ -d /sys/class/net/eth0 ] && ip link set eth0 up && udhcpc -i eth0 -q -n -t 4 -T 1 -S >/dev/null 2>&1
+grep -qw strata.crash /proc/cmdline && echo c >/proc/sysrq-trigger
 if grep -qw strata.selfcheck /proc/cmdline; then
     /bin/selfcheck <"$tty" >"$tty" 2>&1
 elif [ -n "$(sed -n 's/.*strata\.run=\([^ ]*\).*/\1/p' /proc/cmdline)" ]; then
