@@ -534,6 +534,10 @@ void LocalApic::save(std::span<std::byte, arch::x86::kLapicBytes> page) noexcept
 
 void LocalApic::load(std::span<const std::byte, arch::x86::kLapicBytes> page, std::uint64_t base) noexcept {
     base_.store(base & ~0x2ffULL, std::memory_order_relaxed);
+    if (page[kVersion * 16] == std::byte{0}) {
+        reset(true);  // no page of any APIC: a power-on state
+        return;
+    }
     for (std::uint32_t reg = 0; reg < registers_.size(); ++reg) {
         std::uint32_t value = 0;
         for (std::uint32_t i = 0; i < 4; ++i) {

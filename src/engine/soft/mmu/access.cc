@@ -167,6 +167,7 @@ void write_ram(std::byte* to, const void* data, std::uint32_t size) {
 // Device accesses: at most 8 bytes each. Any C++ code may run below, so the guest's vector registers are put away first.
 void read_device(CpuState& cpu, std::uint64_t physical, std::byte* out, std::uint32_t size) {
     save_vector_state(cpu);
+    ++cpu.mmu->device_accesses;
     const bool apic = (physical >> 12) == cpu.mmu->apic_page;
     while (size > 0) {
         const std::uint32_t part = size < 8 ? size : 8;
@@ -183,6 +184,7 @@ void read_device(CpuState& cpu, std::uint64_t physical, std::byte* out, std::uin
 
 void write_device(CpuState& cpu, std::uint64_t physical, const std::byte* data, std::uint32_t size) {
     save_vector_state(cpu);
+    ++cpu.mmu->device_accesses;
     const bool apic = (physical >> 12) == cpu.mmu->apic_page;
     while (size > 0) {
         const std::uint32_t part = size < 8 ? size : 8;

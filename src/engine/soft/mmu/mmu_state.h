@@ -68,6 +68,7 @@ struct MmuState {
     std::uint64_t apic_page;    ///< guest physical page of the xAPIC registers, or ~0
     std::uint32_t physical_bits;
     bool gigabyte_pages;
+    std::uint64_t device_accesses;  ///< counted
     /// A pointer into translated code was handed out for writing: [offset, +length) of RAM is invalidated once more.
     bool rewrite_pending;
     std::uint64_t rewrite_offset, rewrite_length;

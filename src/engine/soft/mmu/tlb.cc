@@ -40,13 +40,16 @@ void for_each_filled(TlbBank& bank, Visit visit) {
     }
 }
 
+// User and supervisor have different rights to fetch.
+std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) { return slot.generation * 2 + (cpu.cpl == 3 ? 1 : 0); }
+
 void new_generation(CpuState& cpu, AsidSlot& slot) {
     slot.generation = ++cpu.mmu->generations;
     for (std::uint64_t& word : slot.fetched) {
         word = 0;
     }
     if (&slot == &cpu.mmu->slots[cpu.mmu->current]) {
-        cpu.fetch_epoch = slot.generation;
+        cpu.fetch_epoch = epoch_of(cpu, slot);
     }
 }
 
@@ -260,7 +263,6 @@ void address_space_changed(CpuState& cpu, bool keep) noexcept {
     }
     slot->last_use = ++mmu.uses;
     mmu.current = static_cast<std::uint32_t>(slot - mmu.slots);
-    cpu.fetch_epoch = slot->generation;
     forget_code_pages(cpu);
     privilege_changed(cpu);
 }
@@ -273,6 +275,7 @@ void privilege_changed(CpuState& cpu) noexcept {
         return;
     }
     cpu.translator.stack_tag = 1;
+    cpu.fetch_epoch = epoch_of(cpu, current_slot(cpu));
     cpu.tlb = current_slot(cpu).banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
 }
 

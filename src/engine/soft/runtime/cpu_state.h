@@ -116,8 +116,9 @@ struct alignas(64) CpuState {
     /// Changes whenever a fetch translation (linear page to physical page, or its rights) may have changed: TLB flush, other
     /// address space, other rights. What caches code by linear address compares it.
     std::uint64_t fetch_epoch;
-    /// An interrupt waits: 1 until RFLAGS.IF = 1 and the shadow is over, 2 until CR8 changes. See executor.h.
+    /// What something undelivered waits for: bit 0: RFLAGS.IF = 1; bit 1: CR8 or the NMI mask, after an EndBlock. See executor.h.
     std::uint32_t interrupt_window;
+    std::uint32_t index;         ///< in SoftVm::cpus()
 
     alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
 

@@ -3,13 +3,13 @@
 // The run loop (soft_vcpu.cc) looks at CpuState::request, delivers exceptions and interrupts, parks halted vCPUs, and calls
 // run() for everything between. Rules for an executor:
 //   - it returns Polled soon after `request` becomes non-zero (interpreter: the next instruction; blocks: the next poll);
-//   - it returns Polled when an interrupt window opens: cpu.interrupt_window == 1 and interrupts_open(cpu) (checked after
-//     STI, POPF, IRET, SYSRET and whatever ends in StepResult::EndBlock, and after the instruction under the shadow), or
-//     cpu.interrupt_window == 2 and an EndBlock instruction ran (it may have been MOV to CR8). window_open() says it all;
+//   - it returns Polled when window_open(): checked after whatever ends in StepResult::EndBlock (STI, POPF, IRET, SYSRET, MOV to
+//     CR8 …) and their translated forms. The loop itself steps over an interrupt shadow;
 //   - it never delivers anything itself; a pending exception is left in cpu.exception with registers exact.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "engine/soft/interp/interpreter.h"
 #include "engine/soft/runtime/cpu_state.h"
@@ -33,10 +33,23 @@ class Executor {
     [[nodiscard]] virtual std::uint64_t blocks_translated() const noexcept { return 0; }
 };
 
-/// Whether the run loop must look for interrupts after an instruction that ended in EndBlock (`mode_changed`) or otherwise.
+/// Whether the run loop must look for interrupts after an instruction; `mode_changed`: it ended in EndBlock.
 inline bool window_open(const CpuState& cpu, bool mode_changed) noexcept {
-    return (cpu.interrupt_window == 1 && interrupts_open(cpu)) || (cpu.interrupt_window == 2 && mode_changed);
+    return ((cpu.interrupt_window & 2) != 0 && mode_changed) ||
+           ((cpu.interrupt_window & 1) != 0 && (cpu.rflags & (1U << 9)) != 0);
 }
+
+class CodeInvalidator;
+
+/// Makes the executors of a machine's vCPUs; owns what they share.
+class ExecutorFactory {
+  public:
+    virtual ~ExecutorFactory() = default;
+    /// Before any vCPU runs; `cpu` outlives the executor, the executor does not outlive the factory.
+    virtual std::unique_ptr<Executor> make_executor(CpuState& cpu) = 0;
+    /// Who has to hear of writes to code; null if nothing is made of it.
+    [[nodiscard]] virtual CodeInvalidator* invalidator() = 0;
+};
 
 /// One instruction after the other through interpret_one().
 class InterpreterExecutor final : public Executor {

@@ -1,0 +1,21 @@
+// SoftEngine: capabilities and machines of the software CPU.
+#include "engine/soft/soft_engine.h"
+
+#include "arch/x86/cpu_model.h"
+#include "engine/soft/runtime/soft_vm_impl.h"
+#include "engine/soft/runtime/tsc_clock.h"
+
+namespace strata::engine::soft {
+
+SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
+    capabilities_.supported_cpuid = arch::x86::software_cpuid(arch::x86::host_cpuid());
+    capabilities_.tsc_khz = host_tsc_khz();
+    capabilities_.max_vcpus = 254;
+}
+
+Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, IoDispatcher& io) {
+    auto vm = std::make_unique<SoftVmImpl>(ram, io, capabilities_.tsc_khz);
+    return std::unique_ptr<EngineVm>(std::move(vm));
+}
+
+}  // namespace strata::engine::soft
