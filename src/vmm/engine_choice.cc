@@ -2,6 +2,7 @@
 #include "vmm/engine_choice.h"
 
 #include "engine/soft/soft_engine.h"
+#include "vmm/host_info.h"
 
 namespace strata::vmm {
 
@@ -15,6 +16,11 @@ Result<ChosenEngine> choose_engine(const api::MachineConfig& config) {
                         config.engine == api::EngineChoice::Soft ? "as asked" : "this build has no KVM engine"};
 }
 
-api::Json probe_host() { return api::Json::object(); }
+api::Json probe_host() {
+    return api::Json{{"host", host_info()},
+                     {"engines", api::Json::array({{{"name", "soft"}, {"usable", true}, {"reason", "needs nothing but this processor"}}})},
+                     {"auto_engine", "soft"},
+                     {"auto_reason", "this build has no KVM engine"}};
+}
 
 }  // namespace strata::vmm

@@ -72,6 +72,7 @@ int Vmm::run() {
     threads_.reset();
     serial_->flush(kFlushLimit);
     machine_.reset();
+    devices_.reset();
     send(*ending_);
     return 0;
 }
@@ -135,7 +136,13 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
     return ok();
 }
 
-Result<> Vmm::add_devices(const api::MachineConfig& /*config*/) { return ok(); }
+Result<> Vmm::add_devices(const api::MachineConfig& config) {
+    devices_ = STRATA_TRY(MachineDevices::create(config, fds_, *loop_, machine_->ram()));
+    for (auto& device : devices_->take_functions()) {
+        STRATA_TRY_VOID(machine_->add_device(std::move(device)));
+    }
+    return ok();
+}
 
 void Vmm::on_control() {
     auto packet = control_.receive();

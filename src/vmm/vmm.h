@@ -22,6 +22,7 @@
 #include "machine/machine_events.h"
 #include "machine/pc/pc_machine.h"
 #include "vmm/engine_choice.h"
+#include "vmm/machine_devices.h"
 #include "vmm/vcpu_threads.h"
 
 namespace strata::vmm {
@@ -72,6 +73,7 @@ class Vmm final : private machine::MachineEvents {
     ChosenEngine chosen_;
     UniqueFd serial_fd_;
     std::unique_ptr<devices::SerialBackend> serial_;
+    std::unique_ptr<MachineDevices> devices_;  ///< what the machine's devices use; outlives it
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
     std::optional<api::VmmEvent> ending_;

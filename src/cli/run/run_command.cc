@@ -1,6 +1,5 @@
 // strata run: options to a MachineConfig, files opened, then a session.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -82,15 +81,9 @@ Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::s
     return ok();
 }
 
+// The VMM takes the disk's lock, on the same open file.
 Result<> open_disk(Plan& plan, api::DiskConfig disk) {
     UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", disk.read_only ? O_RDONLY : O_RDWR));
-    // The lock lives as long as any copy of the descriptor, so the VMM holds it after us.
-    if (flock(fd.get(), (disk.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            return Error{ErrorKind::WrongState, fmt::format("disk '{}' is in use by another machine", disk.file.name)};
-        }
-        return Error::from_errno(fmt::format("locking disk '{}'", disk.file.name));
-    }
     disk.file.fd = plan.add(std::move(fd));
     plan.request.config.disks.push_back(std::move(disk));
     return ok();
