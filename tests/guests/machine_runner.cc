@@ -1,0 +1,238 @@
+// MachineRunner: threads and events of one test machine.
+#include "machine_runner.h"
+
+#include <cstdio>
+#include <thread>
+
+namespace strata::tests {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Keeps what the guest writes; types an answer once its prompt appeared.
+class RecordedSerial final : public devices::SerialBackend {
+  public:
+    RecordedSerial(const GuestRun& run, io::EventLoop& loop, std::function<void()> found)
+        : run_(run), loop_(loop), found_(std::move(found)) {}
+    void connect(devices::SerialPeer* peer) override { peer_ = peer; }
+    std::size_t write(std::span<const std::byte> data) override {
+        const MutexLock lock(mutex_);
+        const std::size_t before = text_.size();
+        for (const std::byte byte : data) {
+            text_ += static_cast<char>(byte);
+        }
+        if (run_.echo) {
+            (void)std::fwrite(data.data(), 1, data.size(), stdout);  // echo for people
+            (void)std::fflush(stdout);                                // echo for people
+        }
+        const auto fresh = [&](const std::string& wanted) {
+            const std::size_t from = before < wanted.size() ? 0 : before - wanted.size();
+            return !wanted.empty() && text_.find(wanted, from) != std::string::npos;
+        };
+        if (fresh(run_.wait_for)) {
+            found_();
+        }
+        if (!answered_ && fresh(run_.prompt)) {
+            answered_ = true;
+            loop_.post([this] { type(0); });
+        }
+        return data.size();
+    }
+    void input_ready() override {
+        loop_.post([this] { type(typed_); });
+    }
+    void flush(std::chrono::milliseconds /*limit*/) override {}
+    std::string text() {
+        const MutexLock lock(mutex_);
+        return text_;
+    }
+
+  private:
+    void type(std::size_t from) {
+        typed_ = from;
+        if (peer_ != nullptr && typed_ < run_.answer.size()) {
+            typed_ += peer_->receive(std::as_bytes(std::span(run_.answer).subspan(typed_)));
+        }
+    }
+    const GuestRun& run_;
+    io::EventLoop& loop_;
+    const std::function<void()> found_;
+    devices::SerialPeer* peer_ = nullptr;
+    std::size_t typed_ = 0;  ///< on the loop's thread only
+    Mutex mutex_;
+    bool answered_ STRATA_GUARDED_BY(mutex_) = false;
+    std::string text_ STRATA_GUARDED_BY(mutex_);
+};
+
+/// What happened first; wakes the test's thread.
+class Events final : public machine::MachineEvents {
+  public:
+    enum class Kind { None, PowerOff, Reset, Panic, DebugExit, TripleFault, InternalError };
+    void power_off() override { note(Kind::PowerOff, 0); }
+    void reset() override { note(Kind::Reset, 0); }
+    void guest_crash(devices::GuestCrash) override { note(Kind::Panic, 0); }
+    void debug_exit(std::uint32_t value) override { note(Kind::DebugExit, value); }
+    void note(Kind kind, std::uint32_t value, std::string detail = {}) {
+        const MutexLock lock(mutex_);
+        if (kind_ == Kind::None) {
+            kind_ = kind;
+            value_ = value;
+            detail_ = std::move(detail);
+        }
+        condition_.notify_all();
+    }
+    Kind wait(Clock::time_point deadline, GuestResult& result) {
+        const MutexLock lock(mutex_);
+        while (kind_ == Kind::None && condition_.wait_until(mutex_, deadline)) {
+        }
+        result.value = value_;
+        result.detail = detail_;
+        return std::exchange(kind_, Kind::None);
+    }
+    /// Forgets what arrived while the vCPUs were being stopped.
+    void clear() {
+        const MutexLock lock(mutex_);
+        kind_ = Kind::None;
+    }
+
+  private:
+    Mutex mutex_;
+    CondVar condition_;
+    Kind kind_ STRATA_GUARDED_BY(mutex_) = Kind::None;
+    std::uint32_t value_ STRATA_GUARDED_BY(mutex_) = 0;
+    std::string detail_ STRATA_GUARDED_BY(mutex_);
+};
+
+/// The vCPU threads of one stretch of running.
+class Threads {
+  public:
+    Threads(machine::pc::PcMachine& pc, Events& events) : pc_(pc) {
+        for (const auto& vcpu : pc.vcpus()) {
+            threads_.emplace_back([this, &events, raw = vcpu.get()] { run(*raw, events); });
+        }
+    }
+    ~Threads() {
+        stopping_.store(true, std::memory_order_seq_cst);
+        for (const auto& vcpu : pc_.vcpus()) {
+            vcpu->request_exit();
+        }
+        for (std::thread& thread : threads_) {
+            thread.join();
+        }
+    }
+
+  private:
+    void run(engine::Vcpu& vcpu, Events& events) {
+        while (!stopping_.load(std::memory_order_seq_cst)) {
+            const engine::VcpuExit exit = vcpu.run();
+            if (exit.reason == engine::ExitReason::TripleFault) {
+                events.note(Events::Kind::TripleFault, 0);
+                return;
+            }
+            if (exit.reason == engine::ExitReason::InternalError) {
+                events.note(Events::Kind::InternalError, 0, exit.detail);
+                return;
+            }
+        }
+    }
+    machine::pc::PcMachine& pc_;
+    std::atomic<bool> stopping_{false};
+    std::vector<std::thread> threads_;
+};
+
+/// The loop's thread.
+class LoopThread {
+  public:
+    explicit LoopThread(io::EventLoop& loop) : loop_(loop), thread_([&loop] { loop.run(); }) {}
+    ~LoopThread() { stop(); }
+    void stop() {
+        if (thread_.joinable()) {
+            loop_.stop();
+            thread_.join();
+        }
+    }
+
+  private:
+    io::EventLoop& loop_;
+    std::thread thread_;
+};
+
+Result<machine::pc::PcConfig> machine_config(const GuestRun& run, const engine::CpuEngine& engine) {
+    machine::pc::PcConfig config;
+    config.memory_bytes = run.memory_bytes;
+    config.append = run.append;
+    config.debug_exit = true;
+    config.test_devices = run.test_devices;
+    config.boot_files = STRATA_TRY(machine::boot::BootFiles::open(run.kernel, run.initrd));
+    const arch::x86::Topology topology{1, run.vcpus, 1};
+    for (std::uint32_t i = 0; i < run.vcpus; ++i) {
+        const auto& offered = engine.capabilities();
+        auto cpuid = STRATA_TRY(arch::x86::build_cpuid({}, topology, i, offered.supported_cpuid, offered.tsc_khz));
+        config.vcpus.push_back({topology.apic_id(i), std::move(cpuid)});
+    }
+    return config;
+}
+
+/// True: go on after a reset.
+Result<bool> settle(Events::Kind kind, machine::pc::PcMachine& pc, const GuestRun& run, GuestResult& result) {
+    switch (kind) {
+        case Events::Kind::None:
+            result.ending = Ending::TimedOut;
+            return false;
+        case Events::Kind::PowerOff:
+            result.ending = Ending::PowerOff;
+            return false;
+        case Events::Kind::Panic:
+            result.ending = Ending::Panic;
+            return false;
+        case Events::Kind::DebugExit:
+            result.ending = Ending::DebugExit;
+            return false;
+        case Events::Kind::TripleFault:
+            result.ending = Ending::TripleFault;
+            return false;
+        case Events::Kind::InternalError:
+            result.ending = Ending::InternalError;
+            return false;
+        case Events::Kind::Reset:
+            break;
+    }
+    if (++result.resets > run.max_resets) {
+        return false;
+    }
+    STRATA_TRY_VOID(pc.reset());
+    return true;
+}
+
+}  // namespace
+
+Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
+    const auto loop = STRATA_TRY(io::EventLoop::create());
+    Events events;
+    RecordedSerial serial(run, *loop, [&events] { events.note(Events::Kind::DebugExit, 0); });
+    auto config = STRATA_TRY(machine_config(run, engine));
+    const auto pc = STRATA_TRY(machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
+    STRATA_TRY_VOID(pc->power_on());
+    LoopThread loop_thread(*loop);
+    GuestResult result;
+    const auto begin = Clock::now();
+    bool again = true;
+    while (again) {
+        Events::Kind kind = Events::Kind::None;
+        {
+            const Threads threads(*pc, events);
+            kind = events.wait(begin + run.limit, result);
+        }
+        events.clear();
+        again = STRATA_TRY(settle(kind, *pc, run, result));
+    }
+    result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    for (const auto& vcpu : pc->vcpus()) {
+        result.instructions += vcpu->counters().instructions;
+    }
+    loop_thread.stop();
+    result.serial = serial.text();
+    return result;
+}
+
+}  // namespace strata::tests
