@@ -30,7 +30,7 @@ struct DiskRequest {
     std::uint64_t offset = 0;    ///< bytes
     std::uint64_t length = 0;    ///< bytes; for Read and Write the sum of `buffers`
     bool may_unmap = false;      ///< WriteZeroes: space may be given back
-    std::vector<iovec> buffers;  ///< Read and Write
+    std::vector<iovec> buffers{};  ///< Read and Write
     std::uint64_t token = 0;     ///< the owner's, handed back in the completion
 };
 

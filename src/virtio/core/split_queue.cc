@@ -134,15 +134,18 @@ Result<> SplitQueue::collect_indirect(const Descriptor& table, std::vector<Descr
     return broken("an indirect descriptor chain is a loop");
 }
 
-void SplitQueue::push(DescriptorChain chain, std::uint32_t written) {
+void SplitQueue::stage(DescriptorChain chain, std::uint32_t written) {
     const std::size_t place = kRing + 8 * std::size_t(next_used_ & (size_ - 1));
     used_.put(place, UsedElement{std::uint32_t{chain.head_}, written});
     ++next_used_;
-    // release: the element and the data before it become visible first.
-    used_.store16(kIndex, next_used_, std::memory_order_release);
     --in_flight_;
     keep_spare(std::move(chain.buffers_));
     std::move(chain).abandon();
+}
+
+void SplitQueue::publish() {
+    // release: the elements and the data before them become visible first.
+    used_.store16(kIndex, next_used_, std::memory_order_release);
 }
 
 void SplitQueue::unpop(DescriptorChain chain) {

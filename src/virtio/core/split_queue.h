@@ -12,7 +12,8 @@ class SplitQueue final : public Virtqueue {
                                                      std::uint64_t features);
 
     Result<std::optional<DescriptorChain>> pop() override;
-    void push(DescriptorChain chain, std::uint32_t written) override;
+    void stage(DescriptorChain chain, std::uint32_t written) override;
+    void publish() override;
     void unpop(DescriptorChain chain) override;
     bool should_interrupt() override;
     bool enable_notifications() override;

@@ -38,7 +38,13 @@ class Virtqueue {
     /// The next chain, nullopt if the driver has published none. An Error: the driver broke the rules.
     virtual Result<std::optional<DescriptorChain>> pop() = 0;
     /// Gives `chain` back with `written` bytes of its writable part filled.
-    virtual void push(DescriptorChain chain, std::uint32_t written) = 0;
+    void push(DescriptorChain chain, std::uint32_t written) {
+        stage(std::move(chain), written);
+        publish();
+    }
+    /// push() in two steps, for buffers that the driver must see at once: any number of stage(), then publish().
+    virtual void stage(DescriptorChain chain, std::uint32_t written) = 0;
+    virtual void publish() = 0;
     /// Gives the most recently popped chain back unseen: the next pop() finds it again.
     virtual void unpop(DescriptorChain chain) = 0;
     /// True if the driver wants an interrupt for what was pushed since the last call.

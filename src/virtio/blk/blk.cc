@@ -1,0 +1,140 @@
+// BlkDevice: making, configuration space, life cycle.
+#include "virtio/blk/blk.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <bit>
+
+#include <fmt/format.h>
+
+namespace strata::virtio {
+
+BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image, io::EventLoop& loop)
+    : QueuedDevice(config.label, std::vector<std::uint16_t>(config.queues, config.queue_size), loop),
+      serial_(config.serial.substr(0, blk::kIdSize)),
+      image_(std::move(image)),
+      lanes_(config.queues) {}
+
+Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
+                                                     io::EventLoop& loop) {
+    if (config.queues < 1 || config.queues > 64 || !std::has_single_bit(config.queue_size) ||
+        config.queue_size > Virtqueue::kMaxSize || config.queue_size < 4) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{}: 1 to 64 queues of 4 to 1024 entries (a power of two)",
+                                                             config.label)};
+    }
+    std::unique_ptr<BlkDevice> device(new BlkDevice(config, std::move(image), loop));
+    STRATA_TRY_VOID(device->open_lanes());
+    return device;
+}
+
+Result<> BlkDevice::open_lanes() {
+    const MutexLock lock(mutex_);
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        Lane& lane = lanes_[index];
+        lane.disk = STRATA_TRY(image_->open_queue(queue_sizes()[index]));
+        lane.watch = STRATA_TRY(loop().watch(lane.disk->completion_fd(), EPOLLIN, [this, index](std::uint32_t /*events*/) {
+            const MutexLock inner(mutex_);
+            reap(index);
+        }));
+    }
+    return ok();
+}
+
+BlkDevice::~BlkDevice() {
+    const MutexLock lock(mutex_);
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        loop().remove(lanes_[index].watch);
+        queue_stopping(index);
+        lanes_[index].disk.reset();  // waits for what is under way
+    }
+}
+
+std::uint64_t BlkDevice::offered_features() const {
+    const block::DiskTraits& traits = image_->traits();
+    std::uint64_t features = kRingFeatures | blk::Features::kSegMax | blk::Features::kBlockSize | blk::Features::kTopology;
+    features |= traits.read_only ? blk::Features::kReadOnly : 0;
+    features |= traits.write_cache ? blk::Features::kFlush : 0;
+    features |= queue_sizes().size() > 1 ? blk::Features::kMultiQueue : 0;
+    features |= traits.discard ? blk::Features::kDiscard : 0;
+    features |= traits.write_zeroes ? blk::Features::kWriteZeroes : 0;
+    return features;
+}
+
+void BlkDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const {
+    const block::DiskTraits& traits = image_->traits();
+    blk::Config config{};
+    config.capacity = traits.size / block::kSectorSize;
+    config.seg_max = std::uint32_t{queue_sizes()[0]} - 2;  // header and status take one each
+    config.blk_size = static_cast<std::uint32_t>(block::kSectorSize);
+    config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(std::max(traits.physical_block, 512U)) - 9);
+    config.min_io_size = std::uint16_t{1};
+    config.writeback = traits.write_cache ? 1 : 0;
+    config.num_queues = static_cast<std::uint16_t>(queue_sizes().size());
+    config.max_discard_sectors = std::uint32_t{kMaxSegmentSectors};
+    config.max_discard_seg = std::uint32_t{kMaxSegments};
+    config.discard_sector_alignment = traits.discard_alignment / static_cast<std::uint32_t>(block::kSectorSize);
+    config.max_write_zeroes_sectors = std::uint32_t{kMaxSegmentSectors};
+    config.max_write_zeroes_seg = std::uint32_t{kMaxSegments};
+    config.write_zeroes_may_unmap = traits.discard ? 1 : 0;
+    copy_config(std::as_bytes(std::span(&config, 1)), offset, data);
+}
+
+Result<> BlkDevice::serve(unsigned index) {
+    const auto served = QueuedDevice::serve(index);
+    lanes_[index].disk->kick();
+    reap(index);
+    return served;
+}
+
+Result<> BlkDevice::serve_chain(unsigned index, DescriptorChain chain) {
+    const auto header = chain.load<blk::RequestHeader>(0);
+    if (!header.ok() || chain.writable() < 1) {
+        std::move(chain).abandon();
+        return Error{ErrorKind::Failed, "a block request has no header or no place for its status"};
+    }
+    Lane& lane = lanes_[index];
+    const std::size_t at = place(lane);
+    lane.requests[at].chain.emplace(std::move(chain));
+    begin(index, at, *header);
+    return ok();
+}
+
+std::size_t BlkDevice::place(Lane& lane) {
+    if (lane.free.empty()) {
+        lane.free.push_back(lane.requests.size());
+        lane.requests.emplace_back();
+    }
+    const std::size_t at = lane.free.back();
+    lane.free.pop_back();
+    Request& request = lane.requests[at];
+    request.outstanding = 0;
+    request.failed = false;
+    request.sync_after = false;
+    request.length = 0;
+    return at;
+}
+
+void BlkDevice::queue_stopping(unsigned index) {
+    for (Request& request : lanes_[index].requests) {
+        if (request.chain) {
+            std::move(*request.chain).abandon();
+            request.chain.reset();
+        }
+    }
+}
+
+bool BlkDevice::quiet(unsigned index) const { return lanes_[index].disk->in_flight() == 0; }
+
+void BlkDevice::drain() {
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        lanes_[index].disk->kick();
+        reap(index);
+        while (lanes_[index].disk->in_flight() != 0) {
+            lanes_[index].disk->wait();
+            reap(index);
+        }
+    }
+}
+
+}  // namespace strata::virtio
