@@ -3,6 +3,10 @@
 
 #include <fmt/format.h>
 
+#include "block/disk_image.h"
+#include "net/user/user_net.h"
+#include "virtio/blk/blk.h"
+#include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
 #include "virtio/transport/pci/virtio_pci.h"
 
@@ -25,12 +29,34 @@ Result<std::unique_ptr<MachineDevices>> MachineDevices::create(const api::Machin
     return devices;
 }
 
-Result<> MachineDevices::add_disk(const api::DiskConfig& config, UniqueFd /*fd*/, std::size_t /*index*/) {
-    return Error{ErrorKind::NotSupported, fmt::format("disk '{}': this build has no disk device", config.file.name)};
+Result<> MachineDevices::add_disk(const api::DiskConfig& config, UniqueFd fd, std::size_t index) {
+    block::DiskOptions options;
+    options.path = config.file.name;
+    options.fd = std::move(fd);
+    options.format = config.format;
+    options.read_only = config.read_only;
+    auto image = STRATA_TRY(block::open_disk(std::move(options)));
+    virtio::BlkConfig blk;
+    blk.label = fmt::format("virtio-blk{}", index);
+    blk.serial = fmt::format("strata-disk{}", index);
+    auto device = STRATA_TRY(virtio::BlkDevice::create(blk, std::move(image), loop_));
+    add(std::move(device));
+    return ok();
 }
 
-Result<> MachineDevices::add_net(const api::NetConfig& /*config*/, std::size_t /*index*/) {
-    return Error{ErrorKind::NotSupported, "this build has no network device: use --net none"};
+Result<> MachineDevices::add_net(const api::NetConfig& config, std::size_t index) {
+    net::UserNetConfig user;
+    for (const api::PortForward& forward : config.forwards) {
+        user.forwards.push_back({forward.protocol == api::Protocol::Udp ? net::Transport::Udp : net::Transport::Tcp,
+                                 forward.host_address, forward.host_port, forward.guest_port});
+    }
+    auto backend = STRATA_TRY(net::UserNet::create(user, loop_));
+    virtio::NetDeviceConfig device;
+    device.label = fmt::format("virtio-net{}", index);
+    // Each interface has a network of its own, so an address need only differ inside the machine.
+    device.mac.back() = static_cast<std::uint8_t>(device.mac.back() + index);
+    add(std::make_unique<virtio::NetDevice>(device, std::move(backend), loop_));
+    return ok();
 }
 
 void MachineDevices::add(std::unique_ptr<virtio::VirtioDevice> device) {
