@@ -81,6 +81,25 @@ std::uint8_t segment_number(ZydisRegister reg) {
     }
 }
 
+std::uint8_t implicit_segment(ZydisInstructionAttributes attributes, CodeMode mode) {
+    if ((attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS) != 0) {
+        return arch::x86::Fs;
+    }
+    if ((attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS) != 0) {
+        return arch::x86::Gs;
+    }
+    if (mode == CodeMode::Bits64) {
+        return arch::x86::Ds;
+    }
+    if ((attributes & ZYDIS_ATTRIB_HAS_SEGMENT_ES) != 0) {
+        return arch::x86::Es;
+    }
+    if ((attributes & ZYDIS_ATTRIB_HAS_SEGMENT_CS) != 0) {
+        return arch::x86::Cs;
+    }
+    return (attributes & ZYDIS_ATTRIB_HAS_SEGMENT_SS) != 0 ? arch::x86::Ss : arch::x86::Ds;
+}
+
 constexpr std::uint16_t bit(int reg) { return static_cast<std::uint16_t>(1U << static_cast<unsigned>(reg)); }
 
 void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
@@ -97,6 +116,7 @@ void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
     insn.rep = (z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0;
     insn.repne = (z.attributes & ZYDIS_ATTRIB_HAS_REPNE) != 0;
     insn.segment_override = (z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT) != 0;
+    insn.implicit_segment = implicit_segment(z.attributes, insn.mode);
     insn.privileged = (z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
 }
 
@@ -210,9 +230,13 @@ void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
     switch (op.encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG:
             insn.reg_is_gpr = true;
+            insn.reg_is_high = high;
             insn.reg_size = static_cast<std::uint8_t>(op.size / 8U);
             break;
-        case ZYDIS_OPERAND_ENCODING_MODRM_RM: insn.rm_is_gpr = true; break;
+        case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+            insn.rm_is_gpr = true;
+            insn.rm_is_high = high;
+            break;
         case ZYDIS_OPERAND_ENCODING_NDSNDD: insn.vvvv_is_gpr = true; break;
         case ZYDIS_OPERAND_ENCODING_OPCODE: insn.opcode_reg_is_gpr = true; break;
         default: break;

@@ -92,6 +92,7 @@ struct Instruction {
     bool raw_f2 = false, raw_f3 = false;            ///< prefix bytes present, in effect or not
     bool mandatory_66 = false, mandatory_f2 = false, mandatory_f3 = false;  ///< prefix is part of the opcode
     bool segment_override = false;
+    std::uint8_t implicit_segment = 3;  ///< SegmentIndex of implicit source operands (strings, XLAT …): DS or the override
     bool privileged = false;
 
     // Where things stand in `bytes`; kNoOffset if absent.
@@ -114,6 +115,7 @@ struct Instruction {
     std::uint8_t vvvv = 0;      ///< VEX/EVEX.vvvv (not inverted, with V')
     bool reg_is_gpr = false, rm_is_gpr = false, vvvv_is_gpr = false, opcode_reg_is_gpr = false;
     bool uses_high_byte = false;  ///< AH, CH, DH or BH is an operand: no REX possible
+    bool reg_is_high = false, rm_is_high = false;  ///< ModRM.reg, ModRM.rm name one of them
     std::uint8_t reg_size = 0;  ///< bytes of the ModRM.reg operand
 
     // AVX-512.

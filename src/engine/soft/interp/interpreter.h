@@ -3,6 +3,10 @@
 // Works on CpuState only; memory through mmu/. Data-processing instructions are run on the host CPU itself by short cached stubs, on
 // copied register values and a copied (or, for locked and naturally aligned accesses, the real) memory operand; control
 // flow, strings, segments and system instructions have hand-written meaning. All functions run on the vCPU's own thread.
+//
+// Vector contract: callable while guest vector values are live in host registers (cpu.vector_live). interp/ is compiled for
+// general registers only and calls save_vector_state() before anything that is not; what was not live at entry is not live
+// at return, what was live may be in cpu.xsave afterwards: look at vector_live.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +23,9 @@ enum class StepResult : std::uint8_t {
     TripleFault,
     EndBlock,    ///< executed, and it changed what translated code depends on (mode, paging, TLB, interrupt flag): look up anew
 };
+
+/// Allocates what the calling thread needs to interpret for `cpu` (memfd, mappings, signal stack): before a sandbox closes.
+void prepare_interpreter_thread(CpuState& cpu) noexcept;
 
 /// Executes the instruction at CS:RIP. Does not look at `request`, does not deliver interrupts or exceptions.
 StepResult interpret_one(CpuState& cpu) noexcept;

@@ -82,6 +82,7 @@ struct PendingException {
     bool pending = false;
     /// A fault restarts the instruction; a trap (INT3, INTO, #DB single-step) reports the next one.
     bool software = false;  ///< INT n, INT3, INTO: DPL of the gate is checked, return address is after the instruction
+    bool trap = false;      ///< #DB after the instruction: rip is the next one's, RF stays clear in the frame
     std::uint32_t error = 0;
     std::uint64_t fault_address = 0;  ///< CR2 for #PF
 };
