@@ -35,6 +35,8 @@ void save_events(state::StateWriter& writer, const PendingEvents& events) {
     writer.boolean(events.nmi_pending);
     writer.boolean(events.nmi_masked);
     writer.boolean(events.interrupt_shadow);
+    writer.boolean(events.interrupt_pending);
+    writer.u8(events.interrupt_vector);
 }
 
 PendingEvents load_events(state::StateReader& reader) {
@@ -46,6 +48,8 @@ PendingEvents load_events(state::StateReader& reader) {
     events.nmi_pending = reader.boolean();
     events.nmi_masked = reader.boolean();
     events.interrupt_shadow = reader.boolean();
+    events.interrupt_pending = reader.boolean();
+    events.interrupt_vector = reader.u8();
     return events;
 }
 

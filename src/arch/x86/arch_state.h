@@ -53,6 +53,9 @@ struct PendingEvents {
     bool nmi_pending = false;
     bool nmi_masked = false;
     bool interrupt_shadow = false;  ///< after STI or MOV SS: no interrupt before the next instruction ends
+    /// An external interrupt that its controller has seen acknowledged, but the vCPU not delivered (KVM: injection was cut short).
+    bool interrupt_pending = false;
+    std::uint8_t interrupt_vector = 0;
     bool operator==(const PendingEvents&) const = default;
 };
 
