@@ -1,0 +1,39 @@
+// KvmEngine: the CPU engine over Linux's KVM.
+//
+// The kernel keeps the local APICs (split irqchip); IOAPIC and PICs are the machine's. Kernels without split irqchip, MSI
+// signalling or immediate exit (before 4.12) are refused: NotSupported with the name of what is missing.
+#pragma once
+
+#include <memory>
+
+#include "engine/cpu_engine.h"
+#include "engine/kvm/kvm_device.h"
+
+namespace strata::engine::kvm {
+
+class KvmEngine final : public CpuEngine {
+  public:
+    /// Opens /dev/kvm and checks what it can do. NotFound: no such device; PermissionDenied: not for this user; NotSupported.
+    static Result<std::unique_ptr<KvmEngine>> create();
+
+    [[nodiscard]] std::string_view name() const override { return "kvm"; }
+    [[nodiscard]] const Capabilities& capabilities() const override { return capabilities_; }
+    Result<std::unique_ptr<EngineVm>> create_vm(memory::GuestRam& ram, IoDispatcher& io) override;
+
+    [[nodiscard]] const KvmFd& device() const { return device_; }
+    /// The MSRs whose values belong to a saved state, ascending.
+    [[nodiscard]] const std::vector<std::uint32_t>& saved_msrs() const { return saved_msrs_; }
+    [[nodiscard]] int vcpu_mapping_size() const { return vcpu_mapping_size_; }
+
+  private:
+    explicit KvmEngine(KvmFd device) : device_(std::move(device)) {}
+    Result<> read_capabilities();
+    Result<> read_saved_msrs();
+
+    KvmFd device_;
+    Capabilities capabilities_;
+    std::vector<std::uint32_t> saved_msrs_;
+    int vcpu_mapping_size_ = 0;
+};
+
+}  // namespace strata::engine::kvm
