@@ -28,6 +28,7 @@ struct SandboxConfig {
     bool network = true;            ///< sockets may be made and connected (the user-mode network)
     bool executable_memory = true;  ///< memory may become executable (the translator)
     bool kvm = true;                ///< ioctl()s of /dev/kvm descriptors
+    bool io_uring = false;          ///< io_uring calls, whose operations no filter sees
     Violation violation = Violation::Deny;
     /// What can still be opened, read-only, e.g. "/etc/resolv.conf". Missing ones are skipped.
     std::vector<std::string> readable_files;
@@ -47,8 +48,9 @@ struct SandboxReport {
     std::string text;
 };
 
-/// Puts the walls up around the whole process: all its threads get the filter. Call it with one thread alive if root (namespaces
-/// are per thread), and before reading anything from a guest. There is no way back.
+/// Puts the walls up around the whole process, before it reads anything from a guest. Call it with one thread alive: later
+/// threads inherit everything; threads that exist already get the seccomp filter, but namespaces and Landlock are per thread and are
+/// left out then. Without those two layers no file can be opened at all. There is no way back.
 Result<SandboxReport> enter_sandbox(const SandboxConfig& config);
 
 /// Narrows the calling thread further to what a vCPU thread needs: memory, locks, time, ioctl, reads and writes of open
