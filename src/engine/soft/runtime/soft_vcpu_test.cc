@@ -113,6 +113,12 @@ class Machine {
         std::memcpy(&value, ram->base() + at, 4);
         return value;
     }
+    // Until the guest stored something there.
+    void wait_for(std::uint32_t at) {
+        while (__atomic_load_n(reinterpret_cast<std::uint32_t*>(ram->base() + at), __ATOMIC_ACQUIRE) == 0) {
+            std::this_thread::yield();
+        }
+    }
     std::uint32_t counter() { return peek(kCounter); }
     // Runs vCPU 0 here, the others on threads of their own until it is done.
     VcpuExit run() {
@@ -190,9 +196,14 @@ TEST(SoftVcpuTest, StiShadowCoversHlt) {
 
 TEST(SoftVcpuTest, NmiEndsHaltWithInterruptsOff) {
     Machine machine(1);
-    machine.put(kCode, Code().cli().hlt().out_exit().loop_forever());
-    machine.vm->inject_nmi(0);
+    machine.put(kCode, Code().cli().increment(kCounter + 4).hlt().out_exit().loop_forever());
+    std::thread device([&] {
+        machine.wait_for(kCounter + 4);
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));  // it sleeps by then, most likely; else the test shows less
+        machine.vm->inject_nmi(0);
+    });
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
+    device.join();
     EXPECT_EQ(machine.counter(), 1U);
 }
 
@@ -201,7 +212,7 @@ TEST(SoftVcpuTest, SecondNmiWaitsForIret) {
     // Each NMI handler sends one more to itself, up to three; nested delivery would lose the count at the end.
     machine.put(kHandler, Code().increment(kCounter).bytes({0x83, 0x3d}).word(kCounter).bytes({0x03, 0x73, 0x0a})
                               .store(kApic + 0x300, (1U << 18) | 0x400).bytes({0xa1}).word(kCounter).bytes({0xa3}).word(kCounter + 4).iret());
-    machine.put(kCode, enable_apic().cli().hlt().bytes({0x83, 0x3d}).word(kCounter).bytes({0x03, 0x75, 0xf7}).out_exit().loop_forever());
+    machine.put(kCode, enable_apic().cli().bytes({0x83, 0x3d}).word(kCounter).bytes({0x03, 0x75, 0xf7}).out_exit().loop_forever());
     machine.vm->inject_nmi(0);
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.counter(), 3U);
@@ -221,9 +232,7 @@ TEST(SoftVcpuTest, MessageFromADeviceThreadEndsHalt) {
     Machine machine(1);
     machine.put(kCode, enable_apic().increment(kCounter + 4).sti().hlt().out_exit().loop_forever());
     std::thread device([&] {
-        while (__atomic_load_n(reinterpret_cast<std::uint32_t*>(machine.ram->base() + kCounter + 4), __ATOMIC_ACQUIRE) == 0) {
-            std::this_thread::yield();
-        }
+        machine.wait_for(kCounter + 4);
         machine.vm->send({0xfee00000, kVector});
     });
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
