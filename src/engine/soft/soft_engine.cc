@@ -1,9 +1,12 @@
 // SoftEngine: capabilities and machines of the software CPU.
 #include "engine/soft/soft_engine.h"
 
+#include <cstdlib>
+
 #include "arch/x86/cpu_model.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
 #include "engine/soft/runtime/tsc_clock.h"
+#include "engine/soft/translate/factory.h"
 
 namespace strata::engine::soft {
 
@@ -15,6 +18,12 @@ SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
 
 Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, IoDispatcher& io) {
     auto vm = std::make_unique<SoftVmImpl>(ram, io, capabilities_.tsc_khz);
+    if (options_.translate) {
+        // For developers: which optimisations are off, what is printed (factory.h lists the words).
+        const char* words = std::getenv("STRATA_TRANSLATOR");
+        const TranslateOptions options = STRATA_TRY(parse_translate_options(words != nullptr ? words : ""));
+        vm->set_executor_factory(STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes)));
+    }
     return std::unique_ptr<EngineVm>(std::move(vm));
 }
 

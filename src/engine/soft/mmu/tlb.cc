@@ -274,14 +274,14 @@ void privilege_changed(CpuState& cpu) noexcept {
         flush_tlb_all(cpu);  // comes back here with the new configuration
         return;
     }
-    cpu.translator.stack_tag = 1;
+    forget_stack_page(cpu);
     cpu.fetch_epoch = epoch_of(cpu, current_slot(cpu));
     cpu.tlb = current_slot(cpu).banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
 }
 
 void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept {
     const auto host = reinterpret_cast<std::uint64_t>(host_page);
-    cpu.translator.stack_tag = 1;
+    forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {
             for_each_filled(bank, [&](std::uint32_t index, TlbEntry& entry) {
@@ -295,7 +295,7 @@ void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept 
 
 void cut_write_tags(CpuState& cpu, bool mark) noexcept {
     const auto base = reinterpret_cast<std::uint64_t>(cpu.vm->ram->base());
-    cpu.translator.stack_tag = 1;
+    forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {
             for_each_filled(bank, [&](std::uint32_t index, TlbEntry& entry) {

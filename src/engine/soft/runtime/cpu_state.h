@@ -68,8 +68,11 @@ struct TranslatorState {
     std::uint64_t host_rsp = 0;
     std::uint64_t exit_pc = 0;    ///< host address that identifies the place where generated code was left
     std::uint64_t exit_reason = 0;
-    std::uint64_t stack_tag = 1;  ///< page of recent stack accesses (readable and writable), 1 if none
-    std::uint64_t stack_host = 0; ///< host address - linear address of that page
+    /// Page of recent stack accesses (readable and writable) and host address - linear address there. Every tag matches some
+    /// address, so "none" is page 0 at an address where the host faults: see forget_stack_page().
+    static constexpr std::uint64_t kNoStack = 1, kNoStackHost = 1ULL << 63U;
+    std::uint64_t stack_tag = kNoStack;
+    std::uint64_t stack_host = kNoStackHost;
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user.
     std::uint64_t code_pages[2][kCodePages] = {};
     JumpEntry jumps[kJumpEntries] = {};
@@ -126,13 +129,18 @@ struct alignas(64) CpuState {
     TranslatorState translator;
 };
 
+/// To be called wherever the stack page's translation may no longer hold, with its rights: the two fields only change together.
+inline void forget_stack_page(CpuState& cpu) noexcept {
+    cpu.translator.stack_tag = TranslatorState::kNoStack;
+    cpu.translator.stack_host = TranslatorState::kNoStackHost;
+}
 /// To be called by the MMU wherever a translation that was used before may no longer hold (every flush, CR3, CR0, CR4,
 /// EFER, A20): chained code is guarded by these entries. One page (INVLPG), or all.
 inline void forget_code_page(CpuState& cpu, std::uint64_t linear) noexcept {
     const std::uint32_t slot = (linear >> 12) & (TranslatorState::kCodePages - 1);
     cpu.translator.code_pages[0][slot] = 0;
     cpu.translator.code_pages[1][slot] = 0;
-    cpu.translator.stack_tag = 1;
+    forget_stack_page(cpu);
 }
 inline void forget_code_pages(CpuState& cpu) noexcept {
     for (auto& side : cpu.translator.code_pages) {
@@ -140,7 +148,7 @@ inline void forget_code_pages(CpuState& cpu) noexcept {
             entry = 0;
         }
     }
-    cpu.translator.stack_tag = 1;
+    forget_stack_page(cpu);
 }
 
 /// The mode word: everything a translated block depends on beside its bytes and address.

@@ -1,0 +1,95 @@
+// BlockTable: which translated blocks exist, found by guest address, by host address, and by the RAM they were made from.
+//
+// A block is keyed by the RAM offset of its first byte, its linear address (constants in the code depend on it) and the
+// mode word. Blocks live until clear(): a killed block is only unlinked, so that a vCPU that still runs it comes to its end.
+// Not thread-safe: the translator's lock guards it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+namespace strata::engine::soft {
+
+struct Block;
+
+/// Where the guest's arithmetic flags are when control passes from block to block.
+enum class FlagsPlace : std::uint8_t { Dead, Host, Memory };
+
+/// One way out of a block to a known guest address.
+struct Exit {
+    enum class Kind : std::uint8_t { Direct, Interpret, Poll };
+    std::uint64_t target = 0;      ///< guest rip
+    Block* owner = nullptr;
+    Block* linked = nullptr;       ///< the block that `patch` jumps to, null while it goes to the stub
+    Exit* next_incoming = nullptr; ///< list of exits linked to the same block
+    std::uint32_t patch = 0;       ///< offset in the code memory of the jump's rel32; 0: never linked
+    std::uint32_t stub = 0;        ///< offset in the code memory of the exit stub
+    std::uint32_t stub_end = 0;    ///< offset of the stub's return address: how the exit is recognised
+    Kind kind = Kind::Direct;
+    FlagsPlace flags = FlagsPlace::Dead;
+    bool ungrouped = false;        ///< the target is to be translated without grouped stack checks
+};
+
+/// From this host offset in the block on, the code belongs to the guest instruction at `guest`.
+struct InsnMark {
+    static constexpr std::uint16_t kHostFlags = 0x8000;
+    std::uint16_t host = 0;
+    std::uint16_t guest = 0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
+};
+
+struct Block {
+    std::uint64_t ram_offset = 0;
+    std::uint64_t rip = 0;
+    std::uint32_t key_mode = 0;      ///< mode word and variant bits
+    std::uint16_t guest_length = 0;  ///< 0: the first instruction is the interpreter's
+    FlagsPlace entry_flags = FlagsPlace::Dead;
+    bool dead = false;
+    std::uint32_t code = 0, code_size = 0;  ///< offset and size in the code memory
+    // Offsets of the thunks before the block, 0 until somebody needs them.
+    std::uint32_t indirect_entry = 0;  ///< checks mode, request and page; flags in memory
+    std::uint32_t guard_entry = 0;     ///< checks the page; flags in memory
+    std::uint32_t host_guard_entry = 0;  ///< checks the page; flags in host RFLAGS
+    std::uint32_t load_entry = 0;      ///< flags from memory to host
+    std::uint32_t save_entry = 0;      ///< flags from host to memory
+    std::vector<Exit> exits;           ///< never resized once linked
+    std::vector<InsnMark> marks;       ///< ascending by host
+    Exit* incoming = nullptr;
+    Block* next_in_bucket = nullptr;
+    Block* next_in_page = nullptr;
+
+    /// The mark that host code offset `at` (of the code memory) belongs to.
+    [[nodiscard]] InsnMark mark_at(std::uint32_t at) const;
+    /// The exit whose stub returns to `at`, or null.
+    [[nodiscard]] Exit* exit_at(std::uint32_t at);
+};
+
+class BlockTable {
+  public:
+    BlockTable();
+    ~BlockTable();
+    BlockTable(const BlockTable&) = delete;
+    BlockTable& operator=(const BlockTable&) = delete;
+
+    [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, std::uint32_t key_mode) const;
+    Block& insert(std::unique_ptr<Block> block);
+    /// The block whose code holds offset `at` of the code memory; dead ones too.
+    [[nodiscard]] Block* locate(std::uint32_t at) const;
+    /// Takes blocks made from any byte of [offset, +length) out of the table and returns them (in `killed`).
+    void remove(std::uint64_t offset, std::uint64_t length, std::vector<Block*>& killed);
+    [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
+    /// RAM pages that have blocks.
+    [[nodiscard]] std::vector<std::uint64_t> pages() const;
+    void clear();
+    [[nodiscard]] std::size_t size() const { return blocks_.size(); }
+
+  private:
+    static constexpr std::size_t kBuckets = 1U << 16U;
+    static std::size_t bucket(std::uint64_t ram_offset, std::uint64_t rip);
+    std::vector<Block*> buckets_;
+    std::unordered_map<std::uint64_t, Block*> pages_;
+    std::vector<std::unique_ptr<Block>> blocks_;  ///< ascending by code offset
+};
+
+}  // namespace strata::engine::soft

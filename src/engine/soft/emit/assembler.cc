@@ -1,0 +1,254 @@
+// Assembler: the byte writing. SDM 2, 2.1 (instruction format) and 2.2.1 (REX).
+#include "engine/soft/emit/assembler.h"
+
+#include <cstring>
+
+#include "base/check.h"
+
+namespace strata::engine::soft {
+
+namespace {
+
+constexpr std::uint8_t kGsPrefix = 0x65;
+constexpr bool fits8(std::int64_t value) { return value >= -128 && value <= 127; }
+
+std::uint8_t scale_bits(std::uint8_t scale) {
+    return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+}
+
+}  // namespace
+
+void Assembler::u32(std::uint32_t value) {
+    for (int i = 0; i < 4; ++i) {
+        byte(static_cast<std::uint8_t>(value >> (8 * i)));
+    }
+}
+
+void Assembler::u64(std::uint64_t value) {
+    u32(static_cast<std::uint32_t>(value));
+    u32(static_cast<std::uint32_t>(value >> 32));
+}
+
+void Assembler::opcode_bytes(std::uint32_t opcode) {
+    if (opcode > 0xFFFF) {
+        byte(static_cast<std::uint8_t>(opcode >> 16));
+    }
+    if (opcode > 0xFF) {
+        byte(static_cast<std::uint8_t>(opcode >> 8));
+    }
+    byte(static_cast<std::uint8_t>(opcode));
+}
+
+void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm, std::uint8_t prefix) {
+    if (prefix != 0) {
+        byte(prefix);
+    }
+    const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) | (raw(rm) >> 3));
+    if (rex != 0x40) {
+        byte(rex);
+    }
+    opcode_bytes(opcode);
+    byte(static_cast<std::uint8_t>(0xC0 | ((reg & 7) << 3) | (raw(rm) & 7)));
+}
+
+void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm, std::uint8_t prefix,
+                   std::uint8_t /*immediate_bytes*/) {
+    if (rm.gs) {
+        byte(kGsPrefix);
+    }
+    if (prefix != 0) {
+        byte(prefix);
+    }
+    const std::uint8_t base = rm.base == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.base);
+    const std::uint8_t index = rm.index == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.index);
+    const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) |
+                                                       ((index >> 3) << 1) | (base >> 3));
+    if (rex != 0x40) {
+        byte(rex);
+    }
+    opcode_bytes(opcode);
+    const std::uint8_t reg_bits = static_cast<std::uint8_t>((reg & 7) << 3);
+    const bool sib = rm.index != Mem::kNone || rm.base == Mem::kNone || (base & 7) == 4;
+    const std::uint8_t index_bits = rm.index == Mem::kNone ? 4 : (index & 7);
+    const std::uint8_t sib_byte = static_cast<std::uint8_t>((scale_bits(rm.scale) << 6) | (index_bits << 3) |
+                                                            (rm.base == Mem::kNone ? 5 : (base & 7)));
+    if (rm.base == Mem::kNone) {
+        byte(reg_bits | 4);
+        byte(sib_byte);
+        u32(static_cast<std::uint32_t>(rm.disp));
+        return;
+    }
+    // rbp and r13 as base need a displacement: mod 00 means something else there.
+    const std::uint8_t mod = rm.disp == 0 && (base & 7) != 5 ? 0 : fits8(rm.disp) ? 1 : 2;
+    byte(static_cast<std::uint8_t>((mod << 6) | reg_bits | (sib ? 4 : (base & 7))));
+    if (sib) {
+        byte(sib_byte);
+    }
+    if (mod == 1) {
+        byte(static_cast<std::uint8_t>(rm.disp));
+    } else if (mod == 2) {
+        u32(static_cast<std::uint32_t>(rm.disp));
+    }
+}
+
+void Assembler::mov_imm(Reg to, std::uint64_t value) {
+    if (value <= 0xFFFFFFFFU) {
+        if (raw(to) >= 8) {
+            byte(0x41);
+        }
+        byte(static_cast<std::uint8_t>(0xB8 | (raw(to) & 7)));
+        u32(static_cast<std::uint32_t>(value));
+    } else if (static_cast<std::int64_t>(value) == static_cast<std::int32_t>(value)) {
+        op(OpSize::Bits64, 0xC7, 0, to);
+        u32(static_cast<std::uint32_t>(value));
+    } else {
+        byte(raw(to) >= 8 ? 0x49 : 0x48);
+        byte(static_cast<std::uint8_t>(0xB8 | (raw(to) & 7)));
+        u64(value);
+    }
+}
+
+void Assembler::store_imm32(OpSize size, const Mem& to, std::int32_t value) {
+    op(size, 0xC7, 0, to, 0, 4);
+    u32(static_cast<std::uint32_t>(value));
+}
+
+void Assembler::alu_imm(Alu operation, OpSize size, Reg to, std::int32_t value) {
+    const std::uint8_t digit = static_cast<std::uint8_t>(operation);
+    if (fits8(value)) {
+        op(size, 0x83, digit, to);
+        byte(static_cast<std::uint8_t>(value));
+    } else {
+        op(size, 0x81, digit, to);
+        u32(static_cast<std::uint32_t>(value));
+    }
+}
+
+void Assembler::alu_imm(Alu operation, OpSize size, const Mem& to, std::int32_t value) {
+    const std::uint8_t digit = static_cast<std::uint8_t>(operation);
+    if (fits8(value)) {
+        op(size, 0x83, digit, to, 0, 1);
+        byte(static_cast<std::uint8_t>(value));
+    } else {
+        op(size, 0x81, digit, to, 0, 4);
+        u32(static_cast<std::uint32_t>(value));
+    }
+}
+
+void Assembler::shr_imm(OpSize size, Reg to, std::uint8_t count) {
+    op(size, 0xC1, 5, to);
+    byte(count);
+}
+
+void Assembler::shl_imm(OpSize size, Reg to, std::uint8_t count) {
+    op(size, 0xC1, 4, to);
+    byte(count);
+}
+
+void Assembler::rorx(OpSize size, Reg to, Reg from, std::uint8_t count) {
+    // VEX.LZ.F2.0F3A.W? F0 /r ib; R and B are inverted.
+    byte(0xC4);
+    byte(static_cast<std::uint8_t>((raw(to) >= 8 ? 0 : 0x80) | 0x40 | (raw(from) >= 8 ? 0 : 0x20) | 3));
+    byte(size == OpSize::Bits64 ? 0xFB : 0x7B);
+    byte(0xF0);
+    byte(static_cast<std::uint8_t>(0xC0 | ((raw(to) & 7) << 3) | (raw(from) & 7)));
+    byte(count);
+}
+
+void Assembler::push(Reg from) {
+    if (raw(from) >= 8) {
+        byte(0x41);
+    }
+    byte(static_cast<std::uint8_t>(0x50 | (raw(from) & 7)));
+}
+
+void Assembler::pop(Reg to) {
+    if (raw(to) >= 8) {
+        byte(0x41);
+    }
+    byte(static_cast<std::uint8_t>(0x58 | (raw(to) & 7)));
+}
+
+void Assembler::bind(Label label) {
+    places_[label.id] = offset_;
+    for (const Fixup& fixup : fixups_) {
+        if (fixup.label == label.id) {
+            patch(fixup, offset_);
+        }
+    }
+    std::erase_if(fixups_, [&](const Fixup& fixup) { return fixup.label == label.id; });
+}
+
+void Assembler::patch(const Fixup& fixup, std::uint32_t target) {
+    if (overflow_) {
+        return;
+    }
+    if (fixup.short_form) {
+        const std::int64_t distance = static_cast<std::int64_t>(target) - (fixup.offset + 1);
+        STRATA_CHECK(fits8(distance), "short jump out of range");
+        buffer_[fixup.offset] = static_cast<std::uint8_t>(distance);
+        return;
+    }
+    const std::uint32_t distance = target - (fixup.offset + 4);
+    std::memcpy(&buffer_[fixup.offset], &distance, sizeof distance);
+}
+
+void Assembler::reference(Label to, bool short_form) {
+    const Fixup fixup{to.id, offset_, short_form};
+    if (short_form) {
+        byte(0);
+    } else {
+        u32(0);
+    }
+    if (places_[to.id] != kUnbound) {
+        patch(fixup, places_[to.id]);
+    } else {
+        fixups_.push_back(fixup);
+    }
+}
+
+void Assembler::jmp(Label to) {
+    byte(0xE9);
+    reference(to, false);
+}
+
+void Assembler::jcc(Cond cond, Label to) {
+    byte(0x0F);
+    byte(static_cast<std::uint8_t>(0x80 | static_cast<std::uint8_t>(cond)));
+    reference(to, false);
+}
+
+void Assembler::jrcxz(Label to) {
+    byte(0xE3);
+    reference(to, true);
+}
+
+void Assembler::jmp_to(std::uint64_t address) {
+    byte(0xE9);
+    u32(static_cast<std::uint32_t>(address - (here() + 4)));
+}
+
+void Assembler::jcc_to(Cond cond, std::uint64_t address) {
+    byte(0x0F);
+    byte(static_cast<std::uint8_t>(0x80 | static_cast<std::uint8_t>(cond)));
+    u32(static_cast<std::uint32_t>(address - (here() + 4)));
+}
+
+void Assembler::call_to(std::uint64_t address) {
+    byte(0xE8);
+    u32(static_cast<std::uint32_t>(address - (here() + 4)));
+}
+
+void Assembler::align_patch(std::uint32_t ahead) {
+    while (((here() + ahead) & 63) > 60) {
+        byte(0x90);
+    }
+}
+
+void Assembler::align(std::uint32_t boundary) {
+    while ((here() & (boundary - 1)) != 0) {
+        byte(0x90);
+    }
+}
+
+}  // namespace strata::engine::soft

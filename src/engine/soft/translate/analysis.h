@@ -1,0 +1,46 @@
+// Analysis: what a translator must know about a run of guest instructions before it emits code for them.
+//
+// Flags: going backwards, whether the arithmetic flags before each instruction are needed by a reader in the block (they stay
+// in host RFLAGS), only by whatever follows the block (they may be put away in memory), or by nobody.
+// Stack: runs of accesses at known distances from one rsp share one check ("group").
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/soft/decode/instruction.h"
+
+namespace strata::engine::soft {
+
+enum class FlagsNeed : std::uint8_t { None, Exit, Host };
+
+/// One guest instruction of the block being made.
+struct Unit {
+    Instruction insn;
+    std::uint64_t rip = 0;
+    FlagsNeed need_before = FlagsNeed::Exit;
+    FlagsNeed need_after = FlagsNeed::Exit;
+    bool writes_flags = false;
+    bool interpreted = false;    ///< called out to the interpreter, from within the block
+    bool grouped = false;        ///< its stack access is covered by a group check
+    bool group_start = false;    ///< the check stands before it:
+    std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here
+    std::int32_t group_bytes = 0;
+};
+
+/// A stack access at a fixed distance from rsp, as an instruction makes it.
+struct StackAccess {
+    bool present = false;
+    std::int32_t low = 0, high = 0;  ///< bytes [low, high) relative to rsp before the instruction
+};
+
+/// Every flag-related field of `units`.
+void analyse_flags(std::vector<Unit>& units);
+/// The group fields.
+void group_stack_accesses(std::vector<Unit>& units);
+/// The access `insn` makes through rsp (64-bit mode), if it is one that a group can cover.
+[[nodiscard]] StackAccess stack_access(const Instruction& insn);
+/// Bytes that the check of the memory operand must cover.
+[[nodiscard]] std::uint32_t access_bytes(const Instruction& insn);
+
+}  // namespace strata::engine::soft

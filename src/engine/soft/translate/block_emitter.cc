@@ -1,0 +1,412 @@
+// BlockEmitter: instructions that are copied: operands, addresses and the inline TLB check.
+#include "engine/soft/translate/block_emitter.h"
+
+#include <Zydis/Zydis.h>
+
+#include "engine/soft/translate/layout.h"
+#include "engine/soft/translate/rewrite.h"
+
+namespace strata::engine::soft {
+namespace {
+
+using enum Reg;
+
+constexpr std::uint16_t kInMemory = 0x0E00;  // guest r9, r10, r11
+constexpr std::uint8_t kRsp = 4;
+constexpr std::uint8_t kFs = 4, kGs = 5;
+constexpr std::uint32_t kMaxAccess = 64;
+constexpr std::int32_t kPage = 4096;
+
+Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
+bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
+
+// Guest registers named by ModRM.reg, ModRM.rm, vvvv or the opcode.
+std::uint16_t data_registers(const Instruction& insn) {
+    std::uint16_t set = 0;
+    const auto add = [&](bool used, std::uint8_t reg) {
+        if (used && !insn.uses_high_byte) {
+            set = static_cast<std::uint16_t>(set | (1U << (reg & 15U)));
+        }
+    };
+    add(insn.reg_is_gpr, insn.reg);
+    add(insn.rm_is_gpr && insn.mod == 3, insn.rm);
+    add(insn.vvvv_is_gpr, insn.vvvv);
+    add(insn.opcode_reg_is_gpr, insn.opcode_reg);
+    return set;
+}
+
+bool touches_memory(const Instruction& insn) { return insn.mem.present && (insn.mem.read || insn.mem.write); }
+
+bool vector_allowed(const Instruction& insn, std::uint32_t mode) {
+    constexpr std::uint32_t kNeedAvx = 3, kNeedAvx512 = 31;
+    if ((mode & ModeBits::kFpuBlocked) != 0) {
+        return false;
+    }
+    const std::uint32_t xcr0 = mode >> ModeBits::kXcr0Shift;
+    const bool xsave = (mode & ModeBits::kXsave) != 0;
+    switch (insn.vector) {
+        case VectorKind::None:
+        case VectorKind::X87:
+        case VectorKind::Mmx: return true;
+        case VectorKind::Sse: return (mode & ModeBits::kSse) != 0;
+        case VectorKind::Avx: return xsave && (xcr0 & kNeedAvx) == kNeedAvx;
+        case VectorKind::Avx512: return xsave && (xcr0 & kNeedAvx512) == kNeedAvx512;
+    }
+    return false;
+}
+
+bool copyable(const Instruction& insn) {
+    const bool memory = touches_memory(insn);
+    if (insn.mem.present && !memory) {
+        return false;
+    }
+    if (memory && (insn.mem.vsib || access_bytes(insn) == 0 || access_bytes(insn) > kMaxAccess)) {
+        return false;
+    }
+    const int held = __builtin_popcount(data_registers(insn) & kInMemory);
+    if (held > (memory ? 1 : 2)) {
+        return false;
+    }
+    Rewrite rewrite;
+    rewrite.memory = Mem::at(insn.uses_high_byte ? Rsi : R10);
+    return can_rewrite(insn, rewrite);
+}
+
+bool has_operand_size_prefix(const Instruction& insn) {
+    for (std::uint8_t i = 0; i < insn.opcode_offset; ++i) {
+        if (insn.bytes[i] == 0x66) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The operand's linear address, if it is known now.
+bool constant_address(const Unit& unit, std::uint64_t& linear) {
+    const MemoryOperand& mem = unit.insn.mem;
+    if (mem.segment == kFs || mem.segment == kGs || mem.index != kNoRegister ||
+        (mem.base != kRipRegister && mem.base != kNoRegister)) {
+        return false;
+    }
+    linear = static_cast<std::uint64_t>(mem.displacement);
+    if (mem.base == kRipRegister) {
+        linear += unit.rip + unit.insn.length;
+    }
+    if (unit.insn.address_size == 4) {
+        linear &= 0xFFFFFFFFU;
+    }
+    return true;
+}
+
+// A low register that the instruction has nothing to do with.
+Reg unused_low_register(const Instruction& insn) {
+    for (const unsigned reg : {6U, 7U, 3U, 2U, 1U, 0U}) {
+        if ((((insn.gpr_read | insn.gpr_write) >> reg) & 1U) == 0) {
+            return static_cast<Reg>(reg);
+        }
+    }
+    return Rsp;  // cannot be: an instruction with a high byte names at most four of the six
+}
+
+}  // namespace
+
+bool can_translate(const Instruction& insn, std::uint32_t mode) {
+    switch (insn.cls) {
+        case InsnClass::Copy: return copyable(insn);
+        case InsnClass::CopyVector: return copyable(insn) && vector_allowed(insn, mode);
+        case InsnClass::Nop: return true;
+        case InsnClass::Fence: return true;
+        case InsnClass::Lea: return insn.address_size >= 4;
+        case InsnClass::Jcc:
+        case InsnClass::Jmp: return !has_operand_size_prefix(insn);
+        case InsnClass::JmpIndirect:
+        case InsnClass::CallIndirect:
+            return !has_operand_size_prefix(insn) && (!insn.mem.present || (insn.mem.size == 8 && insn.address_size >= 4));
+        case InsnClass::Call:
+        case InsnClass::Ret: return insn.stack_size == 8 && !has_operand_size_prefix(insn);
+        case InsnClass::Loop:
+            return insn.address_size == 8 && (insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_JRCXZ);
+        case InsnClass::Stack:
+            if (insn.stack_size != 8 || has_operand_size_prefix(insn)) {
+                return false;
+            }
+            return insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.mnemonic == ZYDIS_MNEMONIC_LEAVE ||
+                   (insn.mnemonic == ZYDIS_MNEMONIC_POP && !insn.mem.present);
+        default: return false;
+    }
+}
+
+bool can_interpret_in_place(const Instruction& insn) {
+    if (insn.mnemonic == ZYDIS_MNEMONIC_HLT) {
+        return false;
+    }
+    switch (insn.cls) {
+        case InsnClass::Copy:
+        case InsnClass::CopyVector:
+        case InsnClass::Lea:
+        case InsnClass::Special:
+        case InsnClass::String:
+        case InsnClass::Stack:
+        case InsnClass::Segment:
+        case InsnClass::System:
+        case InsnClass::Io: return true;
+        default: return false;
+    }
+}
+
+// The helper has left if the instruction did anything that the rest of the block could depend on.
+void BlockEmitter::emit_interpreted(const Unit& unit) {
+    if (unit.need_before != FlagsNeed::None) {
+        put_away_flags();
+    }
+    a_.mov_imm(R11, unit.rip);
+    a_.mov_imm(R10, unit.insn.length);
+    a_.call_to(glue_.interpret);
+    host_valid_ = memory_valid_ = true;
+}
+
+Reg BlockEmitter::source_register(unsigned guest, Reg temporary) {
+    if (!in_memory(guest)) {
+        return home_of(guest);
+    }
+    a_.load(temporary, layout::gpr(guest));
+    return temporary;
+}
+
+void BlockEmitter::address_of_operand(const Unit& unit) {
+    const MemoryOperand& mem = unit.insn.mem;
+    const bool narrow = unit.insn.address_size == 4;
+    if (mem.base == kRipRegister) {
+        const std::uint64_t linear = unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
+        a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);
+    } else if (mem.base == kNoRegister && mem.index == kNoRegister) {
+        const auto linear = static_cast<std::uint64_t>(mem.displacement);
+        a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);
+    } else {
+        Mem ea;
+        ea.disp = static_cast<std::int32_t>(mem.displacement);
+        ea.scale = mem.scale;
+        if (mem.base >= 0) {
+            ea.base = static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.base), R10));
+        }
+        if (mem.index >= 0) {
+            ea.index = static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.index), R11));
+        }
+        if (narrow) {
+            a_.lea32(R10, ea);
+        } else if (ea.index == Mem::kNone && ea.disp == 0) {
+            if (ea.base != static_cast<std::int8_t>(R10)) {
+                a_.mov(R10, static_cast<Reg>(ea.base));
+            }
+        } else {
+            a_.lea(R10, ea);
+        }
+    }
+    if (mem.segment == kFs || mem.segment == kGs) {
+        a_.load(R11, layout::segment_base(mem.segment));
+        a_.lea(R10, Mem::at(R10, R11, 1, 0));
+    }
+}
+
+void BlockEmitter::emit_address(const Unit& unit, const Address& address) {
+    switch (address.kind) {
+        case Address::Kind::Operand: address_of_operand(unit); break;
+        case Address::Kind::Stack: a_.lea(R10, Mem::at(R9, address.displacement)); break;
+        case Address::Kind::FramePointer: a_.mov(R10, Rbp); break;
+    }
+}
+
+void BlockEmitter::put_away_flags() {
+    if (host_valid_ && !memory_valid_) {
+        a_.pushfq();
+        a_.pop(layout::flags());
+        memory_valid_ = true;
+    }
+}
+
+bool BlockEmitter::begin_clobber(const Unit& unit) {
+    const FlagsNeed need = unit.need_before;
+    if (need == FlagsNeed::Host && host_valid_) {
+        a_.store(layout::spill(0), Rax);
+        a_.lahf();
+        a_.op(OpSize::Bits32, 0x0F90, 0, Rax);  // seto al
+        return true;
+    }
+    if (need != FlagsNeed::None) {
+        put_away_flags();
+    }
+    host_valid_ = false;
+    return false;
+}
+
+void BlockEmitter::end_clobber(bool live) {
+    if (live) {
+        a_.byte(0x04);  // add al, 7Fh: OF = al
+        a_.byte(0x7F);
+        a_.sahf();
+        a_.load(Rax, layout::spill(0));
+    }
+}
+
+void BlockEmitter::constant_check(std::uint64_t linear, bool write, Label slow) {
+    const auto entry = static_cast<std::int32_t>(((linear >> 12) & (kTlbEntries - 1)) * sizeof(TlbEntry));
+    a_.load(R11, Mem::gs_at(layout::kTlb));
+    a_.mov_imm(R10, linear & ~std::uint64_t{kPage - 1});
+    a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::at(R11, entry + (write ? layout::kTagWrite : layout::kTagRead)));
+    a_.jcc(Cond::Ne, slow);
+    a_.load(R10, Mem::at(R11, entry + layout::kHostPage));
+    if (const auto offset = static_cast<std::int32_t>(linear & (kPage - 1)); offset != 0) {
+        a_.lea(R10, Mem::at(R10, offset));
+    }
+}
+
+void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write) {
+    SlowSite site{a_.label(), a_.label(), after_, current_, address, bytes, false};
+    site.word |= (write ? SiteWord::kWrite : 0) |
+                 (address.kind == Address::Kind::Operand && unit.insn.mem.aligned ? SiteWord::kAligned : 0);
+    std::uint64_t linear = 0;
+    if (address.kind == Address::Kind::Operand && constant_address(unit, linear) && (linear & (kPage - 1)) + bytes <= kPage) {
+        site.live = begin_clobber(unit);
+        constant_check(linear, write, site.entry);
+        end_clobber(site.live);
+        a_.bind(site.resume);
+        slow_.push_back(site);
+        return;
+    }
+    emit_address(unit, address);
+    site.live = begin_clobber(unit);
+    a_.rorx(OpSize::Bits32, R11, R10, 7);
+    a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
+    a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
+    a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, write ? layout::kTagWrite : layout::kTagRead));
+    a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - static_cast<std::int32_t>(bytes));
+    a_.jcc(Cond::A, site.entry);
+    a_.alu(Alu::Add, OpSize::Bits64, R10, Mem::at(R11, layout::kHostPage));
+    end_clobber(site.live);
+    a_.bind(site.resume);
+    slow_.push_back(site);
+}
+
+void BlockEmitter::group_check(const Unit& unit) {
+    StackSite site{a_.label(), a_.label(), current_, FlagsPlace::Dead, false};
+    a_.lea(R10, Mem::at(R9, unit.group_low));
+    site.live = begin_clobber(unit);
+    site.flags = flags_place();
+    a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::gs_at(layout::kStackTag));
+    a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - unit.group_bytes);
+    a_.jcc(Cond::A, site.entry);
+    a_.bind(site.back);
+    end_clobber(site.live);
+    stack_.push_back(site);
+}
+
+void BlockEmitter::vector_check(const Unit& unit) {
+    if (vectors_checked_) {
+        return;
+    }
+    vectors_checked_ = true;
+    const VectorSite site{a_.label(), a_.label()};
+    const bool live = begin_clobber(unit);
+    a_.alu_imm(Alu::Cmp, OpSize::Bits32, Mem::gs_at(layout::kVectorLive), 0);
+    a_.jcc(Cond::E, site.entry);
+    a_.bind(site.back);
+    end_clobber(live);
+    vector_.push_back(site);
+}
+
+void BlockEmitter::emit_copy(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    if (insn.cls == InsnClass::CopyVector) {
+        vector_check(unit);
+    }
+    Rewrite rewrite;
+    Reg borrowed = Rsp;  // a low register lent to the address
+    const bool memory = touches_memory(insn);
+    if (memory && unit.grouped) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        rewrite.memory = Mem::at(R10, R9, 1, static_cast<std::int32_t>(insn.mem.displacement));
+    } else if (memory) {
+        check(unit, {}, access_bytes(insn), insn.mem.write);
+        rewrite.memory = Mem::at(R10);
+        if (insn.uses_high_byte) {
+            borrowed = unused_low_register(insn);
+            a_.store(layout::spill(1), borrowed);
+            a_.mov(borrowed, R10);
+            rewrite.memory = Mem::at(borrowed);
+        }
+    }
+    const std::uint16_t held = data_registers(insn) & kInMemory;
+    Reg temporary = R11;
+    for (unsigned guest = 9; guest <= 11; ++guest) {
+        if (((held >> guest) & 1U) != 0) {
+            rewrite.home[guest] = temporary;
+            if (((insn.gpr_read >> guest) & 1U) != 0) {
+                a_.load(temporary, layout::gpr(guest));
+            }
+            temporary = R10;
+        }
+    }
+    mark(current_);  // where the flags are if the host refuses the instruction
+    emit_rewritten(a_, insn, rewrite);
+    for (unsigned guest = 9; guest <= 11; ++guest) {
+        if (((held & insn.gpr_write) >> guest & 1U) != 0) {
+            a_.store(layout::gpr(guest), rewrite.home[guest]);
+        }
+    }
+    if (borrowed != Rsp) {
+        a_.load(borrowed, layout::spill(1));
+    }
+}
+
+void BlockEmitter::emit_lea(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    Unit plain = unit;
+    plain.insn.mem.segment = 3;  // LEA ignores segments
+    address_of_operand(plain);
+    const unsigned to = insn.reg;
+    const Reg home = in_memory(to) ? R11 : home_of(to);
+    switch (insn.operand_size) {
+        case 8: a_.mov(home, R10); break;
+        case 4: a_.mov32(home, R10); break;
+        default:
+            if (in_memory(to)) {
+                a_.load(home, layout::gpr(to));
+            }
+            a_.op(OpSize::Bits32, 0x8B, Assembler::raw(home), R10, 0x66);
+            break;
+    }
+    if (in_memory(to)) {
+        a_.store(layout::gpr(to), home);
+    }
+}
+
+void BlockEmitter::emit_unit(std::size_t index) {
+    const Unit& unit = units_[index];
+    current_ = index;
+    after_ = a_.label();
+    mark(index);
+    if (unit.group_start) {
+        group_check(unit);
+    }
+    if (unit.interpreted) {
+        emit_interpreted(unit);
+        a_.bind(after_);
+        return;
+    }
+    switch (unit.insn.cls) {
+        case InsnClass::Copy:
+        case InsnClass::CopyVector: emit_copy(unit); break;
+        case InsnClass::Lea: emit_lea(unit); break;
+        case InsnClass::Nop: break;
+        case InsnClass::Fence: emit_rewritten(a_, unit.insn, {}); break;
+        case InsnClass::Stack: emit_stack(unit); break;
+        default: emit_flow(unit); break;
+    }
+    if (unit.writes_flags && !ended_) {
+        host_valid_ = true;
+        memory_valid_ = false;
+    }
+    a_.bind(after_);
+}
+
+}  // namespace strata::engine::soft

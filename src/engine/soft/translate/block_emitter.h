@@ -1,0 +1,146 @@
+// BlockEmitter: the host code of one block.
+//
+// Template translation: each guest instruction is copied with registers renamed and its memory operand replaced by a host address
+// that came through an inline TLB check. Slow paths, exit stubs and vector loading stand behind the block's main path.
+//
+// Invariants that precise exceptions and safety rest on:
+//   - between two instructions of the main path all guest registers are in their homes (no lazy moves);
+//   - an instruction does every check that can fault before it changes anything; a slow path starts the instruction anew;
+//   - a host address is used only if the very same instruction, or the group check of its run of stack accesses, compared the page
+//     tag with the address in the register that is used, and nothing between could change that register or flush;
+//   - a size given to a check covers every byte the host instruction may touch, and never more than a page.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/soft/cache/block_table.h"
+#include "engine/soft/emit/assembler.h"
+#include "engine/soft/translate/analysis.h"
+#include "engine/soft/translate/glue.h"
+
+namespace strata::engine::soft {
+
+/// Each optimisation can be switched off, to find out which one is wrong.
+struct TranslateOptions {
+    bool group_stack = true;      ///< one check for a run of stack accesses
+    bool chain = true;            ///< direct jumps between blocks
+    bool chain_pages = true;      ///< … also across pages, guarded
+    bool jump_cache = true;       ///< inline lookup of indirect targets
+    bool track_flags = true;      ///< false: every check saves and restores the flags
+    bool interpret_in_place = true;  ///< blocks call the interpreter and go on
+    bool vectors = true;          ///< false: vector instructions go to the interpreter
+    std::uint32_t max_units = 48; ///< instructions in a block
+    bool trace_blocks = false;    ///< print guest and host code of every block to standard error
+    bool report = false;          ///< print the counters at the end
+};
+
+/// What a block is made from.
+struct BlockSource {
+    std::uint64_t rip = 0;
+    std::uint64_t ram_offset = 0;
+    std::uint32_t key_mode = 0;
+    bool ungrouped = false;
+};
+
+/// Whether tier 1 can emit code for the instruction under `mode`; otherwise the interpreter executes it.
+[[nodiscard]] bool can_translate(const Instruction& insn, std::uint32_t mode);
+/// Whether it usually goes on with the next one, so that the block can call the interpreter and continue.
+[[nodiscard]] bool can_interpret_in_place(const Instruction& insn);
+
+class BlockEmitter {
+  public:
+    /// `units` are instructions that can_translate() allowed, in order; the last may be a branch. `stop`: the
+    /// instruction behind them is the interpreter's. `code_offset` is where code at `a`'s address lies in the code memory.
+    BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source, std::vector<Unit>& units,
+                 bool stop, std::uint32_t code_offset);
+    /// Emits everything and returns the block, but for its code bytes.
+    std::unique_ptr<Block> emit();
+
+  private:
+    /// How to compute the linear address of an access into r10.
+    struct Address {
+        enum class Kind : std::uint8_t { Operand, Stack, FramePointer } kind = Kind::Operand;
+        std::int32_t displacement = 0;
+    };
+    struct SlowSite {
+        Label entry, resume, after;
+        std::size_t unit = 0;
+        Address address;
+        std::uint32_t word = 0;
+        bool live = false;
+    };
+    struct StackSite {
+        Label entry, back;
+        std::size_t unit = 0;
+        FlagsPlace flags = FlagsPlace::Dead;
+        bool live = false;
+    };
+    struct VectorSite {
+        Label entry, back;
+    };
+    struct PendingExit {
+        Label stub;
+        Exit exit;
+    };
+
+    void emit_head();
+    void emit_unit(std::size_t index);
+    void emit_interpreted(const Unit& unit);
+    void emit_copy(const Unit& unit);
+    void emit_lea(const Unit& unit);
+    void emit_stack(const Unit& unit);
+    void emit_push(const Unit& unit);
+    void emit_pop(const Unit& unit);
+    void emit_leave(const Unit& unit);
+    void emit_flow(const Unit& unit);
+    void emit_call(const Unit& unit, bool indirect);
+    void emit_return(const Unit& unit);
+    void emit_loop(const Unit& unit);
+    void emit_indirect_jump();
+    void emit_end();
+
+    void address_of_operand(const Unit& unit);
+    void emit_address(const Unit& unit, const Address& address);
+    /// r10 = host address of the access.
+    void check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write);
+    void constant_check(std::uint64_t linear, bool write, Label slow);
+    void group_check(const Unit& unit);
+    void vector_check(const Unit& unit);
+    /// Host flags are about to be lost: puts them where they are needed. True: they are kept in rax and come back in end.
+    bool begin_clobber(const Unit& unit);
+    void end_clobber(bool live);
+    void put_away_flags();
+    [[nodiscard]] FlagsPlace flags_place() const;
+    /// r11 = the value of a guest register (or the register itself if it lives in one).
+    Reg source_register(unsigned guest, Reg temporary);
+
+    void jump_exit(std::uint64_t target);
+    void branch_exit(Cond cond, std::uint64_t target);
+    Label exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch, FlagsPlace flags);
+    void emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPlace flags, bool ungrouped);
+    void emit_slow_sites();
+    void emit_stack_sites();
+    void emit_exit_stubs();
+    void mark(std::size_t unit);
+
+    Assembler& a_;
+    const Glue& glue_;
+    const TranslateOptions& options_;
+    const BlockSource& source_;
+    std::vector<Unit>& units_;
+    bool stop_;
+    std::uint32_t code_offset_;
+    std::size_t current_ = 0;
+    Label after_;
+    bool host_valid_ = false, memory_valid_ = false;
+    bool vectors_checked_ = false;
+    bool ended_ = false;
+    std::vector<SlowSite> slow_;
+    std::vector<StackSite> stack_;
+    std::vector<VectorSite> vector_;
+    std::vector<PendingExit> exits_;
+    std::vector<InsnMark> marks_;
+};
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,387 @@
+// BlockEmitter: stack instructions, branches, and what stands behind the main path.
+#include <Zydis/Zydis.h>
+
+#include "engine/soft/translate/block_emitter.h"
+#include "engine/soft/translate/layout.h"
+#include "engine/soft/translate/rewrite.h"
+
+namespace strata::engine::soft {
+namespace {
+
+using enum Reg;
+
+constexpr std::uint16_t kInMemory = 0x0E00;
+constexpr std::uint8_t kRsp = 4;
+bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
+Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
+bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
+
+}  // namespace
+
+BlockEmitter::BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source,
+                           std::vector<Unit>& units, bool stop, std::uint32_t code_offset)
+    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), code_offset_(code_offset) {}
+
+void BlockEmitter::mark(std::size_t unit) {
+    const auto guest = static_cast<std::uint16_t>(units_[unit].rip - source_.rip);
+    marks_.push_back({static_cast<std::uint16_t>(a_.offset()),
+                      static_cast<std::uint16_t>(guest | (host_valid_ ? InsnMark::kHostFlags : 0))});
+}
+
+FlagsPlace BlockEmitter::flags_place() const {
+    return host_valid_ ? FlagsPlace::Host : memory_valid_ ? FlagsPlace::Memory : FlagsPlace::Dead;
+}
+
+std::unique_ptr<Block> BlockEmitter::emit() {
+    auto block = std::make_unique<Block>();
+    block->ram_offset = source_.ram_offset;
+    block->rip = source_.rip;
+    block->key_mode = source_.key_mode;
+    block->guest_length = static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
+    block->code = code_offset_;
+    analyse_flags(units_);
+    if (!options_.track_flags) {
+        for (Unit& unit : units_) {
+            unit.need_before = unit.need_after = FlagsNeed::Host;
+        }
+    }
+    if (options_.group_stack && !source_.ungrouped) {
+        group_stack_accesses(units_);
+    }
+    const FlagsNeed need = units_.front().need_before;
+    block->entry_flags = need == FlagsNeed::Host   ? FlagsPlace::Host
+                         : need == FlagsNeed::Exit ? FlagsPlace::Memory
+                                                   : FlagsPlace::Dead;
+    host_valid_ = need == FlagsNeed::Host;
+    memory_valid_ = need == FlagsNeed::Exit;
+    emit_head();
+    for (std::size_t i = 0; i < units_.size(); ++i) {
+        emit_unit(i);
+    }
+    emit_end();
+    emit_slow_sites();
+    emit_stack_sites();
+    for (const VectorSite& site : vector_) {
+        a_.bind(site.entry);
+        a_.call_to(glue_.vector);
+        a_.jmp(site.back);
+    }
+    emit_exit_stubs();
+    block->code_size = a_.offset();
+    for (PendingExit& pending : exits_) {
+        pending.exit.owner = block.get();
+        block->exits.push_back(pending.exit);
+    }
+    block->marks = std::move(marks_);
+    return block;
+}
+
+// A block with a backward branch looks at `request` when it is entered, so no loop of direct jumps can ignore one.
+void BlockEmitter::emit_head() {
+    const Unit& last = units_.back();
+    const InsnClass cls = last.insn.cls;
+    const bool direct = cls == InsnClass::Jcc || cls == InsnClass::Jmp || cls == InsnClass::Call || cls == InsnClass::Loop;
+    if (!direct || last.insn.imm[0] + last.insn.length > 0) {
+        return;
+    }
+    const Label leave = exit_label(source_.rip, Exit::Kind::Poll, 0, flags_place());
+    if (!host_valid_) {
+        a_.alu_imm(Alu::Cmp, OpSize::Bits32, Mem::gs_at(layout::kRequest), 0);
+        a_.jcc(Cond::Ne, leave);
+        return;
+    }
+    const Label quiet = a_.label();
+    a_.mov(R11, Rcx);
+    a_.load32(Rcx, Mem::gs_at(layout::kRequest));
+    a_.jrcxz(quiet);
+    a_.mov(Rcx, R11);
+    a_.jmp(leave);
+    a_.bind(quiet);
+    a_.mov(Rcx, R11);
+}
+
+void BlockEmitter::emit_stack(const Unit& unit) {
+    switch (unit.insn.mnemonic) {
+        case ZYDIS_MNEMONIC_PUSH: emit_push(unit); break;
+        case ZYDIS_MNEMONIC_POP: emit_pop(unit); break;
+        default: emit_leave(unit); break;
+    }
+}
+
+void BlockEmitter::emit_push(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    Reg source = R11;
+    bool spilled = false;
+    if (insn.mem.present) {
+        check(unit, {}, 8, false);
+        a_.load(R11, Mem::at(R10));
+        if (!unit.grouped) {
+            a_.store(layout::spill(2), R11);
+            spilled = true;
+        }
+    }
+    Mem slot = Mem::at(R10);
+    if (unit.grouped) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        slot = Mem::at(R10, R9, 1, -8);
+    } else {
+        check(unit, {Address::Kind::Stack, -8}, 8, true);
+    }
+    if (spilled) {
+        a_.load(R11, layout::spill(2));
+    } else if (!insn.mem.present && insn.imm_count == 0) {
+        source = source_register(insn.modrm_offset != kNoOffset ? insn.rm : insn.opcode_reg, R11);
+    }
+    if (!insn.mem.present && insn.imm_count != 0) {
+        a_.store_imm32(OpSize::Bits64, slot, static_cast<std::int32_t>(insn.imm[0]));
+    } else {
+        a_.store(slot, source);
+    }
+    a_.lea(R9, Mem::at(R9, -8));
+}
+
+void BlockEmitter::emit_pop(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    const unsigned to = insn.modrm_offset != kNoOffset ? insn.rm : insn.opcode_reg;
+    Mem slot = Mem::at(R10);
+    if (unit.grouped) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        slot = Mem::at(R10, R9, 1, 0);
+    } else {
+        check(unit, {Address::Kind::Stack, 0}, 8, false);
+    }
+    if (to == kRsp) {
+        a_.load(R9, slot);
+        return;
+    }
+    const Reg home = in_memory(to) ? R11 : home_of(to);
+    a_.load(home, slot);
+    if (in_memory(to)) {
+        a_.store(layout::gpr(to), home);
+    }
+    a_.lea(R9, Mem::at(R9, 8));
+}
+
+void BlockEmitter::emit_leave(const Unit& unit) {
+    check(unit, {Address::Kind::FramePointer, 0}, 8, false);
+    a_.load(R10, Mem::at(R10));
+    a_.lea(R9, Mem::at(Rbp, 8));
+    a_.mov(Rbp, R10);
+}
+
+void BlockEmitter::emit_flow(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    const std::uint64_t next = unit.rip + insn.length;
+    const std::uint64_t target = next + static_cast<std::uint64_t>(insn.imm[0]);
+    switch (insn.cls) {
+        case InsnClass::Jcc:
+            branch_exit(static_cast<Cond>(insn.opcode & 15), target);
+            jump_exit(next);
+            break;
+        case InsnClass::Jmp: jump_exit(target); break;
+        case InsnClass::Call: emit_call(unit, false); break;
+        case InsnClass::CallIndirect: emit_call(unit, true); break;
+        case InsnClass::JmpIndirect:
+            if (insn.mem.present) {
+                check(unit, {}, 8, false);
+                a_.load(R10, Mem::at(R10));
+            } else {
+                const Reg source = source_register(insn.rm, R10);
+                if (source != R10) {
+                    a_.mov(R10, source);
+                }
+            }
+            emit_indirect_jump();
+            break;
+        case InsnClass::Ret: emit_return(unit); break;
+        default: emit_loop(unit); break;
+    }
+    ended_ = true;
+}
+
+void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
+    const Instruction& insn = unit.insn;
+    const std::uint64_t next = unit.rip + insn.length;
+    if (indirect) {
+        if (insn.mem.present) {
+            check(unit, {}, 8, false);
+            a_.load(R11, Mem::at(R10));
+            a_.store(layout::spill(2), R11);
+        } else {
+            a_.store(layout::spill(2), source_register(insn.rm, R11));
+        }
+    }
+    Mem slot = Mem::at(R10);
+    if (unit.grouped) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        slot = Mem::at(R10, R9, 1, -8);
+    } else {
+        check(unit, {Address::Kind::Stack, -8}, 8, true);
+    }
+    if (fits32(static_cast<std::int64_t>(next))) {
+        a_.store_imm32(OpSize::Bits64, slot, static_cast<std::int32_t>(next));
+    } else {
+        a_.mov_imm(R11, next);
+        a_.store(slot, R11);
+    }
+    a_.lea(R9, Mem::at(R9, -8));
+    if (indirect) {
+        a_.load(R10, layout::spill(2));
+        emit_indirect_jump();
+    } else {
+        jump_exit(next + static_cast<std::uint64_t>(insn.imm[0]));
+    }
+}
+
+void BlockEmitter::emit_return(const Unit& unit) {
+    const auto released = unit.insn.imm_count > 0 ? static_cast<std::int32_t>(unit.insn.imm[0] & 0xFFFF) : 0;
+    if (unit.grouped) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        a_.load(R10, Mem::at(R10, R9, 1, 0));
+    } else {
+        check(unit, {Address::Kind::Stack, 0}, 8, false);
+        a_.load(R10, Mem::at(R10));
+    }
+    a_.lea(R9, Mem::at(R9, 8 + released));
+    emit_indirect_jump();
+}
+
+void BlockEmitter::emit_loop(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    const std::uint64_t next = unit.rip + insn.length;
+    const std::uint64_t target = next + static_cast<std::uint64_t>(insn.imm[0]);
+    const Label zero = a_.label();
+    const bool counts = insn.mnemonic == ZYDIS_MNEMONIC_LOOP;
+    if (counts) {
+        a_.lea(Rcx, Mem::at(Rcx, -1));
+    }
+    a_.jrcxz(zero);
+    jump_exit(counts ? target : next);
+    a_.bind(zero);
+    jump_exit(counts ? next : target);
+}
+
+// r10 = target. Hits only where the whole address is the same; the thunk it jumps to checks mode, request and page.
+void BlockEmitter::emit_indirect_jump() {
+    put_away_flags();
+    if (!options_.jump_cache) {
+        a_.jmp_to(glue_.indirect);
+        return;
+    }
+    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
+    a_.rorx(OpSize::Bits64, R11, R10, 12);
+    a_.alu(Alu::Xor, OpSize::Bits32, R11, R10);
+    a_.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);
+    a_.shl_imm(OpSize::Bits32, R11, 4);
+    a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, layout::kJumps));
+    a_.jcc_to(Cond::Ne, glue_.indirect);
+    a_.jmp(Mem::gs_at(R11, layout::kJumps + 8));
+}
+
+Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch, FlagsPlace flags) {
+    PendingExit pending{a_.label(), {}};
+    pending.exit.target = target;
+    pending.exit.kind = kind;
+    pending.exit.patch = patch;
+    pending.exit.flags = flags;
+    exits_.push_back(pending);
+    return pending.stub;
+}
+
+void BlockEmitter::jump_exit(std::uint64_t target) {
+    a_.align_patch(1);
+    a_.jmp(exit_label(target, Exit::Kind::Direct, code_offset_ + a_.offset() + 1, flags_place()));
+}
+
+void BlockEmitter::branch_exit(Cond cond, std::uint64_t target) {
+    a_.align_patch(2);
+    a_.jcc(cond, exit_label(target, Exit::Kind::Direct, code_offset_ + a_.offset() + 2, flags_place()));
+}
+
+// Leaves here and now, without a jump that could be patched.
+void BlockEmitter::emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPlace flags, bool ungrouped) {
+    PendingExit pending{a_.label(), {}};
+    pending.exit.target = target;
+    pending.exit.kind = kind;
+    pending.exit.flags = flags;
+    pending.exit.ungrouped = ungrouped;
+    pending.exit.stub = code_offset_ + a_.offset();
+    a_.bind(pending.stub);
+    a_.call_to(flags == FlagsPlace::Host ? glue_.exit_host : glue_.exit_memory);
+    pending.exit.stub_end = code_offset_ + a_.offset();
+    exits_.push_back(pending);
+}
+
+void BlockEmitter::emit_end() {
+    if (ended_) {
+        return;
+    }
+    const std::uint64_t next = units_.back().rip + units_.back().insn.length;
+    if (stop_) {
+        emit_exit_here(next, Exit::Kind::Interpret, flags_place(), false);
+    } else {
+        jump_exit(next);
+    }
+}
+
+void BlockEmitter::emit_slow_sites() {
+    for (const SlowSite& site : slow_) {
+        const Unit& unit = units_[site.unit];
+        mark(site.unit);
+        a_.bind(site.entry);
+        if (site.live) {
+            end_clobber(true);
+            a_.pushfq();
+            a_.pop(layout::flags());
+        }
+        emit_address(unit, site.address);
+        a_.mov_imm(R11, site.word | (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift));
+        a_.call_to(glue_.slow);
+        const Label pointer = site.live ? a_.label() : site.resume;
+        a_.jmp(pointer);
+        a_.jmp(site.after);
+        if (site.live) {
+            a_.bind(pointer);
+            a_.push(layout::flags());
+            a_.popfq();
+            a_.jmp(site.resume);
+        }
+    }
+}
+
+void BlockEmitter::emit_stack_sites() {
+    for (const StackSite& site : stack_) {
+        const Unit& unit = units_[site.unit];
+        mark(site.unit);
+        a_.bind(site.entry);
+        a_.lea(R10, Mem::at(R9, unit.group_low));
+        a_.mov_imm(R11, static_cast<std::uint32_t>(unit.group_bytes));
+        a_.call_to(glue_.stack);
+        a_.jmp(site.back);
+        end_clobber(site.live);
+        const Label stub = a_.label();
+        a_.align_patch(1);
+        PendingExit pending{stub, {}};
+        pending.exit.target = unit.rip;
+        pending.exit.kind = Exit::Kind::Direct;
+        pending.exit.flags = site.flags;
+        pending.exit.ungrouped = true;
+        pending.exit.patch = code_offset_ + a_.offset() + 1;
+        a_.jmp(stub);
+        exits_.push_back(pending);
+    }
+}
+
+void BlockEmitter::emit_exit_stubs() {
+    for (PendingExit& pending : exits_) {
+        if (pending.exit.stub_end != 0) {
+            continue;
+        }
+        a_.bind(pending.stub);
+        pending.exit.stub = code_offset_ + a_.offset();
+        a_.call_to(pending.exit.flags == FlagsPlace::Host ? glue_.exit_host : glue_.exit_memory);
+        pending.exit.stub_end = code_offset_ + a_.offset();
+    }
+}
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,329 @@
+// Translator: finding, making, linking and killing blocks.
+#include <cstdio>
+#include <cstring>
+
+#include "engine/soft/mmu/mmu.h"
+#include "engine/soft/translate/layout.h"
+#include "engine/soft/translate/trace.h"
+#include "engine/soft/translate/translator.h"
+
+namespace strata::engine::soft {
+namespace {
+
+using enum Reg;
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kSpare = 64U << 10U;  // room for one block and its thunks
+constexpr std::uint32_t kUngrouped = 1U << 30U;
+constexpr std::uint32_t kMaxLength = 15;
+
+bool mode_translatable(std::uint32_t mode) {
+    constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging;
+    constexpr std::uint32_t kRefused = ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086;
+    return (mode & (kNeeded | kRefused)) == kNeeded;
+}
+
+bool ends_block(InsnClass cls) {
+    switch (cls) {
+        case InsnClass::Jcc:
+        case InsnClass::Jmp:
+        case InsnClass::JmpIndirect:
+        case InsnClass::Call:
+        case InsnClass::CallIndirect:
+        case InsnClass::Ret:
+        case InsnClass::Loop: return true;
+        default: return false;
+    }
+}
+
+}  // namespace
+
+bool Translator::locate_code(CpuState& cpu, std::uint64_t& ram_offset) {
+    std::uint64_t& slot =
+        cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(cpu.rip >> 12) & (TranslatorState::kCodePages - 1)];
+    const auto canonical = static_cast<std::uint64_t>(static_cast<std::int64_t>(cpu.rip << 16) >> 16);
+    if (slot != 0 && canonical == cpu.rip && (slot >> 28) == (layout::code_page_key(cpu.rip, 0) >> 28)) {
+        ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (cpu.rip & (kPage - 1));
+        return true;
+    }
+    std::uint64_t physical = 0;
+    if (!translate_linear(cpu, cpu.rip, MemAccess::Execute, Privilege::Current, physical)) {
+        cpu.exception = {};  // the interpreter's fetch raises it again
+        return false;
+    }
+    const auto offset = vm_.ram->ram_offset(memory::GuestAddress(physical));
+    if (!offset) {
+        return false;
+    }
+    ram_offset = *offset;
+    slot = layout::code_page_key(cpu.rip, ram_offset);
+    return slot != 0;
+}
+
+Block* Translator::block_for(CpuState& cpu, const Next& next) {
+    BlockSource source;
+    if (!mode_translatable(cpu.mode) || !locate_code(cpu, source.ram_offset)) {
+        return nullptr;
+    }
+    source.rip = cpu.rip;
+    source.ungrouped = next.ungrouped;
+    source.key_mode = cpu.mode | (next.ungrouped ? kUngrouped : 0);
+    const std::uint64_t page = source.ram_offset >> 12;
+    for (;;) {
+        {
+            const MutexLock lock(mutex_);
+            Block* block = table_.find(source.ram_offset, source.rip, source.key_mode);
+            const bool code = (vm_.ram->page_flags(page).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+            if (block == nullptr && code && memory_->free() > kSpare) {
+                block = translate(cpu, source);
+            }
+            if (block != nullptr) {
+                connect(cpu, *block, next);
+                return block->guest_length == 0 ? nullptr : block;
+            }
+        }
+        // Both wait for other vCPUs, which may want the lock.
+        if (memory_->free() <= kSpare) {
+            drop_everything(cpu);
+        } else {
+            vm_.protect_code_page(cpu, page);
+        }
+    }
+}
+
+void Translator::connect(CpuState& cpu, Block& block, const Next& next) {
+    if (block.guest_length == 0) {
+        return;
+    }
+    if (next.from != nullptr) {
+        if (options_.chain && next.generation == generation_.load(std::memory_order_relaxed)) {
+            link(*next.from, block);
+        }
+    } else if (options_.jump_cache) {
+        remember_jump(cpu, block);
+    }
+}
+
+std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop) {
+    std::vector<Unit> units;
+    std::uint64_t at = 0;
+    const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
+    stop = false;
+    while (units.size() < options_.max_units && at < room) {
+        std::uint8_t bytes[kMaxLength] = {};
+        const auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
+        std::memcpy(bytes, vm_.ram->base() + source.ram_offset + at, available);
+        Unit unit;
+        unit.rip = source.rip + at;
+        const DecodeStatus status = decode(bytes, available, CodeMode::Bits64, *isa_, unit.insn);
+        const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
+        const bool refused = good && unit.insn.cls == InsnClass::CopyVector && !options_.vectors;
+        unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
+        if (!good || (unit.interpreted && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
+            stop = true;
+            break;
+        }
+        at += unit.insn.length;
+        units.push_back(unit);
+        if (!unit.interpreted && ends_block(unit.insn.cls)) {
+            break;
+        }
+    }
+    return units;
+}
+
+Block* Translator::translate(CpuState& cpu, const BlockSource& source) {
+    if (isa_ == nullptr) {
+        isa_ = std::make_unique<IsaSupport>(vm_.cpuid(cpu));
+    }
+    bool stop = false;
+    std::vector<Unit> units = decode_units(source, cpu.mode, stop);
+    std::unique_ptr<Block> block;
+    if (!units.empty()) {
+        Assembler a(buffer_, memory_->next());
+        BlockEmitter emitter(a, glue_, options_, source, units, stop, static_cast<std::uint32_t>(memory_->used()));
+        block = emitter.emit();
+        STRATA_CHECK(!a.overflowed(), "a block is larger than its buffer");
+        (void)memory_->write(a.code());
+        if (options_.trace_blocks) {
+            trace_block(units, a.code(), a.here() - a.offset());
+        }
+        counters_.blocks.fetch_add(1, std::memory_order_relaxed);
+        counters_.guest_bytes.fetch_add(block->guest_length, std::memory_order_relaxed);
+        counters_.host_bytes.fetch_add(a.offset(), std::memory_order_relaxed);
+    } else {
+        block = std::make_unique<Block>();
+        block->ram_offset = source.ram_offset;
+        block->rip = source.rip;
+        block->key_mode = source.key_mode;
+        block->code = static_cast<std::uint32_t>(memory_->used());
+    }
+    return &table_.insert(std::move(block));
+}
+
+// A thunk: checks, moves flags, jumps to the block. Failing, it leaves with the block's own address as target.
+std::uint32_t Translator::make_thunk(Block& to, bool check_mode, bool check_page, bool host_flags) {
+    counters_.thunks.fetch_add(1, std::memory_order_relaxed);
+    Assembler a(buffer_, memory_->next());
+    const Label miss = a.label();
+    const Mem page = Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask));
+    const std::uint64_t key = layout::code_page_key(to.rip, to.ram_offset);
+    if (check_mode) {
+        a.op(OpSize::Bits64, 0x81, 7, Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
+        a.u32(to.key_mode & ~kUngrouped);
+        a.jcc(Cond::Ne, miss);
+    }
+    if (check_page && !host_flags) {
+        a.mov_imm(R11, key);
+        a.alu(Alu::Cmp, OpSize::Bits64, R11, page);
+        a.jcc(Cond::Ne, miss);
+    } else if (check_page) {
+        const Label hit = a.label();
+        a.load(R10, page);
+        a.mov(R11, Rcx);
+        a.mov_imm(Rcx, 0 - key);
+        a.lea(Rcx, Mem::at(Rcx, R10, 1, 0));
+        a.jrcxz(hit);
+        a.mov(Rcx, R11);
+        a.pushfq();
+        a.pop(layout::flags());
+        a.jmp(miss);
+        a.bind(hit);
+        a.mov(Rcx, R11);
+    }
+    if (host_flags && to.entry_flags == FlagsPlace::Memory) {
+        a.pushfq();
+        a.pop(layout::flags());
+    } else if (!host_flags && to.entry_flags == FlagsPlace::Host) {
+        a.push(layout::flags());
+        a.popfq();
+    }
+    a.jmp_to(memory_->base() + to.code);
+    a.bind(miss);
+    a.mov_imm(R10, to.rip);
+    a.jmp_to(glue_.indirect);
+    return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
+}
+
+std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
+    const bool host = from.flags == FlagsPlace::Host;
+    const bool same_page = (from.owner->rip ^ to.rip) >> 12 == 0 && (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
+    if (!same_page) {
+        if (!options_.chain_pages) {
+            return 0;
+        }
+        counters_.page_links.fetch_add(1, std::memory_order_relaxed);
+        std::uint32_t& entry = host ? to.host_guard_entry : to.guard_entry;
+        if (entry == 0) {
+            entry = make_thunk(to, false, true, host);
+        }
+        return entry;
+    }
+    const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags || from.flags == FlagsPlace::Dead;
+    if (fits) {
+        return to.code;
+    }
+    std::uint32_t& entry = host ? to.save_entry : to.load_entry;
+    if (entry == 0) {
+        entry = make_thunk(to, false, false, host);
+    }
+    return entry;
+}
+
+void Translator::link(Exit& from, Block& to) {
+    if (from.patch == 0 || from.linked == &to || from.owner->dead || memory_->free() <= kSpare / 2) {
+        return;
+    }
+    const std::uint32_t entry = entry_for(from, to);
+    if (entry == 0) {
+        return;
+    }
+    if (from.linked == nullptr) {
+        from.next_incoming = to.incoming;
+        to.incoming = &from;
+        from.linked = &to;
+        memory_->patch32(memory_->base() + from.patch, entry - (from.patch + 4));
+        counters_.links.fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+void Translator::remember_jump(CpuState& cpu, Block& to) {
+    if (to.indirect_entry == 0) {
+        if (memory_->free() <= kSpare / 2) {
+            return;
+        }
+        to.indirect_entry = make_thunk(to, true, true, false);
+    }
+    cpu.translator.jumps[layout::jump_slot(to.rip)] = {to.rip, memory_->base() + to.indirect_entry};
+}
+
+void Translator::kill(Block& block) {
+    counters_.killed.fetch_add(1, std::memory_order_relaxed);
+    for (Exit* exit = block.incoming; exit != nullptr;) {
+        Exit* following = exit->next_incoming;
+        memory_->patch32(memory_->base() + exit->patch, exit->stub - (exit->patch + 4));
+        exit->linked = nullptr;
+        exit->next_incoming = nullptr;
+        exit = following;
+    }
+    block.incoming = nullptr;
+    if (block.indirect_entry != 0) {
+        // jmp glue.indirect: r10 holds the target there, which is this block's address.
+        const std::uint64_t at = memory_->base() + block.indirect_entry;
+        const auto distance = static_cast<std::uint32_t>(glue_.indirect - (at + 5));
+        memory_->patch64(at, 0x90909000000000E9ULL | (static_cast<std::uint64_t>(distance) << 8));
+    }
+}
+
+void Translator::invalidate(CpuState* /*cpu*/, std::uint64_t ram_offset, std::uint64_t length) noexcept {
+    if (length == 0 || ram_offset >= vm_.ram->size()) {
+        return;
+    }
+    counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
+    std::vector<Block*> killed;
+    const MutexLock lock(mutex_);
+    table_.remove(ram_offset, length, killed);
+    for (Block* block : killed) {
+        kill(*block);
+    }
+    for (std::uint64_t page = ram_offset >> 12; page <= (ram_offset + length - 1) >> 12; ++page) {
+        if (!table_.page_has_blocks(page)) {
+            vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+        }
+    }
+}
+
+// Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but this thread, which forgets it.
+void Translator::drop_everything(CpuState& cpu) {
+    counters_.flushes.fetch_add(1, std::memory_order_relaxed);
+    vm_.run_exclusive(&cpu, [this] {
+        const MutexLock lock(mutex_);
+        if (memory_->free() > kSpare) {
+            return;  // another vCPU was first
+        }
+        generation_.fetch_add(1, std::memory_order_release);
+        for (const std::uint64_t page : table_.pages()) {
+            vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+        }
+        table_.clear();
+        memory_->reset(glue_end_);
+        for (CpuState* other : vm_.cpus()) {
+            reset_jumps(*other);
+        }
+    });
+}
+
+std::string Translator::report() const {
+    const auto line = [](const char* name, const std::atomic<std::uint64_t>& value) {
+        return std::string(name) + " " + std::to_string(value.load(std::memory_order_relaxed)) + "\n";
+    };
+    const TranslatorCounters& c = counters_;
+    return line("blocks", c.blocks) + line("guest_bytes", c.guest_bytes) + line("host_bytes", c.host_bytes) + line("links", c.links) +
+           line("page_links", c.page_links) + line("thunks", c.thunks) + line("enters", c.enters) + line("site_exits", c.site_exits) +
+           line("indirect_exits", c.indirect_exits) + line("interpreted", c.interpreted) +
+           line("interpreted_in_block", c.interpreted_in_block) + line("interpreted_in_place", c.interpreted_in_place) + line("slow_accesses", c.slow_accesses) +
+           line("host_faults", c.host_faults) + line("invalidations", c.invalidations) + line("killed", c.killed) +
+           line("flushes", c.flushes);
+}
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,88 @@
+// Translator factory: executors that share one Translator, and the developer's switches.
+#include "engine/soft/translate/factory.h"
+
+#include <array>
+#include <cstdio>
+
+#include "engine/soft/translate/translator.h"
+
+namespace strata::engine::soft {
+namespace {
+
+class SharedExecutor final : public Executor {
+  public:
+    explicit SharedExecutor(Translator& translator) : translator_(translator) {}
+    ExecResult run(CpuState& cpu) noexcept override { return translator_.run(cpu); }
+    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override { return translator_.blocks_translated(); }
+
+  private:
+    Translator& translator_;
+};
+
+class TranslatorFactory final : public ExecutorFactory {
+  public:
+    TranslatorFactory(std::unique_ptr<Translator> translator, bool report) : translator_(std::move(translator)), report_(report) {}
+    TranslatorFactory(const TranslatorFactory&) = delete;
+    TranslatorFactory& operator=(const TranslatorFactory&) = delete;
+    ~TranslatorFactory() override {
+        if (report_) {
+            (void)std::fputs(translator_->report().c_str(), stderr);  // a report that cannot be written is no error
+        }
+    }
+    std::unique_ptr<Executor> make_executor(CpuState&) override { return std::make_unique<SharedExecutor>(*translator_); }
+    CodeInvalidator* invalidator() override { return translator_.get(); }
+
+  private:
+    std::unique_ptr<Translator> translator_;
+    bool report_;
+};
+
+struct Switch {
+    std::string_view word;
+    bool TranslateOptions::* field;
+    bool value;
+};
+
+constexpr std::array kSwitches = {
+    Switch{"no-groups", &TranslateOptions::group_stack, false},
+    Switch{"no-chain", &TranslateOptions::chain, false},
+    Switch{"no-page-chain", &TranslateOptions::chain_pages, false},
+    Switch{"no-jump-cache", &TranslateOptions::jump_cache, false},
+    Switch{"exact-flags", &TranslateOptions::track_flags, false},
+    Switch{"no-vectors", &TranslateOptions::vectors, false},
+    Switch{"no-in-place", &TranslateOptions::interpret_in_place, false},
+    Switch{"trace", &TranslateOptions::trace_blocks, true},
+    Switch{"report", &TranslateOptions::report, true},
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ExecutorFactory>> make_translator_factory(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
+    auto translator = STRATA_TRY(Translator::create(vm, options, cache_bytes));
+    return std::unique_ptr<ExecutorFactory>(std::make_unique<TranslatorFactory>(std::move(translator), options.report));
+}
+
+Result<TranslateOptions> parse_translate_options(std::string_view text) {
+    TranslateOptions options;
+    while (!text.empty()) {
+        const std::size_t comma = text.find(',');
+        const std::string_view word = text.substr(0, comma);
+        text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
+        bool known = word == "single";
+        if (known) {
+            options.max_units = 1;
+        }
+        for (const Switch& entry : kSwitches) {
+            if (entry.word == word) {
+                options.*entry.field = entry.value;
+                known = true;
+            }
+        }
+        if (!known) {
+            return Error(ErrorKind::InvalidArgument, "unknown translator option '" + std::string(word) + "'");
+        }
+    }
+    return options;
+}
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,229 @@
+// Glue: its code. Register homes are those of cpu_state.h: guest rsp in r9, guest r9 to r11 in memory, r10 and r11 scratch.
+#include "engine/soft/translate/glue.h"
+
+#include <array>
+
+#include "base/check.h"
+
+#include "engine/soft/translate/layout.h"
+
+namespace strata::engine::soft {
+namespace {
+
+using enum Reg;
+
+struct Home {
+    Reg host;
+    std::uint8_t guest;
+};
+
+// Guest registers that live in host registers.
+constexpr std::array kHomes = {Home{Rax, 0},  Home{Rcx, 1},  Home{Rdx, 2},  Home{Rbx, 3},  Home{R9, 4},   Home{Rbp, 5},  Home{Rsi, 6},
+                               Home{Rdi, 7},  Home{R8, 8},   Home{R12, 12}, Home{R13, 13}, Home{R14, 14}, Home{R15, 15}};
+constexpr std::array kCalleeSaved = {Rbx, Rbp, R12, R13, R14, R15};
+constexpr std::int32_t kPage = 4096;
+
+void store_homes(Assembler& a) {
+    for (const Home& home : kHomes) {
+        a.store(layout::gpr(home.guest), home.host);
+    }
+}
+
+void load_homes(Assembler& a) {
+    for (const Home& home : kHomes) {
+        a.load(home.host, layout::gpr(home.guest));
+    }
+}
+
+// rdi = CpuState: the gs base itself. RDGSBASE needs CR4.FSGSBASE, so a copy of the pointer is kept in spill[3].
+void load_self(Assembler& a) { a.load(Rdi, layout::spill(3)); }
+
+void restore_host_and_return(Assembler& a) {
+    a.load(Rsp, Mem::gs_at(layout::kHostRsp));
+    for (auto reg = kCalleeSaved.rbegin(); reg != kCalleeSaved.rend(); ++reg) {
+        a.pop(*reg);
+    }
+    a.ret();
+}
+
+void leave(Assembler& a, std::uint64_t reason) {
+    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason), static_cast<std::int32_t>(reason));
+    store_homes(a);
+    restore_host_and_return(a);
+}
+
+void save_flags(Assembler& a) {
+    a.pushfq();
+    a.pop(layout::flags());
+}
+
+void load_flags(Assembler& a) {
+    a.push(layout::flags());
+    a.popfq();
+}
+
+// Calls a C++ function with an aligned stack; guest registers were stored. rbp is free then.
+void call_helper(Assembler& a, std::uint64_t function) {
+    a.mov(Rbp, Rsp);
+    a.alu_imm(Alu::And, OpSize::Bits64, Rsp, -16);
+    a.mov_imm(Rax, function);
+    a.call(Rax);
+    a.mov(Rsp, Rbp);
+}
+
+// Returns to five bytes behind the return address, flags untouched.
+void return_behind(Assembler& a) {
+    a.pop(R10);
+    a.lea(R10, Mem::at(R10, 5));
+    a.jmp(R10);
+}
+
+template <typename F>
+std::uint64_t address_of(F* function) {
+    return reinterpret_cast<std::uint64_t>(function);
+}
+
+void emit_enter(Assembler& a) {
+    for (const Reg reg : kCalleeSaved) {
+        a.push(reg);
+    }
+    a.store(Mem::gs_at(layout::kHostRsp), Rsp);
+    a.mov(R11, Rsi);
+    load_flags(a);
+    load_homes(a);
+    a.jmp(R11);
+}
+
+void emit_slow(Assembler& a, const GlueHelpers& helpers) {
+    const Label done = a.label();
+    const Label stop = a.label();
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R10);
+    a.mov32(Rdx, R11);
+    a.load(Rcx, Mem::at(Rsp));
+    call_helper(a, address_of(helpers.slow_access));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 1);
+    a.jcc(Cond::B, done);
+    a.jcc(Cond::E, stop);
+    a.mov(R10, Rax);
+    load_homes(a);
+    a.ret();
+    a.bind(done);
+    load_flags(a);
+    load_homes(a);
+    return_behind(a);
+    a.bind(stop);
+    a.pop(Mem::gs_at(layout::kExitPc));
+    restore_host_and_return(a);
+}
+
+void emit_stack_lookup(Assembler& a, Label miss, Label fail) {
+    // r10 = linear. A hit needs both tags; the range must end within the page.
+    a.rorx(OpSize::Bits32, R11, R10, 7);
+    a.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
+    a.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
+    a.alu_imm(Alu::And, OpSize::Bits64, R10, -kPage);
+    a.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::at(R11, layout::kTagWrite));
+    a.jcc(Cond::Ne, miss);
+    a.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::at(R11, layout::kTagRead));
+    a.jcc(Cond::Ne, miss);
+    a.store(Mem::gs_at(layout::kStackTag), R10);
+    a.load(R11, Mem::at(R11, layout::kHostPage));
+    a.alu(Alu::Sub, OpSize::Bits64, R11, R10);
+    a.store(Mem::gs_at(layout::kStackHost), R11);
+    a.ret();
+    a.bind(fail);
+    return_behind(a);
+}
+
+void emit_stack(Assembler& a, const GlueHelpers& helpers) {
+    const Label miss = a.label();
+    const Label fail = a.label();
+    const Label again_fails = a.label();
+    a.store(layout::spill(1), R10);
+    // Does the range cross its page? (r10 & 4095) + bytes > 4096.
+    a.alu_imm(Alu::And, OpSize::Bits32, R10, kPage - 1);
+    a.alu(Alu::Add, OpSize::Bits32, R10, R11);
+    a.alu_imm(Alu::Cmp, OpSize::Bits32, R10, kPage);
+    a.jcc(Cond::A, fail);
+    a.load(R10, layout::spill(1));
+    emit_stack_lookup(a, miss, fail);
+    a.bind(miss);
+    store_homes(a);
+    load_self(a);
+    a.load(Rsi, layout::spill(1));
+    call_helper(a, address_of(helpers.fill_stack));
+    load_homes(a);
+    a.load(R10, layout::spill(1));
+    emit_stack_lookup(a, again_fails, again_fails);
+}
+
+void emit_interpret(Assembler& a, const GlueHelpers& helpers) {
+    const Label stop = a.label();
+    a.store(Mem::gs_at(layout::kRip), R11);
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R10);
+    call_helper(a, address_of(helpers.interpret));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
+    a.jcc(Cond::Ne, stop);
+    load_flags(a);
+    load_homes(a);
+    a.ret();
+    a.bind(stop);
+    a.pop(Mem::gs_at(layout::kExitPc));
+    restore_host_and_return(a);
+}
+
+void emit_vector(Assembler& a, const GlueHelpers& helpers) {
+    store_homes(a);
+    load_self(a);
+    call_helper(a, address_of(helpers.load_vectors));
+    load_homes(a);
+    a.ret();
+}
+
+}  // namespace
+
+Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
+    std::array<std::uint8_t, 8192> buffer;
+    Assembler a(buffer, memory.next());
+    Glue glue;
+    // SAFETY: the code at this address is an ordinary C function of this type.
+    glue.enter = reinterpret_cast<void (*)(CpuState*, std::uint64_t)>(a.here());
+    emit_enter(a);
+    a.align(16);
+    glue.exit_host = a.here();
+    a.pop(Mem::gs_at(layout::kExitPc));
+    save_flags(a);
+    leave(a, ExitReasonCode::kSite);
+    a.align(16);
+    glue.exit_memory = a.here();
+    a.pop(Mem::gs_at(layout::kExitPc));
+    leave(a, ExitReasonCode::kSite);
+    a.align(16);
+    glue.indirect = a.here();
+    a.store(Mem::gs_at(layout::kRip), R10);
+    leave(a, ExitReasonCode::kIndirect);
+    a.align(16);
+    glue.fault = a.here();
+    leave(a, ExitReasonCode::kFault);
+    a.align(16);
+    glue.slow = a.here();
+    emit_slow(a, helpers);
+    a.align(16);
+    glue.stack = a.here();
+    emit_stack(a, helpers);
+    a.align(16);
+    glue.vector = a.here();
+    emit_vector(a, helpers);
+    a.align(16);
+    glue.interpret = a.here();
+    emit_interpret(a, helpers);
+    STRATA_CHECK(!a.overflowed(), "glue does not fit");
+    (void)memory.write(a.code());
+    return glue;
+}
+
+}  // namespace strata::engine::soft

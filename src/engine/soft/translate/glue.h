@@ -1,0 +1,61 @@
+// Glue: the hand-written code at the start of the code memory through which translated code is entered and left.
+//
+// Generated once by an Assembler. Contracts (guest registers in their host homes, gs base = CpuState):
+//   enter(cpu, target)   C function: loads guest registers and flags (from TranslatorState::flags) and jumps to `target`.
+//   exit_memory/exit_host  called by exit stubs: leave with reason Site; flags are in memory, in host RFLAGS.
+//   indirect             jumped to: r10 = target rip, flags in memory: leave with reason Indirect.
+//   slow                 called by memory sites: r10 = linear address, r11d = site word. Returns with r10 = host address, or to
+//                        5 bytes behind its return address when the interpreter has done the whole instruction, or leaves.
+//   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
+//                        5 bytes behind. All guest registers are kept, flags are not.
+//   vector               called where vector_live is 0: makes it 1. Keeps all guest registers but flags.
+//   interpret            called: r11 = rip, r10d = length: the interpreter executes that instruction; returns if the block can go on,
+//                        with flags both in memory and in host RFLAGS.
+//   fault                jumped to by the signal handler, host rsp valid: leave with reason Fault.
+// The slow path never trusts an address that it did not translate: what it returns in r10 comes from the MMU alone.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/soft/cache/code_memory.h"
+#include "engine/soft/runtime/cpu_state.h"
+
+namespace strata::engine::soft {
+
+/// TranslatorState::exit_reason.
+struct ExitReasonCode {
+    static constexpr std::uint64_t kSite = 0;       ///< an exit stub: exit_pc says which
+    static constexpr std::uint64_t kIndirect = 1;   ///< cpu.rip is set
+    static constexpr std::uint64_t kFault = 2;      ///< a native instruction raised a host signal at exit_pc
+    static constexpr std::uint64_t kException = 3;  ///< cpu.exception is pending; exit_pc is in the faulting instruction's slow path
+    static constexpr std::uint64_t kResume = 4;     ///< the interpreter ran an instruction; cpu.rip is set; see step_result
+};
+
+/// What the slow paths call. Both run with guest vector values live: general registers only.
+struct GlueHelpers {
+    /// 0: the instruction is done, 1: leave (exit_reason is set), else the host address.
+    std::uint64_t (*slow_access)(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept;
+    /// Tries to make the page of `linear` writable in the TLB.
+    void (*fill_stack)(CpuState* cpu, std::uint64_t linear) noexcept;
+    void (*load_vectors)(CpuState* cpu) noexcept;
+    /// Executes the instruction at cpu->rip. 0: the next one follows and nothing the block depends on changed, else 1.
+    std::uint64_t (*interpret)(CpuState* cpu, std::uint64_t length) noexcept;
+};
+
+struct Glue {
+    void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
+    std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0;
+};
+
+/// Writes the glue into empty code memory.
+Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers);
+
+/// Bit 7 of a site word: the access writes. Bits 0 to 6: its size in bytes. Bit 8: locked or otherwise not to be split.
+struct SiteWord {
+    static constexpr std::uint32_t kSizeMask = 0x7f;
+    static constexpr std::uint32_t kWrite = 0x80;
+    static constexpr std::uint32_t kAligned = 0x100;   ///< #GP unless the address is a multiple of the size
+    static constexpr std::uint32_t kLengthShift = 12;  ///< length of the guest instruction
+};
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,109 @@
+// Slow path: the C++ functions that generated code calls. Compiled for general registers only, as a whole: guest vector
+// values may be in host registers. Whatever needs more saves them first.
+#include "arch/x86/registers.h"
+#include "engine/soft/mmu/mmu_state.h"
+#include "engine/soft/translate/helpers.h"
+#include "engine/soft/translate/translator.h"
+
+namespace strata::engine::soft {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kArithmetic = arch::x86::rflags::kArithmetic;
+constexpr std::uint64_t kFlagsBase = 0x202;
+
+void restore_vectors(CpuState& cpu, bool live) {
+    if (live) {
+        load_vector_state(cpu);
+    }
+}
+
+std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept {
+    auto* translator = static_cast<Translator*>(cpu->vm->code);
+    translator->count_slow_access();
+    const bool live = cpu->vector_live != 0;
+    const std::uint32_t size = site & SiteWord::kSizeMask;
+    const bool write = (site & SiteWord::kWrite) != 0;
+    const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
+    if (!misaligned && (linear & (kPage - 1)) + size <= kPage) {
+        std::byte* host = host_pointer(*cpu, linear, size, write ? MemAccess::Write : MemAccess::Read);
+        // A store into a page of code must be followed by an invalidation, and maybe by leaving the block.
+        if (host != nullptr && !cpu->mmu->rewrite_pending) {
+            restore_vectors(*cpu, live);
+            return reinterpret_cast<std::uint64_t>(host);
+        }
+        // Not canonical: #GP or #SS, which the interpreter tells apart.
+        if (host == nullptr && cpu->exception.pending && cpu->exception.vector == arch::x86::vector::kPf) {
+            cpu->translator.exit_reason = ExitReasonCode::kException;
+            return 1;
+        }
+        cpu->exception = {};
+    }
+    save_vector_state(*cpu);
+    return translator->interpret_in_block(*cpu, site, pc, live);
+}
+
+// A page that cannot be written now is no failure: the caller then checks each access by itself.
+void fill_stack(CpuState* cpu, std::uint64_t linear) noexcept {
+    const bool live = cpu->vector_live != 0;
+    std::uint64_t physical = 0;
+    if (!translate_linear(*cpu, linear, MemAccess::Write, Privilege::Current, physical)) {
+        cpu->exception = {};
+        return;
+    }
+    // Asking for a writable pointer to code would drop that code although nothing is written yet.
+    const auto offset = cpu->vm->ram->ram_offset(memory::GuestAddress(physical));
+    if (!offset || (cpu->vm->ram->page_flags(*offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0) {
+        return;
+    }
+    if (host_pointer(*cpu, linear, 1, MemAccess::Write) == nullptr) {
+        cpu->exception = {};
+    }
+    restore_vectors(*cpu, live);
+}
+
+void load_vectors(CpuState* cpu) noexcept { load_vector_state(*cpu); }
+
+void flags_to_guest(CpuState& cpu) {
+    cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
+}
+
+// What a block relies on between two of its instructions: that it is alive, its mode, and where its page lies.
+struct Footing {
+    std::uint64_t killed, epoch;
+    std::uint32_t mode;
+    bool operator==(const Footing&) const = default;
+};
+
+std::uint64_t interpret_here(CpuState* state, std::uint64_t length) noexcept {
+    CpuState& cpu = *state;
+    auto* translator = static_cast<Translator*>(cpu.vm->code);
+    const auto footing = [&] { return Footing{translator->killed(), cpu.fetch_epoch, cpu.mode}; };
+    const bool live = cpu.vector_live != 0;
+    const std::uint64_t rip = cpu.rip;
+    const Footing before = footing();
+    translator->count_interpreted();
+    flags_to_guest(cpu);
+    StepResult step = StepResult::Done;
+    do {
+        step = interpret_one(cpu);
+    } while (step == StepResult::Done && cpu.rip == rip && cpu.request.load(std::memory_order_relaxed) == 0);
+    cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase;
+    const bool goes_on = (step == StepResult::Done || step == StepResult::EndBlock) && cpu.rip == rip + length &&
+                         before == footing() && cpu.request.load(std::memory_order_acquire) == 0 &&
+                         (cpu.interrupt_window == 0 || (!cpu.interrupt_shadow && !window_open(cpu, step == StepResult::EndBlock)));
+    if (goes_on) {
+        cpu.interrupt_shadow = false;  // nothing waits, and one instruction follows before anybody looks
+        restore_vectors(cpu, live);
+        return 0;
+    }
+    cpu.translator.exit_reason = ExitReasonCode::kResume;
+    cpu.translator.spill[1] = static_cast<std::uint64_t>(step);
+    return 1;
+}
+
+}  // namespace
+
+GlueHelpers glue_helpers() { return {slow_access, fill_stack, load_vectors, interpret_here}; }
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,15 @@
+// Trace: prints blocks: each guest instruction, then the host code made of all of them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/soft/translate/analysis.h"
+
+namespace strata::engine::soft {
+
+/// To standard error. `address`: where the code runs.
+void trace_block(const std::vector<Unit>& units, std::span<const std::uint8_t> code, std::uint64_t address);
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,110 @@
+// Translator: the tier-1 engine of one machine: finds, makes, links and kills blocks, and runs them.
+//
+// One object serves all vCPUs. `mutex_` guards the block table, the code memory's allocation and all links; code is executed
+// without it. Making a block: (1) the RAM page is marked as code and every vCPU's write tags for it are cut, without the lock, since
+// that waits for the others; (2) under the lock the bytes are read, translated and published. A writer stores first and then
+// takes the lock to kill what was made of the bytes, so no block made of older bytes survives its store.
+// Killed blocks are unlinked: jumps to them go back to their stubs and the thunk that indirect jumps use is overwritten. Their
+// code stays until the whole cache is dropped, which happens while every vCPU is at a safe point.
+//
+// Chaining: within a page jumps go straight; across pages through a thunk that compares the vCPU's own record of the target page's
+// fetch translation (TranslatorState::code_pages), which the MMU empties with its TLB. Indirect jumps hit a per-vCPU cache by whole
+// linear address; the thunk behind it compares mode word, request and page, so a stale entry is never taken.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "base/mutex.h"
+#include "engine/soft/cache/block_table.h"
+#include "engine/soft/cache/code_memory.h"
+#include "engine/soft/decode/classify.h"
+#include "engine/soft/runtime/executor.h"
+#include "engine/soft/runtime/host_faults.h"
+#include "engine/soft/runtime/soft_vm.h"
+#include "engine/soft/translate/block_emitter.h"
+
+namespace strata::engine::soft {
+
+/// Relaxed counters of everything that leaves the fast path.
+struct TranslatorCounters {
+    std::atomic<std::uint64_t> blocks{0}, guest_bytes{0}, host_bytes{0};
+    std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
+    std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, stops{0}, polls{0};
+    std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0}, slow_accesses{0}, host_faults{0};
+    std::atomic<std::uint64_t> invalidations{0}, killed{0}, flushes{0};
+};
+
+class Translator final : public Executor, public CodeInvalidator {
+  public:
+    /// For the vCPUs of `vm`, which outlives it. `cache_bytes`: the most that translated code may take. The caller sets vm.code.
+    static Result<std::unique_ptr<Translator>> create(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes);
+
+    ExecResult run(CpuState& cpu) noexcept override;
+    void invalidate(CpuState* cpu, std::uint64_t ram_offset, std::uint64_t length) noexcept override;
+    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override { return counters_.blocks.load(std::memory_order_relaxed); }
+    [[nodiscard]] const TranslatorCounters& counters() const { return counters_; }
+    /// The counters as text, one a line; with the instructions that the interpreter ran most, if they were counted.
+    [[nodiscard]] std::string report() const;
+
+    /// Slow path of a memory access that only the interpreter can do: runs the whole instruction. As GlueHelpers::slow_access.
+    std::uint64_t interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept;
+    void count_interpreted() { counters_.interpreted_in_place.fetch_add(1, std::memory_order_relaxed); }
+    /// Changes whenever a block is killed or the cache is dropped.
+    [[nodiscard]] std::uint64_t killed() const {
+        return counters_.killed.load(std::memory_order_acquire) + generation_.load(std::memory_order_acquire);
+    }
+    void count_slow_access() { counters_.slow_accesses.fetch_add(1, std::memory_order_relaxed); }
+
+  private:
+    Translator(SoftVm& vm, const TranslateOptions& options);
+    Result<> prepare_memory(std::uint64_t cache_bytes);
+    static bool on_host_fault(void* self, HostFault& fault) noexcept;
+
+    void enter_thread(CpuState& cpu);
+    void reset_jumps(CpuState& cpu) const;
+    /// How to go on at cpu.rip.
+    struct Next {
+        Exit* from = nullptr;    ///< the exit that led there, to be linked
+        bool ungrouped = false;
+        bool interpret = false;  ///< one instruction by the interpreter first
+        std::uint64_t generation = 0;  ///< of `from`
+    };
+    /// Sets cpu.rip to where a block was left through a stub, an exception or a host fault.
+    Next after_block(CpuState& cpu);
+    /// The block at cpu.rip, made if need be; null: the interpreter must execute the instruction. Links `next.from` to it.
+    Block* block_for(CpuState& cpu, const Next& next);
+    /// Where in RAM the code at cpu.rip lies; false: not in RAM, or the fetch faults.
+    bool locate_code(CpuState& cpu, std::uint64_t& ram_offset);
+    Block* find_or_make(CpuState& cpu, const BlockSource& source);
+    void connect(CpuState& cpu, Block& block, const Next& next) STRATA_REQUIRES(mutex_);
+    Block* translate(CpuState& cpu, const BlockSource& source) STRATA_REQUIRES(mutex_);
+    std::vector<Unit> decode_units(const BlockSource& source, std::uint32_t mode, bool& stop) STRATA_REQUIRES(mutex_);
+    void link(Exit& from, Block& to) STRATA_REQUIRES(mutex_);
+    std::uint32_t entry_for(const Exit& from, Block& to) STRATA_REQUIRES(mutex_);
+    std::uint32_t make_thunk(Block& to, bool check_mode, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
+    void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
+    void kill(Block& block) STRATA_REQUIRES(mutex_);
+    void drop_everything(CpuState& cpu);
+
+    /// One instruction by the interpreter. True: `result` says why the run loop must look.
+    bool step(CpuState& cpu, ExecResult& result);
+    static bool ends_run(CpuState& cpu, StepResult step, ExecResult& result);
+    /// Runs from `block` on and puts the state in order afterwards.
+    void execute(CpuState& cpu, const Block& block);
+
+    SoftVm& vm_;
+    TranslateOptions options_;
+    std::unique_ptr<CodeMemory> memory_;
+    Glue glue_;
+    HostFaultRange faults_;
+    std::uint64_t glue_end_ = 0;
+    Mutex mutex_;
+    BlockTable table_ STRATA_GUARDED_BY(mutex_);
+    std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
+    std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
+    std::atomic<std::uint64_t> generation_{1};  ///< changes when the cache is dropped: pointers to blocks and exits die
+    TranslatorCounters counters_;
+};
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,189 @@
+// Tests of the Translator: chaining, polling, self-modifying code, remapped pages, a full cache.
+#include "engine/soft/translate/translator.h"
+
+#include <chrono>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "engine/soft/translate/translate_test_machine.h"
+
+namespace strata::engine::soft {
+namespace {
+
+using Machine = TranslateTestMachine;
+using Bytes = std::vector<std::uint8_t>;
+
+constexpr unsigned kRax = 0, kRcx = 1;
+
+TEST(TranslatorTest, LoopStaysInTranslatedCode) {
+    Machine machine;
+    machine.load(Bytes{0xB9, 0x40, 0x42, 0x0F, 0x00,  // mov ecx, 1000000
+                       0x83, 0xC0, 0x03,              // add eax, 3
+                       0xFF, 0xC9,                    // dec ecx
+                       0x75, 0xF9,                    // jnz -7
+                       0xF4});
+    machine.cpu().gpr[kRax] = 0;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 3000000U);
+    EXPECT_LT(machine.translator().counters().enters.load(), 6U);
+    EXPECT_GE(machine.translator().counters().links.load(), 1U);
+}
+
+TEST(TranslatorTest, CallsAndReturnsStayInTranslatedCode) {
+    Machine machine;
+    machine.load(Bytes{0xB9, 0xE8, 0x03, 0x00, 0x00,  // mov ecx, 1000
+                       0xE8, 0xF6, 0x0F, 0x00, 0x00,  // call the next page
+                       0xFF, 0xC9,                    // dec ecx
+                       0x75, 0xF7,                    // jnz to the call
+                       0xF4});
+    machine.load(Bytes{0x83, 0xC0, 0x01, 0xC3}, 0x1000);  // add eax, 1; ret
+    machine.cpu().gpr[kRax] = 0;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 1000U);
+    EXPECT_LT(machine.translator().counters().enters.load(), 12U);
+    EXPECT_GE(machine.translator().counters().page_links.load(), 1U);
+}
+
+TEST(TranslatorTest, FlagsSurviveCallAndReturn) {
+    Machine machine;
+    machine.load(Bytes{0x83, 0xF9, 0x05,              // cmp ecx, 5
+                       0xE8, 0xF8, 0x0F, 0x00, 0x00,  // call the next page
+                       0x74, 0x01,                    // je +1
+                       0xF4,                          // hlt
+                       0xB8, 0x2A, 0x00, 0x00, 0x00,  // mov eax, 42
+                       0xF4});
+    machine.load(Bytes{0x48, 0x8B, 0x14, 0x25, 0x00, 0x00, 0x60, 0x00, 0xC3}, 0x1000);  // mov rdx, [data]; ret
+    machine.cpu().gpr[kRcx] = 5;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 42U);
+}
+
+TEST(TranslatorTest, RequestStopsAnEndlessLoop) {
+    Machine machine;
+    machine.load(Bytes{0xEB, 0xFE});  // jmp $
+    std::thread other([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        machine.cpu().request.fetch_or(Request::kExit);
+    });
+    EXPECT_EQ(machine.translator().run(machine.cpu()), ExecResult::Polled);
+    other.join();
+    EXPECT_EQ(machine.cpu().rip, Machine::kCode);
+}
+
+TEST(TranslatorTest, RequestStopsALoopThatCarriesFlags) {
+    Machine machine;
+    machine.load(Bytes{0xF9,                      // stc
+                       0x48, 0x83, 0xD0, 0x00,    // adc rax, 0
+                       0x72, 0xFA,                // jc to adc
+                       0xF9,                      // stc
+                       0xEB, 0xF7});              // jmp to adc
+    machine.cpu().gpr[kRax] = 0;
+    std::thread other([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        machine.cpu().request.fetch_or(Request::kExit);
+    });
+    EXPECT_EQ(machine.translator().run(machine.cpu()), ExecResult::Polled);
+    other.join();
+    EXPECT_GT(machine.cpu().gpr[kRax], 1000U);
+}
+
+TEST(TranslatorTest, StoreIntoTheRunningBlockTakesEffectAtTheNextInstruction) {
+    Machine machine;
+    machine.load(Bytes{0xC6, 0x05, 0x01, 0x00, 0x00, 0x00, 0x07,  // mov byte [rip+1], 7
+                       0xB8, 0x01, 0x00, 0x00, 0x00,              // mov eax, 1: becomes 7
+                       0xF4});
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 7U);
+}
+
+TEST(TranslatorTest, StoreThroughAnotherMappingInvalidates) {
+    Machine machine;
+    // Twice: mov eax, N; then patches N through the alias and runs again.
+    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00,                          // mov eax, 1
+                       0x01, 0xC3,                                            // add ebx, eax
+                       0xFF, 0xC9,                                            // dec ecx
+                       0x74, 0x0A,                                            // jz to hlt
+                       0xC6, 0x04, 0x25, 0x01, 0x00, 0x80, 0x00, 0x64,        // mov byte [alias+1], 100
+                       0xEB, 0xEB,                                            // jmp to the start
+                       0xF4});
+    machine.cpu().gpr[3] = 0;
+    machine.cpu().gpr[kRcx] = 3;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[3], 201U);
+}
+
+TEST(TranslatorTest, DeviceWriteInvalidates) {
+    Machine machine;
+    const Bytes program{0xB8, 0x01, 0x00, 0x00, 0x00, 0xF4};
+    machine.load(program);
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 1U);
+    std::memset(machine.code(1), 9, 1);
+    machine.translator().invalidate(nullptr, static_cast<std::uint64_t>(machine.code(1) - machine.vm().ram->base()), 1);
+    machine.reset();
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 9U);
+}
+
+TEST(TranslatorTest, RemappedPageIsNotEnteredThroughAnOldLink) {
+    Machine machine;
+    machine.load(Bytes{0xE9, 0xFB, 0x0F, 0x00, 0x00});                   // jmp to page 1
+    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00, 0xF4}, 0x1000);     // mov eax, 1; hlt
+    machine.load(Bytes{0xB8, 0x02, 0x00, 0x00, 0x00, 0xF4}, 0x2000);     // mov eax, 2; hlt
+    for (int i = 0; i < 3; ++i) {
+        machine.reset();
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[kRax], 1U);
+    }
+    machine.remap(Machine::kCode + 0x1000, Machine::kCode + 0x2000);
+    flush_tlb_page(machine.cpu(), Machine::kCode + 0x1000);
+    machine.cpu().rip = Machine::kCode;
+    machine.cpu().halted = false;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 2U);
+}
+
+TEST(TranslatorTest, FullCacheIsDroppedAndRefilled) {
+    Machine machine({}, 1U << 20U);
+    for (std::uint32_t i = 0; i < 20000; ++i) {
+        Bytes program{0xB8, 0, 0, 0, 0, 0xEB, 0x00, 0xF4};  // mov eax, i; jmp +0; hlt
+        std::memcpy(&program[1], &i, 4);
+        machine.reset();
+        machine.load(program);
+        ASSERT_EQ(machine.run_translated(), ExecResult::Halted);
+        ASSERT_EQ(machine.cpu().gpr[kRax], i);
+    }
+    EXPECT_GE(machine.translator().counters().flushes.load(), 1U);
+}
+
+TEST(TranslatorTest, StackAcrossAPageUsesSingleChecks) {
+    Machine machine;
+    machine.load(Bytes{0x50, 0x53, 0x6A, 0x07, 0x58, 0x5B, 0x5A, 0xF4});  // push rax; push rbx; push 7; pop rax; pop rbx; pop rdx; hlt
+    machine.cpu().gpr[4] = Machine::kStack + 0x1000 + 12;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 7U);
+    EXPECT_EQ(machine.cpu().gpr[2], 0x1000U);
+    EXPECT_EQ(machine.cpu().gpr[4], Machine::kStack + 0x1000 + 12);
+}
+
+TEST(TranslatorTest, AddressesInPageZeroNeverReachTheHost) {
+    Machine machine;
+    machine.load(Bytes{0x58, 0xF4});  // pop rax from linear 8: not mapped, but what "no stack page" matches
+    machine.cpu().gpr[4] = 8;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Exception);
+    EXPECT_EQ(machine.cpu().exception.vector, arch::x86::vector::kPf);
+    EXPECT_EQ(machine.cpu().exception.fault_address, 8U);
+    EXPECT_EQ(machine.cpu().rip, Machine::kCode);
+}
+
+TEST(TranslatorTest, DivisionByZeroIsAGuestException) {
+    Machine machine;
+    machine.load(Bytes{0x31, 0xC9, 0xF7, 0xF1, 0xF4});  // xor ecx, ecx; div ecx
+    EXPECT_EQ(machine.run_translated(), ExecResult::Exception);
+    EXPECT_EQ(machine.cpu().exception.vector, arch::x86::vector::kDe);
+    EXPECT_EQ(machine.cpu().rip, Machine::kCode + 2);
+}
+
+}  // namespace
+}  // namespace strata::engine::soft
