@@ -172,6 +172,8 @@ Result<> QueuedDevice::save(state::StateWriter& writer) const {
     for (const auto& ring : queues_) {
         writer.boolean(ring != nullptr);
         if (ring) {
+            // The chains that broke a device are gone, and so is all use of its queues until the reset.
+            STRATA_CHECK(broken_ || ring->in_flight() == 0, "a queue is saved while requests are under way");
             ring->save(writer);
         }
     }

@@ -187,6 +187,22 @@ TEST_F(VirtioPciTest, PciConfigWindowReachesTheBar) {
     EXPECT_EQ(queues, 1);
 }
 
+TEST_F(VirtioPciTest, BrokenDeviceIsSavedAndStillNeedsItsReset) {
+    start();
+    driver_.add({{1ULL << 40, 32, true}});  // popped, then found to lie outside RAM
+    set<std::uint16_t>(0x3000, 0);
+    run_posted(*loop_);
+    EXPECT_NE(status() & DeviceStatus::kNeedsReset, 0);
+    ASSERT_TRUE(transport_->pause().ok());
+    state::StateWriter writer;
+    ASSERT_TRUE(transport_->save(writer).ok());
+    transport_ = make();
+    ASSERT_TRUE(transport_->pause().ok());
+    state::StateReader reader(writer.bytes());
+    ASSERT_TRUE(transport_->load(reader).ok());
+    EXPECT_NE(status() & DeviceStatus::kNeedsReset, 0);
+}
+
 TEST_F(VirtioPciTest, LoadedTransportContinues) {
     start();
     request();
