@@ -53,7 +53,7 @@ struct NullLine final : bus::IrqLine {
 class HostileDriver {
   public:
     HostileDriver(std::unique_ptr<virtio::VirtioDevice> device, io::EventLoop& loop)
-        : loop_(loop), transport_(std::move(device), ram()) {
+        : loop_(loop), transport_(std::move(device), ram(), virtio::RingFormats::SplitAndPacked) {
         std::memset(ram().base(), 0, 64 * 1024);
         transport_.connect(sink_, line_);
     }
@@ -77,7 +77,9 @@ class HostileDriver {
         }
     }
     void start(Input& input) {
-        const std::uint64_t features = (transport_.device().offered_features() & input.take<std::uint64_t>()) | 1ULL << 32;
+        const std::uint64_t features = ((transport_.device().offered_features() | virtio::Feature::kRingPacked) &
+                                        input.take<std::uint64_t>()) |
+                                       virtio::Feature::kVersion1;
         set<std::uint8_t>(0x14, 3);
         set<std::uint32_t>(8, 0);
         set<std::uint32_t>(12, static_cast<std::uint32_t>(features));
@@ -102,8 +104,7 @@ class HostileDriver {
         const auto index = input.take<std::uint8_t>() % kRingSize;
         const std::uint64_t address = input.take<std::uint8_t>() == 0xff ? input.take<std::uint64_t>() : input.take<std::uint16_t>();
         const virtio::Descriptor made{address, std::uint32_t{input.take<std::uint16_t>()},
-                                      static_cast<std::uint16_t>(input.take<std::uint8_t>()),
-                                      static_cast<std::uint16_t>(input.take<std::uint8_t>())};
+                                      input.take<std::uint16_t>(), input.take<std::uint16_t>()};
         (void)ram().store(memory::GuestAddress(base + 16ULL * static_cast<unsigned>(index)), made);
     }
     void publish(Input& input) {

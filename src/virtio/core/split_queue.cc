@@ -16,38 +16,6 @@ Error broken(const char* why) { return {ErrorKind::Failed, why}; }
 
 }  // namespace
 
-Result<> Virtqueue::append_buffer(std::uint64_t address, std::uint32_t length, bool writable,
-                                  std::vector<DescriptorChain::Buffer>& buffers, std::size_t& first_writable) const {
-    if (length != 0) {
-        buffers.push_back({memory::GuestAddress(address), length});
-    }
-    if (!writable) {
-        // VIRTIO 1.2, 2.7.4.2: readable before writable.
-        if (first_writable + (length != 0 ? 1 : 0) != buffers.size()) {
-            return broken("a readable descriptor follows a writable one");
-        }
-        first_writable = buffers.size();
-    }
-    return ok();
-}
-
-std::vector<DescriptorChain::Buffer> Virtqueue::take_spare() {
-    if (spares_.empty()) {
-        return {};
-    }
-    auto spare = std::move(spares_.back());
-    spares_.pop_back();
-    spare.clear();
-    return spare;
-}
-
-void Virtqueue::keep_spare(std::vector<DescriptorChain::Buffer> buffers) {
-    constexpr std::size_t kSpares = 64;
-    if (spares_.size() < kSpares) {
-        spares_.push_back(std::move(buffers));
-    }
-}
-
 Result<std::unique_ptr<Virtqueue>> SplitQueue::create(const memory::GuestMemory& memory, const QueueSetup& setup,
                                                       std::uint64_t features) {
     if (!std::has_single_bit(setup.size) || setup.size > kMaxSize) {
@@ -196,11 +164,6 @@ void SplitQueue::load(state::StateReader& reader) {
     next_available_ = reader.u16();
     next_used_ = reader.u16();
     signalled_used_ = reader.u16();
-}
-
-Result<std::unique_ptr<Virtqueue>> make_virtqueue(const memory::GuestMemory& memory, const QueueSetup& setup,
-                                                  std::uint64_t features) {
-    return SplitQueue::create(memory, setup, features);
 }
 
 }  // namespace strata::virtio

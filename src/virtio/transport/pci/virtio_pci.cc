@@ -39,8 +39,9 @@ std::uint64_t little_endian(std::span<const std::byte> data) {
 
 }  // namespace
 
-VirtioPciTransport::VirtioPciTransport(std::unique_ptr<VirtioDevice> device, const memory::GuestMemory& memory)
-    : PciDevice(identity_of(device->type())), device_(std::move(device)), memory_(memory),
+VirtioPciTransport::VirtioPciTransport(std::unique_ptr<VirtioDevice> device, const memory::GuestMemory& memory,
+                                       RingFormats formats)
+    : PciDevice(identity_of(device->type())), device_(std::move(device)), memory_(memory), formats_(formats),
       vectors_(device_->queue_sizes().size()) {
     STRATA_CHECK(device_->queue_sizes().size() <= kMaxQueues, "too many queues");
     for (const std::uint16_t size : device_->queue_sizes()) {
@@ -92,7 +93,10 @@ void VirtioPciTransport::describe_capabilities() {
     add_msix(static_cast<unsigned>(device_->queue_sizes().size()) + 1, 0, kTableOffset, kPendingOffset);
 }
 
-std::uint64_t VirtioPciTransport::offered() const { return device_->offered_features() | Feature::kVersion1; }
+std::uint64_t VirtioPciTransport::offered() const {
+    return device_->offered_features() | Feature::kVersion1 |
+           (formats_ == RingFormats::SplitAndPacked ? Feature::kRingPacked : 0);
+}
 
 // --- The pci-cfg window. VIRTIO 1.2, 4.1.4.9 ---
 

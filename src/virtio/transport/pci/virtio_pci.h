@@ -21,6 +21,9 @@
 
 namespace strata::virtio {
 
+/// Which ring layouts the driver may choose from.
+enum class RingFormats : std::uint8_t { Split, SplitAndPacked };
+
 class VirtioPciTransport final : public pci::PciDevice, private DeviceHost {
   public:
     static constexpr std::uint64_t kIsrOffset = 0x1000;
@@ -32,7 +35,8 @@ class VirtioPciTransport final : public pci::PciDevice, private DeviceHost {
     static constexpr unsigned kMaxQueues = 255;
 
     /// Takes `device`; `memory` outlives the transport.
-    VirtioPciTransport(std::unique_ptr<VirtioDevice> device, const memory::GuestMemory& memory);
+    VirtioPciTransport(std::unique_ptr<VirtioDevice> device, const memory::GuestMemory& memory,
+                       RingFormats formats = RingFormats::Split);
     ~VirtioPciTransport() override;
 
     [[nodiscard]] VirtioDevice& device() const { return *device_; }
@@ -90,6 +94,7 @@ class VirtioPciTransport final : public pci::PciDevice, private DeviceHost {
 
     const std::unique_ptr<VirtioDevice> device_;
     const memory::GuestMemory& memory_;
+    const RingFormats formats_;
     unsigned window_ = 0;  ///< where the pci-cfg capability lies
 
     mutable Mutex registers_mutex_;
