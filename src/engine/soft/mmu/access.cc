@@ -317,6 +317,15 @@ bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::ui
 
 std::byte* host_pointer(CpuState& cpu, std::uint64_t linear, std::uint32_t size, MemAccess access, Privilege privilege) noexcept {
     linear = truncate(cpu, linear);
+    if (access == MemAccess::Execute) {
+        // Fetch rights are not data rights: the data TLB has no say, and learns nothing.
+        std::uint64_t physical = 0;
+        if (!translate_linear(cpu, linear, access, privilege, physical) || (physical >> 12) == cpu.mmu->apic_page) {
+            return nullptr;
+        }
+        const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(physical));
+        return offset ? cpu.vm->ram->base() + *offset : nullptr;
+    }
     Target target;
     if (reach(cpu, linear, access, access_rights(cpu, privilege), target) != Reach::Ram) {
         return nullptr;
