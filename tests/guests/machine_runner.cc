@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <thread>
 
+#include <fmt/core.h>
+
 namespace strata::tests {
 namespace {
 
@@ -204,6 +206,20 @@ Result<bool> settle(Events::Kind kind, machine::pc::PcMachine& pc, const GuestRu
     return true;
 }
 
+/// Where each vCPU stands, for the report of a run that did not end.
+std::string positions(machine::pc::PcMachine& pc) {
+    std::string text;
+    for (const auto& vcpu : pc.vcpus()) {
+        arch::x86::ArchState state;
+        if (vcpu->get_state(state).ok()) {
+            text += fmt::format("[rip {:#x} cs {:#x} rflags {:#x} cr0 {:#x} cr3 {:#x} run-state {}]", state.rip,
+                                state.segments[arch::x86::Cs].base, state.rflags, state.cr0, state.cr3,
+                                static_cast<int>(state.run_state));
+        }
+    }
+    return text;
+}
+
 }  // namespace
 
 Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
@@ -225,6 +241,9 @@ Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
         }
         events.clear();
         again = STRATA_TRY(settle(kind, *pc, run, result));
+    }
+    if (result.ending == Ending::TimedOut) {
+        result.detail = positions(*pc);
     }
     result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     for (const auto& vcpu : pc->vcpus()) {
