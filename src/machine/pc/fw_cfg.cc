@@ -32,7 +32,8 @@ void FwCfg::read(std::uint64_t offset, std::span<std::byte> data) {
         return;
     }
     const MutexLock lock(mutex_);
-    const auto item = std::find_if(items_.begin(), items_.end(), [&](const Item& each) { return each.key == selected_; });
+    const std::uint16_t wanted = selected_;
+    const auto item = std::find_if(items_.begin(), items_.end(), [&](const Item& each) { return each.key == wanted; });
     if (item != items_.end() && position_ < item->bytes.size()) {
         data[0] = item->bytes[position_++];
     }
