@@ -29,6 +29,8 @@ namespace {
 constexpr std::array kCommon{
     // Memory: allocator, guest RAM.
     SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(membarrier), SCMP_SYS(mincore),
+    // Each vCPU thread's memory for instruction stubs, mapped twice; the gs base of translated code.
+    SCMP_SYS(memfd_create), SCMP_SYS(ftruncate), SCMP_SYS(arch_prctl),
     // Locks, scheduling, time.
     SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(getcpu), SCMP_SYS(clock_gettime),
     SCMP_SYS(clock_getres), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep), SCMP_SYS(gettimeofday), SCMP_SYS(time),
@@ -49,10 +51,10 @@ constexpr std::array kCommon{
 /// What the other threads may do besides.
 constexpr std::array kProcess{
     // Disks.
-    SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range), SCMP_SYS(fallocate), SCMP_SYS(ftruncate),
+    SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range), SCMP_SYS(fallocate),
     SCMP_SYS(statx), SCMP_SYS(flock),
     // Descriptors and waiting.
-    SCMP_SYS(fcntl), SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(eventfd2), SCMP_SYS(pipe2), SCMP_SYS(memfd_create),
+    SCMP_SYS(fcntl), SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(eventfd2), SCMP_SYS(pipe2),
     SCMP_SYS(epoll_create1), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(select),
     SCMP_SYS(pselect6), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(timerfd_gettime),
     SCMP_SYS(signalfd4),
@@ -61,7 +63,7 @@ constexpr std::array kProcess{
     SCMP_SYS(getpeername), SCMP_SYS(recvmmsg), SCMP_SYS(sendmmsg),
     // Threads.
     SCMP_SYS(set_tid_address), SCMP_SYS(sched_getparam), SCMP_SYS(sched_getscheduler), SCMP_SYS(sched_setaffinity),
-    SCMP_SYS(arch_prctl), SCMP_SYS(seccomp),
+    SCMP_SYS(seccomp),
     // Identity and accounting.
     SCMP_SYS(getuid), SCMP_SYS(geteuid), SCMP_SYS(getgid), SCMP_SYS(getegid), SCMP_SYS(getppid), SCMP_SYS(getrusage),
     SCMP_SYS(times), SCMP_SYS(uname), SCMP_SYS(sysinfo),
