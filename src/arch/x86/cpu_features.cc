@@ -184,7 +184,8 @@ constexpr CpuFeature kFeatures[] = {
     {"3dnowext", 0x80000001, 0, Edx, 30, HostOnly, Never},
     {"3dnow", 0x80000001, 0, Edx, 31, HostOnly, Never},
 
-    {"invtsc", 0x80000007, 0, Edx, 8, Platform, Host},
+    // Not shown unasked: Linux then prefers the raw TSC, which does not follow the machine through pauses and to other hosts, over kvm-clock.
+    {"invtsc", 0x80000007, 0, Edx, 8, OnRequest, Host},
 
     {"clzero", 0x80000008, 0, Ebx, 0, HostOnly, Never},
     {"xsaveerptr", 0x80000008, 0, Ebx, 2, Platform, Host},

@@ -29,6 +29,7 @@ enum class Shown : std::uint8_t {
     Level3,
     Level4,
     Platform,  ///< every model, if the engine offers it: what a kernel sees rather than a program
+    OnRequest,   ///< only +flag
     Level3Hint,  ///< v3 and above, if the engine offers it: speed hints that no program demands
 };
 

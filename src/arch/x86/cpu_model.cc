@@ -46,6 +46,7 @@ unsigned demanded_from(Shown shown) {
             return 4;
         case Shown::HostOnly:
         case Shown::Platform:
+        case Shown::OnRequest:
         case Shown::Level3Hint:
             return 0;
     }
@@ -58,6 +59,9 @@ bool model_demands(unsigned level, const CpuFeature& feature) {
 }
 
 bool model_shows(unsigned level, const CpuFeature& feature) {
+    if (feature.shown == Shown::OnRequest) {
+        return false;
+    }
     if (level == 0 || feature.shown == Shown::Platform || model_demands(level, feature)) {
         return true;
     }

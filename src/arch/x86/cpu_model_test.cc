@@ -145,6 +145,12 @@ TEST(BuildCpuidTest, RemovingAFeatureRemovesWhatNeedsIt) {
 
 TEST(BuildCpuidTest, AddingAFeatureAddsWhatItNeeds) { EXPECT_TRUE(has_feature(built("x86-64-v2,+avx"), "xsave")); }
 
+TEST(BuildCpuidTest, InvariantTscIsShownOnlyWhenAskedFor) {
+    EXPECT_FALSE(has_feature(built("host"), "invtsc"));
+    EXPECT_FALSE(has_feature(built("x86-64-v3"), "invtsc"));
+    EXPECT_TRUE(has_feature(built("host,+invtsc"), "invtsc"));
+}
+
 TEST(BuildCpuidTest, AddingWhatARemovedOneCarriesIsRefused) {
     EXPECT_FALSE(build_cpuid(CpuModel::parse("host,+avx2,-avx").value(), {}, 0, everything(), 0).ok());
 }
