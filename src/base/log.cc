@@ -20,6 +20,17 @@ constexpr std::array<std::string_view, 5> kNames = {"error", "warning", "info", 
 
 void set_level(Level level) { g_level.store(level, std::memory_order_relaxed); }
 
+bool set_level(std::string_view name) {
+    constexpr std::array<std::string_view, 5> kOptions = {"error", "warn", "info", "debug", "trace"};
+    for (std::size_t i = 0; i < kOptions.size(); ++i) {
+        if (kOptions[i] == name) {
+            set_level(static_cast<Level>(i));
+            return true;
+        }
+    }
+    return false;
+}
+
 bool enabled(Level level) { return level <= g_level.load(std::memory_order_relaxed); }
 
 void write(Level level, std::string_view text) {

@@ -17,6 +17,8 @@ enum class Level { Error, Warn, Info, Debug, Trace };
 
 /// Sets what is printed from now on. Any thread.
 void set_level(Level level);
+/// By name: error, warn, info, debug, trace. False for another.
+[[nodiscard]] bool set_level(std::string_view name);
 [[nodiscard]] bool enabled(Level level);
 /// Writes one line, whole, to standard error. Any thread.
 void write(Level level, std::string_view text);

@@ -30,22 +30,18 @@ constexpr std::array<const Command*, 8> kCommands = {
     &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
 };
 
-constexpr std::array<std::pair<std::string_view, log::Level>, 5> kLevels = {{
-    {"error", log::Level::Error},
-    {"warn", log::Level::Warn},
-    {"info", log::Level::Info},
-    {"debug", log::Level::Debug},
-    {"trace", log::Level::Trace},
-}};
-
-Result<> set_log_level(std::string_view text) {
-    for (const auto& [name, level] : kLevels) {
-        if (name == text) {
-            log::set_level(level);
-            return ok();
-        }
+// --log, or STRATA_LOG; left in the environment for the VMM process.
+Result<> set_log_level(const Arguments& arguments) {
+    const char* variable = std::getenv("STRATA_LOG");  // NOLINT(concurrency-mt-unsafe): before any thread
+    const std::string level(arguments.value("--log").value_or(variable == nullptr ? "" : variable));
+    if (level.empty()) {
+        return ok();
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("log level '{}': use error, warn, info, debug or trace", text)};
+    if (!log::set_level(level)) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("log level '{}': use error, warn, info, debug or trace", level)};
+    }
+    (void)setenv("STRATA_LOG", level.c_str(), 1);  // NOLINT(concurrency-mt-unsafe): before any thread; only fails without memory
+    return ok();
 }
 
 Result<int> dispatch(std::span<const std::string_view> words) {
@@ -63,12 +59,7 @@ Result<int> dispatch(std::span<const std::string_view> words) {
         return 0;
     }
     set_quiet(arguments.flag("--quiet"));
-    const char* wanted = std::getenv("STRATA_LOG");  // NOLINT(concurrency-mt-unsafe): before any thread
-    if (const auto level = arguments.value("--log")) {
-        STRATA_TRY_VOID(set_log_level(*level));
-    } else if (wanted != nullptr && *wanted != 0) {
-        STRATA_TRY_VOID(set_log_level(wanted));
-    }
+    STRATA_TRY_VOID(set_log_level(arguments));
     return command->run(arguments);
 }
 

@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 
 #include "base/log.h"
@@ -66,6 +67,9 @@ int probe() {
 }  // namespace
 
 int vmm_main(std::span<const std::string_view> words) {
+    if (const char* level = std::getenv("STRATA_LOG"); level != nullptr) {  // NOLINT(concurrency-mt-unsafe): before any thread
+        (void)log::set_level(level);  // strata has checked it
+    }
     if (words.size() == 1 && words[0] == "--probe") {
         return probe();
     }
