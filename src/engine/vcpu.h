@@ -38,6 +38,10 @@ class Vcpu {
   public:
     virtual ~Vcpu() = default;
 
+    /// Allocates what run() needs of its thread (code memory, signal stack, helper threads). Optional; once, on the thread
+    /// that will call run(), before that thread gives up rights by which it could allocate later.
+    virtual void prepare_thread() {}
+
     /// Runs guest code until something below needs the machine. Blocks while the vCPU is halted or waits for SIPI.
     virtual VcpuExit run() = 0;
     /// Makes a current or the next run() return Interrupted soon. Any thread; sticky until run() has returned once.

@@ -82,6 +82,7 @@ void VcpuThreads::leave(std::size_t index, bool park) {
 
 void VcpuThreads::thread_main(std::size_t index) {
     (void)pthread_setname_np(pthread_self(), fmt::format("vcpu{}", index).c_str());  // only for debuggers
+    vcpus_[index]->prepare_thread();
     if (on_start_) {
         if (auto started = on_start_(); !started) {
             on_exit_(index, {engine::ExitReason::InternalError, started.error().text()});

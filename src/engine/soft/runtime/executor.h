@@ -27,6 +27,8 @@ enum class ExecResult : std::uint8_t {
 class Executor {
   public:
     virtual ~Executor() = default;
+    /// What run() needs of the calling thread; see Vcpu::prepare_thread().
+    virtual void prepare_thread(CpuState& cpu) noexcept { prepare_interpreter_thread(cpu); }
     /// Runs guest code from CS:RIP. On the vCPU's own thread; no request bit that needs work was set just before.
     virtual ExecResult run(CpuState& cpu) noexcept = 0;
     /// For VcpuCounters::blocks_translated; relaxed, any thread.

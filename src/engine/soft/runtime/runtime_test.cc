@@ -196,6 +196,7 @@ TEST(PvClockTest, AddressOutsideRamIsIgnored) {
 TEST(TimerServiceTest, FiresInTimeAndReplaces) {
     std::array<std::atomic<int>, 4> fired{};
     TimerService timers([&](std::uint32_t slot) { ++fired[slot]; });
+    timers.start();
     timers.arm(1, monotonic_ns() + 3'600'000'000'000);
     timers.arm(1, monotonic_ns() + 1'000'000);
     timers.arm(2, monotonic_ns() + 2'000'000);

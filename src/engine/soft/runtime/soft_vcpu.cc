@@ -88,8 +88,19 @@ void SoftVcpu::tsc_moved() noexcept {
     }
 }
 
-VcpuExit SoftVcpu::run() {
+void SoftVcpu::prepare_thread() {
     (void)prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);  // only makes wake-ups more punctual
+    vm_.timers().start();
+    if (executor_ != nullptr) {
+        executor_->prepare_thread(*cpu_);
+    }
+    prepared_ = std::this_thread::get_id();
+}
+
+VcpuExit SoftVcpu::run() {
+    if (prepared_ != std::this_thread::get_id()) {
+        prepare_thread();
+    }
     exit_ = {};
     vm_.safe_points().enter(safe_point_);
     paravirt_.refresh_clock(false);

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <thread>
 
 #include "engine/cpu_engine.h"
 #include "engine/soft/apic/local_apic.h"
@@ -25,6 +26,7 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     SoftVcpu(SoftVmImpl& vm, const VcpuConfig& config);
     ~SoftVcpu() override;
 
+    void prepare_thread() override;
     VcpuExit run() override;
     void request_exit() override { kick(Request::kExit); }
     Result<> get_state(arch::x86::ArchState& state) override;
@@ -81,6 +83,7 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     SafePoint safe_point_;
     std::unique_ptr<Executor> executor_;
     arch::x86::RunState activity_;  // Running or one of the waits; Halted is CpuState::halted
+    std::thread::id prepared_;  // the thread that prepare_thread() ran on
     VcpuExit exit_;
     bool nmi_pending_ = false;  // taken from the request bit, not delivered yet
     std::atomic<bool> sleeping_{false};

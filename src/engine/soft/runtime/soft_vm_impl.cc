@@ -15,6 +15,7 @@ constexpr std::uint16_t kClockVersion = 1;
 class VcpuHandle final : public Vcpu {
   public:
     explicit VcpuHandle(std::shared_ptr<SoftVcpu> vcpu) : vcpu_(std::move(vcpu)) {}
+    void prepare_thread() override { vcpu_->prepare_thread(); }
     VcpuExit run() override { return vcpu_->run(); }
     void request_exit() override { vcpu_->request_exit(); }
     Result<> get_state(arch::x86::ArchState& state) override { return vcpu_->get_state(state); }

@@ -13,7 +13,10 @@ TimerService::TimerService(std::function<void(std::uint32_t)> expired) : expired
     for (auto& deadline : deadlines_) {
         deadline.store(kNever, std::memory_order_relaxed);
     }
-    thread_ = std::thread([this] { serve(); });
+}
+
+void TimerService::start() {
+    std::call_once(started_, [this] { thread_ = std::thread([this] { serve(); }); });
 }
 
 TimerService::~TimerService() {
@@ -22,7 +25,9 @@ TimerService::~TimerService() {
         stopping_ = true;
     }
     wake_.notify_all();
-    thread_.join();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
 }
 
 void TimerService::arm(std::uint32_t slot, std::uint64_t deadline) {

@@ -25,6 +25,9 @@ class TimerService {
     TimerService(const TimerService&) = delete;
     TimerService& operator=(const TimerService&) = delete;
 
+    /// Starts the thread, if it does not run yet. What is armed before is not forgotten. Any thread.
+    void start();
+
     /// Calls expired(slot) at `deadline` (monotonic_ns()) once; replaces the slot's deadline before. Any thread.
     void arm(std::uint32_t slot, std::uint64_t deadline);
     /// No call for what was armed, but one may be under way.
@@ -43,6 +46,7 @@ class TimerService {
     std::condition_variable wake_;
     bool stopping_ = false;
     bool woken_ = false;
+    std::once_flag started_;
     std::thread thread_;
 };
 
