@@ -202,7 +202,7 @@ guest registers
     fldpi
     movl $0xc0000102, %ecx
     movl $0x22222222, %eax
-    movl $0x33333333, %edx
+    movl $0x3333, %edx
     wrmsr
     stc
     outb %al, $0x11

@@ -21,7 +21,7 @@ VcpuExit broken(std::string detail) { return {ExitReason::InternalError, std::mo
 }  // namespace
 
 KvmVcpu::KvmVcpu(KvmVm& vm, KvmFd fd, MmapRegion mapping, const VcpuConfig& config)
-    : vm_(vm), fd_(std::move(fd)), mapping_(std::move(mapping)), config_(config) {}
+    : vm_(vm), fd_(std::move(fd)), mapping_(std::move(mapping)), config_(config), helper_(vm, fd_, config_) {}
 
 KvmVcpu::~KvmVcpu() { vm_.forget(*this); }
 
@@ -197,11 +197,8 @@ std::optional<VcpuExit> KvmVcpu::internal_error() {
     if (run.internal.suberror != KVM_INTERNAL_ERROR_EMULATION) {
         return broken(fmt::format("KVM internal error, suberror {}", run.internal.suberror));
     }
-    arch::x86::ArchState state;
-    if (auto read = read_state(fd_, StateScope::Core, {}, state); !read.ok()) {
-        return broken(read.error().text());
-    }
-    return broken(fmt::format("KVM cannot emulate the instruction at {:#x}", state.segments[arch::x86::Cs].base + state.rip));
+    helped_.fetch_add(1, std::memory_order_relaxed);
+    return helper_.execute();
 }
 
 Result<> KvmVcpu::get_state(arch::x86::ArchState& state) {

@@ -4,6 +4,9 @@
 // the thread is in run(). KVM_RUN looks at immediate_exit before it enters, and the signal breaks it off if it has entered. The loop
 // clears immediate_exit only after EINTR, before it looks for what was wanted. KVM_RUN also finishes a pending port or memory access
 // before it answers EINTR, so state is always read between instructions.
+//
+// The kernel's instruction emulator may fail (internal error, suberror 1): the instruction is then executed by the
+// interpreter (InstructionHelper), and the guest goes on.
 #pragma once
 
 #include <sys/types.h>
@@ -15,6 +18,7 @@
 #include "base/mmap_region.h"
 #include "base/mutex.h"
 #include "engine/cpu_engine.h"
+#include "engine/kvm/instruction_helper.h"
 #include "engine/kvm/kvm_vm.h"
 
 namespace strata::engine::kvm {
@@ -63,6 +67,7 @@ class KvmVcpu final : public Vcpu {
     pid_t thread_ STRATA_GUARDED_BY(thread_mutex_) = 0;  ///< who is in run(), or 0
     /// A vector given to KVM_INTERRUPT that KVM may not have delivered yet.
     std::optional<std::uint8_t> offered_vector_;
+    InstructionHelper helper_;
     std::atomic<std::uint64_t> io_exits_{0}, interrupts_{0}, helped_{0};
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -288,6 +289,25 @@ Result<> read_state(const KvmFd& vcpu, StateScope scope, const std::vector<std::
     STRATA_TRY_VOID(read_debug(vcpu, state));
     STRATA_TRY_VOID(read_events(vcpu, state));
     return scope == StateScope::Whole ? read_msrs(vcpu, msrs, state) : ok();
+}
+
+Result<> write_core_changes(const KvmFd& vcpu, const ArchState& before, const ArchState& after) {
+    const auto system = [](const ArchState& s) {
+        return std::tie(s.segments, s.ldtr, s.tr, s.gdtr, s.idtr, s.cr0, s.cr2, s.cr3, s.cr4, s.cr8, s.efer);
+    };
+    if (system(before) != system(after)) {
+        STRATA_TRY_VOID(write_system_registers(vcpu, after));
+    }
+    if (before.xsave != after.xsave || before.xcr0 != after.xcr0) {
+        STRATA_TRY_VOID(write_vector(vcpu, after));
+    }
+    if (before.dr != after.dr || before.dr6 != after.dr6 || before.dr7 != after.dr7) {
+        STRATA_TRY_VOID(write_debug(vcpu, after));
+    }
+    if (before.events != after.events) {
+        STRATA_TRY_VOID(write_events(vcpu, after));
+    }
+    return write_registers(vcpu, after);
 }
 
 Result<> write_state(const KvmFd& vcpu, StateScope scope, const ArchState& state) {

@@ -116,14 +116,14 @@ Result<> SoftVmImpl::sync_dirty_log() {
 }
 
 Result<> SoftVmImpl::save_clock(state::StateWriter& writer) {
-    writer.begin("soft-clock", kClockVersion);
+    writer.begin("kvmclock", kClockVersion);
     writer.u64(clock_.now());
     writer.end();
     return ok();
 }
 
 Result<> SoftVmImpl::load_clock(state::StateReader& reader) {
-    STRATA_TRY_VOID(reader.begin("soft-clock", kClockVersion));
+    STRATA_TRY_VOID(reader.begin("kvmclock", kClockVersion));
     const std::uint64_t now = reader.u64();
     STRATA_TRY_VOID(reader.end());
     clock_.set(now);

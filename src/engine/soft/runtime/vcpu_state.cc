@@ -6,6 +6,7 @@
 
 #include "arch/x86/registers.h"
 #include "engine/soft/mmu/mmu.h"
+#include "engine/soft/runtime/arch_registers.h"
 #include "engine/soft/runtime/soft_vcpu.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
 #include "engine/soft/runtime/tsc_clock.h"
@@ -15,30 +16,6 @@ namespace strata::engine::soft {
 namespace {
 
 namespace x86 = arch::x86;
-
-// Fields with the same name and type in both, moved by one list so that none is forgotten on one side.
-template <typename From, typename To>
-void copy_registers(const From& from, To& to) {
-    std::copy(std::begin(from.gpr), std::end(from.gpr), std::begin(to.gpr));
-    std::copy(std::begin(from.segments), std::end(from.segments), std::begin(to.segments));
-    std::copy(std::begin(from.dr), std::end(from.dr), std::begin(to.dr));
-    to.rip = from.rip;
-    to.rflags = from.rflags;
-    to.ldtr = from.ldtr;
-    to.tr = from.tr;
-    to.gdtr = from.gdtr;
-    to.idtr = from.idtr;
-    to.cr0 = from.cr0;
-    to.cr2 = from.cr2;
-    to.cr3 = from.cr3;
-    to.cr4 = from.cr4;
-    to.cr8 = from.cr8;
-    to.efer = from.efer;
-    to.xcr0 = from.xcr0;
-    to.dr6 = from.dr6;
-    to.dr7 = from.dr7;
-    std::copy(std::begin(from.xsave), std::end(from.xsave), std::begin(to.xsave));
-}
 
 bool canonical(std::uint64_t address) {
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;

@@ -1,0 +1,38 @@
+// InstructionHelper: executes the one instruction that KVM's emulator could not, with Strata's interpreter.
+//
+// KVM stops with "internal error, suberror 1" at an instruction that it has to emulate and does not know: AVX accesses to
+// device memory on every host; XRSTOR, INT3, SSE moves and others where it emulates whole guests. The vCPU's registers are
+// loaded into a CpuState of our own over the same RAM, the interpreter takes one step, what changed goes back, and the guest goes on.
+//
+// Limits: an xAPIC access by such an instruction finds no device (the local APIC is the kernel's and takes ordinary moves itself).
+// Used on the vCPU's thread, between two KVM_RUNs.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "engine/kvm/kvm_device.h"
+#include "engine/cpu_engine.h"
+
+namespace strata::engine::kvm {
+
+class KvmVm;
+class HelperVm;
+
+class InstructionHelper {
+  public:
+    /// `vm`, `vcpu` and `config` outlive this.
+    InstructionHelper(KvmVm& vm, const KvmFd& vcpu, const VcpuConfig& config);
+    ~InstructionHelper();
+
+    /// One step. nullopt: enter the guest again; otherwise what run() returns.
+    std::optional<VcpuExit> execute();
+
+  private:
+    KvmVm& vm_;
+    const KvmFd& vcpu_;
+    const VcpuConfig& config_;
+    std::unique_ptr<HelperVm> helper_;  ///< made at the first use: most guests never need it
+};
+
+}  // namespace strata::engine::kvm
