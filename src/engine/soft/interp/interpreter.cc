@@ -154,10 +154,12 @@ StepResult execute(CpuState& cpu, InterpreterContext& here) {
     if (beyond_limit(cpu, *op)) [[unlikely]] {
         return raise_gp(cpu);
     }
+    const bool shadow = cpu.interrupt_shadow;
     cpu.interrupt_shadow = false;
     const StepResult result = op->handler(cpu, *op);
     ++cpu.instructions;
-    return result;
+    // The end of the shadow may open the interrupt window.
+    return shadow && result == StepResult::Done ? StepResult::EndBlock : result;
 }
 
 /// Bits of DR6 for instruction breakpoints at `linear`.
