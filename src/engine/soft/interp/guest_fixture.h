@@ -78,6 +78,7 @@ class GuestFixture : public ::testing::Test {
     }
 
     void enter_long(unsigned cpl = 0) {
+        poke<std::uint32_t>(kTss + 8, 0);  // the upper half of RSP0, SS0 in the 32-bit TSS
         reset_registers();
         cpu().cr0 = x86::cr0::kEt | x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kWp | x86::cr0::kNe;
         cpu().cr4 = x86::cr4::kPae | x86::cr4::kOsfxsr | x86::cr4::kOsxmmexcpt | x86::cr4::kOsxsave | x86::cr4::kFsgsbase;

@@ -192,7 +192,7 @@ StepResult execute_traced(CpuState& cpu, InterpreterContext& here, bool resume) 
     const std::uint64_t linear = code64(cpu) ? cpu.rip : (cpu.segments[x86::Cs].base + cpu.rip) & 0xffffffffU;
     if (!resume && (cpu.dr7 & 0xffU) != 0) {
         if (const std::uint64_t hits = instruction_breakpoints(cpu, linear); hits != 0) {
-            cpu.dr6 |= hits;
+            cpu.dr6 = (cpu.dr6 & ~15ULL) | hits;
             return raise(cpu, vec::kDb);
         }
     }
@@ -215,7 +215,8 @@ StepResult execute_traced(CpuState& cpu, InterpreterContext& here, bool resume) 
     if (hits == 0) {
         return result;
     }
-    cpu.dr6 |= hits;
+    // B0 to B3 say what matched now; the other bits are never cleared.
+    cpu.dr6 = (cpu.dr6 & ~15ULL) | hits;
     (void)raise(cpu, vec::kDb);
     cpu.exception.trap = true;
     return StepResult::Exception;
