@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <pthread.h>
 #include <sys/prctl.h>
 
 #include "engine/soft/runtime/tsc_clock.h"
@@ -64,6 +65,7 @@ std::uint64_t TimerService::fire_due() {
 }
 
 void TimerService::serve() {
+    (void)pthread_setname_np(pthread_self(), "apic-timers");  // only for debuggers
     (void)prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);  // only makes ticks more punctual
     std::unique_lock lock(mutex_);
     while (!stopping_) {
