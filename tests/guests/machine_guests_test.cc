@@ -19,10 +19,11 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
         }
         engine_ = std::move(engine).value();
     }
-    GuestResult run(const std::string& guest, std::uint32_t vcpus = 1) {
+    GuestResult run(const std::string& guest, std::uint32_t vcpus = 1, const std::string& press_at = "") {
         GuestRun options;
         options.kernel = std::string(STRATA_GUESTS) + "/" + guest + ".bin";
         options.vcpus = vcpus;
+        options.press_at = press_at;
         const auto result = run_guest(options, *engine_);
         EXPECT_TRUE(result.ok()) << result.error().text();
         return result.ok() ? *result : GuestResult{};
@@ -49,6 +50,12 @@ TEST_P(MachineGuests, DebugExitValue) {
 
 TEST_P(MachineGuests, TripleFault) { EXPECT_EQ(run("triple_fault").ending, Ending::TripleFault); }
 TEST_P(MachineGuests, PowerOff) { EXPECT_EQ(run("poweroff").ending, Ending::PowerOff); }
+
+TEST_P(MachineGuests, PowerButton) {
+    const GuestResult result = run("power_button", 1, "ready");
+    EXPECT_EQ(result.ending, Ending::DebugExit) << result.detail;
+    EXPECT_EQ(result.value, kPass);
+}
 
 TEST_P(MachineGuests, RebootStartsAnew) {
     const GuestResult result = run("reboot");

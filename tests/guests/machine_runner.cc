@@ -11,38 +11,37 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Keeps what the guest writes; types an answer once its prompt appeared.
+/// Keeps what the guest writes; acts when an awaited text appears.
 class RecordedSerial final : public devices::SerialBackend {
   public:
-    RecordedSerial(const GuestRun& run, io::EventLoop& loop, std::function<void()> found)
-        : run_(run), loop_(loop), found_(std::move(found)) {}
-    void connect(devices::SerialPeer* peer) override { peer_ = peer; }
+    /// `action` is called once when `text` appears (not for an empty text), on the writing vCPU's thread.
+    struct Trigger {
+        std::string text;
+        std::function<void()> action;
+        bool fired = false;
+    };
+    RecordedSerial(bool echo, std::vector<Trigger> triggers) : echo_(echo), triggers_(std::move(triggers)) {}
+    void connect(devices::SerialPeer* /*peer*/) override {}
     std::size_t write(std::span<const std::byte> data) override {
         const MutexLock lock(mutex_);
-        const std::size_t before = text_.size();
         for (const std::byte byte : data) {
             text_ += static_cast<char>(byte);
         }
-        if (run_.echo) {
+        if (echo_) {
             (void)std::fwrite(data.data(), 1, data.size(), stdout);  // echo for people
             (void)std::fflush(stdout);                                // echo for people
         }
-        const auto fresh = [&](const std::string& wanted) {
-            const std::size_t from = before < wanted.size() ? 0 : before - wanted.size();
-            return !wanted.empty() && text_.find(wanted, from) != std::string::npos;
-        };
-        if (fresh(run_.wait_for)) {
-            found_();
-        }
-        if (!answered_ && fresh(run_.prompt)) {
-            answered_ = true;
-            loop_.post([this] { type(0); });
+        for (Trigger& trigger : triggers_) {
+            const std::size_t reach = trigger.text.size() + data.size();
+            const std::size_t from = text_.size() < reach ? 0 : text_.size() - reach;
+            if (!trigger.fired && !trigger.text.empty() && text_.find(trigger.text, from) != std::string::npos) {
+                trigger.fired = true;
+                trigger.action();
+            }
         }
         return data.size();
     }
-    void input_ready() override {
-        loop_.post([this] { type(typed_); });
-    }
+    void input_ready() override {}
     void flush(std::chrono::milliseconds /*limit*/) override {}
     std::string text() {
         const MutexLock lock(mutex_);
@@ -50,19 +49,9 @@ class RecordedSerial final : public devices::SerialBackend {
     }
 
   private:
-    void type(std::size_t from) {
-        typed_ = from;
-        if (peer_ != nullptr && typed_ < run_.answer.size()) {
-            typed_ += peer_->receive(std::as_bytes(std::span(run_.answer).subspan(typed_)));
-        }
-    }
-    const GuestRun& run_;
-    io::EventLoop& loop_;
-    const std::function<void()> found_;
-    devices::SerialPeer* peer_ = nullptr;
-    std::size_t typed_ = 0;  ///< on the loop's thread only
+    const bool echo_;
     Mutex mutex_;
-    bool answered_ STRATA_GUARDED_BY(mutex_) = false;
+    std::vector<Trigger> triggers_ STRATA_GUARDED_BY(mutex_);
     std::string text_ STRATA_GUARDED_BY(mutex_);
 };
 
@@ -225,9 +214,12 @@ std::string positions(machine::pc::PcMachine& pc) {
 Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
     const auto loop = STRATA_TRY(io::EventLoop::create());
     Events events;
-    RecordedSerial serial(run, *loop, [&events] { events.note(Events::Kind::DebugExit, 0); });
+    machine::pc::PcMachine* machine = nullptr;  // set before the guest runs and writes
+    RecordedSerial serial(run.echo, {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
+                                     {run.press_at, [&machine, &loop] { loop->post([&machine] { machine->press_power_button(); }); }}});
     auto config = STRATA_TRY(machine_config(run, engine));
     const auto pc = STRATA_TRY(machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
+    machine = pc.get();
     STRATA_TRY_VOID(pc->power_on());
     LoopThread loop_thread(*loop);
     GuestResult result;

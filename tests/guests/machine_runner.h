@@ -32,8 +32,7 @@ struct GuestRun {
     bool test_devices = true;
     unsigned max_resets = 8;
     std::string wait_for;    ///< ends the run (as DebugExit with value 0) once the serial output contains this
-    std::string answer;      ///< typed into the serial port when `prompt` appears
-    std::string prompt;
+    std::string press_at;    ///< presses the power button once the serial output contains this
 };
 
 struct GuestResult {
