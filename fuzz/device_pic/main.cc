@@ -17,6 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     subject.windows = {&window};
     subject.state = &pic;
     subject.poke = [&](std::uint8_t value) {
+        (void)pic.resume();  // tells the level again: a state may have been loaded
         if ((value & 0x40) != 0) {
             (void)pic.acknowledge();
         } else {

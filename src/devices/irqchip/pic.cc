@@ -350,7 +350,8 @@ Result<> Pic::load(state::StateReader& reader) {
             chip.init_step &= 3;
         }
     }
-    intr_ = reader.boolean();
+    (void)reader.boolean();  // the output follows from the chips, whatever the stream says
+    intr_ = pending(chips_[0], true) >= 0;
     return reader.end();
 }
 
