@@ -1,26 +1,31 @@
 // Engine choice: asking the engines.
 #include "vmm/engine_choice.h"
 
-#include "engine/soft/soft_engine.h"
+#include "engine/select.h"
 #include "vmm/host_info.h"
 
 namespace strata::vmm {
 
 Result<ChosenEngine> choose_engine(const api::MachineConfig& config) {
-    if (config.engine == api::EngineChoice::Kvm) {
-        return Error{ErrorKind::NotSupported, "engine kvm: this build has no KVM engine: use --engine soft"};
-    }
     engine::soft::SoftOptions options;
     options.translate = !config.interpret_only;
-    return ChosenEngine{std::make_unique<engine::soft::SoftEngine>(options),
-                        config.engine == api::EngineChoice::Soft ? "as asked" : "this build has no KVM engine"};
+    engine::EngineChoice choice = STRATA_TRY(engine::select_engine(api::to_text(config.engine), options));
+    return ChosenEngine{std::move(choice.engine), std::move(choice.reason)};
 }
 
 api::Json probe_host() {
-    return api::Json{{"host", host_info()},
-                     {"engines", api::Json::array({{{"name", "soft"}, {"usable", true}, {"reason", "needs nothing but this processor"}}})},
-                     {"auto_engine", "soft"},
-                     {"auto_reason", "this build has no KVM engine"}};
+    api::Json engines = api::Json::array();
+    std::string auto_engine = "soft";
+    std::string auto_reason;
+    for (const engine::EngineReport& report : engine::probe_engines()) {
+        engines.push_back({{"name", report.name}, {"usable", report.verdict.usable}, {"reason", report.verdict.reason},
+                           {"probe_mips", report.verdict.probe_mips}});
+        if (report.name == "kvm") {
+            auto_engine = report.verdict.usable ? "kvm" : "soft";
+            auto_reason = report.verdict.reason;
+        }
+    }
+    return api::Json{{"host", host_info()}, {"engines", engines}, {"auto_engine", auto_engine}, {"auto_reason", auto_reason}};
 }
 
 }  // namespace strata::vmm

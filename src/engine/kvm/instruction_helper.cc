@@ -174,9 +174,16 @@ InstructionHelper::InstructionHelper(KvmVm& vm, const KvmFd& vcpu, const VcpuCon
     : vm_(vm), vcpu_(vcpu), config_(config) {}
 InstructionHelper::~InstructionHelper() = default;
 
-std::optional<VcpuExit> InstructionHelper::execute() {
+void InstructionHelper::prepare() {
     if (!helper_) {
         helper_ = std::make_unique<HelperVm>(vm_, vcpu_, config_);
+    }
+    soft::prepare_interpreter_thread(helper_->cpu());
+}
+
+std::optional<VcpuExit> InstructionHelper::execute() {
+    if (!helper_) {
+        prepare();
     }
     arch::x86::ArchState before;
     if (auto read = read_state(vcpu_, StateScope::Core, {}, before); !read.ok()) {

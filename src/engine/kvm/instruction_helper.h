@@ -25,6 +25,8 @@ class InstructionHelper {
     InstructionHelper(KvmVm& vm, const KvmFd& vcpu, const VcpuConfig& config);
     ~InstructionHelper();
 
+    /// Allocates everything, on the vCPU's thread. Otherwise done by the first execute(), which a sandbox may forbid.
+    void prepare();
     /// One step. nullopt: enter the guest again; otherwise what run() returns.
     std::optional<VcpuExit> execute();
 
@@ -32,7 +34,7 @@ class InstructionHelper {
     KvmVm& vm_;
     const KvmFd& vcpu_;
     const VcpuConfig& config_;
-    std::unique_ptr<HelperVm> helper_;  ///< made at the first use: most guests never need it
+    std::unique_ptr<HelperVm> helper_;
 };
 
 }  // namespace strata::engine::kvm

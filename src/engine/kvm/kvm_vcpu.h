@@ -28,6 +28,7 @@ class KvmVcpu final : public Vcpu {
     static Result<std::unique_ptr<KvmVcpu>> create(KvmVm& vm, KvmFd fd, const VcpuConfig& config);
     ~KvmVcpu() override;
 
+    void prepare_thread() override { helper_.prepare(); }
     VcpuExit run() override;
     void request_exit() override;
     Result<> get_state(arch::x86::ArchState& state) override;
