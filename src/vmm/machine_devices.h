@@ -1,6 +1,6 @@
 // MachineDevices: the paravirtual devices that a MachineConfig asks for, and their host side.
 //
-// The PCI functions go to the machine; what they use on the host (open disks, networks) stays here and outlives them.
+// In two steps, so that the sandbox closes between them: what needs the host is opened first, the devices are made later.
 #pragma once
 
 #include <memory>
@@ -9,8 +9,10 @@
 #include "api/machine_config.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "block/disk_image.h"
 #include "io/event_loop.h"
 #include "memory/guest_memory.h"
+#include "net/net_backend.h"
 #include "pci/pci_device.h"
 #include "virtio/core/virtio_device.h"
 
@@ -18,23 +20,24 @@ namespace strata::vmm {
 
 class MachineDevices {
   public:
-    /// Opens everything. `fds` are the config's descriptors; those used are taken out. `loop` and `memory` outlive the devices.
-    static Result<std::unique_ptr<MachineDevices>> create(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
-                                                          io::EventLoop& loop, const memory::GuestMemory& memory);
+    /// Opens what lies on the host: disks, networks. Makes no thread. `fds` are the config's descriptors; those used are taken out.
+    static Result<std::unique_ptr<MachineDevices>> open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
+                                                        io::EventLoop& loop);
 
     /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that names in the guest do not move when
-    /// something is added at the end. Once.
-    [[nodiscard]] std::vector<std::unique_ptr<pci::PciDevice>> take_functions() { return std::move(functions_); }
+    /// something is added at the end. Once. `memory` outlives them.
+    Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(const memory::GuestMemory& memory);
 
   private:
-    MachineDevices(io::EventLoop& loop, const memory::GuestMemory& memory) : loop_(loop), memory_(memory) {}
-    void add(std::unique_ptr<virtio::VirtioDevice> device);
-    Result<> add_disk(const api::DiskConfig& config, UniqueFd fd, std::size_t index);
-    Result<> add_net(const api::NetConfig& config, std::size_t index);
+    explicit MachineDevices(io::EventLoop& loop) : loop_(loop) {}
+    Result<> open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds);
+    Result<> open_net(const api::NetConfig& config);
+    Result<std::unique_ptr<virtio::VirtioDevice>> make_disk(std::size_t index);
+    std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
 
     io::EventLoop& loop_;
-    const memory::GuestMemory& memory_;
-    std::vector<std::unique_ptr<pci::PciDevice>> functions_;
+    std::vector<std::unique_ptr<block::DiskImage>> images_;
+    std::vector<std::unique_ptr<net::NetBackend>> networks_;
 };
 
 }  // namespace strata::vmm

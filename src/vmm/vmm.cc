@@ -72,7 +72,6 @@ int Vmm::run() {
     threads_.reset();
     serial_->flush(kFlushLimit);
     machine_.reset();
-    devices_.reset();
     send(*ending_);
     return 0;
 }
@@ -100,17 +99,16 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     chosen_ = STRATA_TRY(choose_engine(config));
     serial_fd_ = take_fd(config.serial_fd);
     serial_ = STRATA_TRY(devices::open_fd_backend(*loop_, serial_fd_.get(), serial_fd_.get()));
+    const auto devices = STRATA_TRY(MachineDevices::open(config, fds_, *loop_));
+    const host::SandboxConfig sandbox = STRATA_TRY(lock_up(config));
     STRATA_TRY_VOID(build_machine(config));
-    STRATA_TRY_VOID(add_devices(config));
+    STRATA_TRY_VOID(add_devices(*devices));
     STRATA_TRY_VOID(machine_->power_on());
     control_watch_ = STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
     stop_watch_ = STRATA_TRY(loop_->watch(stop_.fd(), EPOLLIN, [this](std::uint32_t) {
         (void)stop_.drain();  // level-triggered: once is enough
         finish(api::ExitCause::Stopped);
     }));
-    const host::SandboxConfig sandbox = sandbox_for(config, chosen_.engine->name() == "kvm");
-    const host::SandboxReport report = STRATA_TRY(host::enter_sandbox(sandbox));
-    log::info("sandbox: {}", report.text);
     threads_ = std::make_unique<VcpuThreads>(
         machine_->vcpus(), [this](std::size_t index, const engine::VcpuExit& exit) { on_vcpu_exit(index, exit); },
         [sandbox] { return host::lock_vcpu_thread(sandbox); });
@@ -136,12 +134,20 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
     return ok();
 }
 
-Result<> Vmm::add_devices(const api::MachineConfig& config) {
-    devices_ = STRATA_TRY(MachineDevices::create(config, fds_, *loop_, machine_->ram()));
-    for (auto& device : devices_->take_functions()) {
-        STRATA_TRY_VOID(machine_->add_device(std::move(device)));
+Result<> Vmm::add_devices(MachineDevices& devices) {
+    auto functions = STRATA_TRY(devices.make_functions(machine_->ram()));
+    for (auto& function : functions) {
+        STRATA_TRY_VOID(machine_->add_device(std::move(function)));
     }
     return ok();
+}
+
+// Everything that needs the host is open and no second thread exists: from here on the process can only work with what it has.
+Result<host::SandboxConfig> Vmm::lock_up(const api::MachineConfig& config) {
+    host::SandboxConfig sandbox = sandbox_for(config, chosen_.engine->name() == "kvm");
+    const host::SandboxReport report = STRATA_TRY(host::enter_sandbox(sandbox));
+    log::info("sandbox: {}", report.text);
+    return sandbox;
 }
 
 void Vmm::on_control() {

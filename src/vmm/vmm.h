@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/serial_backend.h"
+#include "host/sandbox.h"
 #include "io/event_fd.h"
 #include "io/event_loop.h"
 #include "io/packet_socket.h"
@@ -54,7 +55,8 @@ class Vmm final : private machine::MachineEvents {
     Result<api::VmmRequest> receive_start();
     Result<> start(const api::MachineConfig& config);
     Result<> build_machine(const api::MachineConfig& config);
-    Result<> add_devices(const api::MachineConfig& config);
+    Result<> add_devices(MachineDevices& devices);
+    Result<host::SandboxConfig> lock_up(const api::MachineConfig& config);
     UniqueFd take_fd(std::int64_t place);
     void on_control();
     void on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit);
@@ -73,7 +75,6 @@ class Vmm final : private machine::MachineEvents {
     ChosenEngine chosen_;
     UniqueFd serial_fd_;
     std::unique_ptr<devices::SerialBackend> serial_;
-    std::unique_ptr<MachineDevices> devices_;  ///< what the machine's devices use; outlives it
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
     std::optional<api::VmmEvent> ending_;

@@ -4,11 +4,13 @@ import sys
 import strata_program
 
 if __name__ == "__main__":
-    if strata_program.run("image", "path", "tiny").returncode == 0:
+    made = strata_program.IMAGES / "tiny" / "image.json"
+    if made.exists() and made.stat().st_mtime > strata_program.STRATA.stat().st_mtime:
         print("tiny image: there already")
         sys.exit(0)
-    result = strata_program.run("image", "build", "tiny", limit=300)
+    # The program may make another image than it did when this one was built.
+    result = strata_program.run("image", "build", "tiny", "--replace", limit=300)
     print(result.stderr)
-    if result.returncode != 0:
+    if result.returncode != 0 and not made.exists():
         print("skipped: the tiny image cannot be built here (no package source?)")
         sys.exit(strata_program.SKIP)

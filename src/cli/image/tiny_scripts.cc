@@ -32,7 +32,7 @@ elif [ -n "$(sed -n 's/.*strata\.run=\([^ ]*\).*/\1/p' /proc/cmdline)" ]; then
     $(sed -n 's/.*strata\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' ') <"$tty" >"$tty" 2>&1
 else
     printf '\nThis is Strata'"'"'s tiny guest: Linux %s and busybox. Leave with "poweroff" or Ctrl-].\n\n' "$(uname -r)" >"$tty"
-    setsid sh -c "exec setsid -c sh -l <$tty >$tty 2>&1"
+    setsid -c sh -l <"$tty" >"$tty" 2>&1
 fi
 sync
 poweroff -f
