@@ -1,0 +1,321 @@
+// Generator: encodings by the format's own structure (prefixes, map, opcode, ModRM, SIB, displacement, immediate), filtered by
+// the decoder; registers and memory chosen so that operands are aligned, misaligned, page-crossing, unmapped, read-only and non-canonical.
+#include "differential/generator.h"
+
+#include <Zydis/Zydis.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+
+#include "arch/x86/registers.h"
+#include "differential/random.h"
+
+namespace strata::differential {
+namespace {
+
+using engine::soft::CodeMode;
+using engine::soft::DecodeStatus;
+using engine::soft::InsnClass;
+using engine::soft::Instruction;
+
+// Instructions whose outcome is not the code's alone: host state, time, randomness, other privileges, the FPU's last-instruction pointers.
+bool outside_the_comparison(const Instruction& insn) {
+    switch (insn.cls) {
+        case InsnClass::Undefined:
+        case InsnClass::FarFlow:
+        case InsnClass::Segment:
+        case InsnClass::System:
+        case InsnClass::Io:
+            return true;
+        default:
+            break;
+    }
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_RDRAND:
+        case ZYDIS_MNEMONIC_RDSEED:
+        case ZYDIS_MNEMONIC_RDTSC:
+        case ZYDIS_MNEMONIC_RDTSCP:
+        case ZYDIS_MNEMONIC_RDPID:
+        case ZYDIS_MNEMONIC_CPUID:
+        case ZYDIS_MNEMONIC_POPF:
+        case ZYDIS_MNEMONIC_POPFD:
+        case ZYDIS_MNEMONIC_POPFQ:
+        case ZYDIS_MNEMONIC_XSAVE:
+        case ZYDIS_MNEMONIC_XSAVE64:
+        case ZYDIS_MNEMONIC_XSAVEC:
+        case ZYDIS_MNEMONIC_XSAVEC64:
+        case ZYDIS_MNEMONIC_XSAVEOPT:
+        case ZYDIS_MNEMONIC_XSAVEOPT64:
+        case ZYDIS_MNEMONIC_XRSTOR:
+        case ZYDIS_MNEMONIC_XRSTOR64:
+        case ZYDIS_MNEMONIC_FXSAVE:
+        case ZYDIS_MNEMONIC_FXSAVE64:
+        case ZYDIS_MNEMONIC_FXRSTOR:
+        case ZYDIS_MNEMONIC_FXRSTOR64:
+        case ZYDIS_MNEMONIC_FNSAVE:
+        case ZYDIS_MNEMONIC_FRSTOR:
+        case ZYDIS_MNEMONIC_FNSTENV:
+        case ZYDIS_MNEMONIC_FLDENV:
+        case ZYDIS_MNEMONIC_XGETBV:
+        case ZYDIS_MNEMONIC_RDPKRU:
+        case ZYDIS_MNEMONIC_WRPKRU:
+            return true;
+        default:
+            return insn.mem.present && insn.mem.segment == arch::x86::Fs;  // fs is the C library's own
+    }
+}
+
+void append(std::vector<std::uint8_t>& bytes, Random& random, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+        bytes.push_back(static_cast<std::uint8_t>(random.next() >> 13));
+    }
+}
+
+// ModRM with a bias to memory operands, its SIB, displacement; then a few random bytes that serve as immediates.
+void append_operands(std::vector<std::uint8_t>& bytes, Random& random) {
+    auto modrm = static_cast<std::uint8_t>(random.next() >> 7);
+    if (random.one_in(3)) {
+        modrm |= 0xc0;
+    }
+    bytes.push_back(modrm);
+    if (modrm < 0xc0 && (modrm & 7) == 4) {
+        append(bytes, random, 1);
+    }
+    if ((modrm >> 6) == 2) {
+        // A displacement of a few pages at most keeps the solved base register within the layout's reach.
+        const auto displacement = static_cast<std::int32_t>(random.below(8192)) - 4096;
+        const auto* raw = reinterpret_cast<const std::uint8_t*>(&displacement);  // SAFETY: bytes of a trivial type
+        bytes.insert(bytes.end(), raw, raw + 4);
+    }
+    append(bytes, random, 8);
+}
+
+void make_legacy(std::vector<std::uint8_t>& bytes, Random& random) {
+    constexpr std::uint8_t kPrefixes[] = {0x66, 0xf2, 0xf3, 0xf0, 0x65, 0x67};
+    while (random.one_in(4)) {
+        bytes.push_back(kPrefixes[random.below(std::size(kPrefixes))]);
+    }
+    if (random.one_in(2)) {
+        bytes.push_back(static_cast<std::uint8_t>(0x40 | random.below(16)));
+    }
+    switch (random.below(4)) {
+        case 0:
+            bytes.push_back(0x0f);
+            break;
+        case 1:
+            bytes.push_back(0x0f);
+            bytes.push_back(random.one_in(2) ? 0x38 : 0x3a);
+            break;
+        default:
+            break;
+    }
+    append(bytes, random, 1);
+    append_operands(bytes, random);
+}
+
+void make_vex(std::vector<std::uint8_t>& bytes, Random& random) {
+    if (random.one_in(2)) {
+        bytes.push_back(0xc5);
+        append(bytes, random, 1);
+    } else {
+        bytes.push_back(0xc4);
+        bytes.push_back(static_cast<std::uint8_t>((random.next() & 0xe0) | (1 + random.below(3))));
+        append(bytes, random, 1);
+    }
+    append(bytes, random, 1);
+    append_operands(bytes, random);
+}
+
+void make_evex(std::vector<std::uint8_t>& bytes, Random& random) {
+    bytes.push_back(0x62);
+    bytes.push_back(static_cast<std::uint8_t>((random.next() & 0xf0) | (1 + random.below(3))));
+    bytes.push_back(static_cast<std::uint8_t>((random.next() & 0xfb) | 4));
+    append(bytes, random, 1);
+    append(bytes, random, 1);
+    append_operands(bytes, random);
+}
+
+// One accepted instruction. Rare instructions are preferred: one that was seen often already is usually thrown back.
+Instruction pick(Random& random, const engine::soft::IsaSupport& isa) {
+    for (;;) {
+        std::vector<std::uint8_t> bytes;
+        switch (random.below(5)) {
+            case 0:
+                make_vex(bytes, random);
+                break;
+            case 1:
+                make_evex(bytes, random);
+                break;
+            default:
+                make_legacy(bytes, random);
+                break;
+        }
+        Instruction insn;
+        const auto available = static_cast<std::uint32_t>(std::min<std::size_t>(bytes.size(), 15));
+        if (engine::soft::decode(bytes.data(), available, CodeMode::Bits64, isa, insn) != DecodeStatus::Ok ||
+            outside_the_comparison(insn)) {
+            continue;
+        }
+        return insn;
+    }
+}
+
+// Branches may only go forward, into the sequence or the INT3s behind it, so that every case ends.
+bool tame_branch(Instruction& insn, Random& random) {
+    switch (insn.cls) {
+        case InsnClass::Jcc:
+        case InsnClass::Jmp:
+        case InsnClass::Call:
+        case InsnClass::Loop: {
+            const auto ahead = static_cast<std::int32_t>(random.below(24));
+            const unsigned size = insn.imm_size[0];
+            if (insn.imm_offset[0] == engine::soft::kNoOffset || (size != 1 && size != 4)) {
+                return false;
+            }
+            std::memcpy(insn.bytes + insn.imm_offset[0], &ahead, size);
+            return true;
+        }
+        default:
+            return true;
+    }
+}
+
+std::uint64_t interesting_address(Random& random) {
+    constexpr std::uint64_t kPages[] = {Layout::kData, Layout::kData + kPage, Layout::kReadOnly, Layout::kAfterReadOnly, Layout::kStack};
+    const std::uint64_t page = kPages[random.below(std::size(kPages))];
+    switch (random.below(16)) {
+        case 0:  // at a page's end: crosses into the next page, mapped or not
+        case 1:
+        case 2:
+            return page + kPage - random.below(70);
+        case 3:
+            return page - random.below(40);
+        case 4:
+            return Layout::kHole + random.below(kPage);
+        case 5:
+            return random.next();  // nearly always non-canonical
+        case 6:
+            return 0x7fffffffff00ULL + random.below(512);
+        case 7:
+            return 0xffff800000000000ULL - random.below(64);
+        case 8:
+        case 9:
+            return page + random.below(kPage);
+        default:
+            return page + (random.below(kPage - 64) & ~63ULL);
+    }
+}
+
+std::uint64_t interesting_number(Random& random) {
+    switch (random.below(6)) {
+        case 0:
+            return random.below(16);
+        case 1:
+            return ~random.below(16);
+        case 2:
+            return 1ULL << random.below(64);
+        case 3:
+            return static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(random.next())));
+        default:
+            return random.next();
+    }
+}
+
+// Sets a base register so that the operand lies at an interesting address.
+void aim(const Instruction& insn, Registers& start, Random& random) {
+    if (!insn.mem.present || insn.mem.vsib || insn.mem.base < 0 || insn.mem.base >= 16) {
+        return;
+    }
+    auto& gpr = start.gpr;
+    if (insn.mem.index >= 0 && insn.mem.index < 16 && insn.mem.index != insn.mem.base) {
+        gpr[static_cast<std::size_t>(insn.mem.index)] = random.below(64);
+    }
+    std::uint64_t address = interesting_address(random) - static_cast<std::uint64_t>(insn.mem.displacement);
+    if (insn.mem.index >= 0 && insn.mem.index < 16 && insn.mem.index != insn.mem.base) {
+        address -= gpr[static_cast<std::size_t>(insn.mem.index)] * insn.mem.scale;
+    }
+    if (insn.mem.base != arch::x86::Rsp || random.one_in(8)) {
+        gpr[static_cast<std::size_t>(insn.mem.base)] = address;
+    }
+}
+
+void fill_vectors(Registers& start, Random& random) {
+    // Legacy area: st0..st7 at 32 (16 bytes each, 10 used), xmm0..15 at 160; then the header and the extended parts. SDM 1, 13.4.
+    auto fill = [&](std::size_t from, std::size_t to) {
+        for (std::size_t at = from; at + 8 <= to; at += 8) {
+            const std::uint64_t value = random.one_in(3)   ? random.below(256)
+                                        : random.one_in(3) ? 0x3ff0000000000000ULL + (random.below(1 << 20) << 32)
+                                                           : random.next();
+            std::memcpy(start.xsave.data() + at, &value, 8);
+        }
+    };
+    std::uint64_t present = 0;
+    std::memcpy(&present, start.xsave.data() + 512, 8);
+    for (std::size_t reg = 0; reg < 8; ++reg) {
+        const std::uint64_t mantissa = random.next() | (1ULL << 63);
+        const auto exponent = static_cast<std::uint16_t>(0x3ff0 + random.below(32));
+        std::memcpy(start.xsave.data() + 32 + 16 * reg, &mantissa, 8);
+        std::memcpy(start.xsave.data() + 40 + 16 * reg, &exponent, 2);
+    }
+    fill(160, 416);
+    for (const unsigned component : {2U, 5U, 6U, 7U}) {
+        if ((present >> component & 1) != 0) {
+            const XsaveComponent place = xsave_component(component);
+            fill(place.offset, place.offset + place.size);
+        }
+    }
+}
+
+}  // namespace
+
+Generator::Generator(const engine::soft::IsaSupport& isa, const arch::x86::ArchState& vector_start)
+    : isa_(isa), xsave_start_(vector_start.xsave) {}
+
+TestCase Generator::make(std::uint64_t seed, unsigned most) {
+    Random random(seed);
+    TestCase test;
+    test.seed = seed;
+    test.start.xsave = xsave_start_;
+    fill_vectors(test.start, random);
+    for (auto& reg : test.start.gpr) {
+        reg = random.one_in(3) ? interesting_address(random) : interesting_number(random);
+    }
+    test.start.gpr[arch::x86::Rsp] = Layout::kStack + (random.one_in(8) ? random.below(kPage) : 2048 + 8 * random.below(64));
+    test.start.rflags = 0x202 | (random.next() & arch::x86::rflags::kArithmetic) | (random.one_in(4) ? arch::x86::rflags::kDf : 0);
+    test.gs_base = Layout::kData + random.below(kPage);
+    // Mostly well inside the first code page; sometimes across the two pages, sometimes up to the end of the second.
+    const std::uint64_t offsets[] = {64 + random.below(3000), kPage - 1 - random.below(40), Layout::kCodePages * kPage - 1 - random.below(40)};
+    test.start.rip = Layout::kCode + offsets[random.one_in(6) ? 1 + random.below(2) : 0];
+    const std::uint64_t room = Layout::kCode + Layout::kCodePages * kPage - test.start.rip;
+    const auto count = 1 + random.below(most);
+    bool aimed = false;
+    for (unsigned i = 0; i < count; ++i) {
+        Instruction insn = pick(random, isa_);
+        for (int retry = 0; retry < 3 && coverage_.mnemonics[engine::soft::mnemonic_name(insn)].tried > 50 && random.one_in(2); ++retry) {
+            insn = pick(random, isa_);
+        }
+        if (!tame_branch(insn, random) || test.code.size() + insn.length > room) {
+            continue;
+        }
+        if (!aimed || random.one_in(3)) {
+            aim(insn, test.start, random);
+            aimed = aimed || insn.mem.present;
+        }
+        auto& row = coverage_.mnemonics[engine::soft::mnemonic_name(insn)];
+        row.tried += 1;
+        row.isa = ZydisISASetGetString(static_cast<ZydisISASet>(insn.isa_set));
+        test.code.insert(test.code.end(), insn.bytes, insn.bytes + insn.length);
+        test.lengths.push_back(insn.length);
+        test.loose_flags = (test.loose_flags & ~std::uint64_t{insn.flags_written}) | insn.flags_undefined;
+    }
+    for (auto& page : test.data) {
+        for (std::size_t at = 0; at < kPage; at += 8) {
+            const std::uint64_t value = interesting_number(random);
+            std::memcpy(page.data() + at, &value, 8);
+        }
+    }
+    return test;
+}
+
+}  // namespace strata::differential

@@ -1,0 +1,38 @@
+// NativeRunner: runs TestCases on the host CPU itself, in a child process that maps the Layout.
+//
+// Every case ends in a signal (INT3 at the latest); the handler's ucontext is the outcome. A child that is stuck is killed and
+// replaced. Threads: one.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+
+#include "base/mmap_region.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "differential/case.h"
+
+namespace strata::differential {
+
+class NativeRunner {
+  public:
+    static Result<std::unique_ptr<NativeRunner>> create();
+    ~NativeRunner();
+
+    /// Runs it. `timed_out` in the outcome if it did not end within a second.
+    Result<Outcome> run(const TestCase& test);
+    /// XSAVE image of a fresh process, with all components of XCR0 present: what cases start from.
+    static void vector_start(arch::x86::ArchState& state);
+
+  private:
+    NativeRunner() = default;
+    Result<> start_child();
+    void stop_child();
+
+    MmapRegion shared_;
+    UniqueFd to_child_, from_child_;
+    pid_t child_ = -1;
+};
+
+}  // namespace strata::differential
