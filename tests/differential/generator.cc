@@ -171,23 +171,40 @@ Instruction pick(Random& random, const engine::soft::IsaSupport& isa) {
     }
 }
 
-// Branches may only go forward, into the sequence or the INT3s behind it, so that every case ends.
-bool tame_branch(Instruction& insn, Random& random) {
+// A direct branch of the sequence whose displacement is still to be chosen.
+struct OpenBranch {
+    std::size_t displacement_at;  // in the code
+    std::size_t after;            // offset behind the instruction
+    unsigned size;
+};
+
+// Whether a case can hold the instruction: direct branches need a displacement of 1 or 4 bytes to be redirected.
+bool usable(const Instruction& insn) {
     switch (insn.cls) {
         case InsnClass::Jcc:
         case InsnClass::Jmp:
         case InsnClass::Call:
-        case InsnClass::Loop: {
-            const auto ahead = static_cast<std::int32_t>(random.below(24));
-            const unsigned size = insn.imm_size[0];
-            if (insn.imm_offset[0] == engine::soft::kNoOffset || (size != 1 && size != 4)) {
-                return false;
-            }
-            std::memcpy(insn.bytes + insn.imm_offset[0], &ahead, size);
-            return true;
-        }
+        case InsnClass::Loop:
+            return insn.imm_offset[0] != engine::soft::kNoOffset && (insn.imm_size[0] == 1 || insn.imm_size[0] == 4);
         default:
             return true;
+    }
+}
+
+// Branches go forward, to the start of a later instruction or to the INT3s behind the last, so that every case ends.
+void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, Random& random) {
+    for (const OpenBranch& branch : branches) {
+        std::vector<std::size_t> targets;
+        std::size_t at = 0;
+        for (const std::uint8_t length : test.lengths) {
+            if (at >= branch.after) {
+                targets.push_back(at);
+            }
+            at += length;
+        }
+        targets.push_back(at);
+        const auto ahead = static_cast<std::int32_t>(targets[random.below(targets.size())] - branch.after);
+        std::memcpy(test.code.data() + branch.displacement_at, &ahead, branch.size);
     }
 }
 
@@ -300,6 +317,7 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
     const std::uint64_t room = Layout::kCode + Layout::kCodePages * kPage - test.start.rip;
     const auto count = 1 + random.below(most);
     bool aimed = false;
+    std::vector<OpenBranch> branches;
     auto often = [&](const Instruction& insn) {
         const auto row = coverage_.mnemonics.find(engine::soft::mnemonic_name(insn));
         return row != coverage_.mnemonics.end() && row->second.tried > 50;
@@ -309,8 +327,11 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
         for (int retry = 0; retry < 3 && often(insn) && random.one_in(2); ++retry) {
             insn = pick(random, isa_);
         }
-        if (!tame_branch(insn, random) || test.code.size() + insn.length > room) {
+        if (!usable(insn) || test.code.size() + insn.length > room) {
             continue;
+        }
+        if (insn.cls == InsnClass::Jcc || insn.cls == InsnClass::Jmp || insn.cls == InsnClass::Call || insn.cls == InsnClass::Loop) {
+            branches.push_back({test.code.size() + insn.imm_offset[0], test.code.size() + insn.length, insn.imm_size[0]});
         }
         if (!aimed || random.one_in(3)) {
             aim(insn, test.start, random);
@@ -323,6 +344,7 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
         test.lengths.push_back(insn.length);
         test.loose_flags = (test.loose_flags & ~std::uint64_t{insn.flags_written}) | insn.flags_undefined;
     }
+    close_branches(test, branches, random);
     for (auto& page : test.data) {
         for (std::size_t at = 0; at < kPage; at += 8) {
             const std::uint64_t value = interesting_number(random);
