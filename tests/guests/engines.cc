@@ -1,4 +1,4 @@
-// The engines under test.
+// Engines: the engines under test.
 #include "engines.h"
 
 #include <fmt/core.h>

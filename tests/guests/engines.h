@@ -1,4 +1,4 @@
-// The engines under test, by name, with the reason if one is not to be had here.
+// Engines: the engines under test, by name, with the reason if one is not to be had here.
 #pragma once
 
 #include <memory>

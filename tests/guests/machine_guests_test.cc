@@ -1,4 +1,4 @@
-// The tiny guests on a whole PC, on every engine. Each guest's head says what it does and expects.
+// MachineGuests tests: the tiny guests on a whole PC, on every engine. Each guest's head says what it does and expects.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

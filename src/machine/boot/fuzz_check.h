@@ -1,4 +1,4 @@
-// What must hold for every plan that a loader makes of a hostile file. Shared by the loaders' fuzz targets.
+// FuzzCheck: what must hold for every plan that a loader makes of a hostile file. Shared by the loaders' fuzz targets.
 #pragma once
 
 #include <algorithm>

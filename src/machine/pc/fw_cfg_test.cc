@@ -1,4 +1,4 @@
-// FwCfg tests.
+// FwCfg tests: fwCfg tests.
 #include "machine/pc/fw_cfg.h"
 
 #include <array>

@@ -1,4 +1,4 @@
-// vCPU set-up by firmware.
+// VcpuSetup: vCPU set-up by firmware.
 #include "machine/pc/vcpu_setup.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Wire structures of virtio-blk. VIRTIO 1.2, 5.2.
+// Wire: wire structures of virtio-blk. VIRTIO 1.2, 5.2.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Wire structures of virtio-net. VIRTIO 1.2, 5.1.
+// Wire: wire structures of virtio-net. VIRTIO 1.2, 5.1.
 #pragma once
 
 #include <cstdint>

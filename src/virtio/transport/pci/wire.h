@@ -1,4 +1,4 @@
-// Wire structures of virtio over PCI. VIRTIO 1.2, 4.1.4.
+// Wire: wire structures of virtio over PCI. VIRTIO 1.2, 4.1.4.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,38 @@
+#!/bin/bash
+# Bench: the figures of docs/performance.md: micro benchmarks, then whole boots next to QEMU's TCG in the same run.
+#
+# Usage: tools/bench.sh [micro|boot]… (default: both). RUNS sets the pairs of boots (5). Results also go to build-bench/results/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=("$@")
+[ ${#rounds[@]} -gt 0 ] || rounds=(micro boot)
+out=build-bench/results
+mkdir -p "$out"
+
+micro() {
+    local program
+    cmake --preset release -B build-bench -DSTRATA_BENCH=ON -DSTRATA_TESTS=OFF >/dev/null
+    cmake --build build-bench -j"$(nproc)" >/dev/null
+    for program in build-bench/bench/*_bench; do
+        [ -x "$program" ] || continue
+        echo "== $(basename "$program")"
+        "$program" --benchmark_out="$out/$(basename "$program").json" --benchmark_out_format=json
+    done
+}
+
+boot() {
+    build/bin/strata image path tiny >/dev/null 2>&1 || build/bin/strata image build tiny
+    echo "== boot, memory, idle: Strata's soft engine next to qemu-system-x86_64 -accel tcg"
+    python3 bench/system/boot_bench.py "$(build/bin/strata image path tiny)/vmlinuz" --runs "${RUNS:-5}" --sleep 10 |
+        tee "$out/boot.txt"
+}
+
+for round in "${rounds[@]}"; do
+    case $round in
+        micro | boot) "$round" ;;
+        *)
+            echo "bench: no round '$round': use micro, boot" >&2
+            exit 2
+            ;;
+    esac
+done
