@@ -160,7 +160,7 @@ void BlockEmitter::emit_interpreted(const Unit& unit) {
         put_away_flags();
     }
     a_.mov_imm(R11, unit.rip);
-    a_.mov_imm(R10, unit.insn.length);
+    a_.mov_imm(R10, unit.insn.length | (std::uint64_t{unit.insn.mnemonic} << 16U));
     a_.call_to(glue_.interpret);
     host_valid_ = memory_valid_ = true;
 }

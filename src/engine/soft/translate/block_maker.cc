@@ -1,5 +1,5 @@
 // Translator: finding, making, linking and killing blocks.
-#include <cstdio>
+#include <algorithm>
 #include <cstring>
 
 #include "engine/soft/mmu/mmu.h"
@@ -313,6 +313,28 @@ void Translator::drop_everything(CpuState& cpu) {
     });
 }
 
+namespace {
+
+// The mnemonics that blocks called the interpreter for most often.
+std::string most_interpreted(const TranslatorCounters& counters) {
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> counts;
+    for (std::uint32_t i = 0; i < TranslatorCounters::kMnemonics; ++i) {
+        if (const std::uint64_t count = counters.by_mnemonic[i].load(std::memory_order_relaxed); count != 0) {
+            counts.emplace_back(count, i);
+        }
+    }
+    std::sort(counts.rbegin(), counts.rend());
+    std::string text;
+    for (std::size_t i = 0; i < counts.size() && i < 30; ++i) {
+        Instruction insn;
+        insn.mnemonic = static_cast<std::uint16_t>(counts[i].second);
+        text += "  " + std::string(mnemonic_name(insn)) + " " + std::to_string(counts[i].first) + "\n";
+    }
+    return text;
+}
+
+}  // namespace
+
 std::string Translator::report() const {
     const auto line = [](const char* name, const std::atomic<std::uint64_t>& value) {
         return std::string(name) + " " + std::to_string(value.load(std::memory_order_relaxed)) + "\n";
@@ -323,7 +345,7 @@ std::string Translator::report() const {
            line("indirect_exits", c.indirect_exits) + line("interpreted", c.interpreted) +
            line("interpreted_in_block", c.interpreted_in_block) + line("interpreted_in_place", c.interpreted_in_place) + line("slow_accesses", c.slow_accesses) +
            line("host_faults", c.host_faults) + line("invalidations", c.invalidations) + line("killed", c.killed) +
-           line("flushes", c.flushes);
+           line("flushes", c.flushes) + most_interpreted(c);
 }
 
 }  // namespace strata::engine::soft

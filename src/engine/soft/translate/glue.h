@@ -9,7 +9,7 @@
 //   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
 //                        5 bytes behind. All guest registers are kept, flags are not.
 //   vector               called where vector_live is 0: makes it 1. Keeps all guest registers but flags.
-//   interpret            called: r11 = rip, r10d = length: the interpreter executes that instruction; returns if the block can go on,
+//   interpret            called: r11 = rip, r10d = length and mnemonic: the interpreter executes that instruction; returns if the block can go on,
 //                        with flags both in memory and in host RFLAGS.
 //   fault                jumped to by the signal handler, host rsp valid: leave with reason Fault.
 // The slow path never trusts an address that it did not translate: what it returns in r10 comes from the MMU alone.
@@ -39,7 +39,8 @@ struct GlueHelpers {
     void (*fill_stack)(CpuState* cpu, std::uint64_t linear) noexcept;
     void (*load_vectors)(CpuState* cpu) noexcept;
     /// Executes the instruction at cpu->rip. 0: the next one follows and nothing the block depends on changed, else 1.
-    std::uint64_t (*interpret)(CpuState* cpu, std::uint64_t length) noexcept;
+    /// `word`: its length, and from bit 16 on its mnemonic for the statistics.
+    std::uint64_t (*interpret)(CpuState* cpu, std::uint64_t word) noexcept;
 };
 
 struct Glue {

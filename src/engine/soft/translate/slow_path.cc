@@ -12,6 +12,15 @@ constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kArithmetic = arch::x86::rflags::kArithmetic;
 constexpr std::uint64_t kFlagsBase = 0x202;
 
+// Translated code runs, so there is a translator.
+Translator* translator_of(const CpuState& cpu) {
+    CodeInvalidator* code = cpu.vm->code;
+    if (code == nullptr) {
+        __builtin_unreachable();
+    }
+    return static_cast<Translator*>(code);
+}
+
 void restore_vectors(CpuState& cpu, bool live) {
     if (live) {
         load_vector_state(cpu);
@@ -19,7 +28,7 @@ void restore_vectors(CpuState& cpu, bool live) {
 }
 
 std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept {
-    auto* translator = static_cast<Translator*>(cpu->vm->code);
+    Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
     const bool live = cpu->vector_live != 0;
     const std::uint32_t size = site & SiteWord::kSizeMask;
@@ -75,14 +84,15 @@ struct Footing {
     bool operator==(const Footing&) const = default;
 };
 
-std::uint64_t interpret_here(CpuState* state, std::uint64_t length) noexcept {
+std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
     CpuState& cpu = *state;
-    auto* translator = static_cast<Translator*>(cpu.vm->code);
+    Translator* translator = translator_of(cpu);
     const auto footing = [&] { return Footing{translator->killed(), cpu.fetch_epoch, cpu.mode}; };
     const bool live = cpu.vector_live != 0;
     const std::uint64_t rip = cpu.rip;
     const Footing before = footing();
-    translator->count_interpreted();
+    translator->count_interpreted(static_cast<std::uint32_t>(word >> 16U));
+    const std::uint64_t length = word & 0xFF;
     flags_to_guest(cpu);
     StepResult step = StepResult::Done;
     do {

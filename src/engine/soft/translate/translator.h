@@ -32,6 +32,8 @@ struct TranslatorCounters {
     std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
     std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, stops{0}, polls{0};
     std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0}, slow_accesses{0}, host_faults{0};
+    static constexpr std::uint32_t kMnemonics = 2048;
+    std::atomic<std::uint64_t> by_mnemonic[kMnemonics] = {};  ///< of interpreted_in_place; only for TranslateOptions::report
     std::atomic<std::uint64_t> invalidations{0}, killed{0}, flushes{0};
 };
 
@@ -49,7 +51,12 @@ class Translator final : public Executor, public CodeInvalidator {
 
     /// Slow path of a memory access that only the interpreter can do: runs the whole instruction. As GlueHelpers::slow_access.
     std::uint64_t interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept;
-    void count_interpreted() { counters_.interpreted_in_place.fetch_add(1, std::memory_order_relaxed); }
+    void count_interpreted(std::uint32_t mnemonic) {
+        counters_.interpreted_in_place.fetch_add(1, std::memory_order_relaxed);
+        if (options_.report) {
+            counters_.by_mnemonic[mnemonic % TranslatorCounters::kMnemonics].fetch_add(1, std::memory_order_relaxed);
+        }
+    }
     /// Changes whenever a block is killed or the cache is dropped.
     [[nodiscard]] std::uint64_t killed() const {
         return counters_.killed.load(std::memory_order_acquire) + generation_.load(std::memory_order_acquire);
