@@ -73,6 +73,8 @@ struct TranslatorState {
     static constexpr std::uint64_t kNoStack = 1, kNoStackHost = 1ULL << 63U;
     std::uint64_t stack_tag = kNoStack;
     std::uint64_t stack_host = kNoStackHost;
+    static constexpr std::uint32_t kDeltas = 8;
+    std::uint64_t deltas[kDeltas] = {};  ///< host minus linear address of pages checked for a run of accesses, within one block
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user.
     std::uint64_t code_pages[2][kCodePages] = {};
     JumpEntry jumps[kJumpEntries] = {};

@@ -4,8 +4,10 @@
 #include <Zydis/Zydis.h>
 
 #include <algorithm>
+#include <array>
 
 #include "arch/x86/registers.h"
+#include "engine/soft/runtime/cpu_state.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -182,6 +184,74 @@ void group_stack_accesses(std::vector<Unit>& units) {
         group.rsp += change;
     }
     close(units, group);
+}
+
+namespace {
+
+constexpr std::uint16_t kNotABase = 0x0E10;  // rsp has groups of its own; guest r9 to r11 are not in registers
+constexpr std::int64_t kFarDisplacement = 1 << 20;
+
+struct Run {
+    std::vector<std::size_t> members;
+    std::int32_t low = 0, high = 0;
+    bool write = false;
+};
+
+bool run_access(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    const MemoryOperand& mem = insn.mem;
+    const bool copy = insn.cls == InsnClass::Copy || insn.cls == InsnClass::CopyVector;
+    return copy && !unit.interpreted && mem.present && (mem.read || mem.write) && !mem.vsib && mem.base >= 0 && mem.base < 16 &&
+           ((kNotABase >> mem.base) & 1) == 0 && mem.index == kNoRegister && insn.address_size == 8 &&
+           (mem.segment == kDs || mem.segment == kSs) && !insn.uses_high_byte && mem.displacement > -kFarDisplacement &&
+           mem.displacement < kFarDisplacement;
+}
+
+void close_run(std::vector<Unit>& units, Run& run, std::int8_t& slots) {
+    if (run.members.size() >= 2 && slots < static_cast<std::int8_t>(TranslatorState::kDeltas)) {
+        for (const std::size_t member : run.members) {
+            units[member].slot = slots;
+        }
+        ++slots;
+        Unit& first = units[run.members.front()];
+        first.run_start = true;
+        first.run_write = run.write;
+        first.run_low = run.low;
+        first.run_bytes = run.high - run.low;
+    }
+    run = {};
+}
+
+}  // namespace
+
+void group_base_accesses(std::vector<Unit>& units) {
+    std::array<Run, 16> runs;
+    std::int8_t slots = 0;
+    for (std::size_t i = 0; i < units.size(); ++i) {
+        const Instruction& insn = units[i].insn;
+        if (run_access(units[i])) {
+            Run& run = runs[static_cast<std::size_t>(insn.mem.base)];
+            const auto low = static_cast<std::int32_t>(insn.mem.displacement);
+            const std::int32_t high = low + static_cast<std::int32_t>(access_bytes(insn));
+            if (!run.members.empty() && std::max(run.high, high) - std::min(run.low, low) > kGroupLimit) {
+                close_run(units, run, slots);
+            }
+            run.low = run.members.empty() ? low : std::min(run.low, low);
+            run.high = run.members.empty() ? high : std::max(run.high, high);
+            run.write = run.write || insn.mem.write;
+            run.members.push_back(i);
+        }
+        // What the interpreter does may change translations; behind a branch other things hold.
+        const bool all = units[i].interpreted || insn.cls == InsnClass::Jcc;
+        for (std::size_t base = 0; base < runs.size(); ++base) {
+            if (all || ((insn.gpr_write >> base) & 1) != 0) {
+                close_run(units, runs[base], slots);
+            }
+        }
+    }
+    for (Run& run : runs) {
+        close_run(units, run, slots);
+    }
 }
 
 std::uint32_t access_bytes(const Instruction& insn) {

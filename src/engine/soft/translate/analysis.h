@@ -26,6 +26,12 @@ struct Unit {
     bool group_start = false;    ///< the check stands before it:
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here
     std::int32_t group_bytes = 0;
+    // The same for accesses off another base register: the check leaves the page's delta in a slot.
+    static constexpr std::int8_t kNoSlot = -1;
+    std::int8_t slot = kNoSlot;  ///< the operand's address is deltas[slot] + base + displacement
+    bool run_start = false, run_write = false;
+    std::int32_t run_low = 0;    ///< relative to the base register
+    std::int32_t run_bytes = 0;
 };
 
 /// A stack access at a fixed distance from rsp, as an instruction makes it.
@@ -38,6 +44,8 @@ struct StackAccess {
 void analyse_flags(std::vector<Unit>& units);
 /// The group fields.
 void group_stack_accesses(std::vector<Unit>& units);
+/// The slot and run fields: at least two accesses off one register that does not change between them.
+void group_base_accesses(std::vector<Unit>& units);
 /// The access `insn` makes through rsp (64-bit mode), if it is one that a group can cover.
 [[nodiscard]] StackAccess stack_access(const Instruction& insn);
 /// Bytes that the check of the memory operand must cover.

@@ -224,12 +224,16 @@ void BlockEmitter::put_away_flags() {
     }
 }
 
+void BlockEmitter::flags_into_rax() {
+    a_.store(layout::spill(0), Rax);
+    a_.lahf();
+    a_.op(OpSize::Bits32, 0x0F90, 0, Rax);  // seto al
+}
+
 bool BlockEmitter::begin_clobber(const Unit& unit) {
     const FlagsNeed need = unit.need_before;
     if (need == FlagsNeed::Host && host_valid_) {
-        a_.store(layout::spill(0), Rax);
-        a_.lahf();
-        a_.op(OpSize::Bits32, 0x0F90, 0, Rax);  // seto al
+        flags_into_rax();
         return true;
     }
     if (need != FlagsNeed::None) {
@@ -300,6 +304,27 @@ void BlockEmitter::group_check(const Unit& unit) {
     stack_.push_back(site);
 }
 
+// Compares as a single access would, for all bytes of the run, and keeps the distance to the host page.
+void BlockEmitter::run_check(const Unit& unit) {
+    RunSite site{a_.label(), a_.label(), current_, FlagsPlace::Dead, false};
+    a_.lea(R10, Mem::at(home_of(static_cast<unsigned>(unit.insn.mem.base)), unit.run_low));
+    site.live = begin_clobber(unit);
+    site.flags = flags_place();
+    a_.bind(site.back);
+    const std::int32_t tag = unit.run_write ? layout::kTagWrite : layout::kTagRead;
+    a_.rorx(OpSize::Bits32, R11, R10, 7);
+    a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
+    a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
+    a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, tag));
+    a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - unit.run_bytes);
+    a_.jcc(Cond::A, site.entry);
+    a_.load(R10, Mem::at(R11, layout::kHostPage));
+    a_.alu(Alu::Sub, OpSize::Bits64, R10, Mem::at(R11, tag));
+    a_.store(layout::delta(static_cast<unsigned>(unit.slot)), R10);
+    end_clobber(site.live);
+    run_.push_back(site);
+}
+
 void BlockEmitter::vector_check(const Unit& unit) {
     if (vectors_checked_) {
         return;
@@ -325,6 +350,9 @@ void BlockEmitter::emit_copy(const Unit& unit) {
     if (memory && unit.grouped) {
         a_.load(R10, Mem::gs_at(layout::kStackHost));
         rewrite.memory = Mem::at(R10, R9, 1, static_cast<std::int32_t>(insn.mem.displacement));
+    } else if (memory && unit.slot != Unit::kNoSlot) {
+        a_.load(R10, layout::delta(static_cast<unsigned>(unit.slot)));
+        rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1, static_cast<std::int32_t>(insn.mem.displacement));
     } else if (memory) {
         check(unit, {}, access_bytes(insn), insn.mem.write);
         rewrite.memory = Mem::at(R10);
@@ -360,10 +388,22 @@ void BlockEmitter::emit_copy(const Unit& unit) {
 
 void BlockEmitter::emit_lea(const Unit& unit) {
     const Instruction& insn = unit.insn;
+    const unsigned to = insn.reg;
+    const MemoryOperand& mem = insn.mem;
+    const auto held = [](std::int8_t reg) { return reg >= 0 && reg < 16 && in_memory(static_cast<unsigned>(reg)); };
+    if (insn.operand_size == 8 && insn.address_size == 8 && mem.base >= 0 && mem.base < 16 && !held(mem.base) && !held(mem.index) &&
+        !in_memory(to)) {
+        Mem ea = Mem::at(home_of(static_cast<unsigned>(mem.base)), static_cast<std::int32_t>(mem.displacement));
+        if (mem.index >= 0) {
+            ea.index = static_cast<std::int8_t>(home_of(static_cast<unsigned>(mem.index)));
+            ea.scale = mem.scale;
+        }
+        a_.lea(home_of(to), ea);
+        return;
+    }
     Unit plain = unit;
     plain.insn.mem.segment = 3;  // LEA ignores segments
     address_of_operand(plain);
-    const unsigned to = insn.reg;
     const Reg home = in_memory(to) ? R11 : home_of(to);
     switch (insn.operand_size) {
         case 8: a_.mov(home, R10); break;
@@ -387,6 +427,9 @@ void BlockEmitter::emit_unit(std::size_t index) {
     mark(index);
     if (unit.group_start) {
         group_check(unit);
+    }
+    if (unit.run_start) {
+        run_check(unit);
     }
     if (unit.interpreted) {
         emit_interpreted(unit);

@@ -24,6 +24,8 @@ namespace strata::engine::soft {
 /// Each optimisation can be switched off, to find out which one is wrong.
 struct TranslateOptions {
     bool group_stack = true;      ///< one check for a run of stack accesses
+    bool group_runs = true;       ///< one check for a run of accesses off one register
+    bool extend_blocks = true;    ///< go on behind a conditional branch that is not taken
     bool chain = true;            ///< direct jumps between blocks
     bool chain_pages = true;      ///< … also across pages, guarded
     bool jump_cache = true;       ///< inline lookup of indirect targets
@@ -76,6 +78,12 @@ class BlockEmitter {
         FlagsPlace flags = FlagsPlace::Dead;
         bool live = false;
     };
+    struct RunSite {
+        Label entry, back;
+        std::size_t unit = 0;
+        FlagsPlace flags = FlagsPlace::Dead;
+        bool live = false;
+    };
     struct VectorSite {
         Label entry, back;
     };
@@ -106,6 +114,9 @@ class BlockEmitter {
     void check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write);
     void constant_check(std::uint64_t linear, bool write, Label slow);
     void group_check(const Unit& unit);
+    void run_check(const Unit& unit);
+    /// Emits what begin_clobber() emits for kept flags.
+    void flags_into_rax();
     void vector_check(const Unit& unit);
     /// Host flags are about to be lost: puts them where they are needed. True: they are kept in rax and come back in end.
     bool begin_clobber(const Unit& unit);
@@ -121,6 +132,8 @@ class BlockEmitter {
     void emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPlace flags, bool ungrouped);
     void emit_slow_sites();
     void emit_stack_sites();
+    void emit_run_sites();
+    void bail_out(const Unit& unit, FlagsPlace flags);
     void emit_exit_stubs();
     void mark(std::size_t unit);
 
@@ -138,6 +151,7 @@ class BlockEmitter {
     bool ended_ = false;
     std::vector<SlowSite> slow_;
     std::vector<StackSite> stack_;
+    std::vector<RunSite> run_;
     std::vector<VectorSite> vector_;
     std::vector<PendingExit> exits_;
     std::vector<InsnMark> marks_;

@@ -48,6 +48,9 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     if (options_.group_stack && !source_.ungrouped) {
         group_stack_accesses(units_);
     }
+    if (options_.group_runs && !source_.ungrouped) {
+        group_base_accesses(units_);
+    }
     const FlagsNeed need = units_.front().need_before;
     block->entry_flags = need == FlagsNeed::Host   ? FlagsPlace::Host
                          : need == FlagsNeed::Exit ? FlagsPlace::Memory
@@ -61,6 +64,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     emit_end();
     emit_slow_sites();
     emit_stack_sites();
+    emit_run_sites();
     for (const VectorSite& site : vector_) {
         a_.bind(site.entry);
         a_.call_to(glue_.vector);
@@ -176,6 +180,9 @@ void BlockEmitter::emit_flow(const Unit& unit) {
     switch (insn.cls) {
         case InsnClass::Jcc:
             branch_exit(static_cast<Cond>(insn.opcode & 15), target);
+            if (current_ + 1 < units_.size() || stop_) {
+                return;  // the block goes on behind the branch
+            }
             jump_exit(next);
             break;
         case InsnClass::Jmp: jump_exit(target); break;
@@ -359,17 +366,56 @@ void BlockEmitter::emit_stack_sites() {
         a_.call_to(glue_.stack);
         a_.jmp(site.back);
         end_clobber(site.live);
-        const Label stub = a_.label();
-        a_.align_patch(1);
-        PendingExit pending{stub, {}};
-        pending.exit.target = unit.rip;
-        pending.exit.kind = Exit::Kind::Direct;
-        pending.exit.flags = site.flags;
-        pending.exit.ungrouped = true;
-        pending.exit.patch = code_offset_ + a_.offset() + 1;
-        a_.jmp(stub);
-        exits_.push_back(pending);
+        bail_out(unit, site.flags);
     }
+}
+
+void BlockEmitter::emit_run_sites() {
+    for (const RunSite& site : run_) {
+        const Unit& unit = units_[site.unit];
+        const Mem low = Mem::at(home_of(static_cast<unsigned>(unit.insn.mem.base)), unit.run_low);
+        const Label filled = a_.label();
+        mark(site.unit);
+        a_.bind(site.entry);
+        if (site.live) {
+            end_clobber(true);
+            a_.pushfq();
+            a_.pop(layout::flags());
+        }
+        a_.lea(R10, low);
+        a_.mov_imm(R11, static_cast<std::uint32_t>(unit.run_bytes) | (unit.run_write ? RunWord::kWrite : 0));
+        a_.call_to(glue_.run);
+        a_.jmp(filled);
+        if (site.live) {
+            a_.push(layout::flags());
+            a_.popfq();
+        }
+        bail_out(unit, site.flags);
+        a_.bind(filled);
+        if (site.live) {
+            a_.push(layout::flags());
+            a_.popfq();
+        }
+        a_.lea(R10, low);
+        if (site.live) {
+            flags_into_rax();
+        }
+        a_.jmp(site.back);
+    }
+}
+
+// Goes on at the same instruction in a block that checks each access by itself.
+void BlockEmitter::bail_out(const Unit& unit, FlagsPlace flags) {
+    const Label stub = a_.label();
+    a_.align_patch(1);
+    PendingExit pending{stub, {}};
+    pending.exit.target = unit.rip;
+    pending.exit.kind = Exit::Kind::Direct;
+    pending.exit.flags = flags;
+    pending.exit.ungrouped = true;
+    pending.exit.patch = code_offset_ + a_.offset() + 1;
+    a_.jmp(stub);
+    exits_.push_back(pending);
 }
 
 void BlockEmitter::emit_exit_stubs() {

@@ -16,6 +16,7 @@ constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kSpare = 64U << 10U;  // room for one block and its thunks
 constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
+constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
 
 bool mode_translatable(std::uint32_t mode) {
     constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging;
@@ -109,6 +110,7 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
     std::uint64_t at = 0;
     const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
     stop = false;
+    unsigned branches = 0;
     while (units.size() < options_.max_units && at < room) {
         std::uint8_t bytes[kMaxLength] = {};
         const auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
@@ -126,7 +128,12 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
         at += unit.insn.length;
         units.push_back(unit);
         if (!unit.interpreted && ends_block(unit.insn.cls)) {
-            break;
+            // Behind a forward branch that is not taken the block goes on; a backward one usually is.
+            const bool on = options_.extend_blocks && unit.insn.cls == InsnClass::Jcc && unit.insn.imm[0] > 0 && branches < kMaxBranches;
+            if (!on) {
+                break;
+            }
+            ++branches;
         }
     }
     return units;

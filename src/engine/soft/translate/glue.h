@@ -8,6 +8,7 @@
 //                        5 bytes behind its return address when the interpreter has done the whole instruction, or leaves.
 //   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
 //                        5 bytes behind. All guest registers are kept, flags are not.
+//   run                  called by checks of runs: r10 = linear address, r11d = RunWord. As stack, for the TLB entry.
 //   vector               called where vector_live is 0: makes it 1. Keeps all guest registers but flags.
 //   interpret            called: r11 = rip, r10d = length and mnemonic: the interpreter executes that instruction; returns if the block can go on,
 //                        with flags both in memory and in host RFLAGS.
@@ -37,6 +38,8 @@ struct GlueHelpers {
     std::uint64_t (*slow_access)(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept;
     /// Tries to make the page of `linear` writable in the TLB.
     void (*fill_stack)(CpuState* cpu, std::uint64_t linear) noexcept;
+    /// Tries to enter the page of `linear` into the TLB with the rights of `word`; 0 if not, or if the run leaves the page.
+    std::uint64_t (*fill_run)(CpuState* cpu, std::uint64_t linear, std::uint64_t word) noexcept;
     void (*load_vectors)(CpuState* cpu) noexcept;
     /// Executes the instruction at cpu->rip. 0: the next one follows and nothing the block depends on changed, else 1.
     /// `word`: its length, and from bit 16 on its mnemonic for the statistics.
@@ -45,11 +48,17 @@ struct GlueHelpers {
 
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
-    std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0;
+    std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0;
 };
 
 /// Writes the glue into empty code memory.
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers);
+
+/// The word of a run of accesses: bytes covered, and whether any is a write.
+struct RunWord {
+    static constexpr std::uint32_t kBytesMask = 0xFFFF;
+    static constexpr std::uint32_t kWrite = 0x10000;
+};
 
 /// Bit 7 of a site word: the access writes. Bits 0 to 6: its size in bytes. Bit 8: locked or otherwise not to be split.
 struct SiteWord {

@@ -26,6 +26,7 @@ inline constexpr std::size_t kExitPc = kTranslator + offsetof(TranslatorState, e
 inline constexpr std::size_t kExitReason = kTranslator + offsetof(TranslatorState, exit_reason);
 inline constexpr std::size_t kStackTag = kTranslator + offsetof(TranslatorState, stack_tag);
 inline constexpr std::size_t kStackHost = kTranslator + offsetof(TranslatorState, stack_host);
+inline constexpr std::size_t kDeltas = kTranslator + offsetof(TranslatorState, deltas);
 inline constexpr std::size_t kCodePages = kTranslator + offsetof(TranslatorState, code_pages);
 inline constexpr std::size_t kJumps = kTranslator + offsetof(TranslatorState, jumps);
 
@@ -33,6 +34,7 @@ static_assert(kRequest == kMode + 4 && kMode % 8 == 0, "compared as one word");
 
 inline Mem gpr(unsigned number) { return Mem::gs_at(kGpr + 8 * number); }
 inline Mem spill(unsigned number) { return Mem::gs_at(kSpill + 8 * number); }
+inline Mem delta(unsigned slot) { return Mem::gs_at(kDeltas + 8 * slot); }
 inline Mem flags() { return Mem::gs_at(kFlags); }
 inline Mem segment_base(unsigned number) {
     return Mem::gs_at(kSegments + number * sizeof(Segment) + offsetof(Segment, base));

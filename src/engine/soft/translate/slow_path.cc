@@ -52,23 +52,42 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t sit
     return translator->interpret_in_block(*cpu, site, pc, live);
 }
 
-// A page that cannot be written now is no failure: the caller then checks each access by itself.
-void fill_stack(CpuState* cpu, std::uint64_t linear) noexcept {
-    const bool live = cpu->vector_live != 0;
+// A page that cannot be reached now is no failure: the caller then checks each access by itself.
+bool fill(CpuState& cpu, std::uint64_t linear, MemAccess access) {
     std::uint64_t physical = 0;
-    if (!translate_linear(*cpu, linear, MemAccess::Write, Privilege::Current, physical)) {
-        cpu->exception = {};
-        return;
+    if (!translate_linear(cpu, linear, access, Privilege::Current, physical)) {
+        cpu.exception = {};
+        return false;
     }
     // Asking for a writable pointer to code would drop that code although nothing is written yet.
-    const auto offset = cpu->vm->ram->ram_offset(memory::GuestAddress(physical));
-    if (!offset || (cpu->vm->ram->page_flags(*offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0) {
-        return;
+    const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(physical));
+    if (!offset || (access == MemAccess::Write && (cpu.vm->ram->page_flags(*offset >> 12).load(std::memory_order_acquire) &
+                                                   memory::PageFlags::kCode) != 0)) {
+        return false;
     }
-    if (host_pointer(*cpu, linear, 1, MemAccess::Write) == nullptr) {
-        cpu->exception = {};
+    if (host_pointer(cpu, linear, 1, access) == nullptr) {
+        cpu.exception = {};
+        return false;
     }
+    return true;
+}
+
+void fill_stack(CpuState* cpu, std::uint64_t linear) noexcept {
+    const bool live = cpu->vector_live != 0;
+    (void)fill(*cpu, linear, MemAccess::Write);  // the caller looks at the TLB again
     restore_vectors(*cpu, live);
+}
+
+std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) noexcept {
+    const bool write = (word & RunWord::kWrite) != 0;
+    if ((linear & (kPage - 1)) + (word & RunWord::kBytesMask) > kPage) {
+        return 0;
+    }
+    const bool live = cpu->vector_live != 0;
+    const bool filled = fill(*cpu, linear, write ? MemAccess::Write : MemAccess::Read);
+    restore_vectors(*cpu, live);
+    const TlbEntry& entry = cpu->tlb[tlb_index(linear)];
+    return filled && (write ? entry.tag_write : entry.tag_read) == (linear & ~(kPage - 1)) ? 1 : 0;
 }
 
 void load_vectors(CpuState* cpu) noexcept { load_vector_state(*cpu); }
@@ -114,6 +133,6 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 
 }  // namespace
 
-GlueHelpers glue_helpers() { return {slow_access, fill_stack, load_vectors, interpret_here}; }
+GlueHelpers glue_helpers() { return {slow_access, fill_stack, fill_run, load_vectors, interpret_here}; }
 
 }  // namespace strata::engine::soft
