@@ -124,8 +124,7 @@ Result<> KvmEngine::read_saved_msrs() {
         }
     }
     std::ranges::sort(saved_msrs_);
-    const auto [first, last] = std::ranges::unique(saved_msrs_);
-    saved_msrs_.erase(first, last);
+    saved_msrs_.erase(std::unique(saved_msrs_.begin(), saved_msrs_.end()), saved_msrs_.end());
     return ok();
 }
 

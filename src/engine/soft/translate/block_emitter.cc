@@ -12,7 +12,6 @@ namespace {
 using enum Reg;
 
 constexpr std::uint16_t kInMemory = 0x0E00;  // guest r9, r10, r11
-constexpr std::uint8_t kRsp = 4;
 constexpr std::uint8_t kFs = 4, kGs = 5;
 constexpr std::uint32_t kMaxAccess = 64;
 constexpr std::int32_t kPage = 4096;
