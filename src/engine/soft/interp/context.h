@@ -53,6 +53,7 @@ struct InterpreterContext {
     const std::byte* code_host = nullptr;
 
     WatchHits watch;
+    std::uint64_t held_hits = 0;  ///< bits of DR6 that MOV SS or POP SS hit: they trap after the next instruction
     std::uint64_t physical_mask = 0;    ///< address bits above MAXPHYADDR: reserved
     std::uint64_t cr4_reserved = 0;     ///< bits of CR4 that the guest's CPUID does not offer
     std::uint64_t xcr0_supported = 1;

@@ -9,6 +9,7 @@ namespace {
 
 namespace fl = x86::rflags;
 
+constexpr std::uint64_t kSingleStep = 1ULL << 14U;  // DR6.BS
 constexpr std::uint16_t kCode64 = 0xa09b, kCode32 = 0xc09b, kData32 = 0xc093;
 
 Segment flat_segment(std::uint16_t selector, std::uint16_t attributes, unsigned dpl) {
@@ -543,6 +544,13 @@ StepResult op_sysret(CpuState& cpu, Op& op) noexcept {
     cpu.segments[x86::Ss] = flat_segment(static_cast<std::uint16_t>((base + 8U) | 3U), kData32, 3);
     const auto selector = static_cast<std::uint16_t>(to64 ? base + 16U : base);
     set_cs(cpu, flat_segment(static_cast<std::uint16_t>(selector | 3U), to64 ? kCode64 : kCode32, 3), 3);
+    if ((cpu.rflags & fl::kTf) != 0) {
+        // Unlike after IRET and POPF, the trap comes before the next instruction: TF counts as SYSRET leaves it.
+        cpu.dr6 |= kSingleStep;
+        (void)raise(cpu, vec::kDb);
+        cpu.exception.trap = true;
+        return StepResult::Exception;
+    }
     return StepResult::EndBlock;
 }
 

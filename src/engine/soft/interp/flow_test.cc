@@ -98,6 +98,59 @@ TEST_F(FlowTest, SyscallAndSysret) {
     EXPECT_EQ(cpu().segments[x86::Cs].selector, 0x2bU);
 }
 
+TEST_F(FlowTest, SysretThatSetsTfTrapsAtItsTarget) {
+    enter_long();
+    cpu().star = static_cast<std::uint64_t>(0x1b) << 48U;
+    reg(x86::Rcx) = 0x5000;
+    reg(x86::R11) = fl::kTf | fl::kIf;
+    code({0x48, 0x0f, 0x07});
+    ASSERT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kDb);
+    EXPECT_TRUE(cpu().exception.trap);
+    EXPECT_EQ(cpu().rip, 0x5000U);
+    EXPECT_EQ(cpu().cpl, 3U);
+    EXPECT_NE(cpu().dr6 & (1U << 14U), 0U);
+}
+
+TEST_F(FlowTest, SysretThatClearsTfDoesNotTrap) {
+    enter_long();
+    cpu().star = static_cast<std::uint64_t>(0x1b) << 48U;
+    cpu().rflags |= fl::kTf;
+    update_mode(cpu());
+    reg(x86::Rcx) = 0x5000;
+    reg(x86::R11) = fl::kIf;
+    code({0x48, 0x0f, 0x07});
+    EXPECT_EQ(step(), StepResult::EndBlock);
+    EXPECT_EQ(cpu().rip, 0x5000U);
+}
+
+TEST_F(FlowTest, SingleStepEndsAHalt) {
+    enter_long();
+    cpu().rflags |= fl::kTf;
+    update_mode(cpu());
+    code({0xf4});
+    ASSERT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kDb);
+    EXPECT_EQ(cpu().rip, kCode + 1);
+    EXPECT_FALSE(cpu().halted);
+}
+
+TEST_F(FlowTest, WatchpointOfMovSsTrapsAfterTheNextInstruction) {
+    enter_long();
+    poke<std::uint16_t>(kData, cpu().segments[x86::Ss].selector);
+    reg(x86::Rbx) = kData;
+    cpu().dr[1] = kData;
+    cpu().dr7 = 0x00f0040a;
+    update_mode(cpu());
+    code({0x8e, 0x13, 0xf1});  // mov ss, [rbx]; int1
+    ASSERT_NE(step(), StepResult::Exception);
+    EXPECT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kDb);
+    EXPECT_TRUE(cpu().exception.trap);
+    EXPECT_EQ(cpu().dr6 & 15U, 2U);
+    EXPECT_EQ(cpu().rip, kCode + 3);
+}
+
 TEST_F(FlowTest, RealModeInterrupt) {
     enter_real();
     poke<std::uint32_t>(0x21 * 4, 0x01002000);

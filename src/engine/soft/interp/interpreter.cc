@@ -182,6 +182,7 @@ bool clears_tf(const Instruction& insn) {
         case ZYDIS_MNEMONIC_INT1:
         case ZYDIS_MNEMONIC_INTO:
         case ZYDIS_MNEMONIC_SYSCALL:
+        case ZYDIS_MNEMONIC_SYSRET:
         case ZYDIS_MNEMONIC_SYSENTER: return true;
         default: return false;
     }
@@ -203,13 +204,25 @@ StepResult execute_traced(CpuState& cpu, InterpreterContext& here, bool resume) 
     const bool stepping = (cpu.rflags & x86::rflags::kTf) != 0;
     const bool vanishes = clears_tf(op->insn);
     const bool loads_ss = op->insn.cls == InsnClass::Segment;
+    const std::uint64_t held = cpu.interrupt_shadow ? here.held_hits : 0;
+    here.held_hits = 0;
     here.watch.dr6 = 0;
     const StepResult result = execute(cpu, here);
-    if (result != StepResult::Done && result != StepResult::EndBlock) {
+    std::uint64_t hits = here.watch.dr6 | held;
+    if (result == StepResult::Exception && cpu.exception.trap && cpu.exception.vector == vec::kDb) {
+        cpu.dr6 |= hits;  // INT1 and SYSRET: one trap for all reasons
         return result;
     }
-    std::uint64_t hits = here.watch.dr6;
-    if (stepping && !(vanishes && (cpu.rflags & x86::rflags::kTf) == 0) && !(loads_ss && cpu.interrupt_shadow)) {
+    if (result == StepResult::Halted && stepping) {
+        cpu.halted = false;  // the trap ends the halt that it comes after
+    } else if (result != StepResult::Done && result != StepResult::EndBlock) {
+        return result;
+    }
+    if (loads_ss && cpu.interrupt_shadow) {
+        here.held_hits = hits;
+        return result;
+    }
+    if (stepping && !(vanishes && (cpu.rflags & x86::rflags::kTf) == 0)) {
         hits |= 1ULL << 14U;
     }
     if (hits == 0) {

@@ -12,6 +12,9 @@ namespace fl = x86::rflags;
 namespace c0 = x86::cr0;
 namespace c4 = x86::cr4;
 
+constexpr std::uint64_t kApicEnabled = 1U << 11U;  // of IA32_APIC_BASE
+constexpr std::uint32_t kCpuidApic = 1U << 9U;     // leaf 1, EDX
+
 /// #GP(0) unless CPL is 0.
 bool privileged(CpuState& cpu) {
     if (cpu.cpl != 0) {
@@ -232,6 +235,10 @@ StepResult op_cpuid(CpuState& cpu, Op& op) noexcept {
     const auto subleaf = static_cast<std::uint32_t>(cpu.gpr[x86::Rcx]);
     arch::x86::CpuidRegisters r = cpu.vm->cpuid(cpu).find(leaf, subleaf);
     if (leaf == 1) {
+        std::uint64_t apic = 0;
+        if (cpu.vm->read_msr(cpu, x86::msr::kApicBase, apic) && (apic & kApicEnabled) == 0) {
+            r.edx &= ~kCpuidApic;
+        }
         r.ecx = (r.ecx & ~(1U << 27U)) | ((cpu.cr4 & c4::kOsxsave) != 0 ? 1U << 27U : 0U);
     } else if (leaf == 0xd && subleaf <= 1) {
         // EBX: the size of the image for what XCR0 enables.
