@@ -275,8 +275,11 @@ void LocalApic::write_lvt(std::uint32_t reg, std::uint32_t value) noexcept {
         value |= kLvtMasked;
     }
     set(reg, value);
-    if (reg == kLvtTimer && timer_mode() != before) {
-        // SDM 3A, 11.5.4: changing the mode disarms the timer.
+    const TimerMode now = timer_mode();
+    const bool counts = now == TimerMode::OneShot || now == TimerMode::Periodic;
+    const bool counted = before == TimerMode::OneShot || before == TimerMode::Periodic;
+    if (reg == kLvtTimer && now != before && !(counts && counted)) {
+        // SDM 3A, 11.5.4.1: to and from TSC-deadline mode disarms the timer. Between one-shot and periodic a running count goes on.
         tsc_deadline_ = 0;
         set(kInitialCount, 0);
         arm(kNoDeadline);

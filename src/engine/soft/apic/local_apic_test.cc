@@ -291,6 +291,20 @@ TEST_F(LocalApicTest, PeriodicTimerRearms) {
     EXPECT_GT(host_.armed, first);
 }
 
+TEST_F(LocalApicTest, CountGoesOnBetweenOneShotAndPeriodicOnly) {
+    write(0, 0x320, 0x20 | (1U << 17));
+    write(0, 0x380, 1'000'000'000);
+    EXPECT_NE(read(0, 0x390), 0U);
+    write(0, 0x320, 0x20);
+    EXPECT_NE(read(0, 0x390), 0U);
+    EXPECT_EQ(read(0, 0x380), 1'000'000'000U);
+    write(0, 0x320, 0x20 | (2U << 17));
+    EXPECT_EQ(read(0, 0x390), 0U);
+    write(0, 0x320, 0x20);
+    EXPECT_EQ(read(0, 0x390), 0U);
+    EXPECT_EQ(read(0, 0x380), 0U);
+}
+
 TEST_F(LocalApicTest, MaskedTimerStaysSilent) {
     write(0, 0x320, 0x70 | (1U << 16));
     write(0, 0x3e0, 0xb);
