@@ -48,10 +48,28 @@ std::uint64_t efer_bits(const x86::CpuidTable& cpuid) {
     return bits;
 }
 
+// Each has a bit in Intel's leaf and others in AMD's.
+bool offers_spec_ctrl(const x86::CpuidTable& cpuid) {
+    constexpr std::uint32_t kIntel = (1U << 26) | (1U << 27) | (1U << 31);  // IBRS, STIBP, SSBD
+    constexpr std::uint32_t kAmd = (1U << 14) | (1U << 15) | (1U << 24);
+    return (cpuid.find(7, 0).edx & kIntel) != 0 || (cpuid.find(0x80000008, 0).ebx & kAmd) != 0;
+}
+
+bool offers_pred_cmd(const x86::CpuidTable& cpuid) {
+    constexpr std::uint32_t kIbrsAndIbpb = 1U << 26;
+    constexpr std::uint32_t kIbpb = 1U << 12;
+    constexpr std::uint32_t kSbpb = 1U << 27;
+    return (cpuid.find(7, 0).edx & kIbrsAndIbpb) != 0 || (cpuid.find(0x80000008, 0).ebx & kIbpb) != 0 ||
+           (cpuid.find(0x80000021, 0).eax & kSbpb) != 0;
+}
+
+bool offers_flush_cmd(const x86::CpuidTable& cpuid) { return (cpuid.find(7, 0).edx & (1U << 28)) != 0; }
+
 }  // namespace
 
 MsrFile::MsrFile(CpuState& cpu, MsrEffects& effects, const x86::CpuidTable& cpuid)
-    : cpu_(cpu), effects_(effects), efer_bits_(efer_bits(cpuid)) {
+    : cpu_(cpu), effects_(effects), efer_bits_(efer_bits(cpuid)),
+      has_spec_ctrl_(offers_spec_ctrl(cpuid)), has_pred_cmd_(offers_pred_cmd(cpuid)), has_flush_cmd_(offers_flush_cmd(cpuid)) {
     const std::uint32_t bits = cpuid.find(0x80000008, 0).eax & 0xff;
     physical_mask_ = (1ULL << std::clamp(bits, 36U, 52U)) - 1;
     std::size_t slots = 0;
@@ -60,6 +78,12 @@ MsrFile::MsrFile(CpuState& cpu, MsrEffects& effects, const x86::CpuidTable& cpui
     }
     slots_.resize(slots);
     reset();
+}
+
+const MsrRow* MsrFile::find(std::uint32_t index) const noexcept {
+    const bool hidden = (index == m::kSpecCtrl && !has_spec_ctrl_) || (index == m::kPredCmd && !has_pred_cmd_) ||
+                        (index == m::kFlushCmd && !has_flush_cmd_);
+    return hidden ? nullptr : find_msr(index);
 }
 
 std::uint64_t& MsrFile::slot(const MsrRow& row, std::uint32_t index) noexcept {
@@ -84,7 +108,7 @@ void MsrFile::reset() noexcept {
 }
 
 bool MsrFile::read(std::uint32_t index, std::uint64_t& value) noexcept {
-    const MsrRow* row = find_msr(index);
+    const MsrRow* row = find(index);
     if (row == nullptr) {
         static log::RateLimit limit;
         if (limit.pass()) {
@@ -113,7 +137,7 @@ bool MsrFile::read(std::uint32_t index, std::uint64_t& value) noexcept {
 }
 
 bool MsrFile::write(std::uint32_t index, std::uint64_t value) noexcept {
-    const MsrRow* row = find_msr(index);
+    const MsrRow* row = find(index);
     if (row == nullptr) {
         static log::RateLimit limit;
         if (limit.pass()) {
@@ -302,7 +326,7 @@ std::vector<x86::Msr> MsrFile::save() {
 Result<> MsrFile::load(std::span<const x86::Msr> msrs) {
     reset();
     for (const x86::Msr& msr : msrs) {
-        const MsrRow* row = find_msr(msr.index);
+        const MsrRow* row = find(msr.index);
         if (row != nullptr && !row->saved) {
             continue;  // derived or constant here
         }

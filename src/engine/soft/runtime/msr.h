@@ -77,12 +77,17 @@ class MsrFile {
     [[nodiscard]] bool write_special(const MsrRow& row, std::uint32_t index, std::uint64_t value) noexcept;
     [[nodiscard]] bool write_efer(std::uint64_t value) noexcept;
     [[nodiscard]] bool write_mtrr(std::uint32_t index, std::uint64_t value) noexcept;
+    /// The register's row, or null if this processor does not have it.
+    [[nodiscard]] const MsrRow* find(std::uint32_t index) const noexcept;
     [[nodiscard]] std::uint64_t& slot(const MsrRow& row, std::uint32_t index) noexcept;
 
     CpuState& cpu_;
     MsrEffects& effects_;
     std::vector<std::uint64_t> slots_;
     std::uint64_t efer_bits_;
+    bool has_spec_ctrl_;
+    bool has_pred_cmd_;
+    bool has_flush_cmd_;
     std::uint64_t physical_mask_;  // address bits that the guest's processor has
     std::uint64_t tsc_adjust_ = 0;
 };

@@ -65,6 +65,16 @@ TEST_F(MsrTest, UnknownIsRefused) {
     EXPECT_FALSE(msrs_.write(0x12345678, 0));
 }
 
+TEST_F(MsrTest, MitigationCommandsAreThereOnlyIfOffered) {
+    std::uint64_t value = 0;
+    for (const std::uint32_t index : {m::kSpecCtrl, m::kPredCmd, m::kFlushCmd}) {
+        EXPECT_FALSE(msrs_.read(index, value)) << index;
+        EXPECT_FALSE(msrs_.write(index, 0)) << index;
+        EXPECT_TRUE(msrs_.load(std::vector<x86::Msr>{{index, 0}}).ok()) << index;
+    }
+    EXPECT_EQ(msrs_.load(std::vector<x86::Msr>{{m::kSpecCtrl, 1}}).error().kind(), ErrorKind::NotSupported);
+}
+
 TEST_F(MsrTest, PowerOnValues) {
     EXPECT_EQ(get(m::kPat), 0x0007040600070406U);
     EXPECT_EQ(get(m::kEfer), 0U);
@@ -112,10 +122,16 @@ TEST_F(MsrTest, TscAndAdjustMoveTogether) {
 }
 
 TEST_F(MsrTest, CommandsAreWriteOnly) {
+    x86::CpuidTable table = x86::software_cpuid(x86::host_cpuid());
+    ASSERT_NE(table.entry(7, 0), nullptr);
+    table.entry(7, 0)->registers.edx |= 1U << 26;  // IBRS and IBPB
+    MsrFile msrs(cpu_, effects_, table);
     std::uint64_t value = 0;
-    EXPECT_TRUE(msrs_.write(m::kPredCmd, 1));
-    EXPECT_FALSE(msrs_.write(m::kPredCmd, 2));
-    EXPECT_FALSE(msrs_.read(m::kPredCmd, value));
+    EXPECT_TRUE(msrs.write(m::kPredCmd, 1));
+    EXPECT_FALSE(msrs.write(m::kPredCmd, 2));
+    EXPECT_FALSE(msrs.read(m::kPredCmd, value));
+    EXPECT_TRUE(msrs.write(m::kSpecCtrl, 1));
+    EXPECT_TRUE(msrs.read(m::kSpecCtrl, value));
 }
 
 TEST_F(MsrTest, MachineCheckStatusIsOnlyCleared) {

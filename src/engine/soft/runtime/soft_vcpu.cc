@@ -1,6 +1,7 @@
 // SoftVcpu: the run loop.
 #include "engine/soft/runtime/soft_vcpu.h"
 
+#include <algorithm>
 #include <ctime>
 #include <linux/futex.h>
 #include <sys/prctl.h>
@@ -57,6 +58,9 @@ SoftVcpu::SoftVcpu(SoftVmImpl& vm, const VcpuConfig& config)
 SoftVcpu::~SoftVcpu() = default;
 
 void SoftVcpu::kick(std::uint32_t bits) noexcept {
+    if ((bits & Request::kNmi) != 0) {
+        nmis_arrived_.fetch_add(1, std::memory_order_relaxed);  // ordered by the bit
+    }
     // seq_cst with sleep(): either the sleeper sees the bits, or we see that it sleeps.
     cpu_->request.fetch_or(bits, std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst)) {
@@ -156,7 +160,9 @@ SoftVcpu::Next SoftVcpu::serve_requests(std::uint32_t bits) {
     if ((bits & Request::kTimer) != 0) {
         apic_.timer_expired();
     }
-    nmi_pending_ |= (bits & Request::kNmi) != 0;
+    if ((bits & Request::kNmi) != 0) {
+        take_nmis();
+    }
     if ((bits & Request::kInit) != 0) {
         take_init();
     }
@@ -178,13 +184,13 @@ SoftVcpu::Next SoftVcpu::after(StepResult result) {
 std::optional<SoftVcpu::Next> SoftVcpu::deliver_pending() {
     CpuState& cpu = *cpu_;
     cpu.interrupt_window = 0;
-    if (nmi_pending_) {
+    if (nmis_pending_ != 0) {
         if (cpu.nmi_masked) {
             cpu.interrupt_window = 2;
         } else if (cpu.interrupt_shadow) {
             return step_over_shadow();
         } else {
-            nmi_pending_ = false;
+            --nmis_pending_;
             cpu.nmi_masked = true;
             cpu.halted = false;
             return after(deliver_interrupt(cpu, x86::vector::kNmi));
@@ -259,6 +265,13 @@ void SoftVcpu::wake_up() {
     if (paravirt_.awake()) {
         flush_tlb_all(*cpu_);
     }
+}
+
+// One NMI goes to its handler at once and one more is latched meanwhile; those that find both places taken are lost. Two that
+// arrive between two instructions, which a real processor would take one by one, are both kept.
+void SoftVcpu::take_nmis() {
+    const std::uint32_t most = cpu_->nmi_masked ? 1 : 2;
+    nmis_pending_ = std::min(most, nmis_pending_ + std::min(nmis_arrived_.exchange(0, std::memory_order_relaxed), 2U));
 }
 
 // SDM 3A, 10.4.7.3 and table 9-1: registers as after reset, but the TSC, MSRs, caches' mode bits and vector state stay.

@@ -70,6 +70,7 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     std::optional<Next> deliver_pending();
     void sleep();
     void wake_up();
+    void take_nmis();
     void take_init();
     void take_sipi();
 
@@ -85,7 +86,8 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     arch::x86::RunState activity_;  // Running or one of the waits; Halted is CpuState::halted
     std::thread::id prepared_;  // the thread that prepare_thread() ran on
     VcpuExit exit_;
-    bool nmi_pending_ = false;  // taken from the request bit, not delivered yet
+    std::uint32_t nmis_pending_ = 0;  // taken from nmis_arrived_, not delivered yet
+    std::atomic<std::uint32_t> nmis_arrived_{0};  // since Request::kNmi was last served
     std::atomic<bool> sleeping_{false};
     std::atomic<bool> unhalted_{false};
     std::atomic<std::uint64_t> interrupts_{0};

@@ -71,7 +71,7 @@ Result<> SoftVcpu::get_state(x86::ArchState& state) {
             state.cr2 = cpu.exception.fault_address;
         }
     }
-    state.events.nmi_pending = nmi_pending_ || (bits & Request::kNmi) != 0;
+    state.events.nmi_pending = nmis_pending_ != 0 || (bits & Request::kNmi) != 0;
     state.events.nmi_masked = cpu.nmi_masked;
     state.events.interrupt_shadow = cpu.interrupt_shadow;
     state.run_state = activity_ == x86::RunState::Running && cpu.halted ? x86::RunState::Halted : activity_;
@@ -97,7 +97,8 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     cpu.exception.error = state.events.exception_error;
     cpu.exception.fault_address = state.cr2;
     cpu.request.fetch_and(~(Request::kNmi | Request::kInit | Request::kSipi | Request::kTimer), std::memory_order_acq_rel);
-    nmi_pending_ = state.events.nmi_pending;
+    nmis_arrived_.store(0, std::memory_order_relaxed);
+    nmis_pending_ = state.events.nmi_pending ? 1 : 0;
     unhalted_.store(false, std::memory_order_relaxed);
 
     apic_.load(std::span(state.lapic), state.apic_base);
