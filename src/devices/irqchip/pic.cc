@@ -241,6 +241,7 @@ void Pic::initialise(unsigned index, std::uint8_t icw1) {
     chip.all_level = (icw1 & kIcw1Level) != 0;
     chip.single = (icw1 & kIcw1Single) != 0;
     chip.icw4_wanted = (icw1 & kIcw1NeedsIcw4) != 0;
+    chip.imr = 0;
     chip.init_step = 1;
     chip.irr = chip.all_level ? chip.level : static_cast<std::uint8_t>(chip.level & chip.elcr);
 }

@@ -47,7 +47,7 @@ class Pic final : public bus::ExtIntSource, public state::Pausable, public state
     /// One 8259A.
     struct Chip {
         std::uint8_t irr = 0;        ///< requests (latched edges and asserted levels)
-        std::uint8_t imr = 0;
+        std::uint8_t imr = 0xff;     ///< nothing gets through before the first ICW1: without firmware there are no handlers yet
         std::uint8_t isr = 0;
         std::uint8_t level = 0;      ///< lines as they are now
         std::uint8_t elcr = 0;       ///< 1: this input is level-triggered

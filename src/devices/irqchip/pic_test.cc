@@ -42,6 +42,16 @@ class PicTest : public ::testing::Test {
     Pic& pic = wired.pic;
 };
 
+TEST(PicPowerOnTest, NothingGetsThroughBeforeInitialisation) {
+    Wired wired;
+    wired.pic.line(0).pulse();
+    wired.pic.line(9).set(true);
+    EXPECT_FALSE(wired.intr);
+    wired.initialise();
+    wired.pic.line(0).pulse();
+    EXPECT_TRUE(wired.intr);
+}
+
 TEST_F(PicTest, EdgeIsDeliveredOnce) {
     pic.line(4).set(true);
     EXPECT_TRUE(wired.intr);
