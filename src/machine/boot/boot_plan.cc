@@ -48,9 +48,10 @@ Result<> PlanBuilder::kernel_part(std::string_view what, std::uint64_t address, 
     if (kernel_.size() >= kMaxKernelParts) {
         return Error(ErrorKind::Failed, fmt::format("more than {} segments", kMaxKernelParts));
     }
-    if (range.start < kLoaderAreaEnd) {
-        return Error(ErrorKind::Failed, fmt::format("{} at {:#x} lies in the loader's area below {:#x}", what, address,
-                                                    kLoaderAreaEnd));
+    for (const Range& own : loader_area_) {
+        if (overlap(range.start, std::max(range.end, range.start + 1), own.start, own.end)) {
+            return Error(ErrorKind::Failed, fmt::format("{} at {:#x} lies in the loader's area below {:#x}", what, address, own.end));
+        }
     }
     if (!is_ram(range)) {
         return Error(ErrorKind::Failed,

@@ -29,7 +29,8 @@ inline constexpr std::uint64_t kStackTop = 0x8ff0;
 inline constexpr std::uint64_t kPageTableAddress = 0x9000;
 inline constexpr std::uint64_t kCommandLineAddress = 0x20000;
 inline constexpr std::uint64_t kCommandLineBytes = 0x10000;
-/// Below this lies what the loaders put down; kernels must load above.
+/// Below this lies what the loaders put down. Kernels of most protocols must load above; those of multiboot, whose loader needs
+/// less, may also lie between its pieces.
 inline constexpr std::uint64_t kLoaderAreaEnd = kCommandLineAddress + kCommandLineBytes;
 
 /// What a loader must know of the machine.
@@ -72,7 +73,15 @@ struct BootPlan {
 /// Collects placements and refuses what does not fit: outside RAM, overlapping, wrapping around.
 class PlanBuilder {
   public:
-    explicit PlanBuilder(const BootEnvironment& environment) : environment_(environment) {}
+    struct Range {
+        std::uint64_t start;
+        std::uint64_t end;
+    };
+
+    explicit PlanBuilder(const BootEnvironment& environment) : PlanBuilder(environment, {{0, kLoaderAreaEnd}}) {}
+    /// `loader_area`: what the protocol's loader writes, closed to the kernel's parts. Ascending.
+    PlanBuilder(const BootEnvironment& environment, std::vector<Range> loader_area)
+        : environment_(environment), loader_area_(std::move(loader_area)) {}
 
     /// Loads `file_size` bytes at `file_offset` of the kernel to `address` and claims `memory_size` bytes there.
     /// `what` names the part in messages ("segment 2"). The caller has checked the file range.
@@ -92,14 +101,11 @@ class PlanBuilder {
     [[nodiscard]] BootPlan finish(KernelKind kind, const arch::x86::ArchState& entry);
 
   private:
-    struct Range {
-        std::uint64_t start;
-        std::uint64_t end;
-    };
     [[nodiscard]] bool is_ram(Range range) const;
     [[nodiscard]] std::optional<std::uint64_t> highest_gap(Range ram, std::uint64_t size, std::uint64_t end) const;
 
     const BootEnvironment& environment_;
+    std::vector<Range> loader_area_;
     std::vector<Range> kernel_;
     std::vector<Placement> placements_;
 };

@@ -271,6 +271,27 @@ TEST(MultibootTest, PlainImageIsLoadedByItsHeader) {
     EXPECT_EQ(placed_at(*plan, 0x100000)->size, 0x100);
 }
 
+TEST(MultibootTest, LowImageLoadsBetweenTheLoadersPieces) {
+    Bytes file = testing::multiboot_plain();
+    const auto move_to = [&](std::uint32_t base) {
+        put<std::uint32_t>(file, 0x1c, base + 0x10);
+        put<std::uint32_t>(file, 0x20, base);
+        put<std::uint32_t>(file, 0x24, base + 0x100);
+        put<std::uint32_t>(file, 0x28, base + 0x6000);
+        put<std::uint32_t>(file, 0x2c, base + 0x40);
+    };
+    move_to(0x8000);
+    const auto plan = plan_boot(file, testing::environment());
+    ASSERT_TRUE(plan.ok()) << plan.error().text();
+    EXPECT_EQ(plan->entry.rip, 0x8040);
+    move_to(0x6800);
+    EXPECT_THAT(refusal(file), HasSubstr("the loader's area below 0x7000"));
+    move_to(0x1b000);
+    EXPECT_THAT(refusal(file), HasSubstr("the loader's area below 0x30000"));
+    move_to(0x30000);
+    EXPECT_TRUE(plan_boot(file, testing::environment()).ok());
+}
+
 TEST(MultibootTest, HostileHeadersAreRefused) {
     Bytes file = testing::multiboot_plain();
     put<std::uint32_t>(file, 0x20, 0x100020);

@@ -152,7 +152,7 @@ Result<BootPlan> plan_multiboot(std::span<const std::byte> kernel, const BootEnv
     if ((flags & kRequirementBits & ~kRequirementsMet) != 0) {
         return refuse(fmt::format("its multiboot header requires what Strata does not offer (flags {:#x})", flags));
     }
-    PlanBuilder plan(environment);
+    PlanBuilder plan(environment, {{0, kZeroPageAddress}, {kCommandLineAddress, kLoaderAreaEnd}});
     const std::uint32_t entry = (flags & kOwnAddresses) != 0 ? STRATA_TRY(load_plain(plan, kernel, *at))
                                                              : STRATA_TRY(load_elf(plan, kernel));
     if (!plan.inside_kernel(entry, 1)) {
