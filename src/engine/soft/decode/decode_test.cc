@@ -169,6 +169,31 @@ TEST(DecodeTest, TruncatedAndTooLong) {
     EXPECT_EQ(decode(bad, sizeof bad, CodeMode::Bits64, isa, insn), DecodeStatus::Invalid);
 }
 
+TEST(DecodeTest, PauseWithRexBIsAnExchange) {
+    const Instruction insn = decoded({0xf3, 0x41, 0x90});
+    EXPECT_EQ(insn.mnemonic, ZYDIS_MNEMONIC_XCHG);
+    EXPECT_EQ(insn.opcode_reg, arch::x86::R8);
+    EXPECT_EQ(insn.bytes[0], 0xf3);
+    EXPECT_EQ(decoded({0xf3, 0x48, 0x90}).mnemonic, ZYDIS_MNEMONIC_PAUSE);
+}
+
+TEST(DecodeTest, SibWithoutBaseUnderAddressSizePrefix) {
+    const Instruction insn = decoded({0x67, 0x45, 0x33, 0x04, 0xdd, 0xf5, 0xc0, 0x78, 0xd5});  // xor r8d, [ebx*8-0x2a873f0b]
+    EXPECT_EQ(insn.mem.base, kNoRegister);
+    EXPECT_EQ(insn.mem.index, arch::x86::Rbx);
+    EXPECT_EQ(insn.mem.displacement, -0x2a873f0b);
+}
+
+TEST(DecodeTest, EvexXDoesNotExtendGeneralRegisters) {
+    const Instruction insn = decoded({0x62, 0xb1, 0x0e, 0x78, 0x2a, 0xdc});  // vcvtsi2ss xmm3, xmm14, esp
+    EXPECT_TRUE(insn.rm_is_gpr);
+    EXPECT_EQ(insn.rm, arch::x86::Rsp);
+}
+
+TEST(DecodeTest, BitScansReadTheirDestination) {
+    EXPECT_EQ(decoded({0x4d, 0x0f, 0xbc, 0xcc}).gpr_read, 1U << 9 | 1U << 12);  // bsf r9, r12
+}
+
 TEST(DecodeTest, SixteenBitAddressing) {
     const Instruction insn = decoded({0x8b, 0x42, 0x10}, CodeMode::Real16);  // mov ax, [bp+si+0x10]
     EXPECT_EQ(insn.operand_size, 2);

@@ -235,6 +235,7 @@ void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
             break;
         case ZYDIS_OPERAND_ENCODING_MODRM_RM:
             insn.rm_is_gpr = true;
+            insn.rm &= 15U;  // EVEX.X extends vector registers only
             insn.rm_is_high = high;
             break;
         case ZYDIS_OPERAND_ENCODING_NDSNDD: insn.vvvv_is_gpr = true; break;
@@ -258,7 +259,9 @@ std::int8_t address_register(ZydisRegister reg, bool& vector) {
 
 void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
     bool vector = false;
-    const std::int8_t base = address_register(op.mem.base, vector);
+    // The decoder takes SIB base 5 with mod 0, which is no base but a displacement, for r13d under a 67 prefix with REX.B.
+    const bool no_base = insn.sib_offset != kNoOffset && insn.mod == 0 && (insn.bytes[insn.sib_offset] & 7U) == 5;
+    const std::int8_t base = no_base ? kNoRegister : address_register(op.mem.base, vector);
     const std::int8_t index = address_register(op.mem.index, vector);
     if (base >= 0 && base < 16) {
         insn.gpr_read |= bit(base);
@@ -283,6 +286,11 @@ void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
     mem.size = static_cast<std::uint16_t>(op.size / 8U);
     mem.element_size = static_cast<std::uint16_t>(op.element_size / 8U);
     mem.displacement = op.mem.disp.has_displacement ? op.mem.disp.value : 0;
+    if (no_base) {
+        std::int32_t displacement = 0;
+        __builtin_memcpy(&displacement, insn.bytes + insn.sib_offset + 1, sizeof(displacement));
+        mem.displacement = displacement;
+    }
     insn.element_count = op.element_count;
 }
 
@@ -300,6 +308,14 @@ bool needs_alignment(const Instruction& insn) {
         case ZYDIS_MNEMONIC_PCMPESTRM:
         case ZYDIS_MNEMONIC_PCMPISTRI:
         case ZYDIS_MNEMONIC_PCMPISTRM: return false;
+        // AMD processors take any address here, Intel's raise #GP(0): the host decides when it executes the instruction.
+        case ZYDIS_MNEMONIC_SHA1MSG1:
+        case ZYDIS_MNEMONIC_SHA1MSG2:
+        case ZYDIS_MNEMONIC_SHA1NEXTE:
+        case ZYDIS_MNEMONIC_SHA1RNDS4:
+        case ZYDIS_MNEMONIC_SHA256MSG1:
+        case ZYDIS_MNEMONIC_SHA256MSG2:
+        case ZYDIS_MNEMONIC_SHA256RNDS2: return false;
         case ZYDIS_MNEMONIC_CMPXCHG16B:
         case ZYDIS_MNEMONIC_FXSAVE:
         case ZYDIS_MNEMONIC_FXSAVE64:
@@ -342,6 +358,10 @@ void refine_class(const ZydisDecodedInstruction& z, Instruction& insn) {
                 insn.cls = InsnClass::Segment;
             }
             break;
+        case ZYDIS_MNEMONIC_BSF:
+        case ZYDIS_MNEMONIC_BSR:
+            insn.gpr_read |= insn.gpr_write;  // a source of zero leaves the destination as it was
+            break;
         case ZYDIS_MNEMONIC_BT:
         case ZYDIS_MNEMONIC_BTC:
         case ZYDIS_MNEMONIC_BTR:
@@ -374,6 +394,19 @@ void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& conte
     }
 }
 
+/// F3 90 with REX.B is no PAUSE: processors exchange r8 with rax and ignore the F3. Decoded with a prefix that means nothing in its place.
+DecodeStatus decode_exchange(const std::uint8_t* bytes, std::uint32_t length, CodeMode mode, const IsaSupport& isa, Instruction& insn) {
+    std::uint8_t plain[kMaxLength];
+    for (std::uint32_t i = 0; i < length; ++i) {
+        plain[i] = bytes[i] == 0xf3 ? std::uint8_t{0x3e} : bytes[i];
+    }
+    const DecodeStatus status = decode(plain, length, mode, isa, insn);
+    for (std::uint32_t i = 0; i < length; ++i) {
+        insn.bytes[i] = bytes[i];
+    }
+    return status;
+}
+
 }  // namespace
 
 DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode mode, const IsaSupport& isa,
@@ -386,6 +419,9 @@ DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode
     if (!ZYAN_SUCCESS(status)) {
         const DecodeStatus result = status_of(status);
         return result == DecodeStatus::Truncated && usable == kMaxLength ? DecodeStatus::TooLong : result;
+    }
+    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && (z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0 && z.raw.rex.B != 0) {
+        return decode_exchange(bytes, z.length, mode, isa, insn);
     }
     insn = Instruction{};
     insn.mode = mode;
