@@ -1,6 +1,8 @@
 // Operands: the out-of-line half of operands.h.
 #include "engine/soft/interp/operands.h"
 
+#include "engine/soft/mmu/mmu_state.h"
+
 namespace strata::engine::soft {
 namespace {
 
@@ -127,11 +129,14 @@ bool store_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, const vo
 }
 
 bool probe_write(CpuState& cpu, std::uint64_t linear, std::uint32_t size) noexcept {
+    const std::uint64_t last = linear + size - 1;
+    if (long_mode(cpu) && !(check_canonical(cpu, linear) && check_canonical(cpu, last))) {
+        return false;
+    }
     std::uint64_t physical = 0;
     if (!translate_linear(cpu, linear, MemAccess::Write, Privilege::Current, physical)) {
         return false;
     }
-    const std::uint64_t last = linear + size - 1;
     return (last >> 12U) == (linear >> 12U) || translate_linear(cpu, last & ~0xfffULL, MemAccess::Write, Privilege::Current, physical);
 }
 

@@ -88,7 +88,8 @@ bool one_element(const StringState& s, Kind kind) {
             s.step(x86::Rdi, s.size);
             return true;
         case Kind::Cmps:
-            if (!load_sized(cpu, source, s.reg(x86::Rsi), s.size, a) || !load_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, b)) {
+            // Where both operands fault, processors report the one at ES:rDI.
+            if (!load_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, b) || !load_sized(cpu, source, s.reg(x86::Rsi), s.size, a)) {
                 return false;
             }
             compare_flags(cpu, a, b, s.size);
@@ -175,7 +176,7 @@ bool ends_early(const CpuState& cpu, const Instruction& insn, Kind kind) {
         return false;
     }
     const bool zero = (cpu.rflags & fl::kZf) != 0;
-    return insn.raw_f2 ? zero : !zero;
+    return insn.repne ? zero : !zero;  // of F2 and F3 the last counts
 }
 
 StepResult op_string(CpuState& cpu, Op& op) noexcept {
@@ -205,7 +206,9 @@ StepResult op_string(CpuState& cpu, Op& op) noexcept {
         } while (did < limit && !early && cpu.request.load(std::memory_order_relaxed) == 0);
     }
     count -= did;
-    set_gpr(cpu, x86::Rcx, insn.address_size, count);
+    if (did != 0) {
+        set_gpr(cpu, x86::Rcx, insn.address_size, count);  // a fault before the first element leaves even the upper half alone
+    }
     if (fault) {
         return StepResult::Exception;
     }

@@ -44,12 +44,21 @@ bool is_vmaskmov(const Instruction& insn) { return insn.encoding == Encoding::Ve
 
 /// Exception classes without fault suppression: the whole operand is accessed whatever the mask says.
 bool no_suppression(const Instruction& insn) {
+    switch (insn.mnemonic) {
+        // E4NF by the manual; the decoder's tables say E4.
+        case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+        case ZYDIS_MNEMONIC_VDBPSADBW:
+        case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+        case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: return true;
+        default: break;
+    }
     switch (insn.exception_class) {
         case ZYDIS_EXCEPTION_CLASS_E1NF:
         case ZYDIS_EXCEPTION_CLASS_E2NF:
         case ZYDIS_EXCEPTION_CLASS_E3NF:
         case ZYDIS_EXCEPTION_CLASS_E4NF:
         case ZYDIS_EXCEPTION_CLASS_E5NF:
+        case ZYDIS_EXCEPTION_CLASS_E6NF:
         case ZYDIS_EXCEPTION_CLASS_E9NF:
         case ZYDIS_EXCEPTION_CLASS_E10NF: return true;
         default: return false;
@@ -151,6 +160,29 @@ StepResult op_masked(CpuState& cpu, Op& op) noexcept {
     return run_elements(cpu, op, linear, active);
 }
 
+/// The first MMX instruction after x87 ones: TOP becomes 0 and all registers valid. The image holds ST(i), which are other registers then.
+void enter_mmx(CpuState& cpu) {
+    const unsigned top = static_cast<unsigned>(cpu.xsave[3]) >> 3U & 7U;
+    std::byte registers[8][16];
+    __builtin_memcpy(registers, cpu.xsave + 32, sizeof(registers));
+    for (unsigned i = 0; i < 8; ++i) {
+        __builtin_memcpy(cpu.xsave + 32 + ((i + top) & 7U) * 16, registers[i], 16);
+    }
+    cpu.xsave[3] = static_cast<std::byte>(static_cast<std::uint8_t>(cpu.xsave[3]) & 0xc7U);
+    cpu.xsave[4] = std::byte{0xff};
+}
+
+/// The access begins at rDI whatever the mask: that is the address reported, or the begin of the second page if the first is fine.
+void report_maskmov_fault(CpuState& cpu, std::uint64_t begin) {
+    const PendingException found = cpu.exception;
+    if (found.vector == vec::kPf && probe_write(cpu, begin, 1)) {
+        cpu.exception = found;
+        cpu.exception.fault_address &= ~0xfffULL;
+    } else if (found.vector == vec::kPf) {
+        cpu.exception.fault_address = begin;
+    }
+}
+
 /// MASKMOVDQU, MASKMOVQ: bytes of ModRM.reg where ModRM.rm has its top bits, to DS:rDI.
 StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
     const Instruction& insn = op.insn;
@@ -160,15 +192,22 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
     save_vector_state(cpu);
     const bool mmx = insn.vector == VectorKind::Mmx;
     materialize(cpu, mmx ? 1U : 2U);
+    if (mmx && (static_cast<unsigned>(cpu.xsave[2]) & 0x80U) != 0) {
+        return raise(cpu, vec::kMf);
+    }
     const unsigned bytes = mmx ? 8 : 16;
     std::uint8_t data[16];
     std::uint8_t mask[16];
     if (mmx) {
-        __builtin_memcpy(data, cpu.xsave + 32 + (insn.reg & 7U) * 16, 8);
-        __builtin_memcpy(mask, cpu.xsave + 32 + (insn.rm & 7U) * 16, 8);
+        const unsigned top = static_cast<unsigned>(cpu.xsave[3]) >> 3U & 7U;
+        __builtin_memcpy(data, cpu.xsave + 32 + ((insn.reg - top) & 7U) * 16, 8);
+        __builtin_memcpy(mask, cpu.xsave + 32 + ((insn.rm - top) & 7U) * 16, 8);
     } else {
         read_vector(cpu, insn.reg, data, 16);
         read_vector(cpu, insn.rm, mask, 16);
+    }
+    if (mmx) {
+        enter_mmx(cpu);  // processors do so even if the store faults
     }
     const unsigned segment = insn.implicit_segment;
     std::uint64_t linear[16] = {};
@@ -176,6 +215,7 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
     for (unsigned i = 0; i < bytes; ++i) {
         if ((mask[i] & 0x80U) != 0 && (!segment_linear(cpu, segment, (base + i) & size_mask(insn.address_size), 1, true, linear[i]) ||
                                        !probe_write(cpu, linear[i], 1))) {
+            report_maskmov_fault(cpu, linear[i] - i);
             (void)memory_fault(cpu, segment);
             return StepResult::Exception;
         }
@@ -184,10 +224,6 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
         if ((mask[i] & 0x80U) != 0 && !write_linear(cpu, linear[i], &data[i], 1)) {
             return StepResult::Exception;
         }
-    }
-    if (mmx) {
-        cpu.xsave[3] = static_cast<std::byte>(static_cast<std::uint8_t>(cpu.xsave[3]) & 0xc7U);  // TOP = 0
-        cpu.xsave[4] = std::byte{0xff};
     }
     return done(cpu, insn);
 }
@@ -228,20 +264,18 @@ std::uint64_t vex_gather_mask(const std::uint8_t* mask, const GatherShape& s) {
     return bits;
 }
 
-/// What is left of the mask goes back: all zero at the end, the undone elements at a fault.
-void store_gather_mask(CpuState& cpu, const Instruction& insn, const GatherShape& s, std::uint64_t bits) {
+/// A fault at element `at`: what was gathered is kept and its mask bits are clear; the rest of both registers is as before.
+void keep_gathered(CpuState& cpu, const Instruction& insn, const GatherShape& s, const std::uint8_t* data, std::uint8_t* mask,
+                   std::uint64_t bits, unsigned at) {
+    write_vector(cpu, insn.reg, data, 64, 64);
     if (s.evex) {
         write_opmask(cpu, insn.mask, bits);
         return;
     }
-    std::uint8_t mask[32] = {};
-    for (unsigned i = 0; i < s.count; ++i) {
-        const std::uint8_t fill = ((bits >> i) & 1U) != 0 ? 0xff : 0;
-        for (unsigned b = 0; b < s.data_size; ++b) {
-            mask[i * s.data_size + b] = fill;
-        }
+    for (unsigned b = 0; b < at * s.data_size; ++b) {
+        mask[b] = 0;
     }
-    write_vector(cpu, insn.vvvv, mask, s.count * s.data_size, 64);
+    write_vector(cpu, insn.vvvv, mask, 64, 64);
 }
 
 StepResult op_gather(CpuState& cpu, Op& op) noexcept {
@@ -269,14 +303,18 @@ StepResult op_gather(CpuState& cpu, Op& op) noexcept {
         }
         if (!load_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i), data + i * s.data_size, s.data_size)) {
             // The element may hold half-read bytes: no, load_bytes() is all or nothing. What came before is kept.
-            write_vector(cpu, insn.reg, data, s.count * s.data_size, 64);
-            store_gather_mask(cpu, insn, s, bits);
+            keep_gathered(cpu, insn, s, data, mask, bits, i);
             return StepResult::Exception;
         }
         bits &= ~(1ULL << i);
     }
     write_vector(cpu, insn.reg, data, s.count * s.data_size, 64);
-    store_gather_mask(cpu, insn, s, 0);
+    if (s.evex) {
+        write_opmask(cpu, insn.mask, 0);
+    } else {
+        const std::uint8_t nothing[32] = {};
+        write_vector(cpu, insn.vvvv, nothing, 32, 64);
+    }
     return done(cpu, insn);
 }
 

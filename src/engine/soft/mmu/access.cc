@@ -199,6 +199,14 @@ void write_device(CpuState& cpu, std::uint64_t physical, const std::byte* data, 
     }
 }
 
+// Both ends of an access that crosses pages, before either page is touched: #GP goes before any page fault.
+bool ends_canonical(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
+    if ((linear & kPageMask) + size <= 0x1000) [[likely]] {
+        return true;  // reach() checks
+    }
+    return check_canonical(cpu, truncate(cpu, linear)) && check_canonical(cpu, truncate(cpu, linear + size - 1));
+}
+
 // How many of `size` bytes from `linear` on lie in its page.
 std::uint32_t within_page(std::uint64_t linear, std::uint32_t size) {
     const auto room = static_cast<std::uint32_t>(0x1000 - (linear & kPageMask));
@@ -250,6 +258,9 @@ void finish_pending_rewrite(CpuState& cpu) noexcept {
 }
 
 bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t size, Privilege privilege) noexcept {
+    if (!ends_canonical(cpu, linear, size)) {
+        return false;
+    }
     const Rights rights = access_rights(cpu, privilege);
     auto* to = static_cast<std::byte*>(out);
     while (size > 0) {
@@ -281,6 +292,9 @@ bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t s
 }
 
 bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::uint32_t size, Privilege privilege) noexcept {
+    if (!ends_canonical(cpu, linear, size)) {
+        return false;
+    }
     const Rights rights = access_rights(cpu, privilege);
     const auto* from = static_cast<const std::byte*>(data);
     linear = truncate(cpu, linear);
