@@ -21,7 +21,8 @@ Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, I
     if (options_.translate) {
         // For developers: which optimisations are off, what is printed (factory.h lists the words).
         const char* words = std::getenv("STRATA_TRANSLATOR");
-        const TranslateOptions options = STRATA_TRY(parse_translate_options(words != nullptr ? words : ""));
+        TranslateOptions options = STRATA_TRY(parse_translate_options(words != nullptr ? words : ""));
+        options.track_flags = options.track_flags && !options_.exact_flags;
         vm->set_executor_factory(STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes)));
     }
     return std::unique_ptr<EngineVm>(std::move(vm));

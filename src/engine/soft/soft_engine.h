@@ -14,6 +14,7 @@ class SoftVm;
 /// What can be switched off to find out who is wrong.
 struct SoftOptions {
     bool translate = true;  ///< false: every instruction through the interpreter
+    bool exact_flags = false;  ///< true: translated code keeps even flags that nothing reads, so that a fault shows them right
     std::uint64_t code_cache_bytes = 128ULL << 20;  ///< the most that translated code may take
 };
 

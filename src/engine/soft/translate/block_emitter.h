@@ -87,6 +87,10 @@ class BlockEmitter {
     struct VectorSite {
         Label entry, back;
     };
+    struct JumpMiss {
+        Label entry, refused;
+        std::int32_t released;
+    };
     struct PendingExit {
         Label stub;
         Exit exit;
@@ -105,7 +109,9 @@ class BlockEmitter {
     void emit_call(const Unit& unit, bool indirect);
     void emit_return(const Unit& unit);
     void emit_loop(const Unit& unit);
-    void emit_indirect_jump();
+    void refuse_target(Label refused);
+    void emit_indirect_jump(const Unit& unit, std::int32_t released);
+    void emit_jump_misses();
     void emit_end();
 
     void address_of_operand(const Unit& unit);
@@ -153,6 +159,7 @@ class BlockEmitter {
     std::vector<StackSite> stack_;
     std::vector<RunSite> run_;
     std::vector<VectorSite> vector_;
+    std::vector<JumpMiss> misses_;
     std::vector<PendingExit> exits_;
     std::vector<InsnMark> marks_;
 };

@@ -63,6 +63,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     }
     emit_end();
     emit_slow_sites();
+    emit_jump_misses();
     emit_stack_sites();
     emit_run_sites();
     for (const VectorSite& site : vector_) {
@@ -198,7 +199,7 @@ void BlockEmitter::emit_flow(const Unit& unit) {
                     a_.mov(R10, source);
                 }
             }
-            emit_indirect_jump();
+            emit_indirect_jump(unit, 0);
             break;
         case InsnClass::Ret: emit_return(unit); break;
         default: emit_loop(unit); break;
@@ -217,6 +218,11 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
         } else {
             a_.store(layout::spill(2), source_register(insn.rm, R11));
         }
+        // Before the push, which could not be undone.
+        put_away_flags();
+        host_valid_ = false;
+        a_.load(R10, layout::spill(2));
+        refuse_target(exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()));
     }
     Mem slot = Mem::at(R10);
     if (unit.grouped) {
@@ -234,7 +240,7 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
     a_.lea(R9, Mem::at(R9, -8));
     if (indirect) {
         a_.load(R10, layout::spill(2));
-        emit_indirect_jump();
+        emit_indirect_jump(unit, 0);
     } else {
         jump_exit(next + static_cast<std::uint64_t>(insn.imm[0]));
     }
@@ -250,7 +256,7 @@ void BlockEmitter::emit_return(const Unit& unit) {
         a_.load(R10, Mem::at(R10));
     }
     a_.lea(R9, Mem::at(R9, 8 + released));
-    emit_indirect_jump();
+    emit_indirect_jump(unit, 8 + released);
 }
 
 void BlockEmitter::emit_loop(const Unit& unit) {
@@ -268,11 +274,24 @@ void BlockEmitter::emit_loop(const Unit& unit) {
     jump_exit(counts ? next : target);
 }
 
-// r10 = target. Hits only where the whole address is the same; the thunk it jumps to checks mode, request and page.
-void BlockEmitter::emit_indirect_jump() {
+// r10 = target: to `refused` unless it is canonical: the branch itself raises #GP then, not the fetch of the target. Clobbers r11 and flags.
+void BlockEmitter::refuse_target(Label refused) {
+    a_.rorx(OpSize::Bits64, R11, R10, 47);
+    a_.alu_imm(Alu::Add, OpSize::Bits32, R11, 1);
+    a_.alu_imm(Alu::And, OpSize::Bits32, R11, 0x1FFFF);
+    a_.alu_imm(Alu::Cmp, OpSize::Bits32, R11, 1);
+    a_.jcc(Cond::A, refused);
+}
+
+// r10 = target; guest rsp was raised by `released`. Hits only where the whole address is the same; the thunk it jumps to checks mode,
+// request and page.
+void BlockEmitter::emit_indirect_jump(const Unit& unit, std::int32_t released) {
     put_away_flags();
+    host_valid_ = false;
+    const Label miss = a_.label();
+    misses_.push_back({miss, exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()), released});
     if (!options_.jump_cache) {
-        a_.jmp_to(glue_.indirect);
+        a_.jmp(miss);
         return;
     }
     static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
@@ -281,8 +300,22 @@ void BlockEmitter::emit_indirect_jump() {
     a_.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);
     a_.shl_imm(OpSize::Bits32, R11, 4);
     a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, layout::kJumps));
-    a_.jcc_to(Cond::Ne, glue_.indirect);
+    a_.jcc(Cond::Ne, miss);
     a_.jmp(Mem::gs_at(R11, layout::kJumps + 8));
+}
+
+void BlockEmitter::emit_jump_misses() {
+    for (const JumpMiss& site : misses_) {
+        const Label refused = a_.label();
+        a_.bind(site.entry);
+        refuse_target(refused);
+        a_.jmp_to(glue_.indirect);
+        a_.bind(refused);
+        if (site.released != 0) {
+            a_.lea(R9, Mem::at(R9, -site.released));
+        }
+        a_.jmp(site.refused);
+    }
 }
 
 Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch, FlagsPlace flags) {
