@@ -51,6 +51,13 @@ struct TestCase {
     std::uint64_t gs_base = 0;
     std::vector<std::uint8_t> code;      ///< placed at start.rip; the rest of the code pages is INT3
     std::vector<std::uint8_t> lengths;   ///< of its instructions, for reports
+    struct Traits {
+        const char* mnemonic;
+        const char* isa_set;
+        bool loose_fault = false;  ///< which of two possible faults it raises is not compared
+        bool gs = false;           ///< has an operand in gs
+    };
+    std::vector<Traits> traits;          ///< of its instructions
     DataBytes data{};
     std::uint64_t loose_flags = 0;       ///< RFLAGS bits that the architecture leaves undefined at the end
 };

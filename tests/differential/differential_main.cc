@@ -8,7 +8,7 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: strata-differential [--seed N] [--cases N] [--seconds N] [--most N] [--stop-after N] [--only interpreter|translator]\n"
+    "usage: strata-differential [--seed N] [--cases N] [--seconds N] [--most N] [--stop-after N] [--only interpreter|translator] [--show yes]\n"
     "Runs random user-mode code on the host CPU, the interpreter and the translator and compares everything.\n"
     "Exit status: 0 no difference, 1 differences (printed), 2 wrong usage.\n";
 
@@ -25,6 +25,8 @@ bool parse(int argc, char** argv, strata::differential::SessionOptions& options)
         if (name == "--only") {
             options.interpreter = std::string_view(argv[i + 1]) != "translator";
             options.translator = std::string_view(argv[i + 1]) != "interpreter";
+        } else if (name == "--show") {
+            options.show = std::string_view(argv[i + 1]) == "yes";
         } else if (!number(argv[i + 1], value)) {
             return false;
         } else if (name == "--seed") {

@@ -2,22 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <string>
+#include <set>
 
 #include "differential/case.h"
 #include "engine/soft/decode/classify.h"
 
 namespace strata::differential {
-
-/// How often each instruction was tried, by mnemonic.
-struct Coverage {
-    struct Row {
-        std::string isa;
-        std::uint64_t tried = 0;
-    };
-    std::map<std::string, Row> mnemonics;
-};
 
 /// Deterministic: the same seed makes the same case.
 class Generator {
@@ -26,12 +16,11 @@ class Generator {
 
     /// A case of 1 to `most` instructions.
     TestCase make(std::uint64_t seed, unsigned most);
-    [[nodiscard]] const Coverage& coverage() const { return coverage_; }
 
   private:
     engine::soft::IsaSupport isa_;
     std::array<std::byte, arch::x86::kXsaveBytes> xsave_start_;
-    Coverage coverage_;
+    std::set<std::uint16_t> common_;  // mnemonics that random encodings yield often: thrown back now and then
 };
 
 }  // namespace strata::differential

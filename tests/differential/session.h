@@ -12,6 +12,7 @@ namespace strata::differential {
 struct SessionOptions {
     std::uint64_t first_seed = 1;
     std::uint64_t cases = 20000;            ///< at most this many
+    bool show = false;  ///< print every case to standard error before it runs
     std::chrono::seconds budget{60};        ///< and no longer than this
     unsigned most_instructions = 4;         ///< in one case
     std::uint64_t stop_after = 5;           ///< differing cases
