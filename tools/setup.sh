@@ -12,7 +12,7 @@ declare -A groups=(
     # compilers and build tools; decoder (software CPU), formatting, JSON, sandbox filter, user-mode network, disk I/O
     [build]="g++ cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libgtest-dev libgmock-dev python3"
     # guest images: static shell, initramfs archives, Debian root disks, file systems, package fetching and unpacking
-    [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap"
+    [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap fakeroot"
     # the tests' own tools: scripts, terminal driver, guest assembler, ACPI compiler, image and disk tools as peers
     [test]="expect nasm acpica-tools qemu-utils openssh-client socat"
     # second compiler, sanitizer runtimes, static checks

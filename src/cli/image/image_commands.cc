@@ -26,6 +26,7 @@ constexpr std::array kBuildPositionals = {
 constexpr std::array kBuildOptions = {
     Option{"--size", 0, "SIZE", "Size of the root disk, e.g. 8G (debian:12 only; default 4G)."},
     Option{"--packages", 0, "LIST", "More Debian packages, separated by commas (debian:12 only)."},
+    Option{"--mirror", 0, "URI", "A Debian archive to take packages from (debian:12 only; default: what apt uses here)."},
     Option{"--ssh-key", 0, "FILE", "A public key that may log in as root over ssh (debian:12 only).", Completes::Files},
     Option{"--name", 0, "NAME", "Store it under this name instead of IMAGE."},
     Option{"--replace", 0, "", "Build it anew if it exists; what changed in the old one is lost."},
@@ -46,6 +47,7 @@ Result<DebianOptions> debian_options(const Arguments& arguments) {
     }
     options.packages = std::string(arguments.value("--packages").value_or(""));
     options.ssh_key_file = std::string(arguments.value("--ssh-key").value_or(""));
+    options.mirror = std::string(arguments.value("--mirror").value_or(""));
     return options;
 }
 
