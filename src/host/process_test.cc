@@ -53,7 +53,7 @@ TEST(ChildProcessTest, ExitStatusIsReported) {
 }
 
 TEST(ChildProcessTest, SignalIsReported) {
-    auto child = ChildProcess::spawn(shell("sleep 100"));
+    auto child = ChildProcess::spawn(shell("exec sleep 100"));
     ASSERT_TRUE(child.ok());
     EXPECT_TRUE(child->signal(SIGTERM).ok());
     EXPECT_EQ(*child->wait(), (ExitState{true, SIGTERM}));
@@ -119,7 +119,7 @@ TEST(ChildProcessTest, EnvironmentIsReplaced) {
 TEST(ChildProcessTest, WaitForIsBoundedAndPidfdPolls) {
     auto child = ChildProcess::spawn(shell("read line"));
     ASSERT_TRUE(child.ok());
-    auto second = ChildProcess::spawn(shell("sleep 100"));
+    auto second = ChildProcess::spawn(shell("exec sleep 100"));
     ASSERT_TRUE(second.ok());
     EXPECT_FALSE((*second->wait_for(milliseconds(10))).has_value());
     EXPECT_TRUE(second->signal(SIGKILL).ok());
@@ -131,7 +131,7 @@ TEST(ChildProcessTest, WaitForIsBoundedAndPidfdPolls) {
 TEST(ChildProcessTest, DestroyingKillsAndReaps) {
     pid_t pid = 0;
     {
-        auto child = ChildProcess::spawn(shell("sleep 100"));
+        auto child = ChildProcess::spawn(shell("exec sleep 100"));
         ASSERT_TRUE(child.ok());
         pid = child->pid();
     }
@@ -141,7 +141,7 @@ TEST(ChildProcessTest, DestroyingKillsAndReaps) {
 TEST(ChildProcessTest, ReleasedProcessLivesOn) {
     pid_t pid = 0;
     {
-        auto child = ChildProcess::spawn(shell("sleep 100"));
+        auto child = ChildProcess::spawn(shell("exec sleep 100"));
         ASSERT_TRUE(child.ok());
         pid = child->pid();
         child->release();

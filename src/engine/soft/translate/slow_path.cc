@@ -1,5 +1,6 @@
 // Slow path: the C++ functions that generated code calls. Compiled for general registers only, as a whole: guest vector
-// values may be in host registers. Whatever needs more saves them first.
+// values may be in host registers. Whatever needs more saves them first. In sanitizer builds only this file and cpu_state.cc
+// are compiled so, and not instrumented: what they call uses vectors anywhere, so each function here saves them at once.
 #include "arch/x86/registers.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/translate/helpers.h"
@@ -21,6 +22,15 @@ Translator* translator_of(const CpuState& cpu) {
     return static_cast<Translator*>(code);
 }
 
+// Whether guest vector values are in host registers, as asked before anything else is done.
+bool enter_slow_path(CpuState& cpu) {
+    const bool live = cpu.vector_live != 0;
+#ifdef STRATA_SANITIZED
+    save_vector_state(cpu);
+#endif
+    return live;
+}
+
 void restore_vectors(CpuState& cpu, bool live) {
     if (live) {
         load_vector_state(cpu);
@@ -28,9 +38,9 @@ void restore_vectors(CpuState& cpu, bool live) {
 }
 
 std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept {
+    const bool live = enter_slow_path(*cpu);
     Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
-    const bool live = cpu->vector_live != 0;
     const std::uint32_t size = site & SiteWord::kSizeMask;
     const bool write = (site & SiteWord::kWrite) != 0;
     const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
@@ -73,7 +83,7 @@ bool fill(CpuState& cpu, std::uint64_t linear, MemAccess access) {
 }
 
 void fill_stack(CpuState* cpu, std::uint64_t linear) noexcept {
-    const bool live = cpu->vector_live != 0;
+    const bool live = enter_slow_path(*cpu);
     (void)fill(*cpu, linear, MemAccess::Write);  // the caller looks at the TLB again
     restore_vectors(*cpu, live);
 }
@@ -83,7 +93,7 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
     if ((linear & (kPage - 1)) + (word & RunWord::kBytesMask) > kPage) {
         return 0;
     }
-    const bool live = cpu->vector_live != 0;
+    const bool live = enter_slow_path(*cpu);
     const bool filled = fill(*cpu, linear, write ? MemAccess::Write : MemAccess::Read);
     restore_vectors(*cpu, live);
     const TlbEntry& entry = cpu->tlb[tlb_index(linear)];
@@ -105,9 +115,9 @@ struct Footing {
 
 std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
     CpuState& cpu = *state;
+    const bool live = enter_slow_path(cpu);
     Translator* translator = translator_of(cpu);
     const auto footing = [&] { return Footing{translator->killed(), cpu.fetch_epoch, cpu.mode}; };
-    const bool live = cpu.vector_live != 0;
     const std::uint64_t rip = cpu.rip;
     const Footing before = footing();
     translator->count_interpreted(static_cast<std::uint32_t>(word >> 16U));
