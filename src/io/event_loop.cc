@@ -172,14 +172,15 @@ void EventLoop::poll_once(int limit) {
     STRATA_CHECK(count >= 0 || errno == EINTR, "epoll_pwait2 failed");
     for (int index = 0; index < count; ++index) {
         const epoll_event& event = events[static_cast<std::size_t>(index)];
-        if (event.data.u64 == 0) {
+        const std::uint64_t id = event.data.u64;  // a copy: the kernel's structure is packed, so nothing may refer into it
+        if (id == 0) {
             (void)wake_.drain();  // it only wakes; what to do is in the queues
             continue;
         }
         std::shared_ptr<Watch> watch;
         {
             const MutexLock lock(mutex_);
-            const auto place = watches_.find(event.data.u64);
+            const auto place = watches_.find(id);
             watch = place == watches_.end() ? nullptr : place->second;
         }
         if (watch) {
