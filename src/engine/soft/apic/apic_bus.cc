@@ -12,7 +12,8 @@ bool LocalApic::matches(const ApicMessage& message) const noexcept {
         return true;
     }
     if (!message.logical) {
-        return to == id_;
+        // In xAPIC mode software may have given the processor another ID, or several the same.
+        return to == (x2apic() || id_ > 0xff ? id_ : get(kId) >> 24);
     }
     const std::uint32_t ldr = get(kLdr);
     if (x2apic()) {

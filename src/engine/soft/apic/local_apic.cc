@@ -133,6 +133,9 @@ void LocalApic::mmio_write(std::uint32_t offset, std::span<const std::byte> data
         case kIcrHigh:
             set(kIcrHigh, value & 0xff000000U);
             break;
+        case kId:
+            set(kId, value & 0xff000000U);
+            break;
         case kLdr:
             set(kLdr, value & 0xff000000U);
             break;
@@ -549,7 +552,7 @@ void LocalApic::load(std::span<const std::byte, arch::x86::kLapicBytes> page, st
         set(reg, value);
     }
     // What the guest could not have written is not believed.
-    set(kId, x2apic() ? id_ : id_ << 24);
+    set(kId, x2apic() ? id_ : get(kId) & 0xff000000U);
     set(kVersion, kVersionValue);
     set(kTpr, get(kTpr) & 0xff);
     set(kSpurious, get(kSpurious) & 0x1ff);

@@ -75,6 +75,21 @@ TEST_F(LocalApicTest, PhysicalIpiReachesOnlyItsDestination) {
     EXPECT_NE(cpus_[1]->request.load() & Request::kInterrupt, 0U);
 }
 
+TEST_F(LocalApicTest, XapicIdIsWritableUntilReset) {
+    write(1, 0x20, 7U << 24);
+    write(2, 0x20, 7U << 24);
+    ipi(0, 7, 0x45);
+    EXPECT_TRUE(pending(1, 0x45));
+    EXPECT_TRUE(pending(2, 0x45));
+    ipi(0, 1, 0x55);
+    EXPECT_FALSE(pending(1, 0x55));
+    EXPECT_EQ(apics_[1]->id(), 1U);
+    const std::uint64_t base = apics_[1]->base();
+    ASSERT_TRUE(apics_[1]->set_base(base & ~0x800ULL, true, 46));
+    ASSERT_TRUE(apics_[1]->set_base(base, true, 46));
+    EXPECT_EQ(read(1, 0x20) >> 24, 1U);
+}
+
 TEST_F(LocalApicTest, FlatLogicalIpiReachesAllNamed) {
     ipi(0, 0x6, 0x40 | (1U << 11));
     EXPECT_FALSE(apics_[0]->pending_vector());
