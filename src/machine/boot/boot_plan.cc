@@ -137,6 +137,10 @@ bool PlanBuilder::inside_kernel(std::uint64_t address, std::uint64_t size) const
     });
 }
 
+bool PlanBuilder::kernel_below(std::uint64_t address) const {
+    return std::any_of(kernel_.begin(), kernel_.end(), [&](const Range& part) { return part.start < address; });
+}
+
 BootPlan PlanBuilder::finish(KernelKind kind, const arch::x86::ArchState& entry) {
     return {kind, std::move(placements_), entry};
 }

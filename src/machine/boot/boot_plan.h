@@ -97,6 +97,8 @@ class PlanBuilder {
 
     /// True if [address, address+size) was claimed by one kernel part.
     [[nodiscard]] bool inside_kernel(std::uint64_t address, std::uint64_t size) const;
+    /// True if a kernel part lies below `address`, wholly or in part.
+    [[nodiscard]] bool kernel_below(std::uint64_t address) const;
     [[nodiscard]] const BootEnvironment& environment() const { return environment_; }
     [[nodiscard]] BootPlan finish(KernelKind kind, const arch::x86::ArchState& entry);
 

@@ -12,6 +12,7 @@
 #include "base/endian.h"
 #include "machine/boot/elf.h"
 #include "machine/boot/entry_state.h"
+#include "machine/boot/real_mode_world.h"
 
 namespace strata::machine::boot {
 namespace {
@@ -168,6 +169,9 @@ Result<BootPlan> plan_multiboot(std::span<const std::byte> kernel, const BootEnv
     arch::x86::ArchState state = protected_mode_entry(plan, entry);
     state.gpr[arch::x86::Rax] = kLoaderMagic;
     state.gpr[arch::x86::Rbx] = kBootInfoAddress;
+    if (plan.kernel_below(0x100000)) {
+        add_real_mode_world(plan, state);
+    }
     return plan.finish(KernelKind::Multiboot, state);
 }
 
