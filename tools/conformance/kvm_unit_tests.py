@@ -75,7 +75,7 @@ def run(command, limit):
         status = None
     text = output.decode("utf-8", "replace")
     counts = {word: len(re.findall(rf"^{word}\b", text, re.M)) for word in ("PASS", "FAIL", "SKIP")}
-    verdict = {None: "timeout", 1: "pass", 77 * 2 + 1: "skip"}.get(status, "fail")
+    verdict = {None: "timeout", 1: "pass", 77: "skip"}.get(status, "fail")  # 77: every sub-test was skipped, or none ran
     if verdict == "pass" and counts["FAIL"]:
         verdict = "fail"
     return {"verdict": verdict, "status": status, **counts, "seconds": round(time.monotonic() - started, 1), "text": text}
