@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "arch/x86/registers.h"
 #include "engine/soft/mmu/mmu.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
@@ -198,7 +200,7 @@ std::optional<SoftVcpu::Next> SoftVcpu::deliver_pending() {
     }
     const auto vector = apic_.pending_vector();
     const bool external = vm_.external_interrupt() && apic_.accepts_external();
-    if (!vector && !external) {
+    if (!acknowledged_ && !vector && !external) {
         cpu.interrupt_window |= apic_.blocked_by_priority() ? 2 : 0;
         return std::nullopt;
     }
@@ -211,6 +213,9 @@ std::optional<SoftVcpu::Next> SoftVcpu::deliver_pending() {
     }
     interrupts_.fetch_add(1, std::memory_order_relaxed);
     cpu.halted = false;
+    if (acknowledged_) {
+        return after(deliver_interrupt(cpu, *std::exchange(acknowledged_, std::nullopt)));
+    }
     if (external) {
         return after(deliver_interrupt(cpu, vm_.io->acknowledge_external_interrupt()));
     }
@@ -277,6 +282,7 @@ void SoftVcpu::take_nmis() {
 // SDM 3A, 10.4.7.3 and table 9-1: registers as after reset, but the TSC, MSRs, caches' mode bits and vector state stay.
 void SoftVcpu::take_init() {
     CpuState& cpu = *cpu_;
+    acknowledged_.reset();
     const x86::ArchState fresh = x86::ArchState::power_on(config_.apic_id, config_.bootstrap);
     for (std::uint32_t i = 0; i < 16; ++i) {
         cpu.gpr[i] = fresh.gpr[i];

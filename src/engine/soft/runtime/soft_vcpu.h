@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "engine/cpu_engine.h"
@@ -88,6 +89,7 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     VcpuExit exit_;
     std::uint32_t nmis_pending_ = 0;  // taken from nmis_arrived_, not delivered yet
     std::atomic<std::uint32_t> nmis_arrived_{0};  // since Request::kNmi was last served
+    std::optional<std::uint8_t> acknowledged_;  // PendingEvents::interrupt_vector: its controller has let go of it already
     std::atomic<bool> sleeping_{false};
     std::atomic<bool> unhalted_{false};
     std::atomic<std::uint64_t> interrupts_{0};

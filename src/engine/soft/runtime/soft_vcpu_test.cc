@@ -316,6 +316,26 @@ TEST(SoftVcpuTest, SavedStateContinuesInAnotherMachine) {
     EXPECT_EQ(second.counter(), 2U) << "once by the code, once by the timer that went on";
 }
 
+TEST(SoftVcpuTest, AcknowledgedInterruptOfALoadedStateIsDeliveredOnce) {
+    Machine machine(1);
+    machine.put(kHandler, Code().increment(kCounter).iret());
+    // With IF = 0 it waits, and is still there when the state is saved.
+    machine.put(kCode, Code().out_exit().sti().bytes({0x90}).out_exit().loop_forever());
+    x86::ArchState state = Machine::flat_state();
+    state.events.interrupt_pending = true;
+    state.events.interrupt_vector = kVector;
+    ASSERT_TRUE(machine.vcpus[0]->set_state(state).ok());
+    EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
+    EXPECT_EQ(machine.counter(), 0U);
+    ASSERT_TRUE(machine.vcpus[0]->get_state(state).ok());
+    EXPECT_TRUE(state.events.interrupt_pending);
+    EXPECT_EQ(state.events.interrupt_vector, kVector);
+    EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
+    EXPECT_EQ(machine.counter(), 1U) << "once, although no interrupt controller asks for it";
+    ASSERT_TRUE(machine.vcpus[0]->get_state(state).ok());
+    EXPECT_FALSE(state.events.interrupt_pending);
+}
+
 TEST(SoftVcpuTest, ImpossibleStatesAreRefused) {
     Machine machine(1);
     x86::ArchState state = Machine::flat_state();

@@ -74,6 +74,8 @@ Result<> SoftVcpu::get_state(x86::ArchState& state) {
     state.events.nmi_pending = nmis_pending_ != 0 || (bits & Request::kNmi) != 0;
     state.events.nmi_masked = cpu.nmi_masked;
     state.events.interrupt_shadow = cpu.interrupt_shadow;
+    state.events.interrupt_pending = acknowledged_.has_value();
+    state.events.interrupt_vector = acknowledged_.value_or(0);
     state.run_state = activity_ == x86::RunState::Running && cpu.halted ? x86::RunState::Halted : activity_;
     return ok();
 }
@@ -99,6 +101,10 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     cpu.request.fetch_and(~(Request::kNmi | Request::kInit | Request::kSipi | Request::kTimer), std::memory_order_acq_rel);
     nmis_arrived_.store(0, std::memory_order_relaxed);
     nmis_pending_ = state.events.nmi_pending ? 1 : 0;
+    acknowledged_.reset();
+    if (state.events.interrupt_pending) {
+        acknowledged_ = state.events.interrupt_vector;
+    }
     unhalted_.store(false, std::memory_order_relaxed);
 
     apic_.load(std::span(state.lapic), state.apic_base);
