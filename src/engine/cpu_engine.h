@@ -26,6 +26,8 @@ struct Capabilities {
     arch::x86::CpuidTable supported_cpuid;
     std::uint64_t tsc_khz = 0;
     std::uint32_t max_vcpus = 0;
+    /// What of the architecture this host's engine is known to lack, a sentence each without full stop; a guest may notice.
+    std::vector<std::string> limitations;
 };
 
 /// A verdict for `strata info` and for `--engine auto`.

@@ -29,9 +29,20 @@ Result<std::unique_ptr<kvm::KvmEngine>> make_kvm() {
     return Error(made.error().kind(), refusal(made.error()), made.error().system_errno());
 }
 
+/// "; " and a limitation, for each.
+std::string limitations(const CpuEngine& engine) {
+    std::string text;
+    for (const std::string& limitation : engine.capabilities().limitations) {
+        text += "; " + limitation;
+    }
+    return text;
+}
+
 Verdict probe_kvm(CpuEngine& engine) {
     auto mips = probe_mips(engine);
-    return mips.ok() ? judge_kvm(*mips) : Verdict{false, mips.error().text(), 0.0};
+    Verdict verdict = mips.ok() ? judge_kvm(*mips) : Verdict{false, mips.error().text(), 0.0};
+    verdict.reason += limitations(engine);
+    return verdict;
 }
 
 EngineChoice soft_choice(const soft::SoftOptions& options, std::string reason) {
@@ -63,7 +74,8 @@ Result<EngineChoice> select_engine(std::string_view wanted, const soft::SoftOpti
         if (!made.ok()) {
             return std::move(made).error().context("engine kvm");
         }
-        return EngineChoice{std::move(made).value(), "asked for"};
+        std::string reason = "asked for" + limitations(**made);
+        return EngineChoice{std::move(made).value(), std::move(reason)};
     }
     if (!made.ok()) {
         return soft_choice(soft_options, made.error().text());

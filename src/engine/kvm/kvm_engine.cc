@@ -11,6 +11,7 @@
 #include "arch/x86/cpu_features.h"
 #include "arch/x86/registers.h"
 #include "engine/kvm/kvm_vm.h"
+#include "engine/kvm/service_probe.h"
 
 namespace strata::engine::kvm {
 namespace {
@@ -81,6 +82,7 @@ Result<std::unique_ptr<KvmEngine>> KvmEngine::create() {
     STRATA_TRY_VOID(install_kick_signal());
     STRATA_TRY_VOID(engine->read_capabilities());
     STRATA_TRY_VOID(engine->read_saved_msrs());
+    engine->look_for_limitations();
     return engine;
 }
 
@@ -107,6 +109,15 @@ Result<> KvmEngine::read_capabilities() {
     auto khz = vcpu.call(KVM_GET_TSC_KHZ, std::uint64_t{0}, "asking KVM's TSC frequency");
     capabilities_.tsc_khz = khz.ok() ? static_cast<std::uint64_t>(*khz) : 0;  // unstable host TSC: no timing leaves
     return ok();
+}
+
+void KvmEngine::look_for_limitations() {
+    const auto kept = keeps_interrupts_in_service(device_, vcpu_mapping_size_);
+    if (!kept.ok()) {
+        capabilities_.limitations.push_back(kept.error().text());
+    } else if (!*kept) {
+        capabilities_.limitations.emplace_back(kEndsInterruptsEarly);
+    }
 }
 
 Result<> KvmEngine::read_saved_msrs() {

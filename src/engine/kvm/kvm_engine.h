@@ -11,6 +11,10 @@
 
 namespace strata::engine::kvm {
 
+/// The limitation of hosts where keeps_interrupts_in_service() is false.
+inline constexpr std::string_view kEndsInterruptsEarly =
+    "this host's KVM ends an interrupt when it delivers it (ISR stays clear), so a level-triggered one may come once too often";
+
 class KvmEngine final : public CpuEngine {
   public:
     /// Opens /dev/kvm and checks what it can do. NotFound: no such device; PermissionDenied: not for this user; NotSupported.
@@ -29,6 +33,7 @@ class KvmEngine final : public CpuEngine {
     explicit KvmEngine(KvmFd device) : device_(std::move(device)) {}
     Result<> read_capabilities();
     Result<> read_saved_msrs();
+    void look_for_limitations();
 
     KvmFd device_;
     Capabilities capabilities_;
