@@ -189,6 +189,19 @@ Result<> write_events(const KvmFd& vcpu, const ArchState& state) {
     return ok();
 }
 
+/// What an instruction can change of the pending events. The rest is KVM's own and may move meanwhile (an NMI from another
+/// thread): it goes back as it is, the count of NMIs not at all.
+Result<> write_event_changes(const KvmFd& vcpu, const ArchState& after) {
+    kvm_vcpu_events events = {};
+    STRATA_TRY_VOID(vcpu.call(KVM_GET_VCPU_EVENTS, &events, "reading pending events"));
+    events.exception = {};
+    events.nmi.masked = after.events.nmi_masked ? 1 : 0;
+    events.interrupt.shadow = after.events.interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
+    events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+    STRATA_TRY_VOID(vcpu.call(KVM_SET_VCPU_EVENTS, &events, "setting pending events"));
+    return ok();
+}
+
 Result<> read_msrs(const KvmFd& vcpu, const std::vector<std::uint32_t>& wanted, ArchState& state) {
     state.tsc = STRATA_TRY(read_msr(vcpu, msr::kTsc));
     state.msrs.clear();
@@ -305,7 +318,7 @@ Result<> write_core_changes(const KvmFd& vcpu, const ArchState& before, const Ar
         STRATA_TRY_VOID(write_debug(vcpu, after));
     }
     if (before.events != after.events) {
-        STRATA_TRY_VOID(write_events(vcpu, after));
+        STRATA_TRY_VOID(write_event_changes(vcpu, after));
     }
     return write_registers(vcpu, after);
 }
