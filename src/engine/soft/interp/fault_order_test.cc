@@ -67,6 +67,14 @@ TEST_F(FaultOrderTest, MaskmovqFaultsAtItsBaseAndLeavesX87Mode) {
     EXPECT_EQ(cpu().xsave[32 + 16 + 5], std::byte{0x80});  // ST(1) now
 }
 
+TEST_F(FaultOrderTest, MaskmovdquChecksItsBaseWithoutAnyByte) {
+    enter_long();
+    reg(x86::Rdi) = 0x800000000000;
+    code({0x66, 0x0f, 0xf7, 0xc9});  // maskmovdqu xmm1, xmm1
+    ASSERT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kGp, 0);
+}
+
 TEST_F(FaultOrderTest, GatherThatFaultsKeepsWhatItDidNotReach) {
     enter_long();
     if (__builtin_cpu_supports("avx2") != 0) {

@@ -172,17 +172,6 @@ void enter_mmx(CpuState& cpu) {
     cpu.xsave[4] = std::byte{0xff};
 }
 
-/// The access begins at rDI whatever the mask: that is the address reported, or the begin of the second page if the first is fine.
-void report_maskmov_fault(CpuState& cpu, std::uint64_t begin) {
-    const PendingException found = cpu.exception;
-    if (found.vector == vec::kPf && probe_write(cpu, begin, 1)) {
-        cpu.exception = found;
-        cpu.exception.fault_address &= ~0xfffULL;
-    } else if (found.vector == vec::kPf) {
-        cpu.exception.fault_address = begin;
-    }
-}
-
 /// MASKMOVDQU, MASKMOVQ: bytes of ModRM.reg where ModRM.rm has its top bits, to DS:rDI.
 StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
     const Instruction& insn = op.insn;
@@ -212,10 +201,16 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
     const unsigned segment = insn.implicit_segment;
     std::uint64_t linear[16] = {};
     const std::uint64_t base = get_gpr(cpu, x86::Rdi, insn.address_size);
+    // The access begins at rDI whatever the mask, even an empty one: the manuals allow it, and processors do it.
+    std::uint64_t begin = 0;
+    if (!segment_linear(cpu, segment, base, 1, true, begin) || !probe_write(cpu, begin, 1)) {
+        (void)memory_fault(cpu, segment);
+        return StepResult::Exception;
+    }
     for (unsigned i = 0; i < bytes; ++i) {
         if ((mask[i] & 0x80U) != 0 && (!segment_linear(cpu, segment, (base + i) & size_mask(insn.address_size), 1, true, linear[i]) ||
                                        !probe_write(cpu, linear[i], 1))) {
-            report_maskmov_fault(cpu, linear[i] - i);
+            cpu.exception.fault_address &= ~0xfffULL;  // in the second page, which is reported from its begin
             (void)memory_fault(cpu, segment);
             return StepResult::Exception;
         }
