@@ -79,9 +79,9 @@ bool differs_by_maker(const Instruction& insn, const std::vector<std::uint8_t>& 
 }
 
 // REP CMPS with two operands that fault: the manuals do not say which one does, and one processor does it both ways. x87 operands of
-// 10 bytes may be two accesses: the first can be a page fault although the second is not canonical.
+// 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push a CALL's return address before they look at the target.
 bool fault_is_free(const Instruction& insn) {
-    if (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) {
+    if ((insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) || insn.cls == InsnClass::CallIndirect) {
         return true;
     }
     return insn.cls == InsnClass::String && (insn.opcode & 0xfe) == 0xa6 && (insn.raw_f2 || insn.raw_f3);
