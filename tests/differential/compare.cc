@@ -101,7 +101,10 @@ const TestCase::Traits* ended_by(const TestCase& test, const Outcome& outcome) {
     return nullptr;
 }
 
-bool memory_fault(const Outcome& outcome) { return outcome.vector == arch::x86::vector::kPf || outcome.vector == arch::x86::vector::kGp; }
+bool memory_fault(const Outcome& outcome) {
+    namespace vec = arch::x86::vector;
+    return outcome.vector == vec::kPf || outcome.vector == vec::kGp || outcome.vector == vec::kSs;
+}
 
 // Whether both ended in a fault of one instruction that processors report differently: see Traits, and gs bases: AMD processors want
 // the offset canonical too (#GP), Intel's and Strata only the sum, which then is at most a gs base above the hole.

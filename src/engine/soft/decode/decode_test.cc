@@ -190,6 +190,10 @@ TEST(DecodeTest, EvexXDoesNotExtendGeneralRegisters) {
     EXPECT_EQ(insn.rm, arch::x86::Rsp);
 }
 
+TEST(DecodeTest, BroadcastLanesAreTheDestinations) {
+    EXPECT_EQ(decoded({0x62, 0x71, 0x7c, 0x3e, 0x5a, 0x0b}).broadcast_lanes, 4);  // vcvtps2pd ymm9 {k6}, [rbx] {1to4}
+}
+
 TEST(DecodeTest, BitScansReadTheirDestination) {
     EXPECT_EQ(decoded({0x4d, 0x0f, 0xbc, 0xcc}).gpr_read, 1U << 9 | 1U << 12);  // bsf r9, r12
 }

@@ -394,6 +394,17 @@ void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& conte
     }
 }
 
+std::uint8_t lanes_of(ZydisBroadcastMode mode) {
+    switch (mode) {
+        case ZYDIS_BROADCAST_MODE_1_TO_2: return 2;
+        case ZYDIS_BROADCAST_MODE_1_TO_4: return 4;
+        case ZYDIS_BROADCAST_MODE_1_TO_8: return 8;
+        case ZYDIS_BROADCAST_MODE_1_TO_16: return 16;
+        case ZYDIS_BROADCAST_MODE_1_TO_32: return 32;
+        default: return 0;
+    }
+}
+
 /// F3 90 with REX.B is no PAUSE: processors exchange r8 with rax and ignore the F3. Decoded with a prefix that means nothing in its place.
 DecodeStatus decode_exchange(const std::uint8_t* bytes, std::uint32_t length, CodeMode mode, const IsaSupport& isa, Instruction& insn) {
     std::uint8_t plain[kMaxLength];
@@ -438,6 +449,7 @@ DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode
     insn.address_size = static_cast<std::uint8_t>(z.address_width / 8U);
     insn.stack_size = static_cast<std::uint8_t>(z.stack_width / 8U);
     insn.vector_length = z.avx.vector_length;
+    insn.broadcast_lanes = z.avx.broadcast.is_static ? std::uint8_t{0} : lanes_of(z.avx.broadcast.mode);
     insn.broadcast = z.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
     if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW || z.encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
         z.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX || !isa.has(insn.isa_set)) {

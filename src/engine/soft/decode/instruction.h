@@ -121,6 +121,7 @@ struct Instruction {
     // AVX-512.
     std::uint8_t mask = 0;      ///< EVEX.aaa: 0 none
     bool zeroing = false, broadcast = false;
+    std::uint8_t broadcast_lanes = 0;  ///< N of {1toN}, 0 if the instruction broadcasts by itself
     std::uint16_t vector_length = 0;  ///< bits
     std::uint16_t element_count = 0;  ///< of the memory operand
 
