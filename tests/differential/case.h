@@ -55,6 +55,7 @@ struct TestCase {
         const char* mnemonic;
         const char* isa_set;
         bool loose_fault = false;  ///< which of two possible faults it raises is not compared
+        bool x87 = false;          ///< x87 or MMX
         bool gs = false;           ///< has an operand in gs
     };
     std::vector<Traits> traits;          ///< of its instructions

@@ -110,7 +110,13 @@ bool memory_fault(const Outcome& outcome) {
 // the offset canonical too (#GP), Intel's and Strata only the sum, which then is at most a gs base above the hole.
 bool may_fault_otherwise(const TestCase& test, const Outcome& left, const Outcome& right) {
     const TestCase::Traits* traits = ended_by(test, left);
-    if (traits == nullptr || left.end.rip != right.end.rip || !memory_fault(left) || !memory_fault(right)) {
+    if (traits == nullptr || left.end.rip != right.end.rip || !memory_fault(left)) {
+        return false;
+    }
+    if (right.vector == arch::x86::vector::kMf) {
+        return traits->x87;  // a pending x87 exception and a faulting operand: Strata reports the operand first, the exception then
+    }
+    if (!memory_fault(right)) {
         return false;
     }
     return traits->loose_fault || (traits->gs && left.vector == arch::x86::vector::kPf && right.vector == arch::x86::vector::kGp &&

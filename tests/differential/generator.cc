@@ -79,12 +79,17 @@ bool differs_by_maker(const Instruction& insn, const std::vector<std::uint8_t>& 
 }
 
 // REP CMPS with two operands that fault: the manuals do not say which one does, and one processor does it both ways. x87 operands of
-// 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push a CALL's return address before they look at the target.
+// 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push a CALL's return address before they look at the
+// target.
 bool fault_is_free(const Instruction& insn) {
     if ((insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) || insn.cls == InsnClass::CallIndirect) {
         return true;
     }
     return insn.cls == InsnClass::String && (insn.opcode & 0xfe) == 0xa6 && (insn.raw_f2 || insn.raw_f3);
+}
+
+bool uses_x87(const Instruction& insn) {
+    return insn.vector == engine::soft::VectorKind::X87 || insn.vector == engine::soft::VectorKind::Mmx;
 }
 
 bool uses_gs(const Instruction& insn) {
@@ -361,7 +366,7 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
             aimed = aimed || insn.mem.present;
         }
         test.traits.push_back({engine::soft::mnemonic_name(insn), ZydisISASetGetString(static_cast<ZydisISASet>(insn.isa_set)),
-                               fault_is_free(insn), uses_gs(insn)});
+                               fault_is_free(insn), uses_x87(insn), uses_gs(insn)});
         test.code.insert(test.code.end(), insn.bytes, insn.bytes + insn.length);
         test.lengths.push_back(insn.length);
         test.loose_flags = (test.loose_flags & ~std::uint64_t{insn.flags_written}) | insn.flags_undefined;

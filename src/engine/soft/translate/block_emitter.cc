@@ -238,8 +238,15 @@ bool BlockEmitter::begin_clobber(const Unit& unit) {
     if (need != FlagsNeed::None) {
         put_away_flags();
     }
-    host_valid_ = false;
+    drop_host_flags();
     return false;
+}
+
+void BlockEmitter::drop_host_flags() {
+    if (host_valid_) {
+        host_valid_ = false;
+        mark(current_);  // a host fault from here on must not take the guest's flags from the host
+    }
 }
 
 void BlockEmitter::end_clobber(bool live) {

@@ -128,6 +128,7 @@ class BlockEmitter {
     bool begin_clobber(const Unit& unit);
     void end_clobber(bool live);
     void put_away_flags();
+    void drop_host_flags();
     [[nodiscard]] FlagsPlace flags_place() const;
     /// r11 = the value of a guest register (or the register itself if it lives in one).
     Reg source_register(unsigned guest, Reg temporary);

@@ -220,7 +220,7 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
         }
         // Before the push, which could not be undone.
         put_away_flags();
-        host_valid_ = false;
+        drop_host_flags();
         a_.load(R10, layout::spill(2));
         refuse_target(exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()));
     }
