@@ -259,12 +259,17 @@ std::uint64_t vex_gather_mask(const std::uint8_t* mask, const GatherShape& s) {
     return bits;
 }
 
+/// At a fault only the bits of what was done are cleared: bits above the last element stay.
+void keep_mask(CpuState& cpu, const Instruction& insn, const GatherShape& s, std::uint64_t bits) {
+    write_opmask(cpu, insn.mask, (read_opmask(cpu, insn.mask) & ~low_bits(s.count)) | bits);
+}
+
 /// A fault at element `at`: what was gathered is kept and its mask bits are clear; the rest of both registers is as before.
 void keep_gathered(CpuState& cpu, const Instruction& insn, const GatherShape& s, const std::uint8_t* data, std::uint8_t* mask,
                    std::uint64_t bits, unsigned at) {
     write_vector(cpu, insn.reg, data, 64, 64);
     if (s.evex) {
-        write_opmask(cpu, insn.mask, bits);
+        keep_mask(cpu, insn, s, bits);
         return;
     }
     for (unsigned b = 0; b < at * s.data_size; ++b) {
@@ -334,7 +339,7 @@ StepResult op_scatter(CpuState& cpu, Op& op) noexcept {
             continue;
         }
         if (!store_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i), data + i * s.data_size, s.data_size)) {
-            write_opmask(cpu, insn.mask, bits);
+            keep_mask(cpu, insn, s, bits);
             return StepResult::Exception;
         }
         bits &= ~(1ULL << i);
