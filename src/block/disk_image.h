@@ -42,6 +42,7 @@ struct DiskOptions {
     IoEngine engine = IoEngine::Auto;
     bool lock = true;            ///< refuse a disk that another program writes to
     bool discard = true;         ///< discards give space back
+    bool follow_references = false;  ///< open files that the image names (backing files): for trusted images
 };
 
 /// What a disk can do and how it wants to be asked.

@@ -34,7 +34,7 @@ constexpr std::array kOptions = {
            Completes::Files},
     Option{"--initrd", 0, "FILE", "The initial RAM disk.", Completes::Files},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{"--disk", 'd', "FILE[,format=raw][,readonly]", "A disk (virtio), after the image's own.", Completes::Files, true},
+    Option{"--disk", 'd', "FILE[,format=raw|qcow2][,readonly]", "A disk (virtio), after the image's own.", Completes::Files, true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
            "Network. user (default): behind this host, needs no rights; forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
            Completes::Nothing, true},
