@@ -11,6 +11,8 @@ namespace strata::cli {
 extern const Command kRunCommand;          // run/run_command.cc
 extern const Command kInfoCommand;         // info_command.cc
 extern const Command kImageBuildCommand;   // image/image_commands.cc
+extern const Command kImageCreateCommand;   // image/create_command.cc
+extern const Command kImageConvertCommand;  // image/convert_command.cc
 extern const Command kImageListCommand;    // image/image_commands.cc
 extern const Command kImagePathCommand;    // image/image_commands.cc
 extern const Command kVersionCommand;      // version_command.cc

@@ -25,8 +25,9 @@ constexpr std::array kCommonOptions = {
            Completes::Choices},
 };
 
-constexpr std::array<const Command*, 8> kCommands = {
-    &kRunCommand,       &kInfoCommand,    &kImageBuildCommand, &kImageListCommand,
+constexpr std::array<const Command*, 10> kCommands = {
+    &kRunCommand,       &kInfoCommand,    &kImageBuildCommand,
+    &kImageCreateCommand, &kImageConvertCommand, &kImageListCommand,
     &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
 };
 
