@@ -78,6 +78,11 @@ struct TranslatorState {
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user.
     std::uint64_t code_pages[2][kCodePages] = {};
     JumpEntry jumps[kJumpEntries] = {};
+    /// A page-crossing access works on this copy; a store's bytes then go to `bounce_first` bytes at bounce_low, the rest at bounce_high.
+    alignas(64) std::byte bounce[64] = {};
+    std::byte* bounce_low = nullptr;
+    std::byte* bounce_high = nullptr;
+    std::uint32_t bounce_first = 0, bounce_size = 0;
 };
 
 /// What an exception needs to be delivered. Filled by whoever detects it, taken by the run loop.

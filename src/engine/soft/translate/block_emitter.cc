@@ -97,6 +97,22 @@ bool constant_address(const Unit& unit, std::uint64_t& linear) {
     return true;
 }
 
+// A store of a whole vector register, which may go to a copy of the memory.
+bool plain_vector_store(const Instruction& insn) {
+    if (insn.vector != VectorKind::Sse && insn.vector != VectorKind::Avx) {
+        return false;
+    }
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_MOVUPS:
+        case ZYDIS_MNEMONIC_MOVUPD:
+        case ZYDIS_MNEMONIC_MOVDQU:
+        case ZYDIS_MNEMONIC_VMOVUPS:
+        case ZYDIS_MNEMONIC_VMOVUPD:
+        case ZYDIS_MNEMONIC_VMOVDQU: return insn.mem.write && !insn.mem.read;
+        default: return false;
+    }
+}
+
 // A low register that the instruction has nothing to do with.
 Reg unused_low_register(const Instruction& insn) {
     for (const unsigned reg : {6U, 7U, 3U, 2U, 1U, 0U}) {
@@ -274,6 +290,9 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
     SlowSite site{a_.label(), a_.label(), after_, current_, address, bytes, false};
     site.word |= (write ? SiteWord::kWrite : 0) |
                  (address.kind == Address::Kind::Operand && unit.insn.mem.aligned ? SiteWord::kAligned : 0);
+    if (address.kind == Address::Kind::Operand && plain_vector_store(unit.insn)) {
+        site.word |= SiteWord::kCopyOut;
+    }
     std::uint64_t linear = 0;
     if (address.kind == Address::Kind::Operand && constant_address(unit, linear) && (linear & (kPage - 1)) + bytes <= kPage) {
         site.live = begin_clobber(unit);

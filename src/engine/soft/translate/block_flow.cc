@@ -380,6 +380,13 @@ void BlockEmitter::emit_slow_sites() {
         const Label pointer = site.live ? a_.label() : site.resume;
         a_.jmp(pointer);
         a_.jmp(site.after);
+        if ((site.word & SiteWord::kCopyOut) != 0) {
+            Rewrite rewrite;
+            rewrite.memory = Mem::at(R10);
+            emit_rewritten(a_, unit.insn, rewrite);
+            a_.call_to(glue_.store);
+            a_.jmp(site.after);
+        }
         if (site.live) {
             a_.bind(pointer);
             a_.push(layout::flags());

@@ -71,6 +71,15 @@ void call_helper(Assembler& a, std::uint64_t function) {
     a.mov(Rsp, Rbp);
 }
 
+// Returns to ten bytes behind the return address with r10 = TranslatorState::bounce.
+void return_to_copy(Assembler& a) {
+    a.load(R10, layout::spill(3));
+    a.lea(R10, Mem::at(R10, static_cast<std::int32_t>(layout::kBounce)));
+    a.pop(R11);
+    a.lea(R11, Mem::at(R11, 10));
+    a.jmp(R11);
+}
+
 // Returns to five bytes behind the return address, flags untouched.
 void return_behind(Assembler& a) {
     a.pop(R10);
@@ -97,6 +106,7 @@ void emit_enter(Assembler& a) {
 void emit_slow(Assembler& a, const GlueHelpers& helpers) {
     const Label done = a.label();
     const Label stop = a.label();
+    const Label copy = a.label();
     store_homes(a);
     load_self(a);
     a.mov(Rsi, R10);
@@ -106,9 +116,14 @@ void emit_slow(Assembler& a, const GlueHelpers& helpers) {
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 1);
     a.jcc(Cond::B, done);
     a.jcc(Cond::E, stop);
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, static_cast<std::int32_t>(GlueHelpers::kCopyOut));
+    a.jcc(Cond::E, copy);
     a.mov(R10, Rax);
     load_homes(a);
     a.ret();
+    a.bind(copy);
+    load_homes(a);
+    return_to_copy(a);
     a.bind(done);
     load_flags(a);
     load_homes(a);
@@ -116,6 +131,15 @@ void emit_slow(Assembler& a, const GlueHelpers& helpers) {
     a.bind(stop);
     a.pop(Mem::gs_at(layout::kExitPc));
     restore_host_and_return(a);
+}
+
+void emit_store(Assembler& a, const GlueHelpers& helpers) {
+    store_homes(a);
+    load_self(a);
+    call_helper(a, address_of(helpers.finish_store));
+    load_flags(a);
+    load_homes(a);
+    a.ret();
 }
 
 void emit_stack_lookup(Assembler& a, Label miss, Label fail) {
@@ -228,6 +252,9 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     a.align(16);
     glue.slow = a.here();
     emit_slow(a, helpers);
+    a.align(16);
+    glue.store = a.here();
+    emit_store(a, helpers);
     a.align(16);
     glue.stack = a.here();
     emit_stack(a, helpers);

@@ -5,7 +5,8 @@
 //   exit_memory/exit_host  called by exit stubs: leave with reason Site; flags are in memory, in host RFLAGS.
 //   indirect             jumped to: r10 = target rip, flags in memory: leave with reason Indirect.
 //   slow                 called by memory sites: r10 = linear address, r11d = site word. Returns with r10 = host address, or to
-//                        5 bytes behind its return address when the interpreter has done the whole instruction, or leaves.
+//                        5 bytes behind its return address when the interpreter has done the whole instruction, or 10 bytes behind it with
+//                        r10 = a copy to store to, followed by a call of `store`, or leaves.
 //   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
 //                        5 bytes behind. All guest registers are kept, flags are not.
 //   run                  called by checks of runs: r10 = linear address, r11d = RunWord. As stack, for the TLB entry.
@@ -34,8 +35,11 @@ struct ExitReasonCode {
 
 /// What the slow paths call. Both run with guest vector values live: general registers only.
 struct GlueHelpers {
-    /// 0: the instruction is done, 1: leave (exit_reason is set), else the host address.
+    static constexpr std::uint64_t kCopyOut = 2;
+    /// 0: the instruction is done, 1: leave (exit_reason is set), kCopyOut: store to the copy and call finish_store, else the host address.
     std::uint64_t (*slow_access)(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept;
+    /// The store went to TranslatorState::bounce: brings it into RAM.
+    void (*finish_store)(CpuState* cpu) noexcept;
     /// Tries to make the page of `linear` writable in the TLB.
     void (*fill_stack)(CpuState* cpu, std::uint64_t linear) noexcept;
     /// Tries to enter the page of `linear` into the TLB with the rights of `word`; 0 if not, or if the run leaves the page.
@@ -48,7 +52,7 @@ struct GlueHelpers {
 
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
-    std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0;
+    std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0, store = 0;
 };
 
 /// Writes the glue into empty code memory.
@@ -65,6 +69,7 @@ struct SiteWord {
     static constexpr std::uint32_t kSizeMask = 0x7f;
     static constexpr std::uint32_t kWrite = 0x80;
     static constexpr std::uint32_t kAligned = 0x100;   ///< #GP unless the address is a multiple of the size
+    static constexpr std::uint32_t kCopyOut = 0x200;   ///< a plain vector store whose site has code for kCopyOut
     static constexpr std::uint32_t kLengthShift = 12;  ///< length of the guest instruction
 };
 

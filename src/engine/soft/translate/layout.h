@@ -28,6 +28,7 @@ inline constexpr std::size_t kStackTag = kTranslator + offsetof(TranslatorState,
 inline constexpr std::size_t kStackHost = kTranslator + offsetof(TranslatorState, stack_host);
 inline constexpr std::size_t kDeltas = kTranslator + offsetof(TranslatorState, deltas);
 inline constexpr std::size_t kCodePages = kTranslator + offsetof(TranslatorState, code_pages);
+inline constexpr std::size_t kBounce = kTranslator + offsetof(TranslatorState, bounce);
 inline constexpr std::size_t kJumps = kTranslator + offsetof(TranslatorState, jumps);
 
 static_assert(kRequest == kMode + 4 && kMode % 8 == 0, "compared as one word");

@@ -37,6 +37,57 @@ void restore_vectors(CpuState& cpu, bool live) {
     }
 }
 
+bool page_has_code(const CpuState& cpu, std::uint64_t ram_offset) {
+    return (cpu.vm->ram->page_flags(ram_offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+}
+
+// A store to code that the TLB knows: it is done and followed by one invalidation in the interpreter.
+bool known_code(const CpuState& cpu, std::uint64_t linear) {
+    const TlbEntry& entry = cpu.tlb[tlb_index(linear)];
+    return entry.tag_read == (linear & ~(kPage - 1)) &&
+           page_has_code(cpu, entry.host_page - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base()));
+}
+
+// A load that crosses pages reads a copy.
+bool copy_in(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
+    return read_linear(cpu, linear, cpu.translator.bounce, size);
+}
+
+// A store that crosses pages goes to the copy; finish_store() brings it to where it belongs, before anything else happens.
+bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
+    TranslatorState& state = cpu.translator;
+    const auto first = static_cast<std::uint32_t>(kPage - (linear & (kPage - 1)));
+    const std::uint64_t second = linear + first;
+    // Read rights first: asking for a writable pointer to code would drop that code.
+    for (const std::uint64_t at : {linear, second}) {
+        if (host_pointer(cpu, at, 1, MemAccess::Read) == nullptr || known_code(cpu, at)) {
+            cpu.exception = {};
+            return false;
+        }
+    }
+    std::byte* low = host_pointer(cpu, linear, first, MemAccess::Write);
+    std::byte* high = low == nullptr ? nullptr : host_pointer(cpu, second, size - first, MemAccess::Write);
+    if (high == nullptr || cpu.mmu->rewrite_pending) {
+        cpu.exception = {};
+        return false;
+    }
+    state.bounce_low = low;
+    state.bounce_high = high;
+    state.bounce_first = first;
+    state.bounce_size = size;
+    return true;
+}
+
+void finish_store(CpuState* cpu) noexcept {
+    const TranslatorState& state = cpu->translator;
+    const bool live = enter_slow_path(*cpu);
+    for (std::uint32_t i = 0; i < state.bounce_size; ++i) {
+        std::byte* to = i < state.bounce_first ? state.bounce_low + i : state.bounce_high + (i - state.bounce_first);
+        __atomic_store_n(reinterpret_cast<std::uint8_t*>(to), static_cast<std::uint8_t>(state.bounce[i]), __ATOMIC_RELAXED);
+    }
+    restore_vectors(*cpu, live);
+}
+
 std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept {
     const bool live = enter_slow_path(*cpu);
     Translator* translator = translator_of(*cpu);
@@ -44,7 +95,17 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t sit
     const std::uint32_t size = site & SiteWord::kSizeMask;
     const bool write = (site & SiteWord::kWrite) != 0;
     const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
-    if (!misaligned && (linear & (kPage - 1)) + size <= kPage) {
+    const bool crosses = (linear & (kPage - 1)) + size > kPage;
+    if (crosses && !misaligned && !write && copy_in(*cpu, linear, size)) {
+        restore_vectors(*cpu, live);
+        return reinterpret_cast<std::uint64_t>(static_cast<std::byte*>(cpu->translator.bounce));
+    }
+    if (crosses && !misaligned && (site & SiteWord::kCopyOut) != 0 && prepare_copy_out(*cpu, linear, size)) {
+        restore_vectors(*cpu, live);
+        return GlueHelpers::kCopyOut;
+    }
+    cpu->exception = {};
+    if (!misaligned && !crosses && !(write && known_code(*cpu, linear))) {
         std::byte* host = host_pointer(*cpu, linear, size, write ? MemAccess::Write : MemAccess::Read);
         // A store into a page of code must be followed by an invalidation, and maybe by leaving the block.
         if (host != nullptr && !cpu->mmu->rewrite_pending) {
@@ -64,15 +125,9 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t sit
 
 // A page that cannot be reached now is no failure: the caller then checks each access by itself.
 bool fill(CpuState& cpu, std::uint64_t linear, MemAccess access) {
-    std::uint64_t physical = 0;
-    if (!translate_linear(cpu, linear, access, Privilege::Current, physical)) {
+    // Asking for a writable pointer to code would drop that code although nothing is written yet: reading comes first.
+    if (access == MemAccess::Write && (host_pointer(cpu, linear, 1, MemAccess::Read) == nullptr || known_code(cpu, linear))) {
         cpu.exception = {};
-        return false;
-    }
-    // Asking for a writable pointer to code would drop that code although nothing is written yet.
-    const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(physical));
-    if (!offset || (access == MemAccess::Write && (cpu.vm->ram->page_flags(*offset >> 12).load(std::memory_order_acquire) &
-                                                   memory::PageFlags::kCode) != 0)) {
         return false;
     }
     if (host_pointer(cpu, linear, 1, access) == nullptr) {
@@ -143,6 +198,6 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 
 }  // namespace
 
-GlueHelpers glue_helpers() { return {slow_access, fill_stack, fill_run, load_vectors, interpret_here}; }
+GlueHelpers glue_helpers() { return {slow_access, finish_store, fill_stack, fill_run, load_vectors, interpret_here}; }
 
 }  // namespace strata::engine::soft

@@ -177,6 +177,64 @@ TEST(TranslatorTest, AddressesInPageZeroNeverReachTheHost) {
     EXPECT_EQ(machine.cpu().rip, Machine::kCode);
 }
 
+TEST(TranslatorTest, NonCanonicalTargetFaultsBeforeAnythingChanges) {
+    const Bytes programs[] = {{0x50, 0xC3},                     // push rax; ret
+                              {0x90, 0xFF, 0xE0},               // nop; jmp rax
+                              {0x90, 0xFF, 0xD0},               // nop; call rax
+                              {0xF9, 0xFF, 0x55, 0x00},         // stc; call [rbp]
+                              {0x90, 0x50, 0x53, 0x5B, 0xC3}};  // nop; push rax; push rbx; pop rbx; ret
+    const std::uint64_t starts[] = {1, 1, 1, 1, 4};
+    for (std::size_t i = 0; i < std::size(programs); ++i) {
+        Machine machine;
+        machine.load(programs[i]);
+        machine.cpu().gpr[kRax] = 0x0000'8000'0000'1000;
+        machine.cpu().gpr[5] = Machine::kData;
+        std::memcpy(machine.data().data(), &machine.cpu().gpr[kRax], 8);
+        const bool pushes = i == 0 || i == 4;
+        const std::uint64_t stack = machine.cpu().gpr[4] - (pushes ? 8 : 0);
+        EXPECT_EQ(machine.run_translated(), ExecResult::Exception) << i;
+        EXPECT_EQ(machine.cpu().exception.vector, arch::x86::vector::kGp) << i;
+        EXPECT_EQ(machine.cpu().rip, Machine::kCode + starts[i]) << i;
+        EXPECT_EQ(machine.cpu().gpr[4], stack) << i;
+        EXPECT_EQ(machine.cpu().rflags & 1, i == 3 ? 1U : 0U) << i;
+        if (i == 2 || i == 3) {
+            EXPECT_EQ(machine.translator().counters().interpreted_in_block.load(), 0U) << i;
+        }
+    }
+}
+
+TEST(TranslatorTest, VectorAccessAcrossPagesWorksOnACopy) {
+    Machine machine;
+    machine.load(Bytes{0xF9,                                            // stc
+                       0x0F, 0x10, 0x06,                                // movups xmm0, [rsi]
+                       0x0F, 0x11, 0x07,                                // movups [rdi], xmm0
+                       0x0F, 0x11, 0x46, 0x01,                          // movups [rsi+1], xmm0
+                       0x48, 0x83, 0xD0, 0x00, 0xF4});                  // adc rax, 0; hlt
+    for (std::size_t i = 0; i < 16; ++i) {
+        machine.data()[0xFF9 + i] = static_cast<std::byte>(i + 1);
+    }
+    machine.cpu().gpr[6] = Machine::kData + 0xFF9;
+    machine.cpu().gpr[7] = Machine::kData + 0x100;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 0x1001U);
+    for (std::size_t i = 0; i < 16; ++i) {
+        EXPECT_EQ(machine.data()[0x100 + i], static_cast<std::byte>(i + 1));
+        EXPECT_EQ(machine.data()[0xFFA + i], static_cast<std::byte>(i + 1));
+    }
+    EXPECT_EQ(machine.translator().counters().interpreted_in_block.load(), 0U);
+}
+
+TEST(TranslatorTest, VectorStoreIntoAPageThatIsNotThereChangesNothing) {
+    Machine machine;
+    machine.load(Bytes{0x0F, 0x11, 0x07, 0xF4});  // movups [rdi], xmm0
+    machine.data()[0x1FFF] = std::byte{7};
+    machine.cpu().gpr[7] = Machine::kData + 0x1FFF;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Exception);
+    EXPECT_EQ(machine.cpu().exception.vector, arch::x86::vector::kPf);
+    EXPECT_EQ(machine.cpu().exception.fault_address, Machine::kData + 0x2000);
+    EXPECT_EQ(machine.data()[0x1FFF], std::byte{7});
+}
+
 TEST(TranslatorTest, DivisionByZeroIsAGuestException) {
     Machine machine;
     machine.load(Bytes{0x31, 0xC9, 0xF7, 0xF1, 0xF4});  // xor ecx, ecx; div ecx
