@@ -59,12 +59,7 @@ fuzz() {
 }
 
 differential() {
-    local program=build/tests/differential_soak
-    if [ ! -x "$program" ]; then
-        echo "soak: no differential_soak program in this build: left out"
-        return
-    fi
-    "$program" --seconds "$budget" >"$out/differential.log" 2>&1 || fail "differential run: see $out/differential.log"
+    build/tests/strata-differential --cases 1000000000 --seconds "$budget" >"$out/differential.log" 2>&1 || fail "differential run: see $out/differential.log"
     tail -n 1 "$out/differential.log"
 }
 
