@@ -1,4 +1,4 @@
-// Creating qcow2 images.
+// Qcow2 create: options and making of a new image.
 #pragma once
 
 #include <cstdint>
