@@ -94,6 +94,26 @@ TEST(SandboxTest, SocketsFollowTheConfiguration) {
     EXPECT_EQ(inside(without, [] { return error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0); }), EPERM);
 }
 
+// libslirp takes forwarded connections with accept(2), not accept4(2).
+TEST(SandboxTest, AnOpenListenerCanAccept) {
+    EXPECT_EQ(inside({}, [] {
+                  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));
+                  const UniqueFd peer(::socket(AF_INET, SOCK_STREAM, 0));
+                  sockaddr_in address{};
+                  address.sin_family = AF_INET;
+                  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+                  socklen_t size = sizeof(address);
+                  auto* raw = reinterpret_cast<sockaddr*>(&address);  // SAFETY: the socket API's own cast
+                  if (::bind(listener.get(), raw, size) != 0 || ::listen(listener.get(), 1) != 0 ||
+                      ::getsockname(listener.get(), raw, &size) != 0 || ::connect(peer.get(), raw, size) != 0) {
+                      return errno;
+                  }
+                  const UniqueFd taken(::accept(listener.get(), nullptr, nullptr));
+                  return error_of(!taken);
+              }),
+              0);
+}
+
 TEST(SandboxTest, ExecutableMemoryFollowsTheConfiguration) {
     const auto map = [] {
         return error_of(::mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
