@@ -158,9 +158,9 @@ Result<> validate(const MachineConfig& config) {
         return invalid(fmt::format("a machine has at most {} disks and {} network interfaces", kMaxDisks, kMaxNets));
     }
     for (const DiskConfig& disk : config.disks) {
-        if (disk.format != "raw") {
+        if (disk.format != "raw" && disk.format != "qcow2") {
             return Error{ErrorKind::NotSupported,
-                         fmt::format("disk '{}': format '{}' is not supported: use raw", disk.file.name, disk.format)};
+                         fmt::format("disk '{}': format '{}' is not supported: use raw or qcow2", disk.file.name, disk.format)};
         }
     }
     return ok();
