@@ -53,7 +53,7 @@ def strata_command(strata, engine, tree, entry):
 
 def peer_command(qemu, tree, entry):
     arguments = test_arguments(entry)
-    params = shlex.split(entry.get("qemu_params", entry.get("extra_params", "")).replace("-cpu max", "-cpu max"))
+    params = shlex.split(entry.get("qemu_params", entry.get("extra_params", "")))
     command = [qemu, "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-m", "512M", "-smp", entry.get("smp", "1"),
                "-device", "pc-testdev", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-serial", "stdio",
                "-device", "pci-testdev", "-machine", "pc", "-kernel", f"{tree}/x86/{entry['file']}"]
