@@ -24,7 +24,7 @@ using engine::soft::InsnClass;
 using engine::soft::Instruction;
 
 // Not offered to guests: nested virtualisation, MONITORX, CLZERO and supervisor XSAVE have no CPUID bit there, so #UD is right.
-const std::set<std::string> kNotOffered = {"SVM", "VTX", "MONITORX", "CLZERO", "XSAVES", "RDPRU", "MCOMMIT", "WBNOINVD", "PKU", "CET", "MOVDIR", "ENQCMD"};
+const std::set<std::string> kNotOffered = {"SVM", "VTX", "MONITORX", "CLZERO", "XSAVES", "RDPRU", "MCOMMIT", "WBNOINVD", "CET", "MOVDIR", "ENQCMD"};
 
 std::array<std::uint8_t, 15> random_encoding(Random& random) {
     std::array<std::uint8_t, 15> bytes{};

@@ -90,7 +90,7 @@ constexpr CpuFeature kFeatures[] = {
     {"avx512vl", 7, 0, Ebx, 31, Level4, Host},
     {"avx512vbmi", 7, 0, Ecx, 1, HostOnly, Host},
     {"umip", 7, 0, Ecx, 2, Platform, Always},
-    {"pku", 7, 0, Ecx, 3, HostOnly, Never},
+    {"pku", 7, 0, Ecx, 3, HostOnly, Always},
     {"waitpkg", 7, 0, Ecx, 5, HostOnly, Never},
     {"avx512_vbmi2", 7, 0, Ecx, 6, HostOnly, Host},
     {"shstk", 7, 0, Ecx, 7, HostOnly, Never},

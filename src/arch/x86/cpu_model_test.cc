@@ -136,7 +136,7 @@ TEST(BuildCpuidTest, FlagTheEngineLacksIsRefusedByName) {
 }
 
 TEST(BuildCpuidTest, RemovingAFeatureRemovesWhatNeedsIt) {
-    const CpuidTable table = built("host,-avx");
+    const CpuidTable table = built("host,-avx,-pku");
     EXPECT_FALSE(has_feature(table, "avx2"));
     EXPECT_FALSE(has_feature(table, "avx512f"));
     EXPECT_EQ(table.find(0xd, 0).eax, 3U);
@@ -162,6 +162,12 @@ TEST(BuildCpuidTest, XsaveSizesFollowTheFeatures) {
     EXPECT_EQ(wide.find(0xd, 0).ecx, 2432U);
     EXPECT_EQ(wide.find(0xd, 0).ebx, 576U);
     EXPECT_EQ(wide.find(0xd, 6), (CpuidRegisters{512, 896, 0, 0}));
+    // Protection keys are the software CPU's own: the host decides only where they lie.
+    const CpuidTable keys = built("x86-64-v3,+pku");
+    EXPECT_EQ(keys.find(0xd, 0).eax, 0x207U);
+    EXPECT_EQ(keys.find(0xd, 9), (CpuidRegisters{8, 2432, 0, 0}));
+    EXPECT_EQ(keys.find(0xd, 0).ecx, 2440U);
+    EXPECT_EQ(built("host,-pku").find(0xd, 0).eax, 0xe7U);
 }
 
 TEST(BuildCpuidTest, TopologyLeavesDescribeTheVcpu) {

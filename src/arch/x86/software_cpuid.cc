@@ -11,8 +11,8 @@
 namespace strata::arch::x86 {
 namespace {
 
-/// Components of XSAVE that the software CPU carries: x87, SSE, AVX, AVX-512.
-constexpr std::uint32_t kSoftXcr0 = 0xe7;
+/// Components of XSAVE that the software CPU carries: x87, SSE, AVX, AVX-512 as the host does, PKRU itself.
+constexpr std::uint32_t kSoftXcr0 = 0xe7, kPkru = 9;
 constexpr std::uint32_t kFamily25Model1 = 0x00a00f11;
 
 struct LeafRange {
@@ -38,17 +38,22 @@ void put(CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf, bool subl
 
 void copy_xsave_layout(CpuidTable& soft, const CpuidTable& host) {
     CpuidRegisters zero = leaf_or_zero(host, 0xd);
-    zero.eax &= kSoftXcr0;
+    const bool host_pkru = ((zero.eax >> kPkru) & 1) != 0;
+    zero.eax = (zero.eax & kSoftXcr0) | 1U << kPkru;
     zero.edx = 0;
     put(soft, 0xd, 0, true, zero);
+    std::uint32_t end = 576;
     for (std::uint32_t component = 2; component < 8; ++component) {
         const CpuidRegisters layout = leaf_or_zero(host, 0xd, component);
         // The saved image has room for kXsaveBytes; a host that lays a component out beyond it cannot show it.
         const bool fits = std::uint64_t{layout.ebx} + layout.eax <= 4096 && layout.eax != 0;
         if (((zero.eax >> component) & 1) != 0 && fits) {
             put(soft, 0xd, component, true, layout);
+            end = std::max(end, layout.ebx + layout.eax);
         }
     }
+    // Where the host has it, else behind the others.
+    put(soft, 0xd, kPkru, true, {8, host_pkru ? leaf_or_zero(host, 0xd, kPkru).ebx : end, 0, 0});
 }
 
 }  // namespace

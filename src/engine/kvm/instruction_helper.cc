@@ -104,6 +104,7 @@ Result<> HelperVm::load(const arch::x86::ArchState& state) {
     cpu.vector_live = 0;
     soft::copy_registers(state, cpu);
     soft::sanitize_xsave(std::span(cpu.xsave));
+    cpu.pkru = soft::pkru_in(std::span(state.xsave), soft::pkru_offset(config_.cpuid));
     cpu.exception = {};
     cpu.halted = false;
     cpu.interrupt_window = 0;
@@ -128,6 +129,7 @@ Result<> HelperVm::store(const arch::x86::ArchState& before) {
     soft::save_vector_state(cpu);
     arch::x86::ArchState after = before;
     soft::copy_registers(cpu, after);
+    soft::put_pkru(std::span(after.xsave), soft::pkru_offset(config_.cpuid), cpu.pkru);
     after.events.exception_pending = false;
     after.events.interrupt_shadow = cpu.interrupt_shadow;
     after.events.nmi_masked = cpu.nmi_masked;

@@ -92,6 +92,7 @@ constexpr IsaRow kIsaRows[] = {
     {ZYDIS_ISA_SET_RDTSCP, e1d(27), kAlways, C::System, V::None},
     {ZYDIS_ISA_SET_RDWRFSGS, f7b(0), kAlways, C::Segment, V::None},
     {ZYDIS_ISA_SET_SMAP, f7b(20), kAlways, C::System, V::None},
+    {ZYDIS_ISA_SET_PKU, f7c(3), kAlways, C::System, V::None},
     {ZYDIS_ISA_SET_VTX, kAlways, kAlways, C::Undefined, V::None},
     {ZYDIS_ISA_SET_SVM, kAlways, kAlways, C::Undefined, V::None},
     {ZYDIS_ISA_SET_FXSAVE, f1d(24), kAlways, C::Special, V::X87},

@@ -57,6 +57,7 @@ struct InterpreterContext {
     std::uint64_t physical_mask = 0;    ///< address bits above MAXPHYADDR: reserved
     std::uint64_t cr4_reserved = 0;     ///< bits of CR4 that the guest's CPUID does not offer
     std::uint64_t xcr0_supported = 1;
+    std::uint32_t pkru_offset = 0;      ///< in an XSAVE image of the standard format; 0: no PKRU
     std::uint32_t external = 0;  ///< the EXT bit of error codes while an event is being delivered
     alignas(64) std::byte scratch[kScratchBytes];
 };

@@ -256,5 +256,49 @@ TEST_F(FlowTest, SingleStepTrapsAfterTheInstruction) {
     EXPECT_NE(cpu().dr6 & (1U << 14U), 0U);
 }
 
+TEST_F(FlowTest, PkruIsReadWrittenAndChecked) {
+    vm_->cpuid_table.entry(7, 0)->registers.ecx |= 1U << 3;
+    enter_long(3);
+    prepare_interpreter_thread(cpu());
+    code({0x0f, 0x01, 0xee});
+    EXPECT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kUd);
+    cpu().exception = {};
+    cpu().cr4 |= x86::cr4::kPke;
+    code({0x0f, 0x01, 0xef, 0x0f, 0x01, 0xee});  // wrpkru; rdpkru
+    reg(x86::Rax) = 0xffffffff12345670;
+    EXPECT_EQ(run(1), StepResult::EndBlock);
+    reg(x86::Rdx) = ~0ULL;
+    EXPECT_EQ(run(1), StepResult::Done);
+    EXPECT_EQ(reg(x86::Rax), 0x12345670U);
+    EXPECT_EQ(reg(x86::Rdx), 0U);
+    cpu().rip = kCode;
+    reg(x86::Rdx) = 1;
+    EXPECT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kGp, 0);
+}
+
+// XSAVE puts component 9 where CPUID says; XRSTOR without it in the header gives the initial value.
+TEST_F(FlowTest, PkruTravelsInXsaveImages) {
+    vm_->cpuid_table.entry(7, 0)->registers.ecx |= 1U << 3;
+    vm_->cpuid_table.entries.push_back({0xd, 9, true, {8, 2688, 0, 0}});
+    enter_long();
+    prepare_interpreter_thread(cpu());
+    cpu().xcr0 |= 1U << 9;
+    write_pkru(cpu(), 0xabcd0004);
+    reg(x86::Rax) = 1U << 9;
+    reg(x86::Rbx) = kData;
+    code({0x0f, 0xae, 0x23, 0x0f, 0xae, 0x2b, 0x0f, 0xae, 0x2b});  // xsave [rbx]; xrstor [rbx] twice
+    EXPECT_EQ(step(), StepResult::Done);
+    EXPECT_EQ(peek<std::uint32_t>(kData + 2688), 0xabcd0004U);
+    EXPECT_EQ(peek<std::uint64_t>(kData + 512), 1U << 9);
+    write_pkru(cpu(), 1);
+    EXPECT_EQ(step(), StepResult::Done);
+    EXPECT_EQ(cpu().pkru, 0xabcd0004U);
+    poke<std::uint64_t>(kData + 512, 0);
+    EXPECT_EQ(step(), StepResult::Done);
+    EXPECT_EQ(cpu().pkru, 0U);
+}
+
 }  // namespace
 }  // namespace strata::engine::soft

@@ -22,6 +22,7 @@ constexpr Cr4Row kRows[] = {
     {cr4::kPge, Source::Leaf1Edx, 13},            {cr4::kOsfxsr, Source::Leaf1Edx, 24}, {cr4::kOsxmmexcpt, Source::Leaf1Edx, 25},
     {cr4::kPcide, Source::Leaf1Ecx, 17},          {cr4::kOsxsave, Source::Leaf1Ecx, 26}, {cr4::kFsgsbase, Source::Leaf7Ebx, 0},
     {cr4::kSmep, Source::Leaf7Ebx, 7},            {cr4::kSmap, Source::Leaf7Ebx, 20},  {cr4::kUmip, Source::Leaf7Ecx, 2},
+    {cr4::kPke, Source::Leaf7Ecx, 3},
 };
 
 }  // namespace
@@ -49,7 +50,7 @@ std::uint64_t reserved_cr4_bits(const arch::x86::CpuidTable& cpuid) {
 std::uint64_t supported_xcr0(const arch::x86::CpuidTable& cpuid) {
     const arch::x86::CpuidEntry* entry = cpuid.entry(0xd, 0);
     const std::uint64_t bits = entry != nullptr ? entry->registers.eax | (static_cast<std::uint64_t>(entry->registers.edx) << 32U) : 1;
-    return (bits & 0xe7U) | 1U;
+    return (bits & 0x2e7U) | 1U;  // x87, SSE, AVX, AVX-512, PKRU
 }
 
 }  // namespace strata::engine::soft

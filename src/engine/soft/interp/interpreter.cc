@@ -9,6 +9,7 @@
 #include "engine/soft/interp/operands.h"
 #include "engine/soft/runtime/host_faults.h"
 #include "engine/soft/runtime/soft_vm.h"
+#include "engine/soft/runtime/vector_state.h"
 
 namespace strata::engine::soft {
 
@@ -258,6 +259,7 @@ InterpreterContext& attach_context(CpuState& cpu) noexcept {
     here.physical_mask = reserved_physical_bits(table);
     here.cr4_reserved = reserved_cr4_bits(table);
     here.xcr0_supported = supported_xcr0(table);
+    here.pkru_offset = pkru_offset(table);
     const IsaSupport isa(table);
     if (!(isa == here.isa)) {
         here.isa = isa;

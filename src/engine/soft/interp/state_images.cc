@@ -12,6 +12,8 @@ namespace strata::engine::soft {
 namespace {
 
 constexpr std::uint32_t kMxcsrAt = 24, kMaskAt = 28;
+constexpr unsigned kPkru = 9, kXsaveComponents = 10;
+constexpr std::uint32_t kPkruBytes = 8;
 
 void copy_out(std::byte* to, const std::byte* from, std::uint32_t bytes) {
     for (std::uint32_t i = 0; i < bytes; ++i) {
@@ -141,14 +143,26 @@ std::uint64_t requested(const CpuState& cpu) {
 
 /// Offsets of each component in an image whose layout holds `components`.
 struct ImageLayout {
-    std::uint32_t offset[8] = {};
+    std::uint32_t offset[kXsaveComponents] = {};
     std::uint32_t size = kXsaveHeaderEnd;
 };
 
-ImageLayout image_layout(std::uint64_t components, bool compacted) {
+/// The components of the host's image, and PKRU, which CpuState holds apart.
+XsaveComponent component(CpuState& cpu, unsigned i) {
+    if (i == kPkru) {
+        const std::uint32_t offset = context(cpu).pkru_offset;
+        return {offset, offset != 0 ? kPkruBytes : 0, false};
+    }
+    return i < 8 ? xsave_component(i) : XsaveComponent{};
+}
+
+/// XINUSE. SDM 1, 13.6.
+std::uint64_t components_in_use(const CpuState& cpu) { return xstate_bv(cpu) | (cpu.pkru != 0 ? 1ULL << kPkru : 0U); }
+
+ImageLayout image_layout(CpuState& cpu, std::uint64_t components, bool compacted) {
     ImageLayout l;
-    for (unsigned i = 2; i < 8; ++i) {
-        const XsaveComponent& part = xsave_component(i);
+    for (unsigned i = 2; i < kXsaveComponents; ++i) {
+        const XsaveComponent part = component(cpu, i);
         if (((components >> i) & 1U) == 0 || part.size == 0) {
             continue;
         }
@@ -177,6 +191,10 @@ void fill_image(const CpuState& cpu, std::byte* image, std::uint64_t bits, const
             copy_out(image + l.offset[i], cpu.xsave + xsave_component(i).offset, xsave_component(i).size);
         }
     }
+    if (((bits >> kPkru) & 1U) != 0 && l.offset[kPkru] != 0) {
+        zero_out(image + l.offset[kPkru], kPkruBytes);
+        __builtin_memcpy(image + l.offset[kPkru], &cpu.pkru, 4);
+    }
 }
 
 StepResult op_xsave(CpuState& cpu, Op& op) noexcept {
@@ -186,7 +204,7 @@ StepResult op_xsave(CpuState& cpu, Op& op) noexcept {
     }
     const Form form = form_of(insn);
     const std::uint64_t wanted = requested(cpu);
-    const ImageLayout l = image_layout(wanted, form == Form::Compacted);
+    const ImageLayout l = image_layout(cpu, wanted, form == Form::Compacted);
     std::uint64_t linear = 0;
     std::byte* image = context(cpu).scratch;
     // What is not written keeps its bytes: the image is read, changed and written whole.
@@ -194,12 +212,12 @@ StepResult op_xsave(CpuState& cpu, Op& op) noexcept {
         return StepResult::Exception;
     }
     save_vector_state(cpu);
-    const std::uint64_t in_use = xstate_bv(cpu) & wanted;
+    const std::uint64_t in_use = components_in_use(cpu) & wanted;
     if (form == Form::Standard) {
         materialize(cpu, wanted);
         fill_image(cpu, image, wanted, l);
         // Materializing must not make components look used that were not.
-        set_xstate_bv(cpu, (xstate_bv(cpu) & ~wanted) | in_use);
+        set_xstate_bv(cpu, ((xstate_bv(cpu) & ~wanted) | in_use) & ~(1ULL << kPkru));
     } else {
         fill_image(cpu, image, in_use, l);
     }
@@ -263,7 +281,7 @@ StepResult op_xrstor(CpuState& cpu, Op& op) noexcept {
     const bool compacted = (word_at(image + 520) >> 63U) != 0;
     const std::uint64_t wanted = requested(cpu);
     const std::uint64_t loaded = word_at(image + 512) & wanted;
-    const ImageLayout l = image_layout(compacted ? word_at(image + 520) & ~(1ULL << 63U) : loaded, compacted);
+    const ImageLayout l = image_layout(cpu, compacted ? word_at(image + 520) & ~(1ULL << 63U) : loaded, compacted);
     if (l.size > kXsaveHeaderEnd && (loaded & ~3ULL) != 0 &&
         !read_image(cpu, insn, linear + kXsaveHeaderEnd, image + kXsaveHeaderEnd, l.size - kXsaveHeaderEnd)) {
         return StepResult::Exception;
@@ -283,7 +301,14 @@ StepResult op_xrstor(CpuState& cpu, Op& op) noexcept {
             take_component(cpu, image, i, l);
         }
     }
-    set_xstate_bv(cpu, (xstate_bv(cpu) & ~wanted) | loaded);
+    set_xstate_bv(cpu, ((xstate_bv(cpu) & ~wanted) | loaded) & ~(1ULL << kPkru));
+    if (((wanted >> kPkru) & 1U) != 0) {
+        std::uint32_t pkru = 0;
+        if (((loaded >> kPkru) & 1U) != 0) {
+            __builtin_memcpy(&pkru, image + l.offset[kPkru], 4);
+        }
+        write_pkru(cpu, pkru);
+    }
     if (takes_mxcsr) {
         copy_out(cpu.xsave + kMxcsrAt, image + kMxcsrAt, 4);
     } else if (compacted && (wanted & 2U) != 0) {

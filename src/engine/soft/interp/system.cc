@@ -14,6 +14,7 @@ namespace c4 = x86::cr4;
 
 constexpr std::uint64_t kApicEnabled = 1U << 11U;  // of IA32_APIC_BASE
 constexpr std::uint32_t kCpuidApic = 1U << 9U;     // leaf 1, EDX
+constexpr std::uint32_t kCpuidOspke = 1U << 4U;    // leaf 7, ECX
 
 /// #GP(0) unless CPL is 0.
 bool privileged(CpuState& cpu) {
@@ -99,7 +100,7 @@ StepResult write_cr4(CpuState& cpu, std::uint64_t value) {
         return raise_gp(cpu);
     }
     cpu.cr4 = value;
-    constexpr std::uint64_t kPaging = c4::kPse | c4::kPae | c4::kPge | c4::kPcide | c4::kSmep | c4::kSmap;
+    constexpr std::uint64_t kPaging = c4::kPse | c4::kPae | c4::kPge | c4::kPcide | c4::kSmep | c4::kSmap | c4::kPke;
     if (((old ^ value) & (c4::kPae | c4::kPse | c4::kPge)) != 0 && !pae_tables_valid(cpu, cpu.cr3)) {
         cpu.cr4 = old;
         return raise_gp(cpu);
@@ -240,10 +241,12 @@ StepResult op_cpuid(CpuState& cpu, Op& op) noexcept {
             r.edx &= ~kCpuidApic;
         }
         r.ecx = (r.ecx & ~(1U << 27U)) | ((cpu.cr4 & c4::kOsxsave) != 0 ? 1U << 27U : 0U);
+    } else if (leaf == 7 && subleaf == 0) {
+        r.ecx = (r.ecx & ~kCpuidOspke) | ((cpu.cr4 & c4::kPke) != 0 ? kCpuidOspke : 0U);
     } else if (leaf == 0xd && subleaf <= 1) {
         // EBX: the size of the image for what XCR0 enables.
         std::uint32_t bytes = 576;
-        for (unsigned i = 2; i < 8; ++i) {
+        for (unsigned i = 2; i < 10; ++i) {
             if (((cpu.xcr0 >> i) & 1U) != 0) {
                 const arch::x86::CpuidRegisters part = cpu.vm->cpuid(cpu).find(0xd, i);
                 const std::uint32_t end = subleaf == 0 ? part.ebx + part.eax : bytes + part.eax;
@@ -453,6 +456,7 @@ StepResult op_xgetbv(CpuState& cpu, Op& op) noexcept {
         save_vector_state(cpu);
         std::uint64_t in_use = 0;
         __builtin_memcpy(&in_use, cpu.xsave + 512, 8);
+        in_use |= cpu.pkru != 0 ? 1U << 9U : 0U;
         value &= in_use;
     }
     set_edx_eax(cpu, value);
@@ -478,6 +482,37 @@ StepResult op_xsetbv(CpuState& cpu, Op& op) noexcept {
     }
     cpu.xcr0 = value;
     update_mode(cpu);
+    return done_end_block(cpu, op.insn);
+}
+
+bool pkru_access(CpuState& cpu) {
+    if ((cpu.cr4 & c4::kPke) == 0) {
+        (void)raise_ud(cpu);
+        return false;
+    }
+    if ((cpu.gpr[x86::Rcx] & 0xffffffffU) != 0) {
+        (void)raise_gp(cpu);
+        return false;
+    }
+    return true;
+}
+
+StepResult op_rdpkru(CpuState& cpu, Op& op) noexcept {
+    if (!pkru_access(cpu)) {
+        return StepResult::Exception;
+    }
+    set_edx_eax(cpu, cpu.pkru);
+    return done(cpu, op.insn);
+}
+
+StepResult op_wrpkru(CpuState& cpu, Op& op) noexcept {
+    if (!pkru_access(cpu)) {
+        return StepResult::Exception;
+    }
+    if ((cpu.gpr[x86::Rdx] & 0xffffffffU) != 0) {
+        return raise_gp(cpu);
+    }
+    write_pkru(cpu, static_cast<std::uint32_t>(cpu.gpr[x86::Rax]));
     return done_end_block(cpu, op.insn);
 }
 
@@ -521,6 +556,8 @@ Handler select_system(const Instruction& insn) noexcept {
         case ZYDIS_MNEMONIC_VMMCALL: return op_hypercall;
         case ZYDIS_MNEMONIC_XGETBV: return op_xgetbv;
         case ZYDIS_MNEMONIC_XSETBV: return op_xsetbv;
+        case ZYDIS_MNEMONIC_RDPKRU: return op_rdpkru;
+        case ZYDIS_MNEMONIC_WRPKRU: return op_wrpkru;
         case ZYDIS_MNEMONIC_MONITOR:
         case ZYDIS_MNEMONIC_MWAIT: return op_monitor;
         default: return select_descriptor(insn);

@@ -2,7 +2,7 @@
 //
 // A linear address is translated under (privilege, access). The outcome is a host pointer into RAM (good to the end of
 // the page), a guest physical address of a device, or a page fault. Walks set accessed and dirty bits with atomic
-// compare-exchange in guest RAM and follow CR0.WP, CR4.{PSE,PAE,PGE,PCIDE,SMEP,SMAP}, EFER.{NXE,LMA}, RFLAGS.AC. SDM 3A, chapter 4.
+// compare-exchange in guest RAM and follow CR0.WP, CR4.{PSE,PAE,PGE,PCIDE,SMEP,SMAP,PKE}, EFER.{NXE,LMA}, RFLAGS.AC, PKRU. SDM 3A, chapter 4.
 //
 // All functions run on the vCPU's own thread, are noexcept and compiled for general registers only. On a fault they fill
 // cpu.exception (vector, error code, CR2 candidate) and answer false/null; the caller unwinds to the run loop.
@@ -56,5 +56,7 @@ void flush_tlb_pcid_page(CpuState& cpu, std::uint16_t pcid, std::uint64_t linear
 void address_space_changed(CpuState& cpu, bool keep) noexcept;
 /// CPL, CR0.WP, CR4.SMAP/SMEP or RFLAGS.AC changed: chooses the bank of the new rights.
 void privilege_changed(CpuState& cpu) noexcept;
+/// Gives PKRU a value, and drops the translations that it allowed and the new one may not.
+void write_pkru(CpuState& cpu, std::uint32_t value) noexcept;
 
 }  // namespace strata::engine::soft

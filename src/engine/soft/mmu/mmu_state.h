@@ -35,6 +35,7 @@ struct TlbFlags {
     static constexpr std::uint64_t kWritable = 2;  ///< the walk allowed writing and the D bit is set
     static constexpr std::uint64_t kLarge2M = 4;   ///< fragment of a 2 or 4 MiB page
     static constexpr std::uint64_t kLarge1G = 8;
+    static constexpr std::uint32_t kKeyShift = 4;  ///< four bits: the protection key
 };
 
 struct FetchEntry {
@@ -69,6 +70,7 @@ struct MmuState {
     std::uint32_t physical_bits;
     bool gigabyte_pages;
     std::uint64_t device_accesses;  ///< counted
+    std::uint32_t keys;             ///< protection keys that cached translations depend on (some may be gone): bit N for key N
     /// A pointer into translated code was handed out for writing: [offset, +length) of RAM is invalidated once more.
     bool rewrite_pending;
     std::uint64_t rewrite_offset, rewrite_length;
@@ -90,6 +92,7 @@ constexpr std::uint32_t tlb_index(std::uint64_t linear) { return static_cast<std
 struct PageWalk {
     std::uint64_t physical = 0;  ///< of the byte asked for
     std::uint64_t flags = 0;     ///< TlbFlags
+    bool keyed = false;          ///< PKRU had a say: a user page under CR4.PKE
 };
 
 /// The rights that an access under `privilege` has now.

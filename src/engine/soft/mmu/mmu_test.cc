@@ -196,6 +196,66 @@ TEST_F(MmuTest, SmapStopsSupervisorUnlessAcIsSet) {
     EXPECT_EQ(fault(), 1U);
 }
 
+std::uint64_t with_key(std::uint64_t key) { return kP | kW | kU | (key << 59); }
+
+TEST_F(MmuTest, KeyDeniesDataAccessAndSaysSo) {
+    long_mode(x86::cr4::kPke);
+    map(with_key(5));
+    user();
+    write_pkru(cpu_, 1U << 10);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 0x25U);
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 0x27U);
+    EXPECT_TRUE(fetch());
+    EXPECT_EQ(leaf() & kD, 0U);
+}
+
+TEST_F(MmuTest, KeyDeniesWritesOfSupervisorsUnderWpOnly) {
+    long_mode(x86::cr4::kPke);
+    map(with_key(15));
+    write_pkru(cpu_, 2U << 30);
+    EXPECT_TRUE(read());
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 0x23U);
+    cpu_.cr0 &= ~x86::cr0::kWp;
+    privilege_changed(cpu_);
+    EXPECT_TRUE(write());
+    user();
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 0x27U);
+}
+
+TEST_F(MmuTest, KeyCountsForUserPagesInLongModeWithPkeOnly) {
+    long_mode();
+    map(with_key(3));
+    write_pkru(cpu_, ~0U);
+    EXPECT_TRUE(write());
+    cpu_.cr4 |= x86::cr4::kPke;
+    privilege_changed(cpu_);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 0x21U);
+    map(kP | kW | (3ULL << 59));
+    EXPECT_TRUE(write());
+}
+
+TEST_F(MmuTest, NewKeyRightsReachCachedTranslations) {
+    long_mode(x86::cr4::kPke);
+    map(with_key(4));
+    ASSERT_TRUE(write());
+    write_pkru(cpu_, 1U << 2);  // another key: the entry stays
+    EXPECT_EQ(current_slot(cpu_).banks[1].entries[tlb_index(kLinear)].tag_write, kLinear);
+    write_pkru(cpu_, 2U << 8);
+    EXPECT_TRUE(read());
+    EXPECT_FALSE(write());
+    EXPECT_EQ(fault(), 0x23U);
+    write_pkru(cpu_, 1U << 8);
+    EXPECT_FALSE(read());
+    EXPECT_EQ(fault(), 0x21U);
+    write_pkru(cpu_, 0);
+    EXPECT_TRUE(write());
+}
+
 TEST_F(MmuTest, NonCanonicalIsGeneralProtection) {
     long_mode();
     EXPECT_FALSE(read(0x0000800000000000));

@@ -33,6 +33,8 @@ struct Walker {
     std::uint32_t count = 0;
     std::uint64_t allowed = kWrite | kUser;
     bool no_execute = false;
+    bool keyed = false;       // PKRU has a say about the leaf
+    bool key_denies = false;  // and forbids the access
 
     [[nodiscard]] bool long_mode() const { return (cpu.efer & x86::efer::kLma) != 0; }
     [[nodiscard]] std::uint64_t address_bits() const { return ((1ULL << cpu.mmu->physical_bits) - 1) & ~kPageMask; }
@@ -42,6 +44,7 @@ struct Walker {
     Outcome run_wide(PageWalk& out);
     Outcome run_narrow(PageWalk& out);
     Outcome finish(std::uint64_t base, std::uint64_t size, PageWalk& out);
+    void check_key();
     [[nodiscard]] bool permitted() const;
     [[nodiscard]] bool set_bits();
 };
@@ -71,7 +74,23 @@ void Walker::read_entry(std::uint64_t physical) {
                       : __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_RELAXED);
 }
 
+std::uint32_t key_of(std::uint64_t leaf) { return static_cast<std::uint32_t>(leaf >> 59U) & 15U; }
+
+// Protection keys: data accesses to user pages in long mode. SDM 3A, 4.6.2.
+void Walker::check_key() {
+    keyed = (cpu.cr4 & x86::cr4::kPke) != 0 && long_mode() && (allowed & kUser) != 0;
+    if (!keyed || access == MemAccess::Execute) {
+        return;
+    }
+    const std::uint32_t rule = cpu.pkru >> (2 * key_of(steps[count - 1].entry));
+    const bool write_counts = access == MemAccess::Write && (rights == Rights::User || (cpu.cr0 & x86::cr0::kWp) != 0);
+    key_denies = (rule & 1U) != 0 || ((rule & 2U) != 0 && write_counts);
+}
+
 bool Walker::permitted() const {
+    if (key_denies) {
+        return false;
+    }
     const bool user_page = (allowed & kUser) != 0;
     const bool writable = (allowed & kWrite) != 0;
     if (access == MemAccess::Execute && no_execute) {
@@ -122,6 +141,7 @@ bool Walker::set_bits() {
 }
 
 Outcome Walker::finish(std::uint64_t base, std::uint64_t size, PageWalk& out) {
+    check_key();
     if (!permitted()) {
         return Outcome::Denied;
     }
@@ -129,9 +149,12 @@ Outcome Walker::finish(std::uint64_t base, std::uint64_t size, PageWalk& out) {
         return Outcome::Changed;
     }
     const std::uint64_t leaf = steps[count - 1].entry;
-    const bool may_write = (allowed & kWrite) != 0 || (rights != Rights::User && (cpu.cr0 & x86::cr0::kWp) == 0);
+    const bool unbound = rights != Rights::User && (cpu.cr0 & x86::cr0::kWp) == 0;
+    const bool key_allows = !keyed || (cpu.pkru & (2U << (2 * key_of(leaf)))) == 0;
+    const bool may_write = ((allowed & kWrite) != 0 && key_allows) || unbound;
     out.physical = base + (linear & (size - 1));
-    out.flags = 0;
+    out.flags = keyed ? static_cast<std::uint64_t>(key_of(leaf)) << TlbFlags::kKeyShift : 0;
+    out.keyed = keyed;
     if (may_write && (leaf & kDirty) != 0) {
         out.flags |= TlbFlags::kWritable;
     }
@@ -216,8 +239,9 @@ Outcome Walker::run_narrow(PageWalk& out) {
 
 Outcome Walker::run(PageWalk& out) { return wide ? run_wide(out) : run_narrow(out); }
 
-void raise_page_fault(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights, Outcome outcome) {
+void raise_page_fault(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights, Outcome outcome, bool key_denies) {
     std::uint32_t error = outcome == Outcome::NotPresent ? 0U : 1U;
+    error |= key_denies ? 0x20U : 0U;
     error |= access == MemAccess::Write ? 2U : 0U;
     error |= rights == Rights::User ? 4U : 0U;
     error |= outcome == Outcome::Reserved ? 8U : 0U;
@@ -239,18 +263,20 @@ bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rig
     if ((cpu.cr0 & x86::cr0::kPg) == 0) {
         out.physical = linear;
         out.flags = TlbFlags::kWritable;
+        out.keyed = false;
         return true;
     }
-    Outcome outcome = Outcome::Changed;
-    while (outcome == Outcome::Changed) {
+    for (;;) {
         Walker walker{cpu, linear, access, rights, (cpu.cr4 & x86::cr4::kPae) != 0, {}, 0, kWrite | kUser, false};
-        outcome = walker.run(out);
+        const Outcome outcome = walker.run(out);
+        if (outcome == Outcome::Translated) {
+            return true;
+        }
+        if (outcome != Outcome::Changed) {
+            raise_page_fault(cpu, linear, access, rights, outcome, walker.key_denies);
+            return false;
+        }
     }
-    if (outcome != Outcome::Translated) {
-        raise_page_fault(cpu, linear, access, rights, outcome);
-        return false;
-    }
-    return true;
 }
 
 bool pdptes_valid(const CpuState& cpu, std::uint64_t cr3) noexcept {

@@ -14,7 +14,8 @@ namespace x86 = arch::x86;
 // What all cached translations depend on beside CR3, CPL and AC. A change without a flush by the caller flushes here.
 std::uint64_t config_of(const CpuState& cpu) {
     return (cpu.cr0 & (x86::cr0::kPg | x86::cr0::kWp)) |
-           ((cpu.cr4 & (x86::cr4::kPse | x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kSmep | x86::cr4::kPcide | x86::cr4::kSmap))
+           ((cpu.cr4 & (x86::cr4::kPse | x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kSmep | x86::cr4::kPcide | x86::cr4::kSmap |
+                        x86::cr4::kPke))
             << 32) |
            ((cpu.efer & (x86::efer::kLma | x86::efer::kNxe)) << 1);
 }
@@ -182,6 +183,7 @@ TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const Pag
     entry.host_page = reinterpret_cast<std::uint64_t>(host_page);
     entry.tag_execute_and_page = (walk.physical & ~kPageMask) | walk.flags;
     bank.valid[index / 64] |= 1ULL << (index % 64);
+    cpu.mmu->keys |= walk.keyed ? 1U << ((walk.flags >> TlbFlags::kKeyShift) & 15U) : 0U;
     if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
         ((linear >> 47) != 0 ? current_slot(cpu).large_high : current_slot(cpu).large_low) = true;
     }
@@ -226,6 +228,7 @@ void flush_tlb_all(CpuState& cpu) noexcept {
     for (AsidSlot& slot : cpu.mmu->slots) {
         flush_slot(cpu, slot, false);
     }
+    cpu.mmu->keys = 0;
     address_space_changed(cpu, true);
 }
 
@@ -277,6 +280,30 @@ void privilege_changed(CpuState& cpu) noexcept {
     forget_stack_page(cpu);
     cpu.fetch_epoch = epoch_of(cpu, current_slot(cpu));
     cpu.tlb = current_slot(cpu).banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
+}
+
+void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {
+    const std::uint32_t differ = cpu.pkru ^ value;
+    cpu.pkru = value;
+    std::uint32_t changed = 0;
+    for (std::uint32_t key = 0; key < 16; ++key) {
+        changed |= ((differ >> (2 * key)) & 3U) != 0 ? 1U << key : 0U;
+    }
+    changed &= cpu.mmu->keys;
+    if (changed == 0) {
+        return;  // the usual case: kernels give the keys that nobody uses a value at each process switch
+    }
+    cpu.mmu->keys &= ~changed;
+    forget_stack_page(cpu);
+    for (AsidSlot& slot : cpu.mmu->slots) {
+        for (TlbBank& bank : slot.banks) {
+            for_each_filled(bank, [&](std::uint32_t index, const TlbEntry& entry) {
+                if (((changed >> ((entry.tag_execute_and_page >> TlbFlags::kKeyShift) & 15U)) & 1U) != 0) {
+                    drop_entry(bank, index);
+                }
+            });
+        }
+    }
 }
 
 void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept {

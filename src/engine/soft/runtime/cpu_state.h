@@ -130,6 +130,7 @@ struct alignas(64) CpuState {
     /// What something undelivered waits for: bit 0: RFLAGS.IF = 1; bit 1: CR8 or the NMI mask, after an EndBlock. See executor.h.
     std::uint32_t interrupt_window;
     std::uint32_t index;         ///< in SoftVm::cpus()
+    std::uint32_t pkru;          ///< changed by write_pkru(); never in `xsave`
 
     alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
 

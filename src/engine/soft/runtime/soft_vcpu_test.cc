@@ -14,6 +14,7 @@
 #include "arch/x86/registers.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
 #include "engine/soft/runtime/tsc_clock.h"
+#include "engine/soft/runtime/vector_state.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -303,6 +304,7 @@ TEST(SoftVcpuTest, SavedStateContinuesInAnotherMachine) {
     x86::ArchState state;
     ASSERT_TRUE(first.vcpus[0]->get_state(state).ok());
     EXPECT_EQ(state.gpr[x86::Rax], 0x1234U);
+    put_pkru(std::span(state.xsave), pkru_offset(first.vm->cpuid(*first.vm->cpus()[0])), 0x55555554);
 
     Machine second(1);
     second.put(kCode, code);

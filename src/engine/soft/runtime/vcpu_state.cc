@@ -17,6 +17,8 @@ namespace {
 
 namespace x86 = arch::x86;
 
+constexpr std::uint64_t kXcr0Pkru = 1U << 9U;  // the engine's own
+
 bool canonical(std::uint64_t address) {
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
 }
@@ -32,7 +34,7 @@ Result<> check_state(const x86::ArchState& state) {
     if (lma != (paging && (state.efer & x86::efer::kLme) != 0) || (lma && (state.cr4 & x86::cr4::kPae) == 0)) {
         return refuse("EFER.LMA does not fit CR0, CR4 and EFER.LME");
     }
-    if ((state.xcr0 & 1) == 0 || (state.xcr0 & ~host_vector_mask()) != 0) {
+    if ((state.xcr0 & 1) == 0 || (state.xcr0 & ~(host_vector_mask() | kXcr0Pkru)) != 0) {
         return Error(ErrorKind::NotSupported, fmt::format("vCPU state: XCR0 {:#x} is not offered on this host", state.xcr0));
     }
     for (const x86::Segment& segment : state.segments) {
@@ -58,6 +60,7 @@ Result<> SoftVcpu::get_state(x86::ArchState& state) {
     const std::uint64_t tsc = host_tsc() + cpu.tsc_offset;
     apic_.save(std::span(state.lapic));  // first: it brings CR8 up to date
     copy_registers(cpu, state);
+    put_pkru(std::span(state.xsave), pkru_offset(config_.cpuid), cpu.pkru);
     state.tsc = tsc;
     state.apic_base = apic_.base();
     state.msrs = msrs_.save();
@@ -86,6 +89,7 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     cpu.vector_live = 0;
     copy_registers(state, cpu);
     sanitize_xsave(std::span(cpu.xsave));
+    cpu.pkru = pkru_in(std::span(state.xsave), pkru_offset(config_.cpuid));
     cpu.tsc_offset = vm_.tsc_offset_for(state.tsc);
     cpu.halted = state.run_state == x86::RunState::Halted;
     activity_ = cpu.halted ? x86::RunState::Running : state.run_state;

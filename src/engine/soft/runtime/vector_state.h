@@ -6,6 +6,7 @@
 #include <span>
 
 #include "arch/x86/arch_state.h"
+#include "arch/x86/cpuid.h"
 
 namespace strata::engine::soft {
 
@@ -18,5 +19,10 @@ void sanitize_xsave(std::span<std::byte, arch::x86::kXsaveBytes> image) noexcept
 
 /// The image after power-on (`fcw` 0x40) or after FNINIT (0x37f).
 void reset_xsave(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint16_t fcw) noexcept;
+
+/// Where PKRU lies in the XSAVE image of a guest with this CPUID table, 0 if it has none; taking it from an image and putting it there.
+[[nodiscard]] std::uint32_t pkru_offset(const arch::x86::CpuidTable& cpuid);
+[[nodiscard]] std::uint32_t pkru_in(std::span<const std::byte, arch::x86::kXsaveBytes> image, std::uint32_t offset) noexcept;
+void put_pkru(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint32_t offset, std::uint32_t value) noexcept;
 
 }  // namespace strata::engine::soft
