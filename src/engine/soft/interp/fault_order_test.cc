@@ -75,6 +75,16 @@ TEST_F(FaultOrderTest, MaskmovdquChecksItsBaseWithoutAnyByte) {
     expect_exception(vec::kGp, 0);
 }
 
+TEST_F(FaultOrderTest, MaskmovdquReachesItsSecondPageWithoutAnyByteThere) {
+    enter_long();
+    std::memset(cpu().xsave + 160, 0, 32);
+    cpu().xsave[160 + 16] = std::byte{0x80};
+    cpu().xsave[512] = std::byte{3};
+    reg(x86::Rdi) = kAbsent - 1;
+    code({0x66, 0x0f, 0xf7, 0xc1});  // maskmovdqu xmm0, xmm1
+    expect_page_fault(kAbsent, 2);
+}
+
 TEST_F(FaultOrderTest, GatherThatFaultsKeepsWhatItDidNotReach) {
     enter_long();
     if (__builtin_cpu_supports("avx2") != 0) {

@@ -199,24 +199,14 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
         enter_mmx(cpu);  // processors do so even if the store faults
     }
     const unsigned segment = insn.implicit_segment;
-    std::uint64_t linear[16] = {};
-    const std::uint64_t base = get_gpr(cpu, x86::Rdi, insn.address_size);
-    // The access begins at rDI whatever the mask, even an empty one: the manuals allow it, and processors do it.
-    std::uint64_t begin = 0;
-    if (!segment_linear(cpu, segment, base, 1, true, begin) || !probe_write(cpu, begin, 1)) {
+    // All bytes are accessed whatever the mask, even an empty one: the manuals allow it, and AMD's processors do it.
+    std::uint64_t linear = 0;
+    if (!segment_linear(cpu, segment, get_gpr(cpu, x86::Rdi, insn.address_size), bytes, true, linear) || !probe_write(cpu, linear, bytes)) {
         (void)memory_fault(cpu, segment);
         return StepResult::Exception;
     }
     for (unsigned i = 0; i < bytes; ++i) {
-        if ((mask[i] & 0x80U) != 0 && (!segment_linear(cpu, segment, (base + i) & size_mask(insn.address_size), 1, true, linear[i]) ||
-                                       !probe_write(cpu, linear[i], 1))) {
-            cpu.exception.fault_address &= ~0xfffULL;  // in the second page, which is reported from its begin
-            (void)memory_fault(cpu, segment);
-            return StepResult::Exception;
-        }
-    }
-    for (unsigned i = 0; i < bytes; ++i) {
-        if ((mask[i] & 0x80U) != 0 && !write_linear(cpu, linear[i], &data[i], 1)) {
+        if ((mask[i] & 0x80U) != 0 && !write_linear(cpu, linear + i, &data[i], 1)) {
             return StepResult::Exception;
         }
     }
