@@ -92,6 +92,16 @@ Result<NetConfig> read_net(const Json& json, const std::string& path) {
     return net;
 }
 
+Result<ConsoleConfig> read_console(const Json& json, std::size_t fds) {
+    ObjectReader reader(json, "console");
+    ConsoleConfig console;
+    console.fd = read_fd(reader, "fd", fds);
+    console.columns = static_cast<std::uint16_t>(reader.number("columns", console.columns, 1, UINT16_MAX));
+    console.rows = static_cast<std::uint16_t>(reader.number("rows", console.rows, 1, UINT16_MAX));
+    STRATA_TRY_VOID(reader.finish());
+    return console;
+}
+
 Result<CpuTopology> read_cpus(const Json& json) {
     ObjectReader reader(json, "cpus");
     CpuTopology cpus;
@@ -111,6 +121,9 @@ Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds
     }
     if (const Json* initrd = reader.member("initrd")) {
         config.initrd = STRATA_TRY(read_file(*initrd, "initrd", fds));
+    }
+    if (const Json* console = reader.member("console")) {
+        config.console = STRATA_TRY(read_console(*console, fds));
     }
     std::size_t place = 0;
     for (const Json* element : reader.array("disks", kMaxDisks)) {
@@ -188,6 +201,7 @@ Json to_json(const MachineConfig& config) {
                 {"disks", std::move(disks)},
                 {"nets", std::move(nets)},
                 {"serial_fd", config.serial_fd},
+                {"console", {{"fd", config.console.fd}, {"columns", config.console.columns}, {"rows", config.console.rows}}},
                 {"reboot", config.reboot},
                 {"debug_exit", config.debug_exit}};
 }

@@ -65,6 +65,14 @@ struct NetConfig {
     bool operator==(const NetConfig&) const = default;
 };
 
+/// The paravirtual console; it exists if it leads somewhere.
+struct ConsoleConfig {
+    std::int64_t fd = kNoFile;   ///< a stream: what the guest says and hears there
+    std::uint16_t columns = 80;  ///< the size that the guest is told
+    std::uint16_t rows = 25;
+    bool operator==(const ConsoleConfig&) const = default;
+};
+
 struct MachineConfig {
     std::string name = "strata";
     EngineChoice engine = EngineChoice::Auto;
@@ -78,6 +86,7 @@ struct MachineConfig {
     std::vector<DiskConfig> disks;
     std::vector<NetConfig> nets;
     std::int64_t serial_fd = kNoFile;  ///< a stream: what the guest's first serial port says and hears
+    ConsoleConfig console;
     bool reboot = true;                ///< false: a guest reset ends the run
     bool debug_exit = false;           ///< the isa-debug-exit port exists, and its value becomes the exit status
     bool operator==(const MachineConfig&) const = default;

@@ -22,12 +22,13 @@ MachineConfig full_config() {
     config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "raw", .read_only = true}};
     config.nets = {{.forwards = {{.protocol = Protocol::Udp, .host_address = "0.0.0.0", .host_port = 53, .guest_port = 54}}}};
     config.serial_fd = 3;
+    config.console = {.fd = 4, .columns = 132, .rows = 43};
     config.reboot = false;
     config.debug_exit = true;
     return config;
 }
 
-constexpr std::size_t kFds = 4;
+constexpr std::size_t kFds = 5;
 
 TEST(MachineConfigTest, JsonRoundTripKeepsEverything) {
     const MachineConfig config = full_config();
@@ -113,10 +114,11 @@ TEST(OptionTextTest, NetForwards) {
 }
 
 TEST(OptionTextTest, SerialTargets) {
-    EXPECT_EQ(parse_serial("file:a.log")->path, "a.log");
-    EXPECT_EQ(parse_serial("unix:/tmp/s")->kind, SerialKind::Unix);
-    EXPECT_FALSE(parse_serial("file:").ok());
-    EXPECT_FALSE(parse_serial("tcp:1").ok());
+    EXPECT_EQ(parse_serial("--serial", "file:a.log")->path, "a.log");
+    EXPECT_EQ(parse_serial("--console", "unix:/tmp/s")->kind, SerialKind::Unix);
+    EXPECT_EQ(parse_serial("--console", "none")->kind, SerialKind::None);
+    EXPECT_FALSE(parse_serial("--serial", "file:").ok());
+    EXPECT_NE(parse_serial("--console", "tcp:1").error().text().find("--console"), std::string::npos);
 }
 
 TEST(VmmProtocolTest, EventsRoundTripAndGiveTheExitStatus) {
@@ -140,11 +142,20 @@ TEST(VmmProtocolTest, EventsRoundTripAndGiveTheExitStatus) {
 }
 
 TEST(VmmProtocolTest, RequestsRoundTrip) {
-    auto again = vmm_request_from_json(to_json(VmmRequest{VmmOperation::Start, full_config()}), kFds);
+    VmmRequest start;
+    start.operation = VmmOperation::Start;
+    start.config = full_config();
+    auto again = vmm_request_from_json(to_json(start), kFds);
     ASSERT_TRUE(again.ok()) << again.error().text();
     EXPECT_EQ(again->config, full_config());
     EXPECT_FALSE(vmm_request_from_json(Json{{"operation", "start"}}, 0).ok());
     EXPECT_FALSE(vmm_request_from_json(Json{{"operation", "dance"}}, 0).ok());
+    VmmRequest size;
+    size.operation = VmmOperation::ConsoleSize;
+    size.columns = 132;
+    again = vmm_request_from_json(to_json(size), 0);
+    ASSERT_TRUE(again.ok()) << again.error().text();
+    EXPECT_EQ(again->columns, 132);
 }
 
 }  // namespace

@@ -138,20 +138,22 @@ Result<> parse_net(std::string_view text, std::vector<NetConfig>& nets) {
     return ok();
 }
 
-Result<SerialTarget> parse_serial(std::string_view text) {
-    if (text == "stdio") {
-        return SerialTarget{SerialKind::Stdio, ""};
+Result<SerialTarget> parse_serial(std::string_view option, std::string_view text) {
+    SerialTarget target;
+    target.option = std::string(option);
+    if (text == "none") {
+        return target;
     }
-    if (text == "pty") {
-        return SerialTarget{SerialKind::Pty, ""};
+    if (text == "stdio" || text == "pty") {
+        target.kind = text == "stdio" ? SerialKind::Stdio : SerialKind::Pty;
+        return target;
     }
-    if (text.starts_with("file:") && text.size() > 5) {
-        return SerialTarget{SerialKind::File, std::string(text.substr(5))};
+    if ((text.starts_with("file:") || text.starts_with("unix:")) && text.size() > 5) {
+        target.kind = text.starts_with("file:") ? SerialKind::File : SerialKind::Unix;
+        target.path = std::string(text.substr(5));
+        return target;
     }
-    if (text.starts_with("unix:") && text.size() > 5) {
-        return SerialTarget{SerialKind::Unix, std::string(text.substr(5))};
-    }
-    return invalid(fmt::format("--serial {}: use stdio, pty, file:PATH or unix:PATH", text));
+    return invalid(fmt::format("{} {}: use stdio, pty, file:PATH, unix:PATH or none", option, text));
 }
 
 }  // namespace strata::api

@@ -22,12 +22,14 @@ Result<PortForward> parse_forward(std::string_view text);
 /// "user[,forward=…]…" adds an interface to `nets`; "none" must stand alone and leaves it empty.
 Result<> parse_net(std::string_view text, std::vector<NetConfig>& nets);
 
-enum class SerialKind : std::uint8_t { Stdio, Pty, File, Unix };
+enum class SerialKind : std::uint8_t { None, Stdio, Pty, File, Unix };
+/// Where a serial port or a console leads.
 struct SerialTarget {
-    SerialKind kind = SerialKind::Stdio;
+    SerialKind kind = SerialKind::None;
     std::string path;
+    std::string option = "--serial";  ///< for messages
 };
-/// "stdio", "pty", "file:PATH", "unix:PATH".
-Result<SerialTarget> parse_serial(std::string_view text);
+/// "stdio", "pty", "file:PATH", "unix:PATH", "none", as the value of `option`.
+Result<SerialTarget> parse_serial(std::string_view option, std::string_view text);
 
 }  // namespace strata::api

@@ -8,7 +8,7 @@
 namespace strata::api {
 namespace {
 
-constexpr std::array<std::string_view, 3> kOperations = {"start", "stop", "power-button"};
+constexpr std::array<std::string_view, 4> kOperations = {"start", "stop", "power-button", "console-size"};
 constexpr std::array<std::string_view, 7> kCauses = {"power-off",  "reset",   "panic", "triple-fault",
                                                      "debug-exit", "stopped", "error"};
 
@@ -51,6 +51,10 @@ Json to_json(const VmmRequest& request) {
     if (request.operation == VmmOperation::Start) {
         json["config"] = to_json(request.config);
     }
+    if (request.operation == VmmOperation::ConsoleSize) {
+        json["columns"] = request.columns;
+        json["rows"] = request.rows;
+    }
     return json;
 }
 
@@ -69,6 +73,10 @@ Result<VmmRequest> vmm_request_from_json(const Json& json, std::size_t fds) {
             return Error{ErrorKind::InvalidArgument, "config: missing"};
         }
         request.config = STRATA_TRY(machine_config_from_json(*config, fds));
+    }
+    if (request.operation == VmmOperation::ConsoleSize) {
+        request.columns = static_cast<std::uint16_t>(reader.number("columns", 80, 1, UINT16_MAX));
+        request.rows = static_cast<std::uint16_t>(reader.number("rows", 25, 1, UINT16_MAX));
     }
     STRATA_TRY_VOID(reader.finish());
     return request;

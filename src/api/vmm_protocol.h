@@ -1,6 +1,6 @@
 // VMM protocol: the messages between a VMM process and whoever started it, one JSON object a packet.
 //
-// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`. From it: `started`, then one `exited`.
+// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`. From it: `started`, then one `exited`.
 // The VMM ends when the socket closes. The packets travel over io/packet_socket.h.
 #pragma once
 
@@ -14,11 +14,13 @@
 
 namespace strata::api {
 
-enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton };
+enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize };
 
 struct VmmRequest {
     VmmOperation operation = VmmOperation::Stop;
-    MachineConfig config;  ///< Start only
+    MachineConfig config;      ///< Start only
+    std::uint16_t columns = 0;  ///< ConsoleSize only
+    std::uint16_t rows = 0;     ///< ConsoleSize only
 };
 
 /// How a run ended.

@@ -20,8 +20,11 @@ Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineC
     for (const api::NetConfig& net : config.nets) {
         STRATA_TRY_VOID(devices->open_net(net));
     }
+    STRATA_TRY_VOID(devices->open_console(config.console, fds));
     return devices;
 }
+
+MachineDevices::~MachineDevices() = default;
 
 Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds) {
     if (config.file.fd == api::kNoFile) {
@@ -46,6 +49,15 @@ Result<> MachineDevices::open_net(const api::NetConfig& config) {
     return ok();
 }
 
+Result<> MachineDevices::open_console(const api::ConsoleConfig& config, std::vector<UniqueFd>& fds) {
+    if (config.fd != api::kNoFile) {
+        cable_ = STRATA_TRY(ConsoleCable::open(std::move(fds[static_cast<std::size_t>(config.fd)]), loop_));
+        console_.columns = config.columns;
+        console_.rows = config.rows;
+    }
+    return ok();
+}
+
 Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::size_t index) {
     virtio::BlkConfig config;
     config.label = fmt::format("virtio-blk{}", index);
@@ -62,6 +74,12 @@ std::unique_ptr<virtio::VirtioDevice> MachineDevices::make_net(std::size_t index
     return std::make_unique<virtio::NetDevice>(config, std::move(networks_[index]), loop_);
 }
 
+std::unique_ptr<virtio::VirtioDevice> MachineDevices::make_console() {
+    auto device = std::make_unique<virtio::ConsoleDevice>(console_, *cable_, loop_);
+    cable_->connect(device.get());
+    return device;
+}
+
 Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functions(const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<virtio::VirtioDevice>> devices;
     for (std::size_t i = 0; i < images_.size(); ++i) {
@@ -71,6 +89,9 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
         devices.push_back(make_net(i));
     }
     devices.push_back(std::make_unique<virtio::RngDevice>(virtio::RngConfig{}, loop_));
+    if (cable_ != nullptr) {
+        devices.push_back(make_console());
+    }
     std::vector<std::unique_ptr<pci::PciDevice>> functions;
     for (auto& device : devices) {
         functions.push_back(std::make_unique<virtio::VirtioPciTransport>(std::move(device), memory));

@@ -15,29 +15,41 @@
 #include "net/net_backend.h"
 #include "pci/pci_device.h"
 #include "virtio/core/virtio_device.h"
+#include "vmm/console_cable.h"
 
 namespace strata::vmm {
 
 class MachineDevices {
   public:
-    /// Opens what lies on the host: disks, networks. Makes no thread. `fds` are the config's descriptors; those used are taken out.
+    ~MachineDevices();
+    MachineDevices(const MachineDevices&) = delete;
+    MachineDevices& operator=(const MachineDevices&) = delete;
+
+    /// Opens what lies on the host: disks, networks, the console's stream. Makes no thread. `fds` are the config's descriptors; those used are taken out.
     static Result<std::unique_ptr<MachineDevices>> open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
                                                         io::EventLoop& loop);
 
     /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that names in the guest do not move when
-    /// something is added at the end. Once. `memory` outlives them.
+    /// something is added at the end. Once. `memory` outlives them; so does this.
     Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(const memory::GuestMemory& memory);
+
+    /// The console's host side; nullptr without one.
+    [[nodiscard]] ConsoleCable* console() { return cable_.get(); }
 
   private:
     explicit MachineDevices(io::EventLoop& loop) : loop_(loop) {}
     Result<> open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds);
     Result<> open_net(const api::NetConfig& config);
+    Result<> open_console(const api::ConsoleConfig& config, std::vector<UniqueFd>& fds);
     Result<std::unique_ptr<virtio::VirtioDevice>> make_disk(std::size_t index);
     std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
+    std::unique_ptr<virtio::VirtioDevice> make_console();
 
     io::EventLoop& loop_;
     std::vector<std::unique_ptr<block::DiskImage>> images_;
     std::vector<std::unique_ptr<net::NetBackend>> networks_;
+    std::unique_ptr<ConsoleCable> cable_;
+    virtio::ConsoleConfig console_;
 };
 
 }  // namespace strata::vmm

@@ -69,11 +69,20 @@ int Vmm::run() {
         send(*ending_);
         _exit(1);
     }
-    threads_.reset();
-    serial_->flush(kFlushLimit);
-    machine_.reset();
+    take_down();
     send(*ending_);
     return 0;
+}
+
+// What the guest said last goes out, then the machine goes.
+void Vmm::take_down() {
+    threads_.reset();
+    serial_->flush(kFlushLimit);
+    if (ConsoleCable* console = devices_->console()) {
+        console->flush(kFlushLimit);
+        console->connect(nullptr);
+    }
+    machine_.reset();
 }
 
 Result<api::VmmRequest> Vmm::receive_start() {
@@ -99,10 +108,10 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     chosen_ = STRATA_TRY(choose_engine(config));
     serial_fd_ = take_fd(config.serial_fd);
     serial_ = STRATA_TRY(devices::open_fd_backend(*loop_, serial_fd_.get(), serial_fd_.get()));
-    const auto devices = STRATA_TRY(MachineDevices::open(config, fds_, *loop_));
+    devices_ = STRATA_TRY(MachineDevices::open(config, fds_, *loop_));
     const host::SandboxConfig sandbox = STRATA_TRY(lock_up(config));
     STRATA_TRY_VOID(build_machine(config));
-    STRATA_TRY_VOID(add_devices(*devices));
+    STRATA_TRY_VOID(add_devices());
     STRATA_TRY_VOID(machine_->power_on());
     control_watch_ = STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
     stop_watch_ = STRATA_TRY(loop_->watch(stop_.fd(), EPOLLIN, [this](std::uint32_t) {
@@ -134,8 +143,8 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
     return ok();
 }
 
-Result<> Vmm::add_devices(MachineDevices& devices) {
-    auto functions = STRATA_TRY(devices.make_functions(machine_->ram()));
+Result<> Vmm::add_devices() {
+    auto functions = STRATA_TRY(devices_->make_functions(machine_->ram()));
     for (auto& function : functions) {
         STRATA_TRY_VOID(machine_->add_device(std::move(function)));
     }
@@ -168,6 +177,8 @@ void Vmm::on_control() {
         finish(api::ExitCause::Stopped);
     } else if (request->operation == api::VmmOperation::PowerButton) {
         machine_->press_power_button();
+    } else if (request->operation == api::VmmOperation::ConsoleSize && devices_->console() != nullptr) {
+        devices_->console()->resize(request->columns, request->rows);
     }
 }
 

@@ -55,7 +55,8 @@ class Vmm final : private machine::MachineEvents {
     Result<api::VmmRequest> receive_start();
     Result<> start(const api::MachineConfig& config);
     Result<> build_machine(const api::MachineConfig& config);
-    Result<> add_devices(MachineDevices& devices);
+    Result<> add_devices();
+    void take_down();
     Result<host::SandboxConfig> lock_up(const api::MachineConfig& config);
     UniqueFd take_fd(std::int64_t place);
     void on_control();
@@ -75,6 +76,7 @@ class Vmm final : private machine::MachineEvents {
     ChosenEngine chosen_;
     UniqueFd serial_fd_;
     std::unique_ptr<devices::SerialBackend> serial_;
+    std::unique_ptr<MachineDevices> devices_;  ///< the host side of machine_'s
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
     std::optional<api::VmmEvent> ending_;

@@ -83,6 +83,12 @@ class Terminal:
         import termios
         return not termios.tcgetattr(self.fd)[3] & termios.ICANON
 
+    def resize(self, columns, rows):
+        import fcntl
+        import struct
+        import termios
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def hang_up(self):
         """Closes the terminal's window."""
         os.close(self.fd)

@@ -148,5 +148,51 @@ class SerialTest(unittest.TestCase):
         self.assertFalse(path.exists())
 
 
+@unittest.skipUnless((IMAGES / "tiny").exists(), "no tiny image")
+class ConsoleTest(unittest.TestCase):
+    def test_paravirtual_console_works_both_ways_and_knows_the_size(self):
+        log = IMAGES / "console-serial.log"
+        terminal = Terminal("run", "tiny", "--engine", ENGINE, "--console", "stdio", "--serial", f"file:{log}", "--append",
+                            "quiet console=hvc0")
+        terminal.expect(r"tiny:.*# ", LIMIT)
+        terminal.send("tty; echo sum $((6 * 7)); stty size\n")
+        terminal.expect(r"/dev/hvc0[\s\S]*sum 42", 30)
+        terminal.resize(101, 37)
+        terminal.send("sleep 1; stty size\n")
+        terminal.expect(r"37 101", 30)
+        # More than the ring and every buffer hold at once, so that the guest has to wait for this end.
+        terminal.send("i=0; while [ $i -lt 3000 ]; do echo line $i of console output; i=$((i + 1)); done; echo the end\n")
+        terminal.expect(r"line 2999 of console output\s+the end", 60)
+        terminal.send("poweroff -f\n")
+        terminal.expect(r"the guest powered off", 60)
+        self.assertEqual(terminal.wait(), 0)
+        self.assertNotIn("line 2999", log.read_text(errors="replace"))
+        log.unlink()
+
+    def test_serial_port_and_console_side_by_side(self):
+        path = IMAGES / "console.sock"
+        terminal = Terminal(*RUN, "--console", f"unix:{path}")
+        with socket.socket(socket.AF_UNIX) as client:
+            self.assertTrue(wait_until(path.exists))
+            client.settimeout(60)
+            client.connect(str(path))
+            terminal.expect(r"tiny:.*# ", LIMIT)
+            terminal.send("exec 3<>/dev/hvc0; stty raw -echo <&3; echo from the guest >&3; read answer <&3; echo got $answer\n")
+            self.assertIn(b"from the guest", client.recv(100))
+            client.sendall(b"hello\n")
+            terminal.expect(r"got hello", 30)
+        # Whoever listened there has gone: the machine goes on.
+        terminal.send("echo nobody hears this >&3; echo still here $((6 * 7))\n")
+        terminal.expect(r"still here 42", 30)
+        terminal.send("\x1d")
+        self.assertEqual(terminal.wait(), 0)
+        self.assertFalse(path.exists())
+
+    def test_only_one_has_the_terminal(self):
+        result = run("run", "tiny", "--serial", "stdio", "--console", "stdio")
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn("--console", result.stderr)
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv)

@@ -38,7 +38,12 @@ constexpr std::array kOptions = {
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
            "Network. user (default): behind this host, needs no rights; forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
            Completes::Nothing, true},
-    Option{"--serial", 0, "stdio|pty|file:PATH|unix:PATH", "Where the first serial port leads (default stdio).", Completes::Choices},
+    Option{"--serial", 0, "stdio|pty|file:PATH|unix:PATH|none",
+           "Where the first serial port (ttyS0) leads: stdio unless the console has the terminal.", Completes::Choices},
+    Option{"--console", 0, "stdio|pty|file:PATH|unix:PATH|none",
+           "Where a paravirtual console (hvc0) leads; none (default): the machine has none. Faster than the serial port; tell the "
+           "guest with --append console=hvc0.",
+           Completes::Choices},
     Option{"--no-reboot", 0, "", "A reset of the guest ends the run."},
     Option{"--timeout", 't', "SECONDS", "Stop the machine after so long; the exit status is then 7."},
     Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
@@ -143,6 +148,17 @@ Result<> apply_boot(const Arguments& arguments, Plan& plan) {
     return ok();
 }
 
+// One of serial port and console has this terminal: the serial port, unless the console asks for it.
+Result<> apply_terminal(const Arguments& arguments, SessionRequest& request) {
+    request.console = STRATA_TRY(api::parse_serial("--console", arguments.value("--console").value_or("none")));
+    const bool taken = request.console.kind == api::SerialKind::Stdio;
+    request.serial = STRATA_TRY(api::parse_serial("--serial", arguments.value("--serial").value_or(taken ? "none" : "stdio")));
+    if (taken && request.serial.kind == api::SerialKind::Stdio) {
+        return Error{ErrorKind::InvalidArgument, "--serial stdio and --console stdio: only one of them can have the terminal"};
+    }
+    return ok();
+}
+
 Result<> apply_devices(const Arguments& arguments, Plan& plan) {
     for (const std::string_view text : arguments.values("--disk")) {
         api::DiskConfig disk = STRATA_TRY(api::parse_disk(text));
@@ -157,8 +173,7 @@ Result<> apply_devices(const Arguments& arguments, Plan& plan) {
         }
         STRATA_TRY_VOID(api::parse_net(text, plan.request.config.nets));
     }
-    plan.request.serial = STRATA_TRY(api::parse_serial(arguments.value("--serial").value_or("stdio")));
-    return ok();
+    return apply_terminal(arguments, plan.request);
 }
 
 Result<> apply_run(const Arguments& arguments, Plan& plan) {

@@ -28,11 +28,11 @@ Result<UniqueFd> duplicate(int fd) {
     return copy;
 }
 
-Result<sockaddr_un> unix_address(const std::string& path) {
+Result<sockaddr_un> unix_address(std::string_view option, const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("--serial unix:{}: the path is too long for a socket", path)};
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} unix:{}: the path is too long for a socket", option, path)};
     }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     return address;
@@ -51,8 +51,8 @@ bool is_served(const sockaddr_un& address) {
 
 }  // namespace
 
-SerialLink::SerialLink(io::EventLoop& loop, Hooks hooks, UniqueFd link)
-    : loop_(loop), hooks_(std::move(hooks)), link_(std::move(link)) {}
+SerialLink::SerialLink(io::EventLoop& loop, std::string option, Hooks hooks, UniqueFd link)
+    : loop_(loop), option_(std::move(option)), hooks_(std::move(hooks)), link_(std::move(link)) {}
 
 SerialLink::~SerialLink() {
     if (listening_) {
@@ -68,11 +68,15 @@ Result<std::unique_ptr<SerialLink>> SerialLink::create(io::EventLoop& loop, cons
         return Error::from_errno("socketpair");
     }
     guest_end.reset(ends[1]);
-    std::unique_ptr<SerialLink> link(new SerialLink(loop, std::move(hooks), UniqueFd(ends[0])));
-    link->output_ = std::make_unique<Pump>(loop, STRATA_TRY(duplicate(link->link_.get())),
-                                           Pump::Hooks{{}, link->hooks_.on_guest_closed, link->hooks_.on_output_lost},
-                                           target.kind == api::SerialKind::Pty || target.kind == api::SerialKind::Unix);
+    std::unique_ptr<SerialLink> link(new SerialLink(loop, target.option, std::move(hooks), UniqueFd(ends[0])));
+    // Who comes and goes at a pty or a socket may miss something; nothing waits for them, and their leaving is no loss.
+    const bool visitors = target.kind == api::SerialKind::Pty || target.kind == api::SerialKind::Unix;
+    link->output_ = std::make_unique<Pump>(
+        loop, STRATA_TRY(duplicate(link->link_.get())),
+        Pump::Hooks{{}, link->hooks_.on_guest_closed, visitors ? std::function<void()>() : link->hooks_.on_output_lost}, visitors);
     switch (target.kind) {
+        case api::SerialKind::None:
+            break;
         case api::SerialKind::Stdio:
             STRATA_TRY_VOID(link->open_stdio());
             break;
@@ -132,7 +136,7 @@ Result<> SerialLink::open_pty() {
     }
     cfmakeraw(&settings);
     (void)tcsetattr(kept_.get(), TCSANOW, &settings);  // whoever opens it sets what he likes
-    announcement_ = fmt::format("serial port on {}", name.data());
+    announcement_ = fmt::format("{} on {}", what(), name.data());
     UniqueFd output = STRATA_TRY(duplicate(master.get()));
     STRATA_TRY_VOID(output_->set_sink(std::move(output)));
     return connect_input(std::move(master), {}, {});
@@ -141,15 +145,15 @@ Result<> SerialLink::open_pty() {
 Result<> SerialLink::open_file(const std::string& path) {
     UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0644));
     if (!file.valid()) {
-        return Error::from_errno(fmt::format("--serial file '{}'", path));
+        return Error::from_errno(fmt::format("{} file '{}'", option_, path));
     }
     return output_->set_sink(std::move(file));
 }
 
 Result<> SerialLink::listen_at(const std::string& path) {
-    const sockaddr_un address = STRATA_TRY(unix_address(path));
+    const sockaddr_un address = STRATA_TRY(unix_address(option_, path));
     if (is_served(address)) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("--serial unix:{}: another program is listening there", path)};
+        return Error{ErrorKind::AlreadyExists, fmt::format("{} unix:{}: another program is listening there", option_, path)};
     }
     struct stat status{};
     if (lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode)) {
@@ -157,7 +161,7 @@ Result<> SerialLink::listen_at(const std::string& path) {
     }
     kept_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!kept_.valid() || bind(kept_.get(), as_sockaddr(address), sizeof address) != 0 || listen(kept_.get(), 1) != 0) {
-        return Error::from_errno(fmt::format("--serial unix socket '{}'", path));
+        return Error::from_errno(fmt::format("{} unix socket '{}'", option_, path));
     }
     unlink_ = path;
     return ok();
@@ -167,7 +171,7 @@ Result<> SerialLink::open_unix(const std::string& path) {
     STRATA_TRY_VOID(listen_at(path));
     listen_watch_ = STRATA_TRY(loop_.watch(kept_.get(), EPOLLIN, [this](std::uint32_t) { accept_client(); }));
     listening_ = true;
-    announcement_ = fmt::format("serial port on socket {}", path);
+    announcement_ = fmt::format("{} on socket {}", what(), path);
     return ok();
 }
 

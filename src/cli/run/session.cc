@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,7 +38,7 @@ class SignalWatch {
     static Result<std::unique_ptr<SignalWatch>> create() {
         sigset_t set;
         sigemptyset(&set);
-        for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGCONT}) {
+        for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGCONT, SIGWINCH}) {
             sigaddset(&set, number);
         }
         std::unique_ptr<SignalWatch> watch(new SignalWatch);
@@ -84,6 +85,15 @@ std::string_view sentence(api::ExitCause cause) {
     return "";
 }
 
+/// The size of the terminal on standard output, if it is one and knows.
+std::optional<winsize> terminal_size() {
+    winsize size{};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) {
+        return std::nullopt;
+    }
+    return size;
+}
+
 class Session {
   public:
     explicit Session(SessionRequest request, io::EventLoop& loop) : request_(std::move(request)), loop_(loop) {}
@@ -97,8 +107,12 @@ class Session {
 
   private:
     Result<> watch_all();
-    Result<> start_vmm(UniqueFd guest_serial);
-    Result<> send_start(UniqueFd guest_serial);
+    /// Makes a link to `target`, and gives the VMM's end a place among the descriptors; kNoFile for no target.
+    Result<std::int64_t> open_link(const api::SerialTarget& target);
+    Result<> start_vmm();
+    Result<> send_start();
+    void send_console_size();
+    void lost_output(const api::SerialTarget& target);
     void on_control();
     void on_signal();
     void on_vmm_words();
@@ -111,7 +125,8 @@ class Session {
     SessionRequest request_;
     io::EventLoop& loop_;
     std::unique_ptr<SignalWatch> signals_;
-    std::unique_ptr<SerialLink> serial_;
+    std::vector<std::unique_ptr<SerialLink>> links_;
+    std::size_t links_open_ = 0;  ///< the VMM has not closed them yet
     std::unique_ptr<RawTerminal> terminal_;
     std::optional<io::PacketSocket> control_;
     std::optional<Process> vmm_;
@@ -125,7 +140,6 @@ class Session {
     std::optional<Error> stop_reason_;    ///< why we stopped it; none: Ctrl-]
     std::optional<api::VmmEvent> exited_;
     std::optional<int> vmm_status_;
-    bool serial_drained_ = false;
 };
 
 Session::~Session() {
@@ -142,30 +156,21 @@ Session::~Session() {
 
 Result<> Session::start() {
     signals_ = STRATA_TRY(SignalWatch::create());
-    UniqueFd guest_serial;
-    serial_ = STRATA_TRY(SerialLink::create(loop_, request_.serial,
-                                            {.on_escape =
-                                                 [this] {
-                                                     left_ = true;
-                                                     stop({});
-                                                 },
-                                             .on_output_lost =
-                                                 [this] {
-                                                     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
-                                                 },
-                                             .on_guest_closed =
-                                                 [this] {
-                                                     serial_drained_ = true;
-                                                     finish_if_over();
-                                                 }},
-                                            guest_serial));
-    STRATA_TRY_VOID(start_vmm(std::move(guest_serial)));
+    request_.config.serial_fd = STRATA_TRY(open_link(request_.serial));
+    request_.config.console.fd = STRATA_TRY(open_link(request_.console));
+    if (const auto size = terminal_size(); size && request_.console.kind == api::SerialKind::Stdio) {
+        request_.config.console.columns = size->ws_col;
+        request_.config.console.rows = size->ws_row;
+    }
+    STRATA_TRY_VOID(start_vmm());
     STRATA_TRY_VOID(watch_all());
-    if (request_.serial.kind == api::SerialKind::Stdio) {
+    if (request_.serial.kind == api::SerialKind::Stdio || request_.console.kind == api::SerialKind::Stdio) {
         terminal_ = RawTerminal::enter(STDIN_FILENO);
     }
-    if (!serial_->announcement().empty()) {
-        say(serial_->announcement());
+    for (const auto& link : links_) {
+        if (!link->announcement().empty()) {
+            say(link->announcement());
+        }
     }
     if (request_.time_limit) {
         loop_.at(Clock::now() + *request_.time_limit, [this] {
@@ -175,7 +180,37 @@ Result<> Session::start() {
     return ok();
 }
 
-Result<> Session::start_vmm(UniqueFd guest_serial) {
+Result<std::int64_t> Session::open_link(const api::SerialTarget& target) {
+    if (target.kind == api::SerialKind::None) {
+        return api::kNoFile;
+    }
+    SerialLink::Hooks hooks;
+    hooks.on_escape = [this] {
+        left_ = true;
+        stop({});
+    };
+    hooks.on_output_lost = [this, target] { lost_output(target); };
+    hooks.on_guest_closed = [this] {
+        --links_open_;
+        finish_if_over();
+    };
+    UniqueFd guest_end;
+    links_.push_back(STRATA_TRY(SerialLink::create(loop_, target, std::move(hooks), guest_end)));
+    ++links_open_;
+    request_.fds.push_back(std::move(guest_end));
+    return static_cast<std::int64_t>(request_.fds.size()) - 1;
+}
+
+void Session::lost_output(const api::SerialTarget& target) {
+    if (target.kind == api::SerialKind::File) {
+        // A log that is full is no reason to end a machine.
+        say(fmt::format("{} file '{}' cannot be written: what the guest says from now on is dropped", target.option, target.path), true);
+        return;
+    }
+    stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
+}
+
+Result<> Session::start_vmm() {
     const std::string program = STRATA_TRY(vmm_program());
     auto sockets = STRATA_TRY(io::PacketSocket::pair());
     std::array<int, 2> ends{};
@@ -189,17 +224,17 @@ Result<> Session::start_vmm(UniqueFd guest_serial) {
                                       .folder = {},
                                       .own_session = true}));
     control_ = std::move(sockets.first);
-    return send_start(std::move(guest_serial));
+    return send_start();
 }
 
-Result<> Session::send_start(UniqueFd guest_serial) {
-    request_.config.serial_fd = static_cast<std::int64_t>(request_.fds.size());
-    request_.fds.push_back(std::move(guest_serial));
+Result<> Session::send_start() {
     std::vector<int> fds;
     for (const UniqueFd& fd : request_.fds) {
         fds.push_back(fd.get());
     }
-    const api::VmmRequest start{api::VmmOperation::Start, request_.config};
+    api::VmmRequest start;
+    start.operation = api::VmmOperation::Start;
+    start.config = request_.config;
     STRATA_TRY_VOID(control_->send(api::dump_json(api::to_json(start)), fds));
     request_.fds.clear();  // the VMM has its own now; ours would keep its end of the serial socket open
     return ok();
@@ -210,6 +245,18 @@ Result<> Session::watch_all() {
     control_watch_ = STRATA_TRY(loop_.watch(control_->fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
     words_watch_ = STRATA_TRY(loop_.watch(vmm_words_.get(), EPOLLIN, [this](std::uint32_t) { on_vmm_words(); }));
     return ok();
+}
+
+void Session::send_console_size() {
+    const auto size = terminal_size();
+    if (!size || !control_ || request_.console.kind != api::SerialKind::Stdio) {
+        return;
+    }
+    api::VmmRequest request;
+    request.operation = api::VmmOperation::ConsoleSize;
+    request.columns = size->ws_col;
+    request.rows = size->ws_row;
+    (void)control_->send(api::dump_json(api::to_json(request)));  // a VMM that has ended needs no size
 }
 
 // A line on standard error that looks right in raw mode too.
@@ -267,6 +314,8 @@ void Session::on_signal() {
     const int number = signals_->take();
     if (number == SIGCONT && terminal_) {
         terminal_->reenter();
+    } else if (number == SIGWINCH) {
+        send_console_size();
     } else if (number == SIGCHLD) {
         const int status = vmm_ ? vmm_->try_wait() : -1;
         if (status != -1) {
@@ -305,7 +354,7 @@ void Session::stop(std::optional<Error> why) {
     stopping_ = true;
     stop_reason_ = std::move(why);
     // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill below.
-    (void)control_->send(api::dump_json(api::to_json(api::VmmRequest{api::VmmOperation::Stop, {}})));
+    (void)control_->send(api::dump_json(api::to_json(api::VmmRequest{})));
     loop_.at(Clock::now() + kStopGrace, [this] {
         if (vmm_) {
             vmm_->send_signal(SIGKILL);
@@ -314,7 +363,7 @@ void Session::stop(std::optional<Error> why) {
 }
 
 void Session::finish_if_over() {
-    if (vmm_status_ && serial_drained_ && !words_watch_) {
+    if (vmm_status_ && links_open_ == 0 && !words_watch_) {
         loop_.stop();
     }
 }
@@ -324,7 +373,7 @@ Result<int> Session::outcome() {
     while (control_watch_ && !exited_) {
         on_control();
     }
-    serial_.reset();
+    links_.clear();
     terminal_.reset();
     if (left_ && !stop_reason_) {
         notice("left with Ctrl-]: the machine was stopped");

@@ -1,4 +1,4 @@
-// Session: one run of a machine, seen from the command line: the VMM process, the serial port, the terminal, signals, the time limit.
+// Session: one run of a machine, seen from the command line: the VMM process, serial port and console, the terminal, signals, the time limit.
 //
 //   starting -> running -> ending -> over
 //
@@ -23,6 +23,7 @@ struct SessionRequest {
     api::MachineConfig config;
     std::vector<UniqueFd> fds;  ///< what the config's descriptor places mean
     api::SerialTarget serial;
+    api::SerialTarget console;
     std::optional<std::chrono::seconds> time_limit;
     bool as_json = false;       ///< events as JSON lines on standard error
 };
