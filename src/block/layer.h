@@ -12,21 +12,9 @@
 
 #include "base/result.h"
 #include "block/disk_image.h"
+#include "block/extent.h"
 
 namespace strata::block {
-
-/// What a stretch of a disk is made of.
-struct Extent {
-    enum class Kind : std::uint8_t {
-        Data,
-        Zero,         ///< known to read as zeros
-        Unallocated,  ///< this layer says nothing: what lies below shows, or zeros
-    };
-    Kind kind = Kind::Data;
-    std::uint64_t length = 0;  ///< at least 1, at most what was asked for
-    bool has_offset = false;
-    std::uint64_t offset = 0;  ///< where in the image file, if `has_offset`
-};
 
 class Layer {
   public:

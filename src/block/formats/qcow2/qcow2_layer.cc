@@ -179,7 +179,7 @@ Result<Extent> Qcow2Layer::status(std::uint64_t offset, std::uint64_t length) {
     while (done < length) {
         const std::uint64_t part = std::min(length - done, header_.cluster() - (offset + done) % header_.cluster());
         const Mapping m = STRATA_TRY(look_up(offset + done));
-        Extent here{Extent::Kind::Data, 0, false, 0};
+        Extent here;
         if (m.kind == Mapping::Kind::Unallocated) {
             here.kind = Extent::Kind::Unallocated;
         } else if (m.kind == Mapping::Kind::Zero) {

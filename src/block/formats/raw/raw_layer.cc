@@ -77,15 +77,15 @@ Result<Extent> RawLayer::status(std::uint64_t offset, std::uint64_t length) {
     const auto at = static_cast<off_t>(offset);
     const off_t data = ::lseek(fd_.get(), at, SEEK_DATA);
     if (data < 0 && errno != ENXIO) {
-        return Extent{Extent::Kind::Data, length, true, offset};
+        return Extent{.kind = Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset};
     }
     if (data != at) {
         const std::uint64_t hole = data < 0 ? length : std::min<std::uint64_t>(length, static_cast<std::uint64_t>(data - at));
-        return Extent{Extent::Kind::Zero, hole, true, offset};
+        return Extent{.kind = Extent::Kind::Zero, .length = hole, .has_offset = true, .offset = offset};
     }
     const off_t hole = ::lseek(fd_.get(), at, SEEK_HOLE);
     const std::uint64_t end = hole <= at ? length : static_cast<std::uint64_t>(hole - at);
-    return Extent{Extent::Kind::Data, std::min(length, end), true, offset};
+    return Extent{.kind = Extent::Kind::Data, .length = std::min(length, end), .has_offset = true, .offset = offset};
 }
 
 }  // namespace strata::block

@@ -1,0 +1,25 @@
+// Extent: what a stretch of a disk is made of.
+#pragma once
+
+#include <cstdint>
+
+namespace strata::block {
+
+class Node;
+
+struct Extent {
+    enum class Kind : std::uint8_t {
+        Data,
+        Zero,         ///< known to read as zeros
+        Unallocated,  ///< this layer says nothing: what lies below shows, or zeros
+    };
+    Kind kind = Kind::Data;
+    std::uint64_t length = 0;  ///< at least 1, at most what was asked for
+    bool has_offset = false;
+    std::uint64_t offset = 0;  ///< where in `file` (of a Zero: space set aside for it), if `has_offset`
+    bool compressed = false;
+    const Node* owner = nullptr;  ///< the layer that says so
+    const Node* file = nullptr;   ///< what `offset` is an offset of; null: unknown
+};
+
+}  // namespace strata::block

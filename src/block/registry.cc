@@ -1,0 +1,191 @@
+// The registry: the table of formats, references, options.
+#include "block/registry.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "base/text.h"
+#include "block/formats/raw/raw.h"
+#include "block/protocols/file/file_node.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::size_t kProbeBytes = 2048;
+
+const std::vector<FormatDriver>& table() {
+    static const std::vector<FormatDriver> kTable = [] {
+        std::vector<FormatDriver> all{
+            raw::driver(),
+        };
+        std::sort(all.begin(), all.end(), [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
+        return all;
+    }();
+    return kTable;
+}
+
+class FollowReferences final : public ReferencePolicy {
+  public:
+    Result<Resolved> resolve(const Reference& reference) const override {
+        const std::string& name = reference.name;
+        const std::size_t colon = name.find(':');
+        if (name.empty() || (colon != std::string::npos && colon < name.find('/'))) {
+            return Error{ErrorKind::NotSupported, fmt::format("'{}' names '{}', which is no plain file name", reference.referrer, name)};
+        }
+        const auto folder = std::filesystem::path(reference.referrer).parent_path();
+        return Resolved{.path = (folder / name).string(), .fd = {}, .format = reference.format};
+    }
+};
+
+std::string_view last_of(const OptionList& options, std::string_view name, std::string_view fallback) {
+    const auto found = std::find_if(options.rbegin(), options.rend(), [&](const auto& each) { return each.first == name; });
+    return found != options.rend() ? std::string_view(found->second) : fallback;
+}
+
+constexpr std::string_view role(Reference::Kind kind) {
+    return kind == Reference::Kind::Backing ? "backing file" : kind == Reference::Kind::Data ? "data file" : "extent";
+}
+
+}  // namespace
+
+std::span<const FormatDriver> format_drivers() { return table(); }
+
+Result<const FormatDriver*> find_format(std::string_view name) {
+    std::string known;
+    for (const FormatDriver& each : table()) {
+        if (each.name == name) {
+            return &each;
+        }
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+    }
+    return Error{ErrorKind::NotSupported, fmt::format("the format '{}' is not supported; known are {}", name, known)};
+}
+
+std::shared_ptr<const ReferencePolicy> follow_references() {
+    static const auto kPolicy = std::make_shared<const FollowReferences>();
+    return kPolicy;
+}
+
+std::string_view OpenOptions::extra_of(std::string_view name, std::string_view fallback) const { return last_of(extra, name, fallback); }
+
+std::string_view CreateRequest::option(std::string_view name, std::string_view fallback) const { return last_of(options, name, fallback); }
+
+Result<bool> CreateRequest::flag(std::string_view name, bool fallback) const {
+    const std::string_view value = option(name, fallback ? "on" : "off");
+    if (value != "on" && value != "off") {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{}={}: use on or off", name, value)};
+    }
+    return value == "on";
+}
+
+Result<std::uint64_t> CreateRequest::number(std::string_view name, std::uint64_t fallback) const {
+    const std::string_view value = option(name);
+    return value.empty() ? Result<std::uint64_t>(fallback) : parse_size(value);
+}
+
+Task<std::string> probe_format(Node& file) {
+    std::vector<std::byte> start(std::min<std::uint64_t>(file.size(), kProbeBytes));
+    STRATA_CO_TRY_VOID(co_await file.read(0, Buffers(std::span(start))));
+    unsigned best = 0;
+    std::string name = "raw";
+    for (const FormatDriver& each : table()) {
+        const unsigned score = each.probe != nullptr ? each.probe(start, file.name()) : 0;
+        if (score > best) {
+            best = score;
+            name = each.name;
+        }
+    }
+    co_return name;
+}
+
+Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
+    const FormatDriver* driver = nullptr;
+    if (options.format != "file") {
+        auto found = find_format(options.format);
+        if (!found.ok()) {
+            co_return std::move(found).error().context(fmt::format("image '{}'", options.path));
+        }
+        driver = *found;
+    }
+    STRATA_CO_TRY(std::shared_ptr<FileNode> file, FileNode::open(loop, options));
+    const auto identity = file->identity();
+    if (std::find(options.above.begin(), options.above.end(), identity) != options.above.end()) {
+        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is its own backing file, by a detour perhaps", options.path), ELOOP};
+    }
+    if (options.above.size() >= kMaxChain) {
+        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is the end of a chain of more than {} layers", options.path, kMaxChain), ELOOP};
+    }
+    options.above.push_back(identity);
+    if (driver == nullptr) {
+        co_return NodePtr(std::move(file));
+    }
+    co_return co_await driver->open(std::move(file), std::move(options));
+}
+
+Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only) {
+    const std::string what = fmt::format("{} of '{}'", role(reference.kind), parent.path);
+    if (parent.references == nullptr) {
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("image '{}' names a {}, which an image may do only if it is trusted; allow it with 'backing' if "
+                                    "this one is",
+                                    parent.path, role(reference.kind))};
+    }
+    reference.referrer = parent.path;
+    auto found = parent.references->resolve(reference);
+    if (!found.ok()) {
+        co_return std::move(found).error().context(what);
+    }
+    OpenOptions options;
+    options.path = std::move(found->path);
+    options.fd = std::move(found->fd);
+    options.format = std::move(found->format);
+    if (options.format.empty()) {
+        if (reference.kind == Reference::Kind::Backing) {
+            co_return Error{ErrorKind::NotSupported, fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'", what)};
+        }
+        options.format = "file";
+    }
+    options.read_only = read_only;
+    options.cache = parent.cache;
+    options.lock = parent.lock;
+    options.discard = parent.discard;
+    options.references = parent.references;
+    options.above = parent.above;
+    auto node = co_await open_node(loop, std::move(options));
+    if (!node.ok()) {
+        co_return std::move(node).error().context(what);
+    }
+    co_return std::move(node).value();
+}
+
+Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
+    STRATA_CO_TRY(const FormatDriver* driver, find_format(format));
+    if (driver->create == nullptr) {
+        co_return Error{ErrorKind::NotSupported, fmt::format("images of format '{}' can be read, not made", format)};
+    }
+    for (const auto& [name, value] : request.options) {
+        const auto known = std::find_if(driver->create_options.begin(), driver->create_options.end(),
+                                        [&](const CreateOption& each) { return each.name == name; });
+        if (known == driver->create_options.end()) {
+            std::string all;
+            for (const CreateOption& each : driver->create_options) {
+                all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
+            }
+            co_return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}'; known are {}", format, name, all)};
+        }
+    }
+    if (request.size > (1ULL << 62)) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", request.size)};
+    }
+    const auto size = last_of(request.options, "size", "");
+    if (request.size == 0 && !size.empty()) {
+        STRATA_CO_TRY(request.size, parse_size(size));
+    }
+    co_return co_await driver->create(loop, std::move(request));
+}
+
+}  // namespace strata::block
