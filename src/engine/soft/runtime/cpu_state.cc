@@ -40,7 +40,8 @@ void update_mode(CpuState& cpu) noexcept {
     put(long_mode, ModeBits::kLong);
     put(cs64, ModeBits::kCs64);
     put(!cs64 && (cs.attributes & kAttributeDb) != 0, ModeBits::kCs32);
-    put((ss.attributes & kAttributeDb) != 0, ModeBits::kSs32);
+    // 64-bit code has no use for SS.B, and interrupts load a null SS where SYSCALL does not: one translation is enough.
+    put(!cs64 && (ss.attributes & kAttributeDb) != 0, ModeBits::kSs32);
     put(protected_mode, ModeBits::kProtected);
     put(v8086, ModeBits::kV8086);
     put((cpu.cr0 & x86::cr0::kPg) != 0, ModeBits::kPaging);

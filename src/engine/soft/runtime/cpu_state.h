@@ -165,7 +165,7 @@ struct ModeBits {
     static constexpr std::uint32_t kLong = 1U << 2;       ///< EFER.LMA
     static constexpr std::uint32_t kCs64 = 1U << 3;       ///< CS.L in long mode
     static constexpr std::uint32_t kCs32 = 1U << 4;       ///< CS.D
-    static constexpr std::uint32_t kSs32 = 1U << 5;       ///< SS.B
+    static constexpr std::uint32_t kSs32 = 1U << 5;       ///< SS.B; clear in 64-bit mode
     static constexpr std::uint32_t kProtected = 1U << 6;  ///< CR0.PE
     static constexpr std::uint32_t kV8086 = 1U << 7;
     static constexpr std::uint32_t kPaging = 1U << 8;
