@@ -289,6 +289,33 @@ StepResult interpret_one(CpuState& cpu) noexcept {
     return result;
 }
 
+bool has_plain_handler(const Instruction& insn) noexcept {
+    switch (insn.cls) {
+        case InsnClass::FarFlow:
+        case InsnClass::Stack:
+        case InsnClass::Segment:
+        case InsnClass::System: return true;
+        case InsnClass::Io: return insn.mnemonic == ZYDIS_MNEMONIC_IN || insn.mnemonic == ZYDIS_MNEMONIC_OUT;
+        default: return false;
+    }
+}
+
+void prepare_decoded(const Instruction& insn, Op& op) noexcept {
+    op.insn = insn;
+    op.handler = select_handler(insn);
+}
+
+StepResult execute_decoded(CpuState& cpu, Op& op) noexcept {
+    if ((cpu.mode & ModeBits::kTrap) != 0 || (cpu.rflags & x86::rflags::kRf) != 0) [[unlikely]] {
+        return interpret_one(cpu);
+    }
+    const bool shadow = cpu.interrupt_shadow;
+    cpu.interrupt_shadow = false;
+    const StepResult result = op.handler(cpu, op);
+    ++cpu.instructions;
+    return shadow && result == StepResult::Done ? StepResult::EndBlock : result;
+}
+
 StepResult op_undefined(CpuState& cpu, Op& /*op*/) noexcept { return raise_ud(cpu); }
 StepResult op_nop(CpuState& cpu, Op& op) noexcept { return done(cpu, op.insn); }
 

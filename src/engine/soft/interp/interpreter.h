@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "engine/soft/decode/instruction.h"
 #include "engine/soft/runtime/cpu_state.h"
 
 namespace strata::engine::soft {
@@ -29,6 +30,15 @@ void prepare_interpreter_thread(CpuState& cpu) noexcept;
 
 /// Executes the instruction at CS:RIP. Does not look at `request`, does not deliver interrupts or exceptions.
 StepResult interpret_one(CpuState& cpu) noexcept;
+
+/// A decoded instruction with its handler (context.h).
+struct Op;
+/// Whether execute_decoded() can take it: a handler that needs no host stub of the thread's own.
+[[nodiscard]] bool has_plain_handler(const Instruction& insn) noexcept;
+/// Fills `op` with `insn` and its handler; it may then be used by several threads.
+void prepare_decoded(const Instruction& insn, Op& op) noexcept;
+/// As interpret_one() for the instruction at cpu.rip, which is known to be `op`'s.
+StepResult execute_decoded(CpuState& cpu, Op& op) noexcept;
 
 /// Delivers cpu.exception (IDT or IVT, stack switch, IST, error code, #DF promotion) and clears it. TripleFault if that fails.
 StepResult deliver_exception(CpuState& cpu) noexcept;

@@ -119,7 +119,9 @@ void analyse_flags(std::vector<Unit>& units) {
         unit->need_after = need;
         const std::uint32_t written = insn.flags_written & kArithmetic;
         unit->writes_flags = written != 0;
-        if ((insn.flags_read & kArithmetic) != 0) {
+        if (insn.cls == InsnClass::FarFlow) {
+            need = FlagsNeed::Exit;  // saved by most
+        } else if ((insn.flags_read & kArithmetic) != 0) {
             need = FlagsNeed::Host;
         } else if (flags_replaced(insn) == kArithmetic) {
             need = FlagsNeed::None;

@@ -12,6 +12,8 @@
 
 namespace strata::engine::soft {
 
+struct Op;
+
 enum class FlagsNeed : std::uint8_t { None, Exit, Host };
 
 /// One guest instruction of the block being made.
@@ -22,6 +24,7 @@ struct Unit {
     FlagsNeed need_after = FlagsNeed::Exit;
     bool writes_flags = false;
     bool interpreted = false;    ///< called out to the interpreter, from within the block
+    Op* op = nullptr;            ///< of an interpreted instruction: its decoded form, called without fetching it again
     bool grouped = false;        ///< its stack access is covered by a group check
     bool group_start = false;    ///< the check stands before it:
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here

@@ -457,7 +457,11 @@ void BlockEmitter::emit_unit(std::size_t index) {
         run_check(unit);
     }
     if (unit.interpreted) {
-        emit_interpreted(unit);
+        if (unit.op != nullptr) {
+            emit_system(unit);
+        } else {
+            emit_interpreted(unit);
+        }
         a_.bind(after_);
         return;
     }

@@ -31,6 +31,7 @@ struct TranslateOptions {
     bool jump_cache = true;       ///< inline lookup of indirect targets
     bool track_flags = true;      ///< false: every check saves and restores the flags
     bool interpret_in_place = true;  ///< blocks call the interpreter and go on
+    bool direct_system = true;    ///< system instructions are called decoded; those that go elsewhere go on through the jump cache
     bool vectors = true;          ///< false: vector instructions go to the interpreter
     std::uint32_t max_units = 48; ///< instructions in a block
     bool trace_blocks = false;    ///< print guest and host code of every block to standard error
@@ -49,6 +50,8 @@ struct BlockSource {
 [[nodiscard]] bool can_translate(const Instruction& insn, std::uint32_t mode);
 /// Whether it usually goes on with the next one, so that the block can call the interpreter and continue.
 [[nodiscard]] bool can_interpret_in_place(const Instruction& insn);
+/// Whether it never goes on with the next one within the block.
+[[nodiscard]] bool leaves_block(const Instruction& insn);
 
 class BlockEmitter {
   public:
@@ -99,6 +102,7 @@ class BlockEmitter {
     void emit_head();
     void emit_unit(std::size_t index);
     void emit_interpreted(const Unit& unit);
+    void emit_system(const Unit& unit);
     void emit_copy(const Unit& unit);
     void emit_lea(const Unit& unit);
     void emit_stack(const Unit& unit);

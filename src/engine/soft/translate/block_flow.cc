@@ -294,14 +294,7 @@ void BlockEmitter::emit_indirect_jump(const Unit& unit, std::int32_t released) {
         a_.jmp(miss);
         return;
     }
-    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
-    a_.rorx(OpSize::Bits64, R11, R10, 12);
-    a_.alu(Alu::Xor, OpSize::Bits32, R11, R10);
-    a_.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);
-    a_.shl_imm(OpSize::Bits32, R11, 4);
-    a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, layout::kJumps));
-    a_.jcc(Cond::Ne, miss);
-    a_.jmp(Mem::gs_at(R11, layout::kJumps + 8));
+    emit_jump_lookup(a_, miss);
 }
 
 void BlockEmitter::emit_jump_misses() {

@@ -121,12 +121,18 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
         const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
         const bool refused = good && unit.insn.cls == InsnClass::CopyVector && !options_.vectors;
         unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
-        if (!good || (unit.interpreted && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
+        if (unit.interpreted && options_.direct_system && has_plain_handler(unit.insn)) {
+            unit.op = system_ops_.find(unit.insn);
+        }
+        if (!good || (unit.interpreted && unit.op == nullptr && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
             stop = true;
             break;
         }
         at += unit.insn.length;
         units.push_back(unit);
+        if (unit.op != nullptr && leaves_block(unit.insn)) {
+            break;
+        }
         if (!unit.interpreted && ends_block(unit.insn.cls)) {
             // Behind a forward branch that is not taken the block goes on; a backward one usually is.
             const bool on = options_.extend_blocks && unit.insn.cls == InsnClass::Jcc && unit.insn.imm[0] > 0 && branches < kMaxBranches;
@@ -313,6 +319,7 @@ void Translator::drop_everything(CpuState& cpu) {
             vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
         }
         table_.clear();
+        system_ops_.clear();
         memory_->reset(glue_end_);
         for (CpuState* other : vm_.cpus()) {
             reset_jumps(*other);

@@ -216,6 +216,46 @@ void emit_interpret(Assembler& a, const GlueHelpers& helpers) {
     restore_host_and_return(a);
 }
 
+// As emit_interpret(), but flags stay in memory.
+void emit_system(Assembler& a, const GlueHelpers& helpers) {
+    const Label stop = a.label();
+    a.store(Mem::gs_at(layout::kRip), R11);
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R10);
+    call_helper(a, address_of(helpers.system));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
+    a.jcc(Cond::Ne, stop);
+    load_homes(a);
+    a.ret();
+    a.bind(stop);
+    restore_host_and_return(a);
+}
+
+// Guest registers are in memory: takes them and goes on at cpu.rip. Host rsp is where it was when the block was entered.
+void emit_go_on(Assembler& a, std::uint64_t indirect) {
+    const Label miss = a.label();
+    load_homes(a);
+    a.load(R10, Mem::gs_at(layout::kRip));
+    emit_jump_lookup(a, miss);
+    a.bind(miss);
+    a.jmp_to(indirect);
+}
+
+void emit_transfer(Assembler& a, const GlueHelpers& helpers, std::uint64_t indirect) {
+    const Label stop = a.label();
+    a.store(Mem::gs_at(layout::kRip), R11);
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R10);
+    call_helper(a, address_of(helpers.transfer));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
+    a.jcc(Cond::Ne, stop);
+    emit_go_on(a, indirect);
+    a.bind(stop);
+    restore_host_and_return(a);
+}
+
 void emit_vector(Assembler& a, const GlueHelpers& helpers) {
     store_homes(a);
     load_self(a);
@@ -225,6 +265,17 @@ void emit_vector(Assembler& a, const GlueHelpers& helpers) {
 }
 
 }  // namespace
+
+void emit_jump_lookup(Assembler& a, Label miss) {
+    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
+    a.rorx(OpSize::Bits64, R11, R10, 12);
+    a.alu(Alu::Xor, OpSize::Bits32, R11, R10);
+    a.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);
+    a.shl_imm(OpSize::Bits32, R11, 4);
+    a.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, layout::kJumps));
+    a.jcc(Cond::Ne, miss);
+    a.jmp(Mem::gs_at(R11, layout::kJumps + 8));
+}
 
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     std::array<std::uint8_t, 8192> buffer;
@@ -267,6 +318,12 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     a.align(16);
     glue.interpret = a.here();
     emit_interpret(a, helpers);
+    a.align(16);
+    glue.system = a.here();
+    emit_system(a, helpers);
+    a.align(16);
+    glue.transfer = a.here();
+    emit_transfer(a, helpers, glue.indirect);
     STRATA_CHECK(!a.overflowed(), "glue does not fit");
     (void)memory.write(a.code());
     return glue;

@@ -13,6 +13,8 @@
 //   vector               called where vector_live is 0: makes it 1. Keeps all guest registers but flags.
 //   interpret            called: r11 = rip, r10d = length and mnemonic: the interpreter executes that instruction; returns if the block can go on,
 //                        with flags both in memory and in host RFLAGS.
+//   system               called: r11 = rip, r10 = SystemWord: as interpret, for an instruction that has a decoded form; flags are in memory only.
+//   transfer             jumped to: r11 = rip, r10 = SystemWord: an instruction that goes elsewhere; goes on there through the jump cache.
 //   fault                jumped to by the signal handler, host rsp valid: leave with reason Fault.
 // The slow path never trusts an address that it did not translate: what it returns in r10 comes from the MMU alone.
 #pragma once
@@ -20,6 +22,7 @@
 #include <cstdint>
 
 #include "engine/soft/cache/code_memory.h"
+#include "engine/soft/emit/assembler.h"
 #include "engine/soft/runtime/cpu_state.h"
 
 namespace strata::engine::soft {
@@ -48,12 +51,26 @@ struct GlueHelpers {
     /// Executes the instruction at cpu->rip. 0: the next one follows and nothing the block depends on changed, else 1.
     /// `word`: its length, and from bit 16 on its mnemonic for the statistics.
     std::uint64_t (*interpret)(CpuState* cpu, std::uint64_t word) noexcept;
+    /// The same for a decoded instruction (SystemWord) at cpu->rip.
+    std::uint64_t (*system)(CpuState* cpu, std::uint64_t word) noexcept;
+    /// The same; 0: go on at cpu->rip, wherever that is now.
+    std::uint64_t (*transfer)(CpuState* cpu, std::uint64_t word) noexcept;
 };
 
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
     std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0, store = 0;
+    std::uint64_t system = 0, transfer = 0;
 };
+
+/// The address of an Op (interp/context.h), and bits below it.
+struct SystemWord {
+    static constexpr std::uint64_t kLast = 1;  ///< the block ends behind it
+    static constexpr std::uint64_t kBits = 7;
+};
+
+/// r10 = target, flags in memory: jumps there if the vCPU's jump cache knows it, else to `miss`. Clobbers r11 and flags.
+void emit_jump_lookup(Assembler& a, Label miss);
 
 /// Writes the glue into empty code memory.
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers);

@@ -7,4 +7,8 @@ namespace strata::engine::soft {
 
 [[nodiscard]] GlueHelpers glue_helpers();
 
+// kernel_entry.cc.
+std::uint64_t run_system(CpuState* cpu, std::uint64_t word) noexcept;
+std::uint64_t run_transfer(CpuState* cpu, std::uint64_t word) noexcept;
+
 }  // namespace strata::engine::soft

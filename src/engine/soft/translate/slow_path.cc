@@ -198,6 +198,8 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 
 }  // namespace
 
-GlueHelpers glue_helpers() { return {slow_access, finish_store, fill_stack, fill_run, load_vectors, interpret_here}; }
+GlueHelpers glue_helpers() {
+    return {slow_access, finish_store, fill_stack, fill_run, load_vectors, interpret_here, run_system, run_transfer};
+}
 
 }  // namespace strata::engine::soft

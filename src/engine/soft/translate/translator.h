@@ -23,6 +23,7 @@
 #include "engine/soft/runtime/host_faults.h"
 #include "engine/soft/runtime/soft_vm.h"
 #include "engine/soft/translate/block_emitter.h"
+#include "engine/soft/translate/system_ops.h"
 
 namespace strata::engine::soft {
 
@@ -109,6 +110,7 @@ class Translator final : public Executor, public CodeInvalidator {
     Mutex mutex_;
     BlockTable table_ STRATA_GUARDED_BY(mutex_);
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
+    SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
     std::atomic<std::uint64_t> generation_{1};  ///< changes when the cache is dropped: pointers to blocks and exits die
     TranslatorCounters counters_;
