@@ -1,5 +1,6 @@
 // Fault order: which of several faults an instruction reports, and what a faulting instruction leaves behind, as processors do it.
 #include "engine/soft/interp/guest_fixture.h"
+#include "engine/soft/interp/handlers.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -83,6 +84,29 @@ TEST_F(FaultOrderTest, MaskmovdquReachesItsSecondPageWithoutAnyByteThere) {
     reg(x86::Rdi) = kAbsent - 1;
     code({0x66, 0x0f, 0xf7, 0xc1});  // maskmovdqu xmm0, xmm1
     expect_page_fault(kAbsent, 2);
+}
+
+TEST_F(FaultOrderTest, PendingX87ExceptionGoesBeforeTheOperandsFault) {
+    enter_long();
+    cpu().xsave[512] = std::byte{3};
+    cpu().xsave[0] = std::byte{0x7b};  // FCW: zero divide unmasked
+    cpu().xsave[2] = std::byte{0x84};  // FSW: ZE, ES
+    reg(x86::Rbx) = kAbsent;
+    code({0xdd, 0x3b, 0xdc, 0x03});  // fnstsw [rbx]; fadd qword [rbx]
+    expect_page_fault(kAbsent, 2);
+    cpu().exception = {};
+    cpu().rip = kCode + 2;
+    ASSERT_EQ(step(), StepResult::Exception);
+    expect_exception(vec::kMf);
+}
+
+TEST_F(FaultOrderTest, HostFaultThatNothingExplainsIsInvalidOpcode) {
+    enter_long();
+    Op op;
+    constexpr std::uint8_t kAdd[] = {0x48, 0x03, 0x03};  // add rax, [rbx]
+    ASSERT_EQ(decode(kAdd, sizeof(kAdd), CodeMode::Bits64, context(cpu()).isa, op.insn), DecodeStatus::Ok);
+    EXPECT_FALSE(run_with_operand(cpu(), op, reinterpret_cast<std::byte*>(64)));
+    expect_exception(vec::kUd);
 }
 
 TEST_F(FaultOrderTest, GatherThatFaultsKeepsWhatItDidNotReach) {

@@ -33,6 +33,9 @@ StepResult op_nop(CpuState& cpu, Op& op) noexcept;
 /// #UD, #NM by CR0, CR4, XCR0 for an instruction that needs `insn.vector`. True: go on.
 [[nodiscard]] bool vector_allowed(CpuState& cpu, const Instruction& insn) noexcept;
 
+/// Whether an unmasked x87 exception waits for the next x87 or MMX instruction, which then raises #MF before anything else.
+[[nodiscard]] bool x87_error_pending(const CpuState& cpu) noexcept;
+
 /// Runs op's stub with its memory operand at `host` (ignored without one) on a copy of the registers; on success commits registers and
 /// flags. Does not move rip. False: the exception is pending.
 [[nodiscard]] bool run_with_operand(CpuState& cpu, Op& op, std::byte* host) noexcept;

@@ -5,9 +5,10 @@
 // cross a page run while every other vCPU is stopped.
 #include <Zydis/Mnemonic.h>
 
-#include "base/check.h"
 #include "engine/soft/interp/handlers.h"
 #include "engine/soft/interp/operands.h"
+#include "engine/soft/interp/xsave_image.h"
+#include "engine/soft/runtime/host_faults.h"
 #include "engine/soft/runtime/soft_vm.h"
 
 namespace strata::engine::soft {
@@ -26,8 +27,9 @@ std::uint32_t guest_mxcsr(CpuState& cpu) {
     return *reinterpret_cast<const std::uint32_t*>(cpu.xsave + kMxcsrOffset);
 }
 
-/// A host exception inside a stub as the guest sees it.
-StepResult guest_exception(CpuState& cpu, std::uint64_t trap) {
+/// A host exception inside a stub as the guest sees it. One that no guest operand explains (a page fault: the stub touched memory that
+/// its table row does not tell of) is an error of this engine, and #UD to the guest.
+StepResult guest_exception(CpuState& cpu, const Instruction& insn, std::uint64_t trap) {
     const auto vector = static_cast<std::uint8_t>(trap - 1);
     switch (vector) {
         case vec::kDe:
@@ -36,7 +38,10 @@ StepResult guest_exception(CpuState& cpu, std::uint64_t trap) {
         case vec::kXm: return (cpu.cr4 & x86::cr4::kOsxmmexcpt) != 0 ? raise(cpu, vec::kXm) : raise_ud(cpu);
         case vec::kAc: return raise_error(cpu, vec::kAc, 0);
         case vec::kGp: return raise_gp(cpu);
-        default: STRATA_CHECK(false, "a stub of the interpreter raised an exception that no guest operand explains"); return raise_ud(cpu);
+        default:
+            save_vector_state(cpu);
+            report_unexplained_fault(mnemonic_name(insn), vector);
+            return raise_ud(cpu);
     }
 }
 
@@ -102,6 +107,11 @@ StepResult run_with_memory(CpuState& cpu, Op& op) {
     return run_on_copy(cpu, op, linear);
 }
 
+bool waits_for_x87(const Instruction& insn) {
+    const bool control = insn.mnemonic == ZYDIS_MNEMONIC_FNSTSW || insn.mnemonic == ZYDIS_MNEMONIC_FNSTCW;
+    return (insn.vector == VectorKind::X87 && !control) || insn.vector == VectorKind::Mmx;
+}
+
 }  // namespace
 
 bool vector_allowed(CpuState& cpu, const Instruction& insn) noexcept {
@@ -137,6 +147,16 @@ bool vector_allowed(CpuState& cpu, const Instruction& insn) noexcept {
     return true;
 }
 
+bool x87_error_pending(const CpuState& cpu) noexcept {
+    std::uint16_t status = 0;
+    if (cpu.vector_live != 0) {
+        __asm__ volatile("fnstsw %0" : "=m"(status));
+    } else if ((xstate_bv(cpu) & 1U) != 0) {
+        __builtin_memcpy(&status, cpu.xsave + 2, 2);
+    }
+    return (status & 0x80U) != 0;
+}
+
 bool run_in_frame(CpuState& cpu, Op& op, std::byte* host, HostFrame& frame) noexcept {
     InterpreterContext& here = context(cpu);
     if (!here.arena->valid(op.stub) && !here.arena->make(op.insn, op.stub)) {
@@ -164,7 +184,7 @@ bool run_in_frame(CpuState& cpu, Op& op, std::byte* host, HostFrame& frame) noex
         save_vector_state(cpu);
     }
     if (frame.trap != 0) [[unlikely]] {
-        (void)guest_exception(cpu, frame.trap);
+        (void)guest_exception(cpu, op.insn, frame.trap);
         return false;
     }
     return true;
@@ -195,7 +215,11 @@ StepResult op_on_host(CpuState& cpu, Op& op) noexcept {
         return StepResult::Exception;
     }
     if (insn.mem.present && (insn.mem.read || insn.mem.write)) {
-        return run_with_memory(cpu, op);
+        const StepResult result = run_with_memory(cpu, op);
+        if (result == StepResult::Exception && waits_for_x87(insn) && x87_error_pending(cpu)) {
+            return raise(cpu, vec::kMf);  // goes before faults of the operand
+        }
+        return result;
     }
     return run_with_operand(cpu, op, nullptr) ? done(cpu, insn) : StepResult::Exception;
 }

@@ -335,6 +335,9 @@ StepResult op_environment(CpuState& cpu, Op& op) noexcept {
     const bool store = insn.mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE;
     const bool whole = insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE || insn.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     const std::uint32_t bytes = environment_bytes(insn) + (whole ? 80 : 0);
+    if (!store && x87_error_pending(cpu)) {
+        return raise(cpu, vec::kMf);
+    }
     std::uint64_t linear = 0;
     std::byte* image = context(cpu).scratch;
     if (!image_address(cpu, insn, bytes, 1, store, linear)) {

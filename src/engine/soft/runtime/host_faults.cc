@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "base/log.h"
 #include "base/mutex.h"
 
 namespace strata::engine::soft {
@@ -172,6 +173,13 @@ Result<> HostFaultRange::add(const void* begin, std::uint64_t length, HostFaultH
         return ok();
     }
     return Error(ErrorKind::Failed, "too many ranges of generated code");
+}
+
+void report_unexplained_fault(std::string_view instruction, std::uint8_t vector) {
+    static log::RateLimit limit;
+    if (limit.pass()) {
+        log::error("exception {} of {} on the host is not the guest's: the guest gets #UD", vector, instruction);
+    }
 }
 
 Result<> prepare_host_fault_thread() {

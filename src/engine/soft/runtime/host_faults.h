@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "base/result.h"
 
@@ -40,6 +41,10 @@ class HostFaultRange {
   private:
     int slot_ = -1;
 };
+
+/// An instruction that ran on the host for the guest raised an exception that nothing explains: the engine's table of instructions is
+/// wrong about it. Tells so in the log (rate-limited). The guest's vector values must not be live.
+void report_unexplained_fault(std::string_view instruction, std::uint8_t vector);
 
 /// Gives the calling thread its alternate signal stack; kept until the thread ends. Idempotent.
 Result<> prepare_host_fault_thread();

@@ -2,6 +2,7 @@
 // values may be in host registers. Whatever needs more saves them first. In sanitizer builds only this file and cpu_state.cc
 // are compiled so, and not instrumented: what they call uses vectors anywhere, so each function here saves them at once.
 #include "arch/x86/registers.h"
+#include "engine/soft/interp/handlers.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/translate/helpers.h"
 #include "engine/soft/translate/translator.h"
@@ -112,8 +113,9 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t sit
             restore_vectors(*cpu, live);
             return reinterpret_cast<std::uint64_t>(host);
         }
-        // Not canonical: #GP or #SS, which the interpreter tells apart.
-        if (host == nullptr && cpu->exception.pending && cpu->exception.vector == arch::x86::vector::kPf) {
+        // Not canonical: #GP or #SS, which the interpreter tells apart; and so it does #MF, which goes before them.
+        if (host == nullptr && cpu->exception.pending && cpu->exception.vector == arch::x86::vector::kPf &&
+            !x87_error_pending(*cpu)) {
             cpu->translator.exit_reason = ExitReasonCode::kException;
             return 1;
         }

@@ -59,6 +59,19 @@ TEST(TranslatorTest, FlagsSurviveCallAndReturn) {
     EXPECT_EQ(machine.cpu().gpr[kRax], 42U);
 }
 
+TEST(TranslatorTest, FlagsSurviveRepeatedComparesOfNothing) {
+    for (const std::uint8_t opcode : Bytes{0xA6, 0xAF}) {  // cmpsb, scasd
+        Machine machine;
+        machine.load(Bytes{0x39, 0xC9,        // cmp ecx, ecx
+                           0xF3, opcode,      // repe, with rcx = 0
+                           0x0F, 0x94, 0xC2,  // sete dl
+                           0xF4});
+        machine.cpu().gpr[kRcx] = 0;
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[2] & 0xFF, 1U);
+    }
+}
+
 TEST(TranslatorTest, RequestStopsAnEndlessLoop) {
     Machine machine;
     machine.load(Bytes{0xEB, 0xFE});  // jmp $
