@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arch/x86/arch_state.h"
+#include "differential/flag_flow.h"
 
 namespace strata::differential {
 
@@ -54,13 +55,13 @@ struct TestCase {
     struct Traits {
         const char* mnemonic;
         const char* isa_set;
-        bool loose_fault = false;  ///< which of two possible faults it raises is not compared
-        bool x87 = false;          ///< x87 or MMX
+        bool either_operand = false;  ///< which of its two memory operands faults is not compared
+        bool two_parts = false;       ///< whether its first part is a #PF or its last a #GP is not compared
         bool gs = false;           ///< has an operand in gs
     };
     std::vector<Traits> traits;          ///< of its instructions
     DataBytes data{};
-    std::uint64_t loose_flags = 0;       ///< RFLAGS bits that the architecture leaves undefined at the end
+    std::vector<LooseFlags> loose_flags;  ///< per instruction, and at the end
 };
 
 struct Outcome {

@@ -90,15 +90,25 @@ void compare_vectors(Differ& differ, const Image& left_image, const Image& right
     }
 }
 
-const TestCase::Traits* ended_by(const TestCase& test, const Outcome& outcome) {
+// The index of the instruction before which the run ended; past the last for the end and for every place outside the case.
+std::size_t ended_at(const TestCase& test, const Outcome& outcome) {
     std::uint64_t at = test.start.rip;
-    for (std::size_t i = 0; i < test.lengths.size(); ++i) {
-        if (at == outcome.end.rip) {
-            return &test.traits[i];
-        }
+    std::size_t i = 0;
+    for (; i < test.lengths.size() && at != outcome.end.rip; ++i) {
         at += test.lengths[i];
     }
-    return nullptr;
+    return i;
+}
+
+LooseFlags loose_flags(const TestCase& test, const Outcome& outcome) {
+    const std::size_t index = ended_at(test, outcome);
+    LooseFlags loose = test.loose_flags[index];
+    if (index == test.lengths.size() && outcome.vector != arch::x86::vector::kBp) {
+        for (const LooseFlags& any : test.loose_flags) {  // it jumped away from somewhere
+            loose.undefined |= any.undefined;
+        }
+    }
+    return loose;
 }
 
 bool memory_fault(const Outcome& outcome) {
@@ -109,17 +119,15 @@ bool memory_fault(const Outcome& outcome) {
 // Whether both ended in a fault of one instruction that processors report differently: see Traits, and gs bases: AMD processors want
 // the offset canonical too (#GP), Intel's and Strata only the sum, which then is at most a gs base above the hole.
 bool may_fault_otherwise(const TestCase& test, const Outcome& left, const Outcome& right) {
-    const TestCase::Traits* traits = ended_by(test, left);
-    if (traits == nullptr || left.end.rip != right.end.rip || !memory_fault(left)) {
+    const std::size_t index = ended_at(test, left);
+    if (index == test.traits.size() || left.end.rip != right.end.rip || !memory_fault(left) || !memory_fault(right)) {
         return false;
     }
-    if (right.vector == arch::x86::vector::kMf) {
-        return traits->x87;  // a pending x87 exception and a faulting operand: Strata reports the operand first, the exception then
+    const TestCase::Traits* traits = &test.traits[index];
+    if (traits->two_parts && (left.vector == arch::x86::vector::kPf) != (right.vector == arch::x86::vector::kPf)) {
+        return true;
     }
-    if (!memory_fault(right)) {
-        return false;
-    }
-    return traits->loose_fault || (traits->gs && left.vector == arch::x86::vector::kPf && right.vector == arch::x86::vector::kGp &&
+    return traits->either_operand || (traits->gs && left.vector == arch::x86::vector::kPf && right.vector == arch::x86::vector::kGp &&
                                    left.fault_address - kUpperHalf < test.gs_base);
 }
 
@@ -138,7 +146,7 @@ XsaveComponent xsave_component(unsigned number) {
 }
 
 std::vector<std::string> differences(const TestCase& test, const Outcome& left, const Outcome& right, const char* left_name,
-                                     const char* right_name) {
+                                     const char* right_name, bool dead_flags) {
     Differ differ(left_name, right_name);
     const bool same_fault = !may_fault_otherwise(test, left, right);
     if (same_fault) {
@@ -148,7 +156,9 @@ std::vector<std::string> differences(const TestCase& test, const Outcome& left, 
     for (std::size_t reg = 0; reg < 16; ++reg) {
         differ.number(kNames[reg], left.end.gpr[reg], right.end.gpr[reg]);
     }
-    differ.number("rflags", left.end.rflags & ~test.loose_flags, right.end.rflags & ~test.loose_flags);
+    const LooseFlags loose = loose_flags(test, right);
+    const std::uint64_t compared = ~(loose.undefined | (dead_flags ? 0 : loose.dead));
+    differ.number("rflags", left.end.rflags & compared, right.end.rflags & compared);
     if (left.vector == right.vector && same_fault) {
         // Host kernels keep the error code of an earlier exception for vectors without one.
         if (left.vector == arch::x86::vector::kPf || left.vector == arch::x86::vector::kGp || left.vector == arch::x86::vector::kSs) {

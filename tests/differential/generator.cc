@@ -78,18 +78,15 @@ bool differs_by_maker(const Instruction& insn, const std::vector<std::uint8_t>& 
            (insn.opcode_map == 1 && insn.opcode == 0x0d && insn.mod == 3);
 }
 
-// REP CMPS with two operands that fault: the manuals do not say which one does, and one processor does it both ways. x87 operands of
-// 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push a CALL's return address before they look at the
-// target.
-bool fault_is_free(const Instruction& insn) {
-    if ((insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) || insn.cls == InsnClass::CallIndirect) {
-        return true;
-    }
+// REP CMPS with two operands that fault: the manuals do not say which one does, and one processor does it both ways.
+bool either_operand(const Instruction& insn) {
     return insn.cls == InsnClass::String && (insn.opcode & 0xfe) == 0xa6 && (insn.raw_f2 || insn.raw_f3);
 }
 
-bool uses_x87(const Instruction& insn) {
-    return insn.vector == engine::soft::VectorKind::X87 || insn.vector == engine::soft::VectorKind::Mmx;
+// x87 operands of 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push
+// a CALL's return address before they look at the target.
+bool two_parts(const Instruction& insn) {
+    return (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) || insn.cls == InsnClass::CallIndirect;
 }
 
 bool uses_gs(const Instruction& insn) {
@@ -193,6 +190,7 @@ Instruction pick(Random& random, const engine::soft::IsaSupport& isa) {
 
 // A direct branch of the sequence whose displacement is still to be chosen.
 struct OpenBranch {
+    std::size_t index;
     std::size_t displacement_at;  // in the code
     std::size_t after;            // offset behind the instruction
     unsigned size;
@@ -212,9 +210,9 @@ bool usable(const Instruction& insn) {
 }
 
 // Branches go forward, to the start of a later instruction or to the INT3s behind the last, so that every case ends.
-void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, Random& random) {
+void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, std::vector<FlowStep>& steps, Random& random) {
     for (const OpenBranch& branch : branches) {
-        std::vector<std::size_t> targets;
+        std::vector<std::size_t> targets;  // of the instructions behind it, by their index
         std::size_t at = 0;
         for (const std::uint8_t length : test.lengths) {
             if (at >= branch.after) {
@@ -223,7 +221,9 @@ void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, Ran
             at += length;
         }
         targets.push_back(at);
-        const auto ahead = static_cast<std::int32_t>(targets[random.below(targets.size())] - branch.after);
+        const std::size_t chosen = random.below(targets.size());
+        const auto ahead = static_cast<std::int32_t>(targets[chosen] - branch.after);
+        steps[branch.index].target = branch.index + 1 + chosen;
         std::memcpy(test.code.data() + branch.displacement_at, &ahead, branch.size);
     }
 }
@@ -350,6 +350,7 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
     const auto count = 1 + random.below(most);
     bool aimed = false;
     std::vector<OpenBranch> branches;
+    std::vector<FlowStep> steps;
     for (unsigned i = 0; i < count; ++i) {
         Instruction insn = pick(random, isa_);
         for (int retry = 0; retry < 3 && common_.contains(insn.mnemonic) && random.one_in(2); ++retry) {
@@ -359,19 +360,20 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
             continue;
         }
         if (insn.cls == InsnClass::Jcc || insn.cls == InsnClass::Jmp || insn.cls == InsnClass::Call || insn.cls == InsnClass::Loop) {
-            branches.push_back({test.code.size() + insn.imm_offset[0], test.code.size() + insn.length, insn.imm_size[0]});
+            branches.push_back({steps.size(), test.code.size() + insn.imm_offset[0], test.code.size() + insn.length, insn.imm_size[0]});
         }
         if (!aimed || random.one_in(3)) {
             aim(insn, test.start, random);
             aimed = aimed || insn.mem.present;
         }
         test.traits.push_back({engine::soft::mnemonic_name(insn), ZydisISASetGetString(static_cast<ZydisISASet>(insn.isa_set)),
-                               fault_is_free(insn), uses_x87(insn), uses_gs(insn)});
+                               either_operand(insn), two_parts(insn), uses_gs(insn)});
+        steps.push_back(flow_step(insn));
         test.code.insert(test.code.end(), insn.bytes, insn.bytes + insn.length);
         test.lengths.push_back(insn.length);
-        test.loose_flags = (test.loose_flags & ~std::uint64_t{insn.flags_written}) | insn.flags_undefined;
     }
-    close_branches(test, branches, random);
+    close_branches(test, branches, steps, random);
+    test.loose_flags = follow_flags(steps);
     for (auto& page : test.data) {
         for (std::size_t at = 0; at < kPage; at += 8) {
             const std::uint64_t value = interesting_number(random);
