@@ -141,6 +141,16 @@ TEST(VmmProtocolTest, EventsRoundTripAndGiveTheExitStatus) {
     EXPECT_FALSE(vmm_event_from_json(Json{{"event", "exited"}, {"cause", "boredom"}}).ok());
 }
 
+TEST(VmmProtocolTest, PowerButtonEventRoundTrips) {
+    VmmEvent event;
+    event.kind = VmmEvent::Kind::PowerButton;
+    event.heard = true;
+    const auto again = vmm_event_from_json(to_json(event));
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->kind, VmmEvent::Kind::PowerButton);
+    EXPECT_TRUE(again->heard);
+}
+
 TEST(VmmProtocolTest, RequestsRoundTrip) {
     VmmRequest start;
     start.operation = VmmOperation::Start;

@@ -86,6 +86,9 @@ Json to_json(const VmmEvent& event) {
     if (event.kind == VmmEvent::Kind::Started) {
         return Json{{"event", "started"}, {"engine", event.engine}, {"reason", event.reason}};
     }
+    if (event.kind == VmmEvent::Kind::PowerButton) {
+        return Json{{"event", "power-button"}, {"heard", event.heard}};
+    }
     Json json{{"event", "exited"}, {"cause", to_text(event.cause)}};
     if (event.cause == ExitCause::DebugExit) {
         json["value"] = event.value;
@@ -104,6 +107,9 @@ Result<VmmEvent> vmm_event_from_json(const Json& json) {
         event.kind = VmmEvent::Kind::Started;
         event.engine = reader.text("engine");
         event.reason = reader.text("reason");
+    } else if (kind == "power-button") {
+        event.kind = VmmEvent::Kind::PowerButton;
+        event.heard = reader.boolean("heard", false);
     } else if (kind == "exited") {
         const int place = place_of(kCauses, reader.text("cause"));
         if (place < 0) {

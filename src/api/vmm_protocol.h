@@ -1,6 +1,7 @@
 // VMM protocol: the messages between a VMM process and whoever started it, one JSON object a packet.
 //
-// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`. From it: `started`, then one `exited`.
+// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`. From it: `started`, `power-button` in answer to
+// that request, then one `exited`.
 // The VMM ends when the socket closes. The packets travel over io/packet_socket.h.
 #pragma once
 
@@ -28,17 +29,18 @@ enum class ExitCause : std::uint8_t {
     PowerOff,     ///< the guest switched the machine off
     Reset,        ///< the guest reset the machine, and reboot is off
     Panic,        ///< the guest reported a panic (pvpanic)
-    TripleFault,  ///< with reboot off, or before the guest ever ran far enough to mean it
+    TripleFault,  ///< with reboot off, or again and again right after its start
     DebugExit,    ///< `value` was written to the debug-exit port
     Stopped,      ///< asked to
     Error,        ///< `error` says what
 };
 
 struct VmmEvent {
-    enum class Kind : std::uint8_t { Started, Exited };
+    enum class Kind : std::uint8_t { Started, PowerButton, Exited };
     Kind kind = Kind::Exited;
     std::string engine;         ///< Started: "kvm" or "soft"
     std::string reason;         ///< Started: why this engine
+    bool heard = false;         ///< PowerButton: the guest listens to it
     ExitCause cause = ExitCause::Error;
     std::uint32_t value = 0;    ///< DebugExit
     ErrorKind error_kind = ErrorKind::Failed;

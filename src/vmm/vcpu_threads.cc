@@ -61,6 +61,11 @@ void VcpuThreads::unpark_all() {
     changed_.notify_all();
 }
 
+bool VcpuThreads::parked(std::size_t index) {
+    const MutexLock lock(mutex_);
+    return parked_[index];
+}
+
 bool VcpuThreads::enter(std::size_t index) {
     const MutexLock lock(mutex_);
     while (!ending_ && (!released_ || parked_[index])) {

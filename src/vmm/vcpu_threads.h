@@ -40,6 +40,8 @@ class VcpuThreads {
     Result<> hold(std::chrono::milliseconds limit);
     /// After a reset, while held: those that had stopped may run again.
     void unpark_all();
+    /// True if vCPU `index` ended its run by itself and was not unparked since.
+    [[nodiscard]] bool parked(std::size_t index);
 
   private:
     void thread_main(std::size_t index);

@@ -19,6 +19,9 @@ using namespace std::chrono_literals;
 // A vCPU leaves within microseconds; this is for one that never does, which is our own fault.
 constexpr auto kHoldLimit = 5000ms;
 constexpr auto kFlushLimit = 1000ms;
+// A triple fault is a way to reset a PC (Linux: reboot=t); a guest that does nothing else would do it for ever.
+constexpr auto kShortLife = 2s;
+constexpr unsigned kMaxShortLives = 5;
 // Between pvpanic's report and the end: the kernel still prints.
 constexpr auto kPanicGrace = 200ms;
 
@@ -126,6 +129,7 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     event.engine = std::string(chosen_.engine->name());
     event.reason = chosen_.reason;
     send(event);
+    running_since_ = io::EventLoop::Clock::now();
     threads_->release();
     return ok();
 }
@@ -176,7 +180,10 @@ void Vmm::on_control() {
         control_watch_.reset();
         finish(api::ExitCause::Stopped);
     } else if (request->operation == api::VmmOperation::PowerButton) {
-        machine_->press_power_button();
+        api::VmmEvent event;
+        event.kind = api::VmmEvent::Kind::PowerButton;
+        event.heard = machine_->press_power_button();
+        send(event);
     } else if (request->operation == api::VmmOperation::ConsoleSize && devices_->console() != nullptr) {
         devices_->console()->resize(request->columns, request->rows);
     }
@@ -211,12 +218,25 @@ void Vmm::debug_exit(std::uint32_t value) {
 void Vmm::on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit) {
     loop_->post([this, index, exit] {
         if (exit.reason == engine::ExitReason::TripleFault) {
-            log::info("vcpu {} triple-faulted: {}", index, exit.detail);
-            finish(api::ExitCause::TripleFault);
+            on_triple_fault(index, exit.detail);
         } else {
             fail(Error{ErrorKind::Failed, fmt::format("vcpu {}: {}", index, exit.detail)});
         }
     });
+}
+
+void Vmm::on_triple_fault(std::size_t index, const std::string& detail) {
+    if (!threads_->parked(index)) {
+        return;  // of before a reset that another vCPU's fault has caused
+    }
+    log::info("vcpu {} triple-faulted: {}", index, detail);
+    const bool short_life = io::EventLoop::Clock::now() - running_since_ < kShortLife;
+    short_lives_ = short_life ? short_lives_ + 1 : 0;
+    if (!reboot_ || short_lives_ >= kMaxShortLives) {
+        finish(api::ExitCause::TripleFault);
+    } else {
+        do_reset();
+    }
 }
 
 void Vmm::do_reset() {
@@ -236,6 +256,7 @@ void Vmm::do_reset() {
         return;
     }
     threads_->unpark_all();
+    running_since_ = io::EventLoop::Clock::now();
     threads_->release();
 }
 

@@ -61,6 +61,7 @@ class Vmm final : private machine::MachineEvents {
     UniqueFd take_fd(std::int64_t place);
     void on_control();
     void on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit);
+    void on_triple_fault(std::size_t index, const std::string& detail);
     void do_reset();
     void finish(api::VmmEvent event);
     void finish(api::ExitCause cause);
@@ -79,6 +80,8 @@ class Vmm final : private machine::MachineEvents {
     std::unique_ptr<MachineDevices> devices_;  ///< the host side of machine_'s
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
+    io::EventLoop::Clock::time_point running_since_;  ///< the guest's last start
+    unsigned short_lives_ = 0;                        ///< triple faults in a row, each right after a start
     std::optional<api::VmmEvent> ending_;
 };
 

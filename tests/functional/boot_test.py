@@ -3,7 +3,7 @@ import os
 import sys
 import unittest
 
-from strata_program import IMAGES, run
+from strata_program import BUILD, IMAGES, run, start
 
 ENGINE = os.environ.get("STRATA_TEST_ENGINE", "soft")
 LIMIT = int(os.environ.get("STRATA_TEST_BOOT_LIMIT", "240"))
@@ -39,6 +39,26 @@ class BootTest(unittest.TestCase):
         result = self.boot("--no-reboot", append="strata.run=reboot,-f quiet")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("reset", result.stderr)
+
+    def test_triple_fault_reboots_unless_told_not_to(self):
+        append = "reboot=t strata.run=reboot,-f"
+        result = self.boot("--no-reboot", append=append)
+        self.assertEqual(result.returncode, 10, result.stdout[-2000:] + result.stderr)
+        process = start("run", "tiny", "--engine", ENGINE, "--timeout", LIMIT, "--append", append)
+        try:
+            seen, boots = b"", 0
+            while boots < 2 and (data := os.read(process.stdout.fileno(), 65536)):
+                seen += data
+                boots = seen.count(b"Linux version")
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+        self.assertEqual(boots, 2, seen[-2000:])
+
+    def test_guest_that_only_triple_faults_is_ended(self):
+        kernel = BUILD / "tests" / "guests" / "triple_fault.bin"
+        result = run("run", "--kernel", kernel, "--engine", ENGINE, "--timeout", 60, limit=90)
+        self.assertEqual(result.returncode, 10, result.stderr)
 
     def test_panic_is_status_10(self):
         result = self.boot(append="quiet strata.crash")

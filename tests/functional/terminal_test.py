@@ -51,6 +51,42 @@ class TerminalTest(unittest.TestCase):
         self.assertEqual(terminal.wait(), 0)
         self.assert_no_vmm_left()
 
+    def test_escape_presses_the_power_button_of_a_guest_that_listens(self):
+        terminal = Terminal(*RUN)
+        terminal.expect(r"tiny:.*# ", LIMIT)
+        terminal.send("\x1d")
+        terminal.expect(r"the guest was asked to power off", 30)
+        terminal.expect(r"the guest powered off", 29)
+        self.assertEqual(terminal.wait(), 0)
+        self.assert_no_vmm_left()
+
+    def test_sigterm_presses_the_power_button_and_a_second_one_ends(self):
+        for patient in (True, False):
+            terminal = Terminal(*RUN)
+            terminal.expect(r"tiny:.*# ", LIMIT)
+            if not patient:
+                terminal.send("killall acpid; sleep 1; echo killed $((6 * 7))\n")
+                terminal.expect(r"killed 42", 30)
+            os.kill(terminal.pid, signal.SIGTERM)
+            terminal.expect(r"the guest was asked to power off", 30)
+            if patient:
+                terminal.expect(r"the guest powered off", 29)
+                self.assertEqual(terminal.wait(), 0)
+            else:
+                os.kill(terminal.pid, signal.SIGTERM)
+                terminal.expect(r"stopped by SIGTERM", 25)
+                self.assertEqual(terminal.wait(), 1)
+            self.assert_no_vmm_left()
+
+    def test_guest_that_ignores_its_power_button_is_stopped_after_the_grace_period(self):
+        terminal = Terminal(*RUN, "--stop-grace", "2")
+        terminal.expect(r"tiny:.*# ", LIMIT)
+        terminal.send("killall acpid; sleep 1; echo killed $((6 * 7))\n")
+        terminal.expect(r"killed 42", 30)
+        terminal.send("\x1d")
+        terminal.expect(r"has not powered off within 2 s", 30)
+        self.assertEqual(terminal.wait(), 0)
+
     def test_control_c_is_the_guests(self):
         terminal = Terminal(*RUN)
         terminal.expect(r"Ctrl-\] ends it", 30)

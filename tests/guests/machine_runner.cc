@@ -216,7 +216,7 @@ Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
     Events events;
     machine::pc::PcMachine* machine = nullptr;  // set before the guest runs and writes
     RecordedSerial serial(run.echo, {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
-                                     {run.press_at, [&machine, &loop] { loop->post([&machine] { machine->press_power_button(); }); }}});
+                                     {run.press_at, [&machine, &loop] { loop->post([&machine] { (void)machine->press_power_button(); }); }}});
     auto config = STRATA_TRY(machine_config(run, engine));
     const auto pc = STRATA_TRY(machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
     machine = pc.get();

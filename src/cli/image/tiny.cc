@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMaxFile = 64U << 20;
 
 // The drivers of the paravirtual devices, a disk's file system, and what they need in turn; below lib/modules/VERSION/kernel/.
-constexpr std::array<std::string_view, 22> kModules = {
+constexpr std::array<std::string_view, 24> kModules = {
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio_pci.ko",
@@ -43,6 +43,8 @@ constexpr std::array<std::string_view, 22> kModules = {
     "arch/x86/crypto/crc32c-intel.ko",
     "drivers/misc/pvpanic/pvpanic-pci.ko",
     "fs/isofs/isofs.ko",
+    "drivers/acpi/button.ko",
+    "drivers/input/evdev.ko",
 };
 
 // The package that linux-image-amd64 stands for at the moment, "linux-image-6.1.0-…-amd64".
@@ -144,6 +146,7 @@ Result<std::string> make_archive(const std::string& root) {
     archive.file("usr/share/udhcpc/default.script", kLeaseScript, 0755);
     archive.file("etc/udhcpc/default.script", kLeaseScript, 0755);
     archive.file("etc/passwd", "root::0:0:root:/root:/bin/sh\n");
+    archive.file("etc/acpi/PWRF/00000080", "#!/bin/sh\nsync\npoweroff -f\n", 0755);
     archive.file("etc/group", "root:x:0:\n");
     archive.file("etc/profile", "PS1='tiny:\\w# '\nexport PATH=/bin\ncd\n");
     STRATA_TRY_VOID(add_tree(archive, root, "lib/modules"));

@@ -15,9 +15,10 @@ mkdir -p /dev/pts /tmp /run /root
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
 hostname "$(sed -n 's/.*strata\.name=\([^ ]*\).*/\1/p' /proc/cmdline | grep . || echo tiny)"
-for module in virtio_pci virtio_blk virtio_net virtio_console virtio-rng pvpanic-mmio; do
+for module in virtio_pci virtio_blk virtio_net virtio_console virtio-rng pvpanic-mmio button evdev; do
     modprobe -q "$module" 2>/dev/null
 done
+acpid -l /dev/null -p /run/acpid.pid  # the power button powers off: /etc/acpi
 ip link set lo up
 tty=/dev/console
 case " $(cat /proc/cmdline) " in

@@ -18,6 +18,8 @@
 namespace strata::cli {
 namespace {
 
+constexpr std::uint64_t kStopGrace = 30;
+constexpr std::uint64_t kMaxStopGrace = 24ULL * 3600;
 constexpr std::uint64_t kMaxTimeout = 100ULL * 365 * 24 * 3600;
 
 constexpr std::array kPositionals = {
@@ -45,6 +47,8 @@ constexpr std::array kOptions = {
            "guest with --append console=hvc0.",
            Completes::Choices},
     Option{"--no-reboot", 0, "", "A reset of the guest ends the run."},
+    Option{"--stop-grace", 0, "SECONDS",
+           "At Ctrl-], SIGINT or SIGTERM the guest's power button is pressed; it has so long to power off (default 30; 0: it is not asked)."},
     Option{"--timeout", 't', "SECONDS", "Stop the machine after so long; the exit status is then 7."},
     Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
     Option{"--debug-exit", 0, "", "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
@@ -182,6 +186,14 @@ Result<> apply_run(const Arguments& arguments, Plan& plan) {
     config.debug_exit = arguments.flag("--debug-exit");
     config.name = std::string(arguments.value("--name").value_or(config.name));
     plan.request.as_json = arguments.flag("--json");
+    plan.request.stop_grace = std::chrono::seconds(kStopGrace);
+    if (const auto text = arguments.value("--stop-grace")) {
+        auto seconds = parse_integer(*text, 0, kMaxStopGrace);
+        if (!seconds) {
+            return std::move(seconds).error().context("--stop-grace");
+        }
+        plan.request.stop_grace = std::chrono::seconds(*seconds);
+    }
     if (const auto text = arguments.value("--timeout")) {
         auto seconds = parse_integer(*text, 1, kMaxTimeout);
         if (!seconds) {
@@ -213,8 +225,8 @@ const Command kRunCommand = {
     .summary = "Run a virtual machine until it powers off",
     .description =
         "Boots an image, or a kernel of your own, and connects its first serial port to this terminal. The machine lives in a\n"
-        "process of its own and ends with this command: by the guest's poweroff, by Ctrl-], by a signal, or when the terminal is\n"
-        "closed. A line on standard error says which engine runs it and why (--quiet: not). Disks are changed in place.\n"
+        "process of its own and ends with this command: by the guest's poweroff, by Ctrl-] or a signal (twice if the guest listens to its\n"
+        "power button and takes its time), or when the terminal is closed. A line on standard error says which engine runs it and why (--quiet: not). Disks are changed in place.\n"
         "Exit status: 0 the guest powered off, 7 the time limit passed, 10 it panicked or triple-faulted; others as for every command.",
     .positionals = kPositionals,
     .options = kOptions,

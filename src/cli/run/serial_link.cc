@@ -107,9 +107,8 @@ Result<> SerialLink::open_stdio() {
     std::function<void(std::string&)> filter;
     if (isatty(STDIN_FILENO) != 0) {
         filter = [this](std::string& typed) {
-            const auto place = typed.find(kEscape);
-            if (place != std::string::npos) {
-                typed.resize(place);
+            const auto escapes = std::erase(typed, kEscape);
+            for (auto count = escapes; count > 0; --count) {
                 hooks_.on_escape();
             }
         };

@@ -29,7 +29,7 @@ namespace {
 using Clock = io::EventLoop::Clock;
 
 constexpr int kControlFd = 3;  // the VMM's number of its socket
-constexpr std::chrono::seconds kStopGrace{10};
+constexpr std::chrono::seconds kKillGrace{10};
 constexpr std::chrono::seconds kDrainGrace{2};
 
 /// Signals as readable descriptor; the mask of before is restored in the destructor.
@@ -118,7 +118,10 @@ class Session {
     void on_vmm_words();
     void on_event(const api::VmmEvent& event);
     void announce_start(const api::VmmEvent& event);
+    void ask(std::optional<Error> why);
+    void on_power_button(bool heard);
     void stop(std::optional<Error> why);
+    void tell(api::VmmOperation operation);
     void finish_if_over();
     void say(std::string_view text, bool always = false);
 
@@ -135,6 +138,9 @@ class Session {
     std::vector<io::EventLoop::WatchId> watches_;
     std::optional<io::EventLoop::WatchId> control_watch_, words_watch_;
 
+    bool started_ = false;
+    bool asked_ = false;                  ///< the guest's power button was pressed
+    std::optional<Error> ask_reason_;     ///< as stop_reason_, of the asking
     bool stopping_ = false;
     bool left_ = false;                   ///< Ctrl-]
     std::optional<Error> stop_reason_;    ///< why we stopped it; none: Ctrl-]
@@ -187,7 +193,7 @@ Result<std::int64_t> Session::open_link(const api::SerialTarget& target) {
     SerialLink::Hooks hooks;
     hooks.on_escape = [this] {
         left_ = true;
-        stop({});
+        ask({});
     };
     hooks.on_output_lost = [this, target] { lost_output(target); };
     hooks.on_guest_closed = [this] {
@@ -294,7 +300,12 @@ void Session::on_event(const api::VmmEvent& event) {
     if (request_.as_json) {
         (void)dprintf(STDERR_FILENO, "%s\n", api::dump_json(api::to_json(event)).c_str());  // as every notice
     }
+    if (event.kind == api::VmmEvent::Kind::PowerButton) {
+        on_power_button(event.heard);
+        return;
+    }
     if (event.kind == api::VmmEvent::Kind::Started) {
+        started_ = true;
         if (!request_.as_json) {
             announce_start(event);
         }
@@ -302,7 +313,7 @@ void Session::on_event(const api::VmmEvent& event) {
     }
     if (!exited_) {
         exited_ = event;
-        loop_.at(Clock::now() + kStopGrace, [this] {
+        loop_.at(Clock::now() + kKillGrace, [this] {
             if (vmm_) {
                 vmm_->send_signal(SIGKILL);
             }
@@ -324,7 +335,9 @@ void Session::on_signal() {
             loop_.at(Clock::now() + kDrainGrace, [this] { loop_.stop(); });
             finish_if_over();
         }
-    } else if (number == SIGINT || number == SIGTERM || number == SIGHUP) {
+    } else if (number == SIGINT || number == SIGTERM) {
+        ask(Error{ErrorKind::Failed, fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
+    } else if (number == SIGHUP) {
         stop(Error{ErrorKind::Failed, fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
     }
 }
@@ -347,15 +360,47 @@ void Session::on_vmm_words() {
     }
 }
 
+void Session::tell(api::VmmOperation operation) {
+    api::VmmRequest request;
+    request.operation = operation;
+    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill after stop().
+    (void)control_->send(api::dump_json(api::to_json(request)));
+}
+
+// The first time the guest may power off by itself; the second time it is over.
+void Session::ask(std::optional<Error> why) {
+    if (asked_ || !started_ || request_.stop_grace.count() == 0) {
+        stop(std::move(why));
+        return;
+    }
+    asked_ = true;
+    ask_reason_ = std::move(why);
+    tell(api::VmmOperation::PowerButton);
+    loop_.at(Clock::now() + request_.stop_grace, [this] {
+        if (!stopping_ && !exited_) {
+            say(fmt::format("the guest has not powered off within {} s", request_.stop_grace.count()));
+            stop(std::move(ask_reason_));
+        }
+    });
+}
+
+void Session::on_power_button(bool heard) {
+    if (!heard) {
+        stop(std::move(ask_reason_));
+    } else if (!stopping_ && !request_.as_json) {
+        say(fmt::format("the guest was asked to power off and has {} s; {} again ends it now", request_.stop_grace.count(),
+                        terminal_ ? "Ctrl-]" : "the same"));
+    }
+}
+
 void Session::stop(std::optional<Error> why) {
     if (stopping_ || exited_) {
         return;
     }
     stopping_ = true;
     stop_reason_ = std::move(why);
-    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill below.
-    (void)control_->send(api::dump_json(api::to_json(api::VmmRequest{})));
-    loop_.at(Clock::now() + kStopGrace, [this] {
+    tell(api::VmmOperation::Stop);
+    loop_.at(Clock::now() + kKillGrace, [this] {
         if (vmm_) {
             vmm_->send_signal(SIGKILL);
         }
@@ -375,7 +420,7 @@ Result<int> Session::outcome() {
     }
     links_.clear();
     terminal_.reset();
-    if (left_ && !stop_reason_) {
+    if (stopping_ && left_ && !stop_reason_) {
         notice("left with Ctrl-]: the machine was stopped");
         return 0;
     }

@@ -20,7 +20,7 @@ class PmBlockTest : public ::testing::Test, protected Wired {};
 
 TEST_F(PmBlockTest, PowerButtonInterruptsUntilCleared) {
     poke(pm.event_block(), 2, 0x0100, 2);
-    pm.press_power_button();
+    EXPECT_TRUE(pm.press_power_button());
     EXPECT_TRUE(sci.level);
     EXPECT_EQ(peek(pm.event_block(), 0, 2), 0x0100U);
     poke(pm.event_block(), 0, 0x0100, 2);
@@ -28,7 +28,7 @@ TEST_F(PmBlockTest, PowerButtonInterruptsUntilCleared) {
 }
 
 TEST_F(PmBlockTest, DisabledEventOnlyShowsInStatus) {
-    pm.press_power_button();
+    EXPECT_FALSE(pm.press_power_button());
     EXPECT_FALSE(sci.level);
     poke(pm.event_block(), 2, 0x0100, 2);
     EXPECT_TRUE(sci.level);
@@ -74,7 +74,7 @@ TEST_F(PmBlockTest, SavedStateContinuesInAFreshOne) {
     Wired other;
     poke(pm.event_block(), 2, 0x0100, 2);
     poke(pm.gpe0_block(), 8, 0x10);
-    pm.press_power_button();
+    (void)pm.press_power_button();  // enabled above
     ASSERT_TRUE(other.pm.pause().ok());
     const auto stream = transplant(pm, other.pm);
     ASSERT_FALSE(stream.empty());

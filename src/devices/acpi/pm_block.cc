@@ -137,10 +137,11 @@ void PmBlock::write_gpe(std::uint64_t offset, std::uint8_t value) {
     update();
 }
 
-void PmBlock::press_power_button() {
+bool PmBlock::press_power_button() {
     const MutexLock lock(mutex_);
     status_ |= kPowerButton;
     update();
+    return (enable_ & kPowerButton) != 0;
 }
 
 void PmBlock::raise_gpe(unsigned gpe) {

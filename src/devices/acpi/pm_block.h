@@ -34,8 +34,8 @@ class PmBlock final : public state::Pausable, public state::Snapshottable {
     [[nodiscard]] bus::BusDevice& control_block() { return control_; }
     [[nodiscard]] bus::BusDevice& gpe0_block() { return gpe0_; }
 
-    /// The power button is pressed shortly. Any thread.
-    void press_power_button();
+    /// The power button is pressed shortly. Any thread. False if the guest has not switched its interrupt on: nobody notices.
+    bool press_power_button();
     /// General-purpose event `gpe` (0 to 63) happens. Any thread.
     void raise_gpe(unsigned gpe);
     /// Brings TMR_STS up to the clock; the alarm calls this.

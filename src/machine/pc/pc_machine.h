@@ -64,8 +64,8 @@ class PcMachine final : public state::Pausable, public state::Snapshottable {
     /// Into a machine made of the same config and paused, instead of power_on().
     Result<> load(state::StateReader& reader) override;
 
-    /// The host's wishes. Any thread.
-    void press_power_button() { board_->power_management().press_power_button(); }
+    /// Asks the guest to power off; false if it does not listen. Any thread.
+    bool press_power_button() { return board_->power_management().press_power_button(); }
 
     [[nodiscard]] const std::vector<std::unique_ptr<engine::Vcpu>>& vcpus() const { return vcpus_; }
     [[nodiscard]] engine::EngineVm& vm() { return *vm_; }
