@@ -1,11 +1,11 @@
 #!/bin/bash
-# Bench: the figures of docs/performance.md: micro benchmarks, then whole boots next to QEMU's TCG in the same run.
+# Bench: the figures of docs/performance.md: micro benchmarks, then whole boots and guest programs next to QEMU's TCG in the same run.
 #
-# Usage: tools/bench.sh [micro|boot]… (default: both). RUNS sets the pairs of boots (5). Results also go to build-bench/results/.
+# Usage: tools/bench.sh [micro|boot|guest]… (default: all). RUNS sets the rounds of boots and of guest programs (5). Results also go to build-bench/results/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(micro boot)
+[ ${#rounds[@]} -gt 0 ] || rounds=(micro boot guest)
 out=build-bench/results
 mkdir -p "$out"
 
@@ -27,11 +27,16 @@ boot() {
         tee "$out/boot.txt"
 }
 
+guest() {
+    echo "== guest programs: the host, Strata's soft engine and qemu-system-x86_64 -accel tcg in turn"
+    python3 bench/system/guest_bench.py --runs "${RUNS:-5}" --json "$out/guest.json" | tee "$out/guest.txt"
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        micro | boot) "$round" ;;
+        micro | boot | guest) "$round" ;;
         *)
-            echo "bench: no round '$round': use micro, boot" >&2
+            echo "bench: no round '$round': use micro, boot, guest" >&2
             exit 2
             ;;
     esac
