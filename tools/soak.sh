@@ -1,7 +1,7 @@
 #!/bin/bash
 # Soak: long rounds that `make test` has no time for: boots of every shape, fuzz targets, the differential run.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|fuzz|differential]… (default: all). Results go to build/soak/; a summary line per round is printed, to be
+# Usage: BUDGET=seconds tools/soak.sh [boots|fuzz|differential|processors]… (default: all). Results go to build/soak/; a summary line per round is printed, to be
 # recorded in docs/. Each fuzz target and the differential run get BUDGET seconds; boots are ten of each shape whatever it takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ strata=build/bin/strata
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots fuzz differential)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots fuzz differential processors)
 
 fail() {
     echo "soak: FAILED: $*"
@@ -63,11 +63,21 @@ differential() {
     tail -n 1 "$out/differential.log"
 }
 
+# Memory order, shootdowns, code patching and address spaces of four processors, many times as long as in the tests.
+processors() {
+    if STRATA_GUEST_ROUNDS=500 ctest --test-dir build -R 'MachineGuests.*(MemoryOrder|ShotDown|UnderOthers|SpacesSwitched)' --timeout 700 \
+        --output-on-failure >"$out/processors.log" 2>&1; then
+        echo "soak: processors: no finding"
+    else
+        fail "processors: see $out/processors.log"
+    fi
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        boots | fuzz | differential) "$round" ;;
+        boots | fuzz | differential | processors) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, fuzz, differential" >&2
+            echo "soak: no round '$round': use boots, fuzz, differential, processors" >&2
             exit 2
             ;;
     esac

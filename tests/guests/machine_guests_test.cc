@@ -1,4 +1,9 @@
 // MachineGuests tests: the tiny guests on a whole PC, on every engine. Each guest's head says what it does and expects.
+//
+// The processors' stress tests take STRATA_GUEST_ROUNDS=N from the environment: so many rounds, and ten minutes for each, instead of
+// their own short budget.
+#include <cstdlib>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -28,10 +33,27 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
         EXPECT_TRUE(result.ok()) << result.error().text();
         return result.ok() ? *result : GuestResult{};
     }
-    void expect_pass(const std::string& guest, std::uint32_t vcpus = 1) {
-        const GuestResult result = run(guest, vcpus);
+    void expect_pass(const std::string& guest, std::uint32_t vcpus = 1) { check_pass(run(guest, vcpus)); }
+    static void check_pass(const GuestResult& result) {
         EXPECT_EQ(result.ending, Ending::DebugExit) << result.detail;
-        EXPECT_EQ(result.value, kPass);
+        EXPECT_EQ(result.value, kPass) << std::hex << result.value << ' ' << result.serial;
+    }
+    /// A guest that repeats itself on four processors.
+    void stress(const std::string& guest) {
+        if (const std::string reason = lacks_service(); !reason.empty()) {
+            GTEST_SKIP() << "a KVM that emulates its guests is too slow: " << reason;
+        }
+        GuestRun options;
+        options.kernel = std::string(STRATA_GUESTS) + "/" + guest + ".bin";
+        options.vcpus = 4;
+        options.limit = std::chrono::seconds(50);
+        if (const char* rounds = std::getenv("STRATA_GUEST_ROUNDS"); rounds != nullptr) {
+            options.append = std::string("rounds=") + rounds;
+            options.limit = std::chrono::seconds(600);
+        }
+        const auto result = run_guest(options, *engine_);
+        ASSERT_TRUE(result.ok()) << result.error().text();
+        check_pass(*result);
     }
     /// For guests that look at an interrupt in service; empty where the engine's local APIC is whole.
     [[nodiscard]] std::string lacks_service() const {
@@ -93,6 +115,11 @@ TEST_P(MachineGuests, LapicTimer) { expect_pass("lapic_timer"); }
 TEST_P(MachineGuests, InitAndSipi) { expect_pass("smp_sipi", 4); }
 TEST_P(MachineGuests, PciConfig) { expect_pass("pci_config"); }
 TEST_P(MachineGuests, Clocks) { expect_pass("clocks"); }
+
+TEST_P(MachineGuests, MemoryOrderOfProcessors) { stress("litmus"); }
+TEST_P(MachineGuests, TranslationsShotDown) { stress("shootdown"); }
+TEST_P(MachineGuests, CodePatchedUnderOthers) { stress("code_patch"); }
+TEST_P(MachineGuests, AddressSpacesSwitched) { stress("pcid_switch"); }
 
 INSTANTIATE_TEST_SUITE_P(Engines, MachineGuests, ::testing::ValuesIn(engine_names()),
                          [](const auto& each) { return std::string(each.param); });
