@@ -50,14 +50,22 @@ struct TlbBank {
     std::uint64_t valid[kTlbEntries / 64];
 };
 
+/// Bloom filter of 4 MiB and 1 GiB regions.
+struct RegionFilter {
+    std::uint64_t words[16];
+};
+
 struct AsidSlot {
     TlbBank banks[kRights];
     std::uint64_t generation;         ///< of fetch translations; never used twice
     std::uint64_t global_generation;  ///< of those of global pages
-    std::uint64_t fetched[16];        ///< Bloom filter of what was fetched since `generation` began
+    std::uint64_t epoch;              ///< changes with anything that may concern a fetch translation: see CpuState::fetch_epoch
+    RegionFilter fetched;             ///< large pages that were fetched from since `global_generation` began
+    RegionFilter large_low, large_high;  ///< large pages with fragments here, in the lower, upper half of the address space
+    bool global_low;                  ///< a global page of the lower half may be here
+    std::uint64_t user_code[TranslatorState::kCodePages];  ///< TranslatorState::code_pages[1] while the slot is not current
     std::uint64_t last_use;
     std::uint16_t pcid;
-    bool large_low, large_high;       ///< holds fragments of large pages in the lower, upper half of the address space
 };
 
 struct MmuState {

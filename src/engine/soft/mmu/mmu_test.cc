@@ -312,6 +312,37 @@ TEST_F(MmuTest, InvlpgDropsFetchTranslation) {
     EXPECT_FALSE(fetch());
 }
 
+TEST_F(MmuTest, InvlpgForgetsThatCodePageAlone) {
+    long_mode();
+    const auto slot = [this](std::uint64_t linear) -> std::uint64_t& {
+        return cpu_.translator.code_pages[1][(linear >> 12) & (TranslatorState::kCodePages - 1)];
+    };
+    slot(kLinear) = (kLinear >> 12) << 28 | 5;
+    slot(kLinear + 0x1000) = ((kLinear >> 12) + 1) << 28 | 6;
+    flush_tlb_page(cpu_, kLinear);
+    EXPECT_EQ(slot(kLinear), 0U);
+    EXPECT_NE(slot(kLinear + 0x1000), 0U);
+}
+
+TEST_F(MmuTest, UserCodePagesComeBackWithTheirPcid) {
+    long_mode();
+    cpu_.cr4 |= x86::cr4::kPcide;
+    flush_tlb_all(cpu_);
+    cpu_.translator.code_pages[1][7] = 77;
+    cpu_.cr3 |= 1;
+    address_space_changed(cpu_, true);
+    EXPECT_EQ(cpu_.translator.code_pages[1][7], 0U);
+    cpu_.cr3 &= ~1ULL;
+    address_space_changed(cpu_, true);
+    EXPECT_EQ(cpu_.translator.code_pages[1][7], 77U);
+    cpu_.cr3 |= 1;
+    address_space_changed(cpu_, true);
+    flush_tlb_pcid(cpu_, 0, true);
+    cpu_.cr3 &= ~1ULL;
+    address_space_changed(cpu_, true);
+    EXPECT_EQ(cpu_.translator.code_pages[1][7], 0U);
+}
+
 TEST_F(MmuTest, GlobalPageSurvivesCr3LoadButNotFullFlush) {
     long_mode(x86::cr4::kPge);
     map(kP | kW | kU | kG);

@@ -42,16 +42,60 @@ void for_each_filled(TlbBank& bank, Visit visit) {
 }
 
 // User and supervisor have different rights to fetch.
-std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) { return slot.generation * 2 + (cpu.cpl == 3 ? 1 : 0); }
+std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) { return slot.epoch * 2 + (cpu.cpl == 3 ? 1 : 0); }
+
+void clear_words(std::uint64_t* words, std::uint64_t count) {
+    __asm__ volatile("rep stosq" : "+D"(words), "+c"(count) : "a"(0) : "memory");
+}
+
+void copy_words(std::uint64_t* to, const std::uint64_t* from, std::uint64_t count) {
+    __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+}
+
+// Regions of different page sizes must not be the same number for the same address by chance: the size is mixed in.
+std::uint64_t region_4m(std::uint64_t linear) { return (linear >> 22) | (1ULL << 60); }
+std::uint64_t region_1g(std::uint64_t linear) { return (linear >> 30) | (1ULL << 61); }
+std::uint64_t filter_bit(std::uint64_t region) { return (region * 0x9e3779b97f4a7c15ULL) >> 54; }
+
+bool filter_has(const RegionFilter& filter, std::uint64_t linear) {
+    const std::uint64_t small = filter_bit(region_4m(linear)), large = filter_bit(region_1g(linear));
+    return (((filter.words[small / 64] >> (small % 64)) | (filter.words[large / 64] >> (large % 64))) & 1) != 0;
+}
+
+// `flags`: TlbFlags of a page that holds `linear`.
+void filter_add(RegionFilter& filter, std::uint64_t linear, std::uint64_t flags) {
+    const std::uint64_t bit = filter_bit((flags & TlbFlags::kLarge1G) != 0 ? region_1g(linear) : region_4m(linear));
+    filter.words[bit / 64] |= 1ULL << (bit % 64);
+}
+
+bool upper_half(std::uint64_t linear) { return (linear >> 47) != 0; }
+bool is_current(const CpuState& cpu, const AsidSlot& slot) { return &slot == &cpu.mmu->slots[cpu.mmu->current]; }
+std::uint64_t* user_code(CpuState& cpu, AsidSlot& slot) { return is_current(cpu, slot) ? cpu.translator.code_pages[1] : slot.user_code; }
+
+void new_epoch(CpuState& cpu, AsidSlot& slot) {
+    slot.epoch = ++cpu.mmu->generations;
+    if (is_current(cpu, slot)) {
+        cpu.fetch_epoch = epoch_of(cpu, slot);
+    }
+}
 
 void new_generation(CpuState& cpu, AsidSlot& slot) {
     slot.generation = ++cpu.mmu->generations;
-    for (std::uint64_t& word : slot.fetched) {
-        word = 0;
+    new_epoch(cpu, slot);
+}
+
+void forget_supervisor_code(CpuState& cpu) {
+    clear_words(cpu.translator.code_pages[0], TranslatorState::kCodePages);
+    cpu.translator.local_code = false;
+}
+
+// What chained code relies on in one address space; of the supervisor's, global pages are kept if `keep_global`.
+void forget_code(CpuState& cpu, AsidSlot& slot, bool keep_global) {
+    clear_words(user_code(cpu, slot), TranslatorState::kCodePages);
+    if (!keep_global || (is_current(cpu, slot) && cpu.translator.local_code)) {
+        forget_supervisor_code(cpu);
     }
-    if (&slot == &cpu.mmu->slots[cpu.mmu->current]) {
-        cpu.fetch_epoch = epoch_of(cpu, slot);
-    }
+    forget_stack_page(cpu);
 }
 
 void flush_slot(CpuState& cpu, AsidSlot& slot, bool keep_global) {
@@ -63,53 +107,80 @@ void flush_slot(CpuState& cpu, AsidSlot& slot, bool keep_global) {
         });
     }
     if (!keep_global) {
-        slot.large_low = slot.large_high = false;
+        slot.fetched = slot.large_high = {};
+        slot.global_low = false;
         slot.global_generation = ++cpu.mmu->generations;
     }
+    if (!slot.global_low) {
+        slot.large_low = {};
+    }
     new_generation(cpu, slot);
-    forget_code_pages(cpu);
+    forget_code(cpu, slot, keep_global);
 }
 
-std::uint64_t filter_bit(std::uint64_t region) { return (region * 0x9e3779b97f4a7c15ULL) >> 54; }
-
-bool filter_has(const AsidSlot& slot, std::uint64_t region) {
-    const std::uint64_t bit = filter_bit(region);
-    return ((slot.fetched[bit / 64] >> (bit % 64)) & 1) != 0;
-}
-
-// Regions of different page sizes must not be the same number for the same address by chance: the size is mixed in.
-std::uint64_t region_4k(std::uint64_t linear) { return linear >> 12; }
-std::uint64_t region_4m(std::uint64_t linear) { return (linear >> 22) | (1ULL << 60); }
-std::uint64_t region_1g(std::uint64_t linear) { return (linear >> 30) | (1ULL << 61); }
-
-void flush_page_in_slot(CpuState& cpu, AsidSlot& slot, std::uint64_t linear, bool keep_global) {
-    const std::uint64_t page = linear & ~kPageMask;
+// Drops the entry of `linear` and the fragments of a large page that holds it. `keep` says which entries may stay.
+template <typename Keep>
+void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
     const std::uint32_t index = tlb_index(linear);
     for (TlbBank& bank : slot.banks) {
         const TlbEntry& entry = bank.entries[index];
-        if (entry.tag_read == page && (!keep_global || (entry.tag_execute_and_page & TlbFlags::kGlobal) == 0)) {
+        if (entry.tag_read == (linear & ~kPageMask) && !keep(entry)) {
             drop_entry(bank, index);
         }
+        if (!large) {
+            continue;
+        }
+        for_each_filled(bank, [&](std::uint32_t at, const TlbEntry& fragment) {
+            const std::uint64_t flags = fragment.tag_execute_and_page;
+            const std::uint64_t differ = fragment.tag_read ^ linear;
+            if (((flags & TlbFlags::kLarge2M) != 0 && (differ >> 22) == 0) || ((flags & TlbFlags::kLarge1G) != 0 && (differ >> 30) == 0)) {
+                drop_entry(bank, at);
+            }
+        });
     }
-    const bool high = (linear >> 47) != 0;
-    if (high ? slot.large_high : slot.large_low) {
-        for (TlbBank& bank : slot.banks) {
-            for_each_filled(bank, [&](std::uint32_t at, const TlbEntry& entry) {
-                const std::uint64_t flags = entry.tag_execute_and_page;
-                const std::uint64_t differ = entry.tag_read ^ linear;
-                if (((flags & TlbFlags::kLarge2M) != 0 && (differ >> 22) == 0) ||
-                    ((flags & TlbFlags::kLarge1G) != 0 && (differ >> 30) == 0)) {
-                    drop_entry(bank, at);
-                }
-            });
+}
+
+void forget_code_page(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
+    const std::uint64_t key = (linear >> 12) & ((1ULL << 36) - 1);
+    const std::uint64_t index = (linear >> 12) & (TranslatorState::kCodePages - 1);
+    for (std::uint64_t* entry : {&cpu.translator.code_pages[0][index], &user_code(cpu, slot)[index]}) {
+        if ((*entry >> 28) == key) {
+            *entry = 0;
         }
     }
-    if (filter_has(slot, region_4k(linear)) || filter_has(slot, region_4m(linear)) || filter_has(slot, region_1g(linear))) {
+}
+
+void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
+    if (filter_has(slot.fetched, linear)) {
+        // A large page, perhaps: its parts may be anywhere.
+        slot.fetched = {};
         slot.global_generation = ++cpu.mmu->generations;
         new_generation(cpu, slot);
-        forget_code_pages(cpu);  // the page may have been fetched as a part of a large one
+        forget_code(cpu, slot, false);
+        return;
     }
-    forget_code_page(cpu, linear);
+    for (TlbBank& bank : slot.banks) {
+        FetchEntry& entry = bank.fetch[(linear >> 12) % kFetchEntries];
+        if (entry.linear_page == (linear & ~kPageMask)) {
+            entry.generation = 0;
+        }
+    }
+    forget_code_page(cpu, slot, linear);
+    new_epoch(cpu, slot);
+}
+
+enum class Flushed : std::uint8_t { All, Local, Global };
+
+void flush_page_in_slot(CpuState& cpu, AsidSlot& slot, std::uint64_t linear, Flushed which) {
+    const bool large = filter_has(upper_half(linear) ? slot.large_high : slot.large_low, linear);
+    drop_page(slot, linear, large, [which](const TlbEntry& entry) {
+        const bool global = (entry.tag_execute_and_page & TlbFlags::kGlobal) != 0;
+        return which != Flushed::All && global != (which == Flushed::Global);
+    });
+    if (large || cpu.translator.stack_tag == (linear & ~kPageMask)) {
+        forget_stack_page(cpu);
+    }
+    drop_fetches(cpu, slot, linear);
 }
 
 std::uint16_t current_pcid(const CpuState& cpu) {
@@ -153,6 +224,7 @@ MmuStatePtr make_mmu_state(std::uint32_t physical_bits, bool gigabyte_pages) {
         }
         slot.generation = ++state->generations;
         slot.global_generation = ++state->generations;
+        slot.epoch = ++state->generations;
     }
     state->slots[0].last_use = state->uses = 1;
     state->apic_page = ~0ULL;
@@ -184,9 +256,11 @@ TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const Pag
     entry.tag_execute_and_page = (walk.physical & ~kPageMask) | walk.flags;
     bank.valid[index / 64] |= 1ULL << (index % 64);
     cpu.mmu->keys |= walk.keyed ? 1U << ((walk.flags >> TlbFlags::kKeyShift) & 15U) : 0U;
+    AsidSlot& slot = current_slot(cpu);
     if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
-        ((linear >> 47) != 0 ? current_slot(cpu).large_high : current_slot(cpu).large_low) = true;
+        filter_add(upper_half(linear) ? slot.large_high : slot.large_low, linear, walk.flags);
     }
+    slot.global_low = slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
     return entry;
 }
 
@@ -214,11 +288,13 @@ bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Pri
         entry.linear_page = linear & ~kPageMask;
         entry.physical_page = walk.physical & ~kPageMask;
         entry.generation = (walk.flags & TlbFlags::kGlobal) != 0 ? slot.global_generation : slot.generation;
-        const std::uint64_t region = (walk.flags & TlbFlags::kLarge1G) != 0   ? region_1g(linear)
-                                     : (walk.flags & TlbFlags::kLarge2M) != 0 ? region_4m(linear)
-                                                                              : region_4k(linear);
-        const std::uint64_t bit = filter_bit(region);
-        slot.fetched[bit / 64] |= 1ULL << (bit % 64);
+        if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
+            filter_add(slot.fetched, linear, walk.flags);
+        }
+        slot.global_low = slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
+    }
+    if (rights != Rights::User && entry.generation != slot.global_generation) {
+        cpu.translator.local_code = true;
     }
     physical = entry.physical_page | (linear & kPageMask);
     return true;
@@ -235,10 +311,13 @@ void flush_tlb_all(CpuState& cpu) noexcept {
 void flush_tlb_non_global(CpuState& cpu) noexcept { flush_slot(cpu, current_slot(cpu), true); }
 
 void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept {
-    // INVLPG drops global translations of the page whatever their PCID; those of other PCIDs may go too.
+    // INVLPG drops global translations of the page whatever their PCID, and the current PCID's own.
+    AsidSlot& current = current_slot(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
-        if (slot.last_use != 0) {
-            flush_page_in_slot(cpu, slot, linear, false);
+        if (&slot == &current) {
+            flush_page_in_slot(cpu, slot, linear, Flushed::All);
+        } else if (slot.last_use != 0 && (upper_half(linear) || slot.global_low)) {
+            flush_page_in_slot(cpu, slot, linear, Flushed::Global);
         }
     }
 }
@@ -251,7 +330,7 @@ void flush_tlb_pcid(CpuState& cpu, std::uint16_t pcid, bool keep_global) noexcep
 
 void flush_tlb_pcid_page(CpuState& cpu, std::uint16_t pcid, std::uint64_t linear) noexcept {
     if (AsidSlot* slot = find_slot(*cpu.mmu, pcid); slot != nullptr) {
-        flush_page_in_slot(cpu, *slot, linear, true);
+        flush_page_in_slot(cpu, *slot, linear, Flushed::Local);
     }
 }
 
@@ -265,8 +344,14 @@ void address_space_changed(CpuState& cpu, bool keep) noexcept {
         flush_slot(cpu, *slot, true);
     }
     slot->last_use = ++mmu.uses;
-    mmu.current = static_cast<std::uint32_t>(slot - mmu.slots);
-    forget_code_pages(cpu);
+    if (!is_current(cpu, *slot)) {
+        copy_words(current_slot(cpu).user_code, cpu.translator.code_pages[1], TranslatorState::kCodePages);
+        copy_words(cpu.translator.code_pages[1], slot->user_code, TranslatorState::kCodePages);
+        mmu.current = static_cast<std::uint32_t>(slot - mmu.slots);
+        if (cpu.translator.local_code) {
+            forget_supervisor_code(cpu);
+        }
+    }
     privilege_changed(cpu);
 }
 

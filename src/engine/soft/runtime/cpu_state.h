@@ -52,8 +52,8 @@ static_assert(sizeof(TlbEntry) == 32);
 
 inline constexpr std::uint32_t kTlbEntries = 1024;  ///< per bank, direct-mapped by linear page number
 
-/// The translator's own part of a vCPU: reached by generated code at fixed gs: offsets. Others leave it alone, but for
-/// forget_code_page() and forget_code_pages().
+/// The translator's own part of a vCPU: reached by generated code at fixed gs: offsets. Others leave it alone, but for the MMU, which
+/// forgets the stack page and code_pages whenever a translation that was used before may no longer hold.
 struct TranslatorState {
     static constexpr std::uint32_t kCodePages = 512;    ///< per privilege class, direct-mapped by linear page number
     static constexpr std::uint32_t kJumpEntries = 4096;
@@ -75,8 +75,10 @@ struct TranslatorState {
     std::uint64_t stack_host = kNoStackHost;
     static constexpr std::uint32_t kDeltas = 8;
     std::uint64_t deltas[kDeltas] = {};  ///< host minus linear address of pages checked for a run of accesses, within one block
-    /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user.
+    /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user of the current
+    /// address space; chained code is guarded by them.
     std::uint64_t code_pages[2][kCodePages] = {};
+    bool local_code = false;  ///< code_pages[0] may hold entries of pages that are not global: they go with the address space
     JumpEntry jumps[kJumpEntries] = {};
     /// A page-crossing access works on this copy; a store's bytes then go to `bounce_first` bytes at bounce_low, the rest at bounce_high.
     alignas(64) std::byte bounce[64] = {};
@@ -142,23 +144,6 @@ inline void forget_stack_page(CpuState& cpu) noexcept {
     cpu.translator.stack_tag = TranslatorState::kNoStack;
     cpu.translator.stack_host = TranslatorState::kNoStackHost;
 }
-/// To be called by the MMU wherever a translation that was used before may no longer hold (every flush, CR3, CR0, CR4,
-/// EFER, A20): chained code is guarded by these entries. One page (INVLPG), or all.
-inline void forget_code_page(CpuState& cpu, std::uint64_t linear) noexcept {
-    const std::uint32_t slot = (linear >> 12) & (TranslatorState::kCodePages - 1);
-    cpu.translator.code_pages[0][slot] = 0;
-    cpu.translator.code_pages[1][slot] = 0;
-    forget_stack_page(cpu);
-}
-inline void forget_code_pages(CpuState& cpu) noexcept {
-    for (auto& side : cpu.translator.code_pages) {
-        for (std::uint64_t& entry : side) {
-            entry = 0;
-        }
-    }
-    forget_stack_page(cpu);
-}
-
 /// The mode word: everything a translated block depends on beside its bytes and address.
 struct ModeBits {
     static constexpr std::uint32_t kCplMask = 3;

@@ -31,6 +31,7 @@ struct TranslateOptions {
     bool jump_cache = true;       ///< inline lookup of indirect targets
     bool track_flags = true;      ///< false: every check saves and restores the flags
     bool interpret_in_place = true;  ///< blocks call the interpreter and go on
+    bool direct_faults = true;    ///< page faults enter the guest's handler without leaving translated code
     bool direct_system = true;    ///< system instructions are called decoded; those that go elsewhere go on through the jump cache
     bool vectors = true;          ///< false: vector instructions go to the interpreter
     std::uint32_t max_units = 48; ///< instructions in a block

@@ -368,7 +368,7 @@ void BlockEmitter::emit_slow_sites() {
             a_.pop(layout::flags());
         }
         emit_address(unit, site.address);
-        a_.mov_imm(R11, site.word | (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift));
+        a_.mov_imm(R11, site.word | (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift) | (unit.rip << SiteWord::kRipShift));
         a_.call_to(glue_.slow);
         const Label pointer = site.live ? a_.label() : site.resume;
         a_.jmp(pointer);

@@ -103,14 +103,25 @@ void emit_enter(Assembler& a) {
     a.jmp(R11);
 }
 
-void emit_slow(Assembler& a, const GlueHelpers& helpers) {
+// Guest registers are in memory: takes them and goes on at cpu.rip. Host rsp is where it was when the block was entered.
+void emit_go_on(Assembler& a, std::uint64_t indirect) {
+    const Label miss = a.label();
+    load_homes(a);
+    a.load(R10, Mem::gs_at(layout::kRip));
+    emit_jump_lookup(a, miss);
+    a.bind(miss);
+    a.jmp_to(indirect);
+}
+
+void emit_slow(Assembler& a, const GlueHelpers& helpers, std::uint64_t indirect) {
     const Label done = a.label();
     const Label stop = a.label();
     const Label copy = a.label();
+    const Label go_on = a.label();
     store_homes(a);
     load_self(a);
     a.mov(Rsi, R10);
-    a.mov32(Rdx, R11);
+    a.mov(Rdx, R11);
     a.load(Rcx, Mem::at(Rsp));
     call_helper(a, address_of(helpers.slow_access));
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 1);
@@ -118,9 +129,14 @@ void emit_slow(Assembler& a, const GlueHelpers& helpers) {
     a.jcc(Cond::E, stop);
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, static_cast<std::int32_t>(GlueHelpers::kCopyOut));
     a.jcc(Cond::E, copy);
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, static_cast<std::int32_t>(GlueHelpers::kGoOn));
+    a.jcc(Cond::E, go_on);
     a.mov(R10, Rax);
     load_homes(a);
     a.ret();
+    a.bind(go_on);
+    a.lea(Rsp, Mem::at(Rsp, 8));
+    emit_go_on(a, indirect);
     a.bind(copy);
     load_homes(a);
     return_to_copy(a);
@@ -232,16 +248,6 @@ void emit_system(Assembler& a, const GlueHelpers& helpers) {
     restore_host_and_return(a);
 }
 
-// Guest registers are in memory: takes them and goes on at cpu.rip. Host rsp is where it was when the block was entered.
-void emit_go_on(Assembler& a, std::uint64_t indirect) {
-    const Label miss = a.label();
-    load_homes(a);
-    a.load(R10, Mem::gs_at(layout::kRip));
-    emit_jump_lookup(a, miss);
-    a.bind(miss);
-    a.jmp_to(indirect);
-}
-
 void emit_transfer(Assembler& a, const GlueHelpers& helpers, std::uint64_t indirect) {
     const Label stop = a.label();
     a.store(Mem::gs_at(layout::kRip), R11);
@@ -302,7 +308,7 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     leave(a, ExitReasonCode::kFault);
     a.align(16);
     glue.slow = a.here();
-    emit_slow(a, helpers);
+    emit_slow(a, helpers, glue.indirect);
     a.align(16);
     glue.store = a.here();
     emit_store(a, helpers);

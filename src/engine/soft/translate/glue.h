@@ -4,7 +4,7 @@
 //   enter(cpu, target)   C function: loads guest registers and flags (from TranslatorState::flags) and jumps to `target`.
 //   exit_memory/exit_host  called by exit stubs: leave with reason Site; flags are in memory, in host RFLAGS.
 //   indirect             jumped to: r10 = target rip, flags in memory: leave with reason Indirect.
-//   slow                 called by memory sites: r10 = linear address, r11d = site word. Returns with r10 = host address, or to
+//   slow                 called by memory sites: r10 = linear address, r11 = site word and, from bit 16 on, rip. Returns with r10 = host address, or to
 //                        5 bytes behind its return address when the interpreter has done the whole instruction, or 10 bytes behind it with
 //                        r10 = a copy to store to, followed by a call of `store`, or leaves.
 //   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
@@ -38,9 +38,10 @@ struct ExitReasonCode {
 
 /// What the slow paths call. Both run with guest vector values live: general registers only.
 struct GlueHelpers {
-    static constexpr std::uint64_t kCopyOut = 2;
-    /// 0: the instruction is done, 1: leave (exit_reason is set), kCopyOut: store to the copy and call finish_store, else the host address.
-    std::uint64_t (*slow_access)(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept;
+    static constexpr std::uint64_t kCopyOut = 2, kGoOn = 3;
+    /// 0: the instruction is done, 1: leave (exit_reason is set), kCopyOut: store to the copy and call finish_store, kGoOn: to cpu->rip,
+    /// else the host address. `site`: the site word, and from bit 16 on the instruction's address.
+    std::uint64_t (*slow_access)(CpuState* cpu, std::uint64_t linear, std::uint64_t site, std::uint64_t pc) noexcept;
     /// The store went to TranslatorState::bounce: brings it into RAM.
     void (*finish_store)(CpuState* cpu) noexcept;
     /// Tries to make the page of `linear` writable in the TLB.
@@ -88,6 +89,8 @@ struct SiteWord {
     static constexpr std::uint32_t kAligned = 0x100;   ///< #GP unless the address is a multiple of the size
     static constexpr std::uint32_t kCopyOut = 0x200;   ///< a plain vector store whose site has code for kCopyOut
     static constexpr std::uint32_t kLengthShift = 12;  ///< length of the guest instruction
+    static constexpr std::uint32_t kRipShift = 16;     ///< its address, canonical
+    static constexpr std::uint32_t kMask = 0xffff;
 };
 
 }  // namespace strata::engine::soft

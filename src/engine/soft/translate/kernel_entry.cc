@@ -6,6 +6,7 @@
 #include "engine/soft/interp/context.h"
 #include "engine/soft/runtime/executor.h"
 #include "engine/soft/translate/helpers.h"
+#include "engine/soft/translate/layout.h"
 #include "engine/soft/translate/translator.h"
 
 namespace strata::engine::soft {
@@ -55,6 +56,12 @@ bool goes_on(const CpuState& cpu, StepResult step, bool shadow) {
     return cpu.interrupt_window == 0 || !window_open(cpu, step == StepResult::EndBlock);
 }
 
+// The vCPU's record of the fetch translation of the page at cpu.rip; 0: none.
+std::uint64_t code_page(const CpuState& cpu, std::uint64_t rip) {
+    const std::uint64_t entry = cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(rip >> 12) & (TranslatorState::kCodePages - 1)];
+    return entry >> 28 == layout::code_page_key(rip, 0) >> 28 ? entry : 0;
+}
+
 std::uint64_t leave(CpuState& cpu, StepResult step) {
     cpu.translator.exit_reason = ExitReasonCode::kResume;
     cpu.translator.spill[1] = static_cast<std::uint64_t>(step);
@@ -71,12 +78,16 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     // What the block relies on between two of its instructions: that it is alive, its mode, and where its page lies.
     const std::uint64_t killed = translator.killed();
     const std::uint64_t epoch = cpu.fetch_epoch;
+    const std::uint64_t page = code_page(cpu, cpu.rip);
     const std::uint32_t mode = cpu.mode;
     const std::uint64_t next = cpu.rip + op.insn.length;
     const StepResult step = execute(cpu, op);
     const bool last = (word & SystemWord::kLast) != 0;
-    if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode || cpu.fetch_epoch != epoch || translator.killed() != killed) {
+    if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode || translator.killed() != killed) {
         return leave(cpu, step);
+    }
+    if (cpu.fetch_epoch != epoch && (page == 0 || code_page(cpu, next - 1) != page)) {
+        return leave(cpu, step);  // the page that the block was made from may be another now
     }
     cpu.interrupt_shadow = false;  // nothing waits, and one instruction follows before anybody looks
     if (live) {
@@ -90,6 +101,14 @@ std::uint64_t run_transfer(CpuState* state, std::uint64_t word) noexcept {
     (void)enter_helper(cpu);
     const StepResult step = execute(cpu, op_of(word));
     return goes_on(cpu, step, false) ? 0 : leave(cpu, step);
+}
+
+std::uint64_t deliver_fault(CpuState& cpu, std::uint64_t rip) noexcept {
+    cpu.rip = rip;
+    cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
+    const StepResult step = deliver_exception(cpu);
+    cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase;
+    return goes_on(cpu, step, false) ? GlueHelpers::kGoOn : leave(cpu, step);
 }
 
 }  // namespace strata::engine::soft

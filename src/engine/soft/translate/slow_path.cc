@@ -89,10 +89,11 @@ void finish_store(CpuState* cpu) noexcept {
     restore_vectors(*cpu, live);
 }
 
-std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t site, std::uint64_t pc) noexcept {
+std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t site_and_rip, std::uint64_t pc) noexcept {
     const bool live = enter_slow_path(*cpu);
     Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
+    const auto site = static_cast<std::uint32_t>(site_and_rip) & SiteWord::kMask;
     const std::uint32_t size = site & SiteWord::kSizeMask;
     const bool write = (site & SiteWord::kWrite) != 0;
     const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
@@ -116,6 +117,9 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint32_t sit
         // Not canonical: #GP or #SS, which the interpreter tells apart; and so it does #MF, which goes before them.
         if (host == nullptr && cpu->exception.pending && cpu->exception.vector == arch::x86::vector::kPf &&
             !x87_error_pending(*cpu)) {
+            if (translator->delivers_faults()) {
+                return deliver_fault(*cpu, static_cast<std::uint64_t>(static_cast<std::int64_t>(site_and_rip) >> SiteWord::kRipShift));
+            }
             cpu->translator.exit_reason = ExitReasonCode::kException;
             return 1;
         }

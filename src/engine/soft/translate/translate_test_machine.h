@@ -29,7 +29,7 @@ class TranslateTestMachine {
     static constexpr std::uint64_t kCodeAlias = 0x800000; // the code pages again
     static constexpr std::uint64_t kPage = 4096;
 
-    explicit TranslateTestMachine(const TranslateOptions& options = {}, std::uint64_t cache_bytes = 4U << 20U) : vm_(FakeSoftVm::create(2U << 20)), cpu_(*vm_->cpus()[0]) {
+    explicit TranslateTestMachine(TranslateOptions options = {}, std::uint64_t cache_bytes = 4U << 20U) : vm_(FakeSoftVm::create(2U << 20)), cpu_(*vm_->cpus()[0]) {
         fill_cpuid();
         map(kCode, kCodePhysical, 4, kWritable);
         map(kCodeAlias, kCodePhysical, 4, kWritable);
@@ -37,6 +37,7 @@ class TranslateTestMachine {
         map(kReadOnly, kReadOnlyPhysical, 1, 0);
         map(kStack, kStackPhysical, 2, kWritable);
         reset();
+        options.direct_faults = false;  // there is no IDT: exceptions are what the tests look at
         auto made = Translator::create(*vm_, options, cache_bytes);
         STRATA_CHECK(made.ok(), "no translator");
         translator_ = std::move(made).value();

@@ -58,6 +58,8 @@ class Translator final : public Executor, public CodeInvalidator {
             counters_.by_mnemonic[mnemonic % TranslatorCounters::kMnemonics].fetch_add(1, std::memory_order_relaxed);
         }
     }
+    /// Whether page faults enter the guest's handler from within translated code.
+    [[nodiscard]] bool delivers_faults() const { return options_.direct_faults; }
     /// Changes whenever a block is killed or the cache is dropped.
     [[nodiscard]] std::uint64_t killed() const {
         return counters_.killed.load(std::memory_order_acquire) + generation_.load(std::memory_order_acquire);
