@@ -167,7 +167,8 @@ Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
     if (driver->create == nullptr) {
         co_return Error{ErrorKind::NotSupported, fmt::format("images of format '{}' can be read, not made", format)};
     }
-    for (const auto& [name, value] : request.options) {
+    for (const auto& option : request.options) {
+        const std::string& name = option.first;
         const auto known = std::find_if(driver->create_options.begin(), driver->create_options.end(),
                                         [&](const CreateOption& each) { return each.name == name; });
         if (known == driver->create_options.end()) {
