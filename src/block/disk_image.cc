@@ -6,36 +6,11 @@
 
 #include <fmt/format.h>
 
-#include "block/formats/qcow2/qcow2_layer.h"
 #include "block/formats/raw/raw_image.h"
-#include "block/formats/raw/raw_layer.h"
-#include "block/layer.h"
+#include "block/graph_image.h"
 
 namespace strata::block {
 namespace {
-
-struct Format {
-    std::string_view name;
-    Result<std::unique_ptr<DiskImage>> (*open)(DiskOptions options);
-};
-
-constexpr unsigned kMaxChain = 64;
-
-Result<std::unique_ptr<DiskImage>> open_qcow2(DiskOptions options) {
-    if (options.cache == CacheMode::None) {
-        return Error{ErrorKind::NotSupported,
-                     fmt::format("disk '{}': qcow2 images take the host's cache only; use cache=writeback", options.path)};
-    }
-    const CacheMode cache = options.cache;
-    const bool discard = options.discard;
-    auto layer = STRATA_TRY(open_layer(std::move(options)));
-    return make_layer_image(std::move(layer), "qcow2", cache, discard);
-}
-
-constexpr std::array kFormats{
-    Format{"raw", &RawImage::open},
-    Format{"qcow2", &open_qcow2},
-};
 
 template <typename Value>
 struct Named {
@@ -77,29 +52,14 @@ Result<CacheMode> parse_cache_mode(std::string_view text) { return look_up(kCach
 Result<IoEngine> parse_io_engine(std::string_view text) { return look_up(kEngines, text, "disk engine"); }
 
 Result<std::unique_ptr<DiskImage>> open_disk(DiskOptions options) {
-    for (const Format& format : kFormats) {
-        if (format.name == options.format) {
-            return format.open(std::move(options));
-        }
-    }
-    return Error{ErrorKind::NotSupported, fmt::format("disk '{}': the format '{}' is not supported; convert it to qcow2 with "
-                                                      "'qemu-img convert -O qcow2'",
-                                                      options.path, options.format)};
-}
-
-Result<std::unique_ptr<Layer>> open_layer(DiskOptions options) { return open_layer(std::move(options), 0); }
-
-Result<std::unique_ptr<Layer>> open_layer(DiskOptions options, unsigned depth) {
-    if (depth > kMaxChain) {
-        return Error{ErrorKind::Failed, fmt::format("image '{}' has more than {} layers; do they name each other?", options.path, kMaxChain)};
-    }
+    // A raw disk needs no graph: its requests go to the host's queue from the thread that has them.
     if (options.format == "raw") {
-        return RawLayer::open(std::move(options));
+        return RawImage::open(std::move(options));
     }
-    if (options.format == "qcow2") {
-        return std::unique_ptr<Layer>(STRATA_TRY(qcow2::Qcow2Layer::open(std::move(options), depth)));
+    if (const auto known = find_format(options.format); !known.ok()) {
+        return Error(known.error()).context(fmt::format("disk '{}'", options.path));
     }
-    return Error{ErrorKind::NotSupported, fmt::format("image '{}': the format '{}' is not raw or qcow2", options.path, options.format)};
+    return open_graph_image(std::move(options));
 }
 
 }  // namespace strata::block

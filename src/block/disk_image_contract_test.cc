@@ -208,7 +208,7 @@ TEST_F(RawOpenTest, EmptyFileDirectoryAndUnknownFormatAreRefused) {
     EXPECT_FALSE(open_disk(std::move(options)).ok());
     DiskOptions other;
     other.path = path_;
-    other.format = "vmdk";
+    other.format = "zip";
     EXPECT_EQ(open_disk(std::move(other)).error().kind(), ErrorKind::NotSupported);
 }
 

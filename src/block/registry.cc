@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/formats/qcow2/qcow2.h"
 #include "block/formats/raw/raw.h"
 #include "block/protocols/file/file_node.h"
 
@@ -20,6 +21,7 @@ constexpr std::size_t kProbeBytes = 2048;
 const std::vector<FormatDriver>& table() {
     static const std::vector<FormatDriver> kTable = [] {
         std::vector<FormatDriver> all{
+            qcow2::driver(),
             raw::driver(),
         };
         std::sort(all.begin(), all.end(), [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
@@ -124,6 +126,11 @@ Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
         co_return NodePtr(std::move(file));
     }
     co_return co_await driver->open(std::move(file), std::move(options));
+}
+
+Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
+    STRATA_CO_TRY(std::shared_ptr<FileNode> file, FileNode::create(loop, path, size));
+    co_return NodePtr(std::move(file));
 }
 
 Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only) {

@@ -100,6 +100,9 @@ Task<std::string> probe_format(Node& file);
 
 /// Opens an image with what it refers to, as far as the policy allows. Format "file": the bare protocol node.
 Task<NodePtr> open_node(Loop& loop, OpenOptions options);
+/// For formats: makes `path` an empty file of `size` bytes (what was there is dropped) and opens it as a protocol node. A device keeps
+/// its size, which must do.
+Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size);
 /// For formats: opens what `reference` names, below `parent`; `read_only` unless said otherwise, format from the reference
 /// (Data and Extent: a bare protocol node if it has none).
 Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only = true);

@@ -86,6 +86,57 @@ class AsyncMutex {
     std::deque<std::coroutine_handle<>> waiting_;
 };
 
+/// Many at a time, or one alone: `const auto pass = co_await gate.shared();`, `co_await gate.exclusive()`. Who wants to be alone
+/// keeps new ones out until it has been.
+class Gate {
+  public:
+    explicit Gate(Loop& loop) : change_(loop) {}
+    class [[nodiscard]] Pass {
+      public:
+        Pass(Gate* gate, bool alone) : gate_(gate), alone_(alone) {}
+        Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)), alone_(other.alone_) {}
+        Pass& operator=(Pass&&) = delete;
+        Pass(const Pass&) = delete;
+        Pass& operator=(const Pass&) = delete;
+        ~Pass() {
+            if (gate_ != nullptr) {
+                (alone_ ? gate_->alone_ : gate_->inside_) -= 1;
+                gate_->change_.wake_all();
+            }
+        }
+
+      private:
+        Gate* gate_;
+        bool alone_;
+    };
+    Task<Pass> shared() {
+        while (alone_ != 0 || wanting_ != 0) {
+            co_await change_.wait();
+        }
+        ++inside_;
+        co_return Pass(this, false);
+    }
+    /// As shared(), if that needs no waiting.
+    [[nodiscard]] bool open() const { return alone_ == 0 && wanting_ == 0; }
+    [[nodiscard]] Pass enter() {
+        ++inside_;
+        return {this, false};
+    }
+    Task<Pass> exclusive() {
+        ++wanting_;
+        while (alone_ != 0 || inside_ != 0) {
+            co_await change_.wait();
+        }
+        --wanting_;
+        ++alone_;
+        co_return Pass(this, true);
+    }
+
+  private:
+    unsigned inside_ = 0, alone_ = 0, wanting_ = 0;
+    WaitQueue change_;
+};
+
 /// Tasks side by side: `co_await group.add(task)` waits for a free place, `co_await group.finish()` for all of them, and answers
 /// the first error. A group must have finished before it goes.
 class TaskGroup {

@@ -9,8 +9,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "block/formats/qcow2/create.h"
-#include "block/layer.h"
+#include "block/blocking_image.h"
 
 namespace strata::block {
 namespace {
@@ -51,13 +50,13 @@ class Qcow2PeerTest : public testing::Test {
         const std::string line = fmt::format("cd {} && qemu-img {} >log 2>&1 || {{ cat log; false; }}", folder_, words);
         EXPECT_EQ(std::system(line.c_str()), 0) << words;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     }
-    [[nodiscard]] std::unique_ptr<Layer> open(const std::string& name, bool read_only) const {
-        DiskOptions options;
+    [[nodiscard]] std::unique_ptr<BlockingImage> open(const std::string& name, bool read_only) const {
+        OpenOptions options;
         options.path = folder_ + "/" + name;
         options.format = "qcow2";
         options.read_only = read_only;
-        options.follow_references = true;
-        auto layer = open_layer(std::move(options));
+        options.references = follow_references();
+        auto layer = BlockingImage::open(std::move(options));
         EXPECT_TRUE(layer.ok()) << (layer.ok() ? "" : layer.error().text());
         return layer.ok() ? std::move(*layer) : nullptr;
     }
@@ -97,6 +96,7 @@ class Qcow2PeerTest : public testing::Test {
                     ASSERT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
                 }
             }
+            ASSERT_TRUE(layer->close().ok());
         }
         save("model.raw");
         qemu_img("check -f qcow2 " + name);
@@ -144,11 +144,11 @@ TEST_F(Qcow2PeerTest, WhatIsCreatedHereIsSoundThere) {
     for (const std::uint64_t cluster : {512ULL, 4096ULL, 65536ULL, 2ULL << 20}) {
         for (const std::uint64_t bits : {1ULL, 2ULL, 4ULL, 8ULL, 16ULL, 32ULL, 64ULL}) {
             SCOPED_TRACE(fmt::format("cluster {} bits {}", cluster, bits));
-            qcow2::CreateOptions options;
-            options.size = kSize;
-            options.cluster = cluster;
-            options.refcount_bits = bits;
-            ASSERT_TRUE(qcow2::create(folder_ + "/new.qcow2", options).ok());
+            CreateRequest request;
+            request.path = folder_ + "/new.qcow2";
+            request.size = kSize;
+            request.options = {{"cluster_size", std::to_string(cluster)}, {"refcount_bits", std::to_string(bits)}};
+            ASSERT_TRUE(BlockingImage::create("qcow2", std::move(request)).ok());
             qemu_img("check -f qcow2 new.qcow2");
             model_.assign(kSize, std::byte{0});
             change("new.qcow2", static_cast<unsigned>(bits));

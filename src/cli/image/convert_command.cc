@@ -35,7 +35,7 @@ bool all_zero(std::span<const std::byte> bytes) {
 }
 
 /// Writes what is not zero; the target reads as zeros already.
-Result<> write_sparse(block::Layer& target, std::uint64_t offset, std::span<const std::byte> bytes) {
+Result<> write_sparse(block::BlockingImage& target, std::uint64_t offset, std::span<const std::byte> bytes) {
     std::size_t at = 0;
     while (at < bytes.size()) {
         const auto grain = [&](std::size_t place) { return bytes.subspan(place, std::min<std::size_t>(kGrain, bytes.size() - place)); };
@@ -53,14 +53,12 @@ Result<> write_sparse(block::Layer& target, std::uint64_t offset, std::span<cons
     return ok();
 }
 
-Result<> copy(block::Layer& source, block::Layer& target) {
+Result<> copy(block::BlockingImage& source, block::BlockingImage& target) {
     std::vector<std::byte> buffer(kChunk);
     const std::uint64_t size = source.size();
     for (std::uint64_t at = 0; at < size;) {
         const block::Extent extent = STRATA_TRY(source.status(at, size - at));
-        const bool empty = extent.kind == block::Extent::Kind::Zero ||
-                           (extent.kind == block::Extent::Kind::Unallocated && source.backing() == nullptr);
-        if (empty) {
+        if (extent.kind != block::Extent::Kind::Data) {
             at += extent.length;
             continue;
         }
@@ -69,7 +67,7 @@ Result<> copy(block::Layer& source, block::Layer& target) {
         STRATA_TRY_VOID(write_sparse(target, at, part));
         at += part.size();
     }
-    return target.flush();
+    return target.close();
 }
 
 Result<int> run_convert(const Arguments& arguments) {
@@ -83,17 +81,17 @@ Result<int> run_convert(const Arguments& arguments) {
     disk.format = arguments.value("--output-format").value_or("raw");
     disk.options = arguments.values("--option");
     disk.size = source->size();
-    for (const block::Layer* layer = source.get(); layer != nullptr; layer = layer->backing()) {
+    for (const block::Node* layer = &source->node(); layer != nullptr; layer = layer->backing()) {
         std::error_code code;
         if (std::filesystem::equivalent(layer->name(), disk.path, code)) {
             return Error{ErrorKind::InvalidArgument, fmt::format("the target '{}' is the source itself, or one of its layers", disk.path)};
         }
     }
     STRATA_TRY_VOID(make_disk(disk));
-    block::DiskOptions options;
+    block::OpenOptions options;
     options.path = disk.path;
     options.format = disk.format;
-    auto target = STRATA_TRY(block::open_layer(std::move(options)));
+    auto target = STRATA_TRY(block::BlockingImage::open(std::move(options)));
     STRATA_TRY_VOID(copy(*source, *target));
     notice(fmt::format("image '{}': {}, {}", disk.path, disk.format, format_size(disk.size)));
     return 0;

@@ -8,12 +8,12 @@
 #include <string_view>
 
 #include "base/result.h"
-#include "block/layer.h"
+#include "block/blocking_image.h"
 
 namespace strata::cli {
 
 /// Opens an existing image to read. The format must be named: a guest can write any header into a raw disk.
-Result<std::unique_ptr<block::Layer>> open_source(std::string_view path, std::string_view format, bool follow_references);
+Result<std::unique_ptr<block::BlockingImage>> open_source(std::string_view path, std::string_view format, bool follow_references);
 
 struct NewDisk {
     std::string path, format, backing, backing_format;

@@ -1,91 +1,151 @@
 // Creating qcow2 images: header, refcount table, refcount blocks, L1 table, in this order from the start of the file.
 #include "block/formats/qcow2/create.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
+#include <algorithm>
+#include <array>
 #include <bit>
+#include <cerrno>
+#include <filesystem>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "base/endian.h"
-#include "base/unique_fd.h"
-#include "block/file_access.h"
-#include "block/file_lock.h"
+#include "block/formats/qcow2/qcow2.h"
+#include "block/protocols/file/file_node.h"
 
 namespace strata::block::qcow2 {
 namespace {
 
-Result<Header> plan(const CreateOptions& o) {
-    const auto wrong = [](std::string text) { return Error{ErrorKind::InvalidArgument, std::move(text)}; };
-    const std::uint64_t least = o.extended_l2 ? 16384 : 512;
-    if (!std::has_single_bit(o.cluster) || o.cluster < least || o.cluster > (2U << 20)) {
-        return wrong(fmt::format("cluster_size={}: must be a power of two from {} to 2M", o.cluster, least));
+using Kind = CreateOption::Kind;
+
+constexpr std::array kOptions{
+    CreateOption{"backing_file", Kind::Text, "File name of a base image"},
+    CreateOption{"backing_fmt", Kind::Text, "Image format of the base image"},
+    CreateOption{"cluster_size", Kind::Size, "qcow2 cluster size", "65536"},
+    CreateOption{"compat", Kind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])", "v3"},
+    CreateOption{"compression_type", Kind::Text, "Compression method used for image cluster compression", "zlib"},
+    CreateOption{"data_file", Kind::Text, "File name of an external data file"},
+    CreateOption{"data_file_raw", Kind::Flag, "The external data file must stay valid as a raw image"},
+    CreateOption{"extended_l2", Kind::Flag, "Extended L2 tables", "off"},
+    CreateOption{"lazy_refcounts", Kind::Flag, "Postpone refcount updates", "off"},
+    CreateOption{"preallocation", Kind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
+    CreateOption{"refcount_bits", Kind::Number, "Width of a reference count entry in bits", "16"},
+    CreateOption{"size", Kind::Size, "Virtual disk size"},
+};
+
+Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+
+Result<std::uint32_t> version_of(const CreateRequest& request) {
+    const std::string_view compat = request.option("compat", "v3");
+    if (compat == "0.10" || compat == "v2") {
+        return 2U;
     }
-    if (!std::has_single_bit(o.refcount_bits) || o.refcount_bits > 64) {
-        return wrong(fmt::format("refcount_bits={}: must be a power of two up to 64", o.refcount_bits));
+    if (compat == "1.1" || compat == "v3") {
+        return 3U;
     }
-    if (o.version < 3 && (o.refcount_bits != 16 || o.extended_l2 || o.lazy_refcounts || o.compression != Compression::Zlib)) {
-        return wrong("compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, compression_type=zstd; use compat=1.1");
+    return wrong(fmt::format("compat={}: use 0.10 (v2) or 1.1 (v3)", compat));
+}
+
+Result<Preallocation> preallocation_of(const CreateRequest& request) {
+    const std::string_view mode = request.option("preallocation", "off");
+    constexpr std::array<std::string_view, 4> kModes{"off", "metadata", "falloc", "full"};
+    for (std::size_t i = 0; i < kModes.size(); ++i) {
+        if (kModes[i] == mode) {
+            return static_cast<Preallocation>(i);
+        }
     }
-    if (o.backing.empty() != o.backing_format.empty()) {
+    return wrong(fmt::format("preallocation={}: use off, metadata, falloc or full", mode));
+}
+
+Result<> plan_features(const CreateRequest& request, Header& h) {
+    const std::uint64_t refcount_bits = STRATA_TRY(request.number("refcount_bits", 16));
+    const bool extended = STRATA_TRY(request.flag("extended_l2", false));
+    const bool lazy = STRATA_TRY(request.flag("lazy_refcounts", false));
+    const bool raw = STRATA_TRY(request.flag("data_file_raw", false));
+    const std::string_view compression = request.option("compression_type", "zlib");
+    if (!std::has_single_bit(refcount_bits) || refcount_bits > 64) {
+        return wrong(fmt::format("refcount_bits={}: must be a power of two up to 64", refcount_bits));
+    }
+    if (compression != "zlib" && compression != "zstd") {
+        return wrong(fmt::format("compression_type={}: use zlib or zstd", compression));
+    }
+    h.data_file = request.option("data_file");
+    h.compression = compression == "zstd" ? Compression::Zstd : Compression::Zlib;
+    if (h.version < 3 && (refcount_bits != 16 || extended || lazy || h.compression != Compression::Zlib || !h.data_file.empty())) {
+        return wrong("compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, compression_type=zstd, data_file; use compat=1.1");
+    }
+    if (raw && h.data_file.empty()) {
+        return wrong("data_file_raw needs data_file");
+    }
+    h.refcount_order = static_cast<std::uint32_t>(std::countr_zero(refcount_bits));
+    h.incompatible = (extended ? kExtendedL2 : 0) | (h.compression != Compression::Zlib ? kCompressionType : 0) |
+                     (h.data_file.empty() ? 0 : kExternalData);
+    h.compatible = lazy ? kLazyRefcounts : 0;
+    h.autoclear = raw ? kRawExternalData : 0;
+    return ok();
+}
+
+Result<Header> plan(const CreateRequest& request) {
+    Header h;
+    h.version = STRATA_TRY(version_of(request));
+    STRATA_TRY_VOID(plan_features(request, h));
+    const std::uint64_t cluster = STRATA_TRY(request.number("cluster_size", 65536));
+    const std::uint64_t least = h.extended() ? 16384 : 512;
+    if (!std::has_single_bit(cluster) || cluster < least || cluster > (2U << 20)) {
+        return wrong(fmt::format("cluster_size={}: must be a power of two from {} to 2M", cluster, least));
+    }
+    h.cluster_bits = static_cast<std::uint32_t>(std::countr_zero(cluster));
+    h.backing = request.option("backing_file");
+    h.backing_format = request.option("backing_fmt");
+    if (h.backing.empty() != h.backing_format.empty()) {
         return wrong("a backing file needs its format and the other way round: -b FILE -F FORMAT");
     }
-    if (o.size > (1ULL << 62)) {
-        return wrong(fmt::format("a size of {} bytes is too large", o.size));
+    if ((h.autoclear & kRawExternalData) != 0 && !h.backing.empty()) {
+        return wrong("data_file_raw and a backing file exclude each other");
     }
-    Header h;
-    h.version = o.version;
-    h.cluster_bits = static_cast<std::uint32_t>(std::countr_zero(o.cluster));
-    h.refcount_order = static_cast<std::uint32_t>(std::countr_zero(o.refcount_bits));
-    h.size = (o.size + 511) / 512 * 512;
-    h.compression = o.compression;
-    h.incompatible = (o.extended_l2 ? kExtendedL2 : 0) | (o.compression != Compression::Zlib ? kCompressionType : 0);
-    h.compatible = o.lazy_refcounts ? kLazyRefcounts : 0;
-    h.backing = o.backing;
-    h.backing_format = o.backing_format;
+    if (request.size > (1ULL << 62)) {
+        return wrong(fmt::format("a size of {} bytes is too large", request.size));
+    }
+    h.size = (request.size + 511) / 512 * 512;
     if (h.l1_needed() * 8 > kMaxL1Bytes) {
-        return wrong(fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size", o.size, o.cluster));
+        return wrong(fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size", request.size, cluster));
     }
     return h;
 }
 
-std::uint64_t rounded_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit; }
+constexpr std::uint64_t rounded_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit; }
 
-}  // namespace
-
-Result<> create(const std::string& path, const CreateOptions& options) {
-    Header h = STRATA_TRY(plan(options));
-    const std::uint64_t l1_clusters = rounded_up(h.l1_needed() * 8, h.cluster());
-    std::uint64_t blocks = 1, table = 1, total = 0;
-    for (std::uint64_t before = 0; before != blocks + table;) {
-        before = blocks + table;
-        total = 1 + table + blocks + l1_clusters;
-        blocks = rounded_up(total, h.refcounts_per_block());
-        table = rounded_up(blocks * 8, h.cluster());
+/// Refcount blocks and table clusters for `used` other clusters.
+struct Refcounting {
+    std::uint64_t blocks = 1, table = 1;
+};
+Refcounting refcounting_for(const Header& h, std::uint64_t used) {
+    Refcounting r;
+    for (std::uint64_t before = 0; before != r.blocks + r.table;) {
+        before = r.blocks + r.table;
+        r.blocks = rounded_up(used + before, h.refcounts_per_block());
+        r.table = rounded_up(r.blocks * 8, h.cluster());
     }
+    return r;
+}
+
+/// The image's first clusters: header, refcount table, refcount blocks.
+Task<> write_start(Node& file, Header h, std::uint64_t l1_clusters) {
+    const Refcounting r = refcounting_for(h, 1 + l1_clusters);
+    const std::uint64_t total = 1 + r.table + r.blocks + l1_clusters;
+    const std::uint64_t first_block = (1 + r.table) * h.cluster();
     h.refcount_table_offset = h.cluster();
-    h.refcount_table_clusters = static_cast<std::uint32_t>(table);
-    const std::uint64_t first_block = (1 + table) * h.cluster();
+    h.refcount_table_clusters = static_cast<std::uint32_t>(r.table);
     h.l1_entries = static_cast<std::uint32_t>(h.l1_needed());
-    h.l1_offset = first_block + blocks * h.cluster();
-    const std::vector<std::byte> head = STRATA_TRY(serialise_header(h));
-
-    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644));
-    if (!fd) {
-        return Error::from_errno(fmt::format("cannot create image '{}'", path));
-    }
-    (void)STRATA_TRY(file_size(fd.get(), path));
-    STRATA_TRY_VOID(lock_image(fd.get(), true, path));
-    if (::ftruncate(fd.get(), 0) != 0 || ::ftruncate(fd.get(), static_cast<off_t>(total * h.cluster())) != 0) {
-        return Error::from_errno(fmt::format("cannot give image '{}' {} bytes", path, total * h.cluster()));
-    }
+    h.l1_offset = first_block + r.blocks * h.cluster();
+    STRATA_CO_TRY(const std::vector<std::byte> head, serialise_header(h));
+    STRATA_CO_TRY_VOID(co_await file.write_zeroes(0, total * h.cluster(), {}));
     std::vector<Be64> entries;
-    for (std::uint64_t i = 0; i < blocks; ++i) {
+    for (std::uint64_t i = 0; i < r.blocks; ++i) {
         entries.emplace_back(first_block + i * h.cluster());
     }
-    STRATA_TRY_VOID(write_file(fd.get(), h.refcount_table_offset, std::as_bytes(std::span(entries)), path));
+    STRATA_CO_TRY_VOID(co_await file.write(h.refcount_table_offset, Buffers::of(std::as_bytes(std::span(entries)))));
     // Refcount 1 for each of the `total` first clusters; the blocks lie one behind the other.
     const std::uint64_t width = 1ULL << h.refcount_order;
     std::vector<std::byte> counts(rounded_up(total * width, 8));
@@ -96,9 +156,80 @@ Result<> create(const std::string& path, const CreateOptions& options) {
             counts[(i + 1) * width / 8 - 1] = std::byte{1};
         }
     }
-    STRATA_TRY_VOID(write_file(fd.get(), first_block, counts, path));
-    STRATA_TRY_VOID(write_file(fd.get(), 0, head, path));
-    return ok();
+    STRATA_CO_TRY_VOID(co_await file.write(first_block, Buffers::of(counts)));
+    co_return co_await file.write(0, Buffers::of(head));
+}
+
+Task<> create_data_file(Loop& loop, std::string path, const Header& h, Preallocation preallocation) {
+    STRATA_CO_TRY(const auto data, co_await open_new(loop, std::move(path), 0));
+    STRATA_CO_TRY_VOID(co_await data->resize(h.size, preallocation == Preallocation::Metadata ? Preallocation::Off : preallocation));
+    co_return co_await data->close();
+}
+
+}  // namespace
+
+std::span<const CreateOption> create_options() { return kOptions; }
+
+Task<> create(Loop& loop, CreateRequest request) {
+    STRATA_CO_TRY(const Header h, plan(request));
+    STRATA_CO_TRY(Preallocation preallocation, preallocation_of(request));
+    if (preallocation != Preallocation::Off && !h.backing.empty() && !h.extended()) {
+        co_return wrong("preallocation over a backing file would hide it; it needs extended_l2=on");
+    }
+    if ((h.autoclear & kRawExternalData) != 0 && preallocation == Preallocation::Off) {
+        preallocation = Preallocation::Metadata;  // the raw file is the disk: each cluster is mapped
+    }
+    const std::string data_path = (std::filesystem::path(request.path).parent_path() / h.data_file).string();
+    if (!h.data_file.empty()) {
+        STRATA_CO_TRY_VOID(co_await create_data_file(loop, data_path, h, preallocation));
+    }
+    STRATA_CO_TRY(NodePtr file, co_await open_new(loop, request.path, 0));
+    Header empty = h;
+    empty.size = preallocation == Preallocation::Off ? h.size : 0;
+    STRATA_CO_TRY_VOID(co_await write_start(*file, preallocation == Preallocation::Off ? h : empty, rounded_up(empty.l1_needed() * 8, h.cluster())));
+    if (preallocation != Preallocation::Off) {
+        OpenOptions options;
+        options.path = request.path;
+        options.format = "qcow2";
+        options.open_backing = false;
+        options.references = h.data_file.empty() ? nullptr : follow_references();
+        STRATA_CO_TRY(const NodePtr node, co_await Qcow2Node::open(file, std::move(options)));
+        STRATA_CO_TRY_VOID(co_await node->resize(h.size, preallocation));
+        co_return co_await node->close();
+    }
+    co_return co_await file->close();
+}
+
+Task<Measurement> measure(Node* source, CreateRequest request) {
+    if (source != nullptr) {
+        request.size = source->size();
+    }
+    STRATA_CO_TRY(const Header h, plan(request));
+    STRATA_CO_TRY(const Preallocation preallocation, preallocation_of(request));
+    const std::uint64_t all = rounded_up(h.size, h.cluster());
+    std::uint64_t used = preallocation == Preallocation::Off ? 0 : all;
+    if (source != nullptr && preallocation == Preallocation::Off) {
+        // Clusters with data, counted once each.
+        std::uint64_t next = 0;
+        for (std::uint64_t at = 0; at < h.size;) {
+            STRATA_CO_TRY(const Extent extent, co_await status_of_chain(*source, nullptr, at, h.size - at));
+            if (extent.kind == Extent::Kind::Data) {
+                const std::uint64_t first = std::max(next, at / h.cluster());
+                const std::uint64_t end = rounded_up(at + extent.length, h.cluster());
+                used += end > first ? end - first : 0;
+                next = std::max(next, end);
+            }
+            at += extent.length;
+        }
+    }
+    const std::uint64_t tables = rounded_up(h.l1_needed() * 8, h.cluster());
+    const std::uint64_t l2 = rounded_up(all, h.l2_entries());
+    const auto total = [&](std::uint64_t data) {
+        const std::uint64_t others = 1 + tables + l2 + (h.data_file.empty() ? data : 0);
+        const Refcounting r = refcounting_for(h, others);
+        return (others + r.blocks + r.table) * h.cluster();
+    };
+    co_return Measurement{.required = total(used), .fully_allocated = total(all)};
 }
 
 }  // namespace strata::block::qcow2

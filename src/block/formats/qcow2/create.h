@@ -1,26 +1,18 @@
-// Qcow2 create: options and making of a new image.
+// Qcow2 create: options and making of a new image, and how large one would be.
 #pragma once
 
-#include <cstdint>
-#include <string>
+#include <span>
 
-#include "base/result.h"
 #include "block/formats/qcow2/header.h"
+#include "block/registry.h"
 
 namespace strata::block::qcow2 {
 
-struct CreateOptions {
-    std::uint64_t size = 0;
-    std::uint32_t version = 3;
-    std::uint64_t cluster = 65536;
-    std::uint64_t refcount_bits = 16;
-    bool extended_l2 = false;
-    bool lazy_refcounts = false;
-    Compression compression = Compression::Zlib;
-    std::string backing, backing_format;  ///< both or neither; not opened here
-};
+[[nodiscard]] std::span<const CreateOption> create_options();
 
-/// Makes an image at `path`; what was there is replaced.
-Result<> create(const std::string& path, const CreateOptions& options);
+/// Makes an image; what was there is replaced. Files that it names are not opened, but a data file is made.
+Task<> create(Loop& loop, CreateRequest request);
+
+Task<Measurement> measure(Node* source, CreateRequest request);
 
 }  // namespace strata::block::qcow2

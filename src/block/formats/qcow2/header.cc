@@ -11,8 +11,7 @@
 namespace strata::block::qcow2 {
 namespace {
 
-constexpr std::uint32_t kExtEnd = 0, kExtBackingFormat = 0xE2792ACA, kExtFeatures = 0x6803F857, kExtBitmaps = 0x23852875,
-                        kExtDataFile = 0x44415441;
+constexpr std::uint32_t kExtEnd = 0, kExtBackingFormat = 0xE2792ACA, kExtFeatures = 0x6803F857, kExtDataFile = 0x44415441;
 constexpr std::uint64_t kKnownIncompatible = kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
 constexpr std::size_t kFeatureEntry = 48;
 
@@ -114,10 +113,10 @@ Result<> read_extensions(std::span<const std::byte> bytes, std::size_t at, Heade
             h.backing_format = text_of(*content);
         } else if (type == kExtDataFile) {
             h.data_file = text_of(*content);
-        } else if (type == kExtFeatures) {
-            features = *content;
-        } else if (type == kExtBitmaps) {
-            h.has_bitmaps = true;
+        } else {
+            features = type == kExtFeatures ? *content : features;
+            h.has_bitmaps = h.has_bitmaps || type == kBitmapsExtension;
+            h.extensions.emplace_back(type, std::vector<std::byte>(content->begin(), content->end()));
         }
         at += 8 + (std::size_t{length} + 7) / 8 * 8;
     }
@@ -221,6 +220,13 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
     if (!h.backing_format.empty()) {
         append_extension(out, kExtBackingFormat, h.backing_format);
     }
+    if (!h.data_file.empty()) {
+        append_extension(out, kExtDataFile, h.data_file);
+    }
+    for (const auto& [type, content] : h.extensions) {
+        // SAFETY: bytes as characters.
+        append_extension(out, type, {reinterpret_cast<const char*>(content.data()), content.size()});
+    }
     append_extension(out, kExtEnd, "");
     Wire wire{};
     wire.magic = kMagic;
@@ -232,11 +238,13 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
     }
     wire.cluster_bits = h.cluster_bits;
     wire.size = h.size;
-    wire.encryption = h.encryption;
     wire.l1_entries = h.l1_entries;
     wire.l1_offset = h.l1_offset;
     wire.refcount_table_offset = h.refcount_table_offset;
     wire.refcount_table_clusters = h.refcount_table_clusters;
+    wire.encryption = h.encryption;
+    wire.snapshots = h.snapshots;
+    wire.snapshots_offset = h.snapshots_offset;
     std::memcpy(out.data(), &wire, sizeof wire);
     if (h.version == 3) {
         Wire3 more{};

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -27,7 +28,8 @@ inline constexpr std::uint64_t kLazyRefcounts = 1;
 inline constexpr std::uint64_t kBitmaps = 1, kRawExternalData = 2;
 
 // Places of fields that are rewritten alone.
-inline constexpr std::uint64_t kRefcountTableField = 48, kAutoclearField = 88;
+inline constexpr std::uint64_t kRefcountTableField = 48, kSnapshotsField = 60, kIncompatibleField = 72, kAutoclearField = 88;
+inline constexpr std::uint32_t kBitmapsExtension = 0x23852875;
 
 enum class Compression : std::uint8_t { Zlib = 0, Zstd = 1 };
 
@@ -47,6 +49,7 @@ struct Header {
     Compression compression = Compression::Zlib;
     std::string backing, backing_format, data_file;
     bool has_bitmaps = false;
+    std::vector<std::pair<std::uint32_t, std::vector<std::byte>>> extensions;  ///< those without a field above, as they are
 
     [[nodiscard]] std::uint64_t cluster() const { return 1ULL << cluster_bits; }
     [[nodiscard]] bool extended() const { return (incompatible & kExtendedL2) != 0; }

@@ -1,12 +1,24 @@
 // Metadata: the tables of an open qcow2 image: guest cluster to host cluster, refcounts, allocation, and the order of writing.
 //
-// Changes gather in memory and reach the file in write_back(), so that a crash leaves at worst leaked clusters: data and
-// refcounts, then L2 tables, then the L1 table, each durable before the next. What a change lets go is freed only when the
-// tables without it are durable: no cluster has two owners at any moment of the file's life.
-// Not for several threads at a time.
+// Changes gather in memory and reach the file in rounds (write_back(), called for every flush of the guest's and when much has gathered).
+// A round writes a snapshot of all that is dirty when it starts:
+//     refcount blocks | FLUSH (with all data) | refcount table | FLUSH | L2 tables | FLUSH | L1 table | FLUSH
+// where a phase with nothing to write goes without its flush. Why a crash at any moment leaves at worst leaked clusters:
+// 1. An L2 entry enters the tables in memory only when its cluster's refcount is raised in memory and its data was written. The
+//    snapshot is taken under the locks of allocation and of L2 tables, so every entry in it has its refcount in it; both and the data
+//    are durable (first FLUSH) before the L2 tables are written. So no entry on disk names a cluster that is free or unwritten.
+// 2. An L1 entry is written after the L2 table that it names, and that table's refcount, are durable. A refcount table entry, after
+//    its block is; a new refcount table is complete and durable before the header names it.
+// 3. A reference that was taken away (overwritten, discarded, zeroed) gives its cluster back only after the round that
+//    made its absence durable, and after every request that started before then has ended. Till then its refcount stands, on disk
+//    and in memory: no cluster has two owners at any moment of the file's life, and no late transfer meets a new owner.
+// 4. Holes are punched between (3) and the fall of the refcount in memory, so before the cluster can be handed out again.
+// A tear inside one table write leaves each entry old or new (entries do not straddle sectors); both are covered by 1 to 3.
+// What fails in a round is dirty again and goes with the next.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <set>
 #include <span>
@@ -31,55 +43,125 @@ struct Mapping {
     std::uint32_t allocated = 0, zero = 0;  ///< extended L2: bits of the 32 subclusters
 };
 
+/// An L2 entry to be.
+struct Entry {
+    std::uint64_t word = 0;
+    std::uint64_t bitmap = 0;  ///< extended L2
+};
+
+/// Clusters handed out, one behind the other.
+struct Allocation {
+    std::uint64_t host = 0;
+    std::uint64_t clusters = 0;
+    bool zeroed = false;  ///< the file's end: reads as zeros
+};
+
 class Metadata {
   public:
-    static Result<std::unique_ptr<Metadata>> load(int fd, std::string name, Header header, std::uint64_t file_bytes);
+    static Task<std::unique_ptr<Metadata>> load(Node& file, Header header, bool data_elsewhere, bool discard);
 
     [[nodiscard]] const Header& header() const { return header_; }
-    [[nodiscard]] std::span<const std::uint64_t> l1() const { return l1_; }
-    [[nodiscard]] std::span<const std::uint64_t> refcount_table() const { return table_; }
+    [[nodiscard]] Header& header() { return header_; }
+    [[nodiscard]] std::vector<std::uint64_t>& l1() { return l1_; }
+    [[nodiscard]] std::vector<std::uint64_t>& refcount_table() { return table_; }
+    /// Of the file, rounded up to clusters.
     [[nodiscard]] std::uint64_t end() const { return end_; }
+    [[nodiscard]] Node& file() const { return file_; }
+    [[nodiscard]] Error corrupt(std::string_view what) const;
 
-    Result<Mapping> look_up(std::uint64_t guest);
+    /// Answers at once if the table is in memory; false: await look_up().
+    bool look_up_now(std::uint64_t guest, Result<Mapping>& out);
+    Task<Mapping> look_up(std::uint64_t guest);
     /// Same, of an L2 entry's two words.
     Result<Mapping> decode(std::uint64_t entry, std::uint64_t bitmap, std::uint64_t guest) const;
     /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with release().
-    Result<> set(std::uint64_t guest, std::uint64_t entry, std::uint64_t bitmap);
-    /// The host offset of a free cluster, whose refcount is 1 now.
-    Result<std::uint64_t> allocate();
-    /// Undoes an allocate() whose cluster nothing refers to.
-    Result<> give_back(std::uint64_t host);
+    Task<> set(std::uint64_t guest, Entry entry);
+
+    /// 1 to `wanted` free clusters, whose refcount is 1 now.
+    Task<Allocation> allocate(std::uint64_t wanted);
+    /// Exactly `clusters`, one behind the other.
+    Task<std::uint64_t> allocate_table(std::uint64_t clusters);
+    /// A place for `bytes` of compressed data, counted for one owner.
+    Task<std::uint64_t> allocate_packed(std::uint64_t bytes);
+    /// Undoes an allocation that nothing refers to.
+    Task<> give_back(std::uint64_t host, std::uint64_t clusters);
     /// Drops what `mapping` refers to once that is safe.
     void release(const Mapping& mapping);
-    Result<std::uint64_t> refcount(std::uint64_t cluster_index);
+    void release(std::uint64_t host, std::uint64_t clusters);
+    Task<std::uint64_t> refcount(std::uint64_t cluster_index);
+    /// Adds `delta` to the refcount; an increase must be written back before what refers to it.
+    Task<> change_refcount(std::uint64_t cluster_index, int delta);
+    [[nodiscard]] std::uint64_t max_refcount() const;
+
     /// Too much has gathered: write_back() is due.
     [[nodiscard]] bool loaded() const;
-    Result<> write_back();
+    /// Everything completed before the call is durable afterwards.
+    Task<> write_back();
+    /// Lowers the refcounts of what has been released and is safe to free.
+    Task<> free_released();
+    [[nodiscard]] bool has_released() const { return !pending_.empty() || !retired_.empty(); }
+    /// Writes fields of the header, in order with nothing: the caller flushes.
+    Task<> write_header_field(std::uint64_t offset, std::span<const std::byte> bytes);
+    /// Takes the L2 tables from this L1 index on out of the tables.
+    void drop_l2_tables(std::uint64_t first);
+    /// The L2 tables changed under the cache (snapshots): forgets what is clean.
+    void forget_tables() { l2_.clear(); }
+
+    /// A request under way: clusters released from now on are not reused before it has ended.
+    class [[nodiscard]] Passage {
+      public:
+        explicit Passage(Metadata& metadata) : metadata_(metadata), epoch_(metadata.epoch_) { ++metadata_.passages_.back(); }
+        Passage(const Passage&) = delete;
+        Passage& operator=(const Passage&) = delete;
+        ~Passage() { --metadata_.passages_[epoch_ - metadata_.first_epoch_]; }
+
+      private:
+        Metadata& metadata_;
+        const std::uint64_t epoch_;
+    };
 
   private:
-    Metadata(int fd, std::string name, Header header, std::uint64_t file_bytes);
-    [[nodiscard]] Error corrupt(std::string_view what) const;
+    friend class Checker;
+    struct Retired {
+        std::uint64_t epoch = 0;
+        std::vector<std::uint64_t> clusters;
+    };
+    Metadata(Node& file, Header header, bool data_elsewhere, bool discard);
     [[nodiscard]] bool forbidden(std::uint64_t host) const;
-    Result<std::vector<std::uint64_t>> read_table(std::uint64_t offset, std::uint64_t entries);
-    Result<> write_table(std::uint64_t offset);
-    Result<std::uint64_t> l2_table(std::uint64_t guest, bool writing);
-    Result<std::uint64_t> new_l2_table(std::uint64_t old);
-    Result<> set_refcount(std::uint64_t index, std::uint64_t value);
-    Result<> ensure_block(std::uint64_t block);
-    Result<> grow_table(std::uint64_t entries);
-    Result<> free_pending();
-    Result<> write_l1();
+    Task<std::vector<std::uint64_t>> read_table(std::uint64_t offset, std::uint64_t entries);
+    using Entries = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< index and value
+    static Entries take(std::set<std::uint64_t>& dirty, const std::vector<std::uint64_t>& table);
+    Task<> write_entries(std::uint64_t table, const Entries& entries);
+    Task<> write_whole_table(std::uint64_t offset);
+    Result<std::uint64_t> l2_table(std::uint64_t guest) const;
+    Task<std::uint64_t> own_l2_table(std::uint64_t guest);
+    Task<> set_refcount(std::uint64_t index, std::uint64_t value);
+    Task<> ensure_block(std::uint64_t block);
+    Task<> grow_table(std::uint64_t entries);
+    Task<bool> is_free(std::uint64_t index);
+    Task<Allocation> allocate_locked(std::uint64_t wanted);
+    Task<> free_retired();
+    Task<> punch(const std::vector<std::uint64_t>& freed);
+    Task<> write_round();
 
-    const int fd_;
-    const std::string name_;
+    Node& file_;
     Header header_;
-    std::uint64_t end_;  ///< of the file, rounded up to clusters
+    const bool data_elsewhere_;  ///< data clusters lie in another file and have no refcounts
+    const bool discard_;
+    const bool zero_end_;        ///< what the file grows by reads as zeros
+    std::uint64_t end_;
     std::vector<std::uint64_t> l1_, table_;
     std::set<std::uint64_t> l1_dirty_;
-    bool table_dirty_ = false;
+    std::set<std::uint64_t> table_dirty_;
     SliceCache l2_, refcounts_;
-    std::uint64_t cursor_ = 0;            ///< no free cluster below
-    std::vector<std::uint64_t> pending_;  ///< clusters to drop
+    AsyncMutex tables_, allocation_, round_;  ///< taken in this order, round_ first
+    std::uint64_t asked_ = 0, written_ = 0;   ///< rounds
+    std::uint64_t cursor_ = 0;                ///< no free cluster below
+    std::uint64_t packed_ = 0;                ///< where the next compressed cluster may go; 0: nowhere
+    std::vector<std::uint64_t> pending_;      ///< released since the last round began
+    std::deque<Retired> retired_;             ///< released durably
+    std::uint64_t epoch_ = 0, first_epoch_ = 0;
+    std::deque<unsigned> passages_{0};        ///< requests under way by epoch, from first_epoch_ on
 };
 
 }  // namespace strata::block::qcow2

@@ -8,9 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include "block/blocking_image.h"
 #include "block/file_access.h"
-#include "block/formats/qcow2/create.h"
-#include "block/layer.h"
 
 namespace strata::block {
 namespace {
@@ -26,16 +25,16 @@ class Qcow2Test : public testing::Test {
     }
     void TearDown() override { std::filesystem::remove_all(folder_); }
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
-    static Result<std::unique_ptr<Layer>> open(const std::string& path, bool read_only = false, bool follow = false) {
-        DiskOptions options;
+    static Result<std::unique_ptr<BlockingImage>> open(const std::string& path, bool read_only = false, bool follow = false) {
+        OpenOptions options;
         options.path = path;
         options.format = "qcow2";
         options.read_only = read_only;
-        options.follow_references = follow;
-        return open_layer(std::move(options));
+        options.references = follow ? follow_references() : nullptr;
+        return BlockingImage::open(std::move(options));
     }
     /// Random writes, zeroes, discards and flushes on `layer`, mirrored in `model`; every byte is compared now and then.
-    static void exercise(Layer& layer, std::vector<std::byte>& model, unsigned seed, unsigned rounds) {
+    static void exercise(BlockingImage& layer, std::vector<std::byte>& model, unsigned seed, unsigned rounds) {
         std::mt19937 random(seed);
         for (unsigned round = 0; round < rounds; ++round) {
             const std::uint64_t offset = random() % (model.size() / 512) * 512;
@@ -59,36 +58,39 @@ class Qcow2Test : public testing::Test {
         }
         compare(layer, model);
     }
-    static void compare(Layer& layer, const std::vector<std::byte>& model) {
+    static void compare(BlockingImage& layer, const std::vector<std::byte>& model) {
         std::vector<std::byte> got(model.size());
         ASSERT_TRUE(layer.read(0, got).ok());
         EXPECT_TRUE(got == model);
+    }
+    static Result<> create(const std::string& path, std::uint64_t size, OptionList options = {}) {
+        CreateRequest request;
+        request.path = path;
+        request.size = size;
+        request.options = std::move(options);
+        return BlockingImage::create("qcow2", std::move(request));
     }
     std::string folder_;
 };
 
 struct Shape {
-    std::uint32_t version;
-    std::uint64_t cluster, refcount_bits;
-    bool extended;
+    std::string version, cluster, refcount_bits, extended;
 };
 
 TEST_F(Qcow2Test, KeepsWhatWasWrittenInEveryShape) {
-    for (const Shape shape : {Shape{3, 65536, 16, false}, Shape{2, 65536, 16, false}, Shape{3, 512, 64, false}, Shape{3, 4096, 1, false},
-                              Shape{3, 1024, 2, false}, Shape{3, 2U << 20, 8, false}, Shape{3, 16384, 4, true}, Shape{3, 131072, 32, true}}) {
+    for (const Shape& shape : {Shape{"v3", "65536", "16", "off"}, Shape{"v2", "65536", "16", "off"}, Shape{"v3", "512", "64", "off"},
+                              Shape{"v3", "4096", "1", "off"}, Shape{"v3", "1024", "2", "off"}, Shape{"v3", "2M", "8", "off"},
+                              Shape{"v3", "16384", "4", "on"}, Shape{"v3", "131072", "32", "on"}}) {
         SCOPED_TRACE(testing::Message() << "cluster " << shape.cluster << " refcount bits " << shape.refcount_bits);
-        qcow2::CreateOptions options;
-        options.size = kSize;
-        options.version = shape.version;
-        options.cluster = shape.cluster;
-        options.refcount_bits = shape.refcount_bits;
-        options.extended_l2 = shape.extended;
-        ASSERT_TRUE(qcow2::create(path("a"), options).ok());
+        const auto made = create(path("a"), kSize, {{"compat", shape.version}, {"cluster_size", shape.cluster},
+                                                    {"refcount_bits", shape.refcount_bits}, {"extended_l2", shape.extended}});
+        ASSERT_TRUE(made.ok()) << made.error().text();
         std::vector<std::byte> model(kSize);
         for (unsigned round = 0; round < 3; ++round) {
             auto layer = open(path("a"));
             ASSERT_TRUE(layer.ok()) << layer.error().text();
             exercise(**layer, model, round + 1, 120);
+            ASSERT_TRUE((*layer)->close().ok());
         }
         auto layer = open(path("a"), true);
         ASSERT_TRUE(layer.ok());
@@ -99,21 +101,17 @@ TEST_F(Qcow2Test, KeepsWhatWasWrittenInEveryShape) {
 }
 
 TEST_F(Qcow2Test, AnOverlayShowsWhatLiesBelowAndLeavesItAlone) {
-    qcow2::CreateOptions options;
-    options.size = kSize / 2 / 512 * 512;
-    ASSERT_TRUE(qcow2::create(path("base"), options).ok());
-    std::vector<std::byte> below(options.size);
+    std::vector<std::byte> below(kSize / 2 / 512 * 512);
+    ASSERT_TRUE(create(path("base"), below.size()).ok());
     {
         auto base = open(path("base"));
         ASSERT_TRUE(base.ok());
         exercise(**base, below, 7, 100);
+        ASSERT_TRUE((*base)->close().ok());
     }
-    options.size = kSize;  // longer than its backing file: zeros beyond
-    options.backing = "base";
-    options.backing_format = "qcow2";
-    for (const std::uint32_t version : {2U, 3U}) {
-        options.version = version;
-        ASSERT_TRUE(qcow2::create(path("over"), options).ok());
+    for (const std::string& version : {std::string("v2"), std::string("v3")}) {
+        // Longer than its backing file: zeros beyond.
+        ASSERT_TRUE(create(path("over"), kSize, {{"compat", version}, {"backing_file", "base"}, {"backing_fmt", "qcow2"}}).ok());
         std::vector<std::byte> model = below;
         model.resize(kSize);
         auto refused = open(path("over"));
@@ -122,7 +120,7 @@ TEST_F(Qcow2Test, AnOverlayShowsWhatLiesBelowAndLeavesItAlone) {
         auto over = open(path("over"), false, true);
         ASSERT_TRUE(over.ok()) << over.error().text();
         compare(**over, model);
-        exercise(**over, model, version, 150);
+        exercise(**over, model, version == "v2" ? 2 : 3, 150);
     }
     auto base = open(path("base"), true);
     ASSERT_TRUE(base.ok());
@@ -130,24 +128,18 @@ TEST_F(Qcow2Test, AnOverlayShowsWhatLiesBelowAndLeavesItAlone) {
 }
 
 TEST_F(Qcow2Test, AChainThatNamesItselfEnds) {
-    qcow2::CreateOptions options;
-    options.size = kSize;
-    options.backing = "a";
-    options.backing_format = "qcow2";
-    ASSERT_TRUE(qcow2::create(path("a"), options).ok());
+    ASSERT_TRUE(create(path("a"), kSize, {{"backing_file", "a"}, {"backing_fmt", "qcow2"}}).ok());
     EXPECT_FALSE(open(path("a"), true, true).ok());
 }
 
 TEST_F(Qcow2Test, BrokenImagesAreRefusedOrReadInBounds) {
-    qcow2::CreateOptions options;
-    options.size = kSize;
-    options.cluster = 4096;
-    ASSERT_TRUE(qcow2::create(path("good"), options).ok());
+    ASSERT_TRUE(create(path("good"), kSize, {{"cluster_size", "4096"}}).ok());
     {
         std::vector<std::byte> model(kSize);
         auto layer = open(path("good"));
         ASSERT_TRUE(layer.ok());
         exercise(**layer, model, 3, 60);
+        ASSERT_TRUE((*layer)->close().ok());
     }
     std::mt19937 random(11);
     std::vector<std::byte> into(kSize);
@@ -173,16 +165,10 @@ TEST_F(Qcow2Test, BrokenImagesAreRefusedOrReadInBounds) {
 }
 
 TEST_F(Qcow2Test, CreationRefusesWhatCannotBe) {
-    qcow2::CreateOptions options;
-    options.size = 1U << 20;
-    options.cluster = 1000;
-    EXPECT_FALSE(qcow2::create(path("a"), options).ok());
-    options.cluster = 512;
-    options.size = 1ULL << 50;
-    EXPECT_FALSE(qcow2::create(path("a"), options).ok());
-    options.size = 512;
-    options.backing = "x";
-    EXPECT_FALSE(qcow2::create(path("a"), options).ok());
+    EXPECT_FALSE(create(path("a"), 1U << 20, {{"cluster_size", "1000"}}).ok());
+    EXPECT_FALSE(create(path("a"), 1ULL << 50, {{"cluster_size", "512"}}).ok());
+    EXPECT_FALSE(create(path("a"), 512, {{"backing_file", "x"}}).ok());
+    EXPECT_FALSE(create(path("a"), 512, {{"colour", "red"}}).ok());
     EXPECT_FALSE(std::filesystem::exists(path("a")));
 }
 

@@ -6,74 +6,69 @@
 #include <fmt/format.h>
 
 #include "base/endian.h"
-#include "block/file_access.h"
 #include "block/formats/qcow2/metadata.h"
+#include "block/formats/qcow2/refcount_field.h"
 
 namespace strata::block::qcow2 {
 namespace {
 
-std::uint64_t get(const std::byte* at, unsigned order, std::uint64_t bit) {
-    if (order < 3) {
-        return static_cast<std::uint64_t>(*at) >> bit & ((1U << (1U << order)) - 1);
-    }
-    std::uint64_t value = 0;
-    for (unsigned i = 0; i < 1U << (order - 3); ++i) {
-        value = value << 8 | static_cast<std::uint64_t>(at[i]);
-    }
-    return value;
-}
-
-void put(std::byte* at, unsigned order, std::uint64_t bit, std::uint64_t value) {
-    if (order < 3) {
-        const unsigned mask = ((1U << (1U << order)) - 1) << bit;
-        *at = static_cast<std::byte>((static_cast<unsigned>(*at) & ~mask) | (static_cast<unsigned>(value) << bit & mask));
-        return;
-    }
-    for (unsigned i = 1U << (order - 3); i-- != 0; value >>= 8) {
-        at[i] = static_cast<std::byte>(value & 0xFF);
-    }
-}
+constexpr std::uint64_t kMaxBeyond = 1U << 20;
 
 }  // namespace
 
-Result<std::uint64_t> Metadata::refcount(std::uint64_t index) {
+std::uint64_t Metadata::max_refcount() const {
+    return header_.refcount_order == 6 ? ~0ULL : (1ULL << (1U << header_.refcount_order)) - 1;
+}
+
+Task<std::uint64_t> Metadata::refcount(std::uint64_t index) {
     const std::uint64_t block = index / header_.refcounts_per_block();
     const std::uint64_t host = block < table_.size() ? table_[block] & kOffsetMask : 0;
     if (host == 0) {
-        return std::uint64_t{0};
+        co_return std::uint64_t{0};
     }
     if (host % header_.cluster() != 0 || host >= end_ || forbidden(host)) {
-        return corrupt(fmt::format("a refcount block is at {:#x}, where none can be", host));
+        co_return corrupt(fmt::format("a refcount block is at {:#x}, where none can be", host));
     }
     const std::uint64_t bits = index % header_.refcounts_per_block() << header_.refcount_order;
-    const std::byte* slice = STRATA_TRY(refcounts_.load(host + bits / 8 / refcounts_.bytes() * refcounts_.bytes()));
-    return get(slice + bits / 8 % refcounts_.bytes(), header_.refcount_order, bits % 8);
+    const std::uint64_t place = host + bits / 8 / refcounts_.bytes() * refcounts_.bytes();
+    const std::byte* slice = refcounts_.find(place);
+    if (slice == nullptr) {
+        STRATA_CO_TRY(slice, co_await refcounts_.load(place));
+    }
+    co_return get_refcount(slice + bits / 8 % refcounts_.bytes(), header_.refcount_order, bits % 8);
 }
 
-Result<> Metadata::set_refcount(std::uint64_t index, std::uint64_t value) {
+Task<> Metadata::set_refcount(std::uint64_t index, std::uint64_t value) {
     const std::uint64_t block = index / header_.refcounts_per_block();
-    STRATA_TRY_VOID(ensure_block(block));
+    if (block >= table_.size() || (table_[block] & kOffsetMask) == 0) {
+        STRATA_CO_TRY_VOID(co_await ensure_block(block));
+    }
     const std::uint64_t host = table_[block] & kOffsetMask;
     if (host % header_.cluster() != 0 || host >= end_ || forbidden(host)) {
-        return corrupt(fmt::format("a refcount block is at {:#x}, where none can be", host));
+        co_return corrupt(fmt::format("a refcount block is at {:#x}, where none can be", host));
     }
     const std::uint64_t bits = index % header_.refcounts_per_block() << header_.refcount_order;
-    std::byte* slice = STRATA_TRY(refcounts_.change(host + bits / 8 / refcounts_.bytes() * refcounts_.bytes()));
-    put(slice + bits / 8 % refcounts_.bytes(), header_.refcount_order, bits % 8, value);
-    return ok();
+    const std::uint64_t place = host + bits / 8 / refcounts_.bytes() * refcounts_.bytes();
+    std::byte* slice = refcounts_.find(place);
+    if (slice == nullptr) {
+        STRATA_CO_TRY(slice, co_await refcounts_.load(place));
+    }
+    refcounts_.taint(place);
+    put_refcount(slice + bits / 8 % refcounts_.bytes(), header_.refcount_order, bits % 8, value);
+    co_return ok();
 }
 
 // A new block lies in the range that it counts itself where that is free, else at the end of the file.
-Result<> Metadata::ensure_block(std::uint64_t block) {
+Task<> Metadata::ensure_block(std::uint64_t block) {
     if (block >= table_.size()) {
-        STRATA_TRY_VOID(grow_table(block + 1));
+        STRATA_CO_TRY_VOID(co_await grow_table(block + 1));
     }
     if ((table_[block] & kOffsetMask) != 0) {
-        return ok();
+        co_return ok();
     }
     std::uint64_t place = std::max(block * header_.refcounts_per_block(), end_ / header_.cluster());
     if (const std::uint64_t other = place / header_.refcounts_per_block(); other != block) {
-        STRATA_TRY_VOID(ensure_block(other));
+        STRATA_CO_TRY_VOID(co_await ensure_block(other));
         place = end_ / header_.cluster();
     }
     const std::uint64_t host = place * header_.cluster();
@@ -81,91 +76,233 @@ Result<> Metadata::ensure_block(std::uint64_t block) {
         (void)refcounts_.fresh(host + at);
     }
     table_[block] = host;
-    table_dirty_ = true;
+    table_dirty_.insert(block);
     end_ = std::max(end_, host + header_.cluster());
-    return set_refcount(place, 1);
+    co_return co_await set_refcount(place, 1);
 }
 
-Result<> Metadata::write_table(std::uint64_t offset) {
+Task<> Metadata::write_whole_table(std::uint64_t offset) {
     std::vector<Be64> wire(table_.begin(), table_.end());
-    return write_file(fd_, offset, std::as_bytes(std::span(wire)), name_);
+    co_return co_await file_.write(offset, Buffers::of(std::as_bytes(std::span(wire))));
 }
 
 // The larger table is complete and durable before the header names it.
-Result<> Metadata::grow_table(std::uint64_t entries) {
+Task<> Metadata::grow_table(std::uint64_t entries) {
     const std::uint64_t per_cluster = header_.cluster() / 8;
     const std::uint64_t clusters = (std::max<std::uint64_t>(entries, table_.size() * 2) + per_cluster - 1) / per_cluster;
     if (clusters * header_.cluster() > kMaxRefcountTableBytes) {
-        return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' cannot grow further: its refcount table would be too large", name_),
-                     ENOSPC};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("qcow2 image '{}' cannot grow further: its refcount table would be too large", file_.name()), ENOSPC};
     }
     table_.resize(clusters * per_cluster);
     const std::uint64_t start = end_ / header_.cluster();
     end_ += clusters * header_.cluster();
     for (std::uint64_t each = start; each < start + clusters; ++each) {
-        STRATA_TRY_VOID(set_refcount(each, 1));
+        STRATA_CO_TRY_VOID(co_await set_refcount(each, 1));
     }
-    STRATA_TRY_VOID(refcounts_.write_back());
-    STRATA_TRY_VOID(write_table(start * header_.cluster()));
-    STRATA_TRY_VOID(sync_file(fd_, name_));
+    STRATA_CO_TRY_VOID(co_await refcounts_.write(refcounts_.take_dirty()));
+    STRATA_CO_TRY_VOID(co_await file_.flush());
+    STRATA_CO_TRY_VOID(co_await write_whole_table(start * header_.cluster()));
+    STRATA_CO_TRY_VOID(co_await file_.flush());
     struct {
         Be64 offset;
         Be32 clusters;
     } const fields{start * header_.cluster(), static_cast<std::uint32_t>(clusters)};
-    STRATA_TRY_VOID(write_file(fd_, kRefcountTableField, std::as_bytes(std::span(&fields, 1)), name_));
-    STRATA_TRY_VOID(sync_file(fd_, name_));
-    for (std::uint64_t i = 0; i < header_.refcount_table_clusters; ++i) {
-        pending_.push_back(header_.refcount_table_offset + i * header_.cluster());
-    }
+    STRATA_CO_TRY_VOID(co_await write_header_field(kRefcountTableField, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(co_await file_.flush());
+    release(header_.refcount_table_offset, header_.refcount_table_clusters);
     header_.refcount_table_offset = fields.offset;
     header_.refcount_table_clusters = fields.clusters;
-    return ok();
+    co_return ok();
 }
 
-Result<std::uint64_t> Metadata::allocate() {
-    for (;; ++cursor_) {
+Task<bool> Metadata::is_free(std::uint64_t index) {
+    const std::uint64_t host = index * header_.cluster();
+    if (forbidden(host)) {
+        co_return false;
+    }
+    STRATA_CO_TRY(const std::uint64_t count, co_await refcount(index));
+    co_return count == 0;
+}
+
+Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
+    for (std::uint64_t beyond = 0;; ++cursor_) {
         const std::uint64_t host = cursor_ * header_.cluster();
-        if (host >= kMaxHostOffset) {
-            return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' cannot grow further", name_), ENOSPC};
+        // A crash leaves some counted clusters past the end of the file; a table full of them is no image's.
+        if (host >= end_ && ++beyond > kMaxBeyond) {
+            co_return corrupt(fmt::format("refcounts stand for clusters past the end of the file, at {:#x} and before", host));
         }
-        const bool taken = STRATA_TRY(refcount(cursor_)) != 0;
-        if (taken && host >= end_) {
-            return corrupt(fmt::format("a refcount stands for {:#x}, past the end of the file", host));
+        if (host + wanted * header_.cluster() >= kMaxHostOffset) {
+            co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' cannot grow further", file_.name()), ENOSPC};
         }
-        if (taken || forbidden(host)) {
+        STRATA_CO_TRY(const bool free, co_await is_free(cursor_));
+        if (!free) {
             continue;
         }
-        STRATA_TRY_VOID(ensure_block(cursor_ / header_.refcounts_per_block()));
-        if (STRATA_TRY(refcount(cursor_)) != 0) {
-            continue;  // the new refcount block took it
+        const std::uint64_t block = cursor_ / header_.refcounts_per_block();
+        if (block >= table_.size() || (table_[block] & kOffsetMask) == 0) {
+            STRATA_CO_TRY_VOID(co_await ensure_block(block));
+            STRATA_CO_TRY(const bool still, co_await is_free(cursor_));
+            if (!still) {
+                continue;  // the new refcount block took it
+            }
         }
-        STRATA_TRY_VOID(set_refcount(cursor_, 1));
-        end_ = std::max(end_, host + header_.cluster());
-        ++cursor_;
-        return host;
+        Allocation got{host, 0, zero_end_ && host >= end_};
+        // As many as lie behind it, of the same refcount block and the same kind.
+        while (got.clusters < wanted) {
+            const std::uint64_t index = cursor_;
+            if (got.clusters != 0) {
+                const bool zeroed = zero_end_ && index * header_.cluster() >= end_;
+                STRATA_CO_TRY(const bool next, co_await is_free(index));
+                if (!next || zeroed != got.zeroed || index / header_.refcounts_per_block() != block) {
+                    break;
+                }
+            }
+            STRATA_CO_TRY_VOID(co_await set_refcount(index, 1));
+            ++got.clusters;
+            ++cursor_;
+            end_ = got.zeroed ? end_ : std::max(end_, cursor_ * header_.cluster());
+        }
+        end_ = std::max(end_, cursor_ * header_.cluster());
+        co_return got;
     }
 }
 
-Result<> Metadata::give_back(std::uint64_t host) {
-    cursor_ = std::min(cursor_, host / header_.cluster());
-    return set_refcount(host / header_.cluster(), 0);
+Task<Allocation> Metadata::allocate(std::uint64_t wanted) {
+    if (data_elsewhere_) {
+        co_return corrupt("data was to be put into the metadata's file");
+    }
+    const auto lock = co_await allocation_.lock();
+    STRATA_CO_TRY_VOID(co_await free_retired());
+    co_return co_await allocate_locked(wanted);
 }
 
-Result<> Metadata::free_pending() {
-    std::vector<std::uint64_t> pending;
-    pending.swap(pending_);
-    for (const std::uint64_t host : pending) {
-        const std::uint64_t index = host / header_.cluster();
-        const std::uint64_t now = STRATA_TRY(refcount(index));
-        if (now == 0) {
-            return corrupt(fmt::format("the cluster at {:#x} was in use and counted as free", host));
+Task<std::uint64_t> Metadata::allocate_table(std::uint64_t clusters) {
+    const auto lock = co_await allocation_.lock();
+    STRATA_CO_TRY_VOID(co_await free_retired());
+    if (clusters == 1) {
+        STRATA_CO_TRY(const Allocation one, co_await allocate_locked(1));
+        co_return one.host;
+    }
+    // At the end of the file, where all that lies behind is free.
+    const std::uint64_t first = end_ / header_.cluster();
+    end_ += clusters * header_.cluster();
+    const std::uint64_t last_block = (first + clusters - 1) / header_.refcounts_per_block();
+    for (std::uint64_t block = first / header_.refcounts_per_block(); block <= last_block; ++block) {
+        STRATA_CO_TRY_VOID(co_await ensure_block(block));
+    }
+    for (std::uint64_t i = 0; i < clusters; ++i) {
+        STRATA_CO_TRY_VOID(co_await set_refcount(first + i, 1));
+    }
+    co_return first * header_.cluster();
+}
+
+Task<std::uint64_t> Metadata::allocate_packed(std::uint64_t bytes) {
+    const auto lock = co_await allocation_.lock();
+    STRATA_CO_TRY_VOID(co_await free_retired());
+    const std::uint64_t within = packed_ % header_.cluster();
+    const std::uint64_t left = within == 0 ? 0 : header_.cluster() - within;
+    std::uint64_t place = packed_;
+    std::uint64_t count = 0;
+    if (left != 0) {
+        STRATA_CO_TRY(count, co_await refcount(place / header_.cluster()));
+    }
+    const bool joins = left != 0 && count != 0 && count < max_refcount();
+    if (joins && bytes <= left) {
+        STRATA_CO_TRY_VOID(co_await set_refcount(place / header_.cluster(), count + 1));
+        packed_ += bytes;
+        co_return place;
+    }
+    STRATA_CO_TRY(const Allocation next, co_await allocate_locked(1));
+    if (joins && next.host == place + left) {
+        // It straddles: one more owner of the first cluster, the only one of the second.
+        STRATA_CO_TRY(count, co_await refcount(place / header_.cluster()));
+        STRATA_CO_TRY_VOID(co_await set_refcount(place / header_.cluster(), count + 1));
+    } else {
+        place = next.host;
+    }
+    packed_ = place + bytes;
+    co_return place;
+}
+
+Task<> Metadata::give_back(std::uint64_t host, std::uint64_t clusters) {
+    const auto lock = co_await allocation_.lock();
+    for (std::uint64_t index = host / header_.cluster(); index < host / header_.cluster() + clusters; ++index) {
+        cursor_ = std::min(cursor_, index);
+        STRATA_CO_TRY_VOID(co_await set_refcount(index, 0));
+    }
+    co_return ok();
+}
+
+Task<> Metadata::change_refcount(std::uint64_t index, int delta) {
+    const auto lock = co_await allocation_.lock();
+    STRATA_CO_TRY(const std::uint64_t now, co_await refcount(index));
+    if ((delta < 0 && now == 0) || (delta > 0 && now == max_refcount())) {
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("qcow2 image '{}': the refcount of the cluster at {:#x} cannot become {}", file_.name(),
+                                    index * header_.cluster(), delta < 0 ? "negative" : "larger; make it wider with refcount_bits"),
+                        delta < 0 ? EIO : EINVAL};
+    }
+    co_return co_await set_refcount(index, delta < 0 ? now - 1 : now + 1);
+}
+
+// Space that nobody owns any more goes back to the host, before anybody can own it again.
+Task<> Metadata::punch(const std::vector<std::uint64_t>& freed) {
+    for (std::size_t at = 0, count = 0; at < freed.size(); at += count) {
+        count = 1;
+        while (at + count < freed.size() && freed[at + count] == freed[at] + count) {
+            ++count;
         }
-        STRATA_TRY_VOID(set_refcount(index, now - 1));
-        if (now == 1) {
+        STRATA_CO_TRY_VOID(co_await file_.discard(freed[at] * header_.cluster(), count * header_.cluster()));
+    }
+    co_return ok();
+}
+
+// Under allocation_. What requests may still be at stays for a later call.
+Task<> Metadata::free_retired() {
+    while (!retired_.empty()) {
+        while (first_epoch_ < epoch_ && passages_.front() == 0) {
+            passages_.pop_front();
+            ++first_epoch_;
+        }
+        if (retired_.front().epoch >= first_epoch_) {
+            break;
+        }
+        std::vector<std::uint64_t> clusters = std::move(retired_.front().clusters);
+        retired_.pop_front();
+        std::sort(clusters.begin(), clusters.end());
+        std::vector<std::uint64_t> freed;
+        for (const std::uint64_t host : clusters) {
+            const std::uint64_t index = host / header_.cluster();
+            STRATA_CO_TRY(const std::uint64_t now, co_await refcount(index));
+            if (now == 0) {
+                co_return corrupt(fmt::format("the cluster at {:#x} was in use and counted as free", host));
+            }
+            if (now > 1) {
+                STRATA_CO_TRY_VOID(co_await set_refcount(index, now - 1));
+                continue;
+            }
+            freed.push_back(index);
+        }
+        if (discard_) {
+            STRATA_CO_TRY_VOID(co_await punch(freed));
+        }
+        for (const std::uint64_t index : freed) {
+            const std::uint64_t host = index * header_.cluster();
+            l2_.forget(host, header_.cluster());
+            if (packed_ >= host && packed_ <= host + header_.cluster()) {
+                packed_ = 0;
+            }
+            STRATA_CO_TRY_VOID(co_await set_refcount(index, 0));
             cursor_ = std::min(cursor_, index);
         }
     }
-    return ok();
+    co_return ok();
+}
+
+Task<> Metadata::free_released() {
+    const auto lock = co_await allocation_.lock();
+    co_return co_await free_retired();
 }
 
 }  // namespace strata::block::qcow2

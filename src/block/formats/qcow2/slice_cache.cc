@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <iterator>
 
-#include "block/file_access.h"
-
 namespace strata::block::qcow2 {
+namespace {
+
+constexpr std::size_t kWritesAtATime = 8, kSlicesAWrite = 256;
+
+}  // namespace
 
 void SliceCache::make_room() {
     // Clean slices go; the owner sees to it that there are some.
@@ -14,7 +17,7 @@ void SliceCache::make_room() {
     auto at = slices_.end();
     for (int i = 0; i < kLook && slices_.size() >= capacity_ && at != slices_.begin(); ++i) {
         --at;
-        if (!at->dirty) {
+        if (!at->dirty && at->writing == 0) {
             places_.erase(at->host);
             at = slices_.erase(at);
         }
@@ -23,7 +26,7 @@ void SliceCache::make_room() {
 
 SliceCache::Place SliceCache::insert(std::uint64_t host) {
     make_room();
-    slices_.push_front({host, false, std::vector<std::byte>(bytes_)});
+    slices_.push_front(Slice{.host = host, .dirty = false, .writing = 0, .content = std::vector<std::byte>(bytes_)});
     places_[host] = slices_.begin();
     return slices_.begin();
 }
@@ -33,22 +36,38 @@ void SliceCache::taint(Slice& slice) {
     slice.dirty = true;
 }
 
-Result<std::byte*> SliceCache::load(std::uint64_t host) {
-    if (const auto found = places_.find(host); found != places_.end()) {
-        slices_.splice(slices_.begin(), slices_, found->second);
-        return found->second->content.data();
+void SliceCache::taint(std::uint64_t host) { taint(*places_.at(host)); }
+
+std::byte* SliceCache::find(std::uint64_t host) {
+    const auto found = places_.find(host);
+    if (found == places_.end()) {
+        return nullptr;
     }
-    std::vector<std::byte> content(bytes_);
-    STRATA_TRY_VOID(read_file(fd_, host, content, name_));
-    const Place place = insert(host);
-    place->content.swap(content);
-    return place->content.data();
+    if (found->second != slices_.begin()) {
+        slices_.splice(slices_.begin(), slices_, found->second);
+    }
+    return found->second->content.data();
 }
 
-Result<std::byte*> SliceCache::change(std::uint64_t host) {
-    std::byte* content = STRATA_TRY(load(host));
-    taint(slices_.front());
-    return content;
+Task<std::byte*> SliceCache::load(std::uint64_t host) {
+    while (loading_.contains(host)) {
+        co_await loaded_.wait();
+    }
+    if (std::byte* here = find(host)) {
+        co_return here;
+    }
+    loading_.insert(host);
+    std::vector<std::byte> content(bytes_);
+    Result<> read = co_await file_.read(host, Buffers(std::span(content)));
+    loading_.erase(host);
+    loaded_.wake_all();
+    STRATA_CO_TRY_VOID(std::move(read));
+    if (std::byte* here = find(host)) {
+        co_return here;  // made anew meanwhile
+    }
+    const Place place = insert(host);
+    place->content.swap(content);
+    co_return place->content.data();
 }
 
 std::byte* SliceCache::fresh(std::uint64_t host) {
@@ -59,20 +78,77 @@ std::byte* SliceCache::fresh(std::uint64_t host) {
     return place->content.data();
 }
 
-Result<> SliceCache::write_back() {
-    std::vector<Slice*> dirty;
-    for (Slice& slice : slices_) {
-        if (slice.dirty) {
-            dirty.push_back(&slice);
+void SliceCache::forget(std::uint64_t host, std::uint64_t length) {
+    for (std::uint64_t at = host; at < host + length; at += bytes_) {
+        const auto found = places_.find(at);
+        if (found != places_.end() && found->second->writing == 0) {
+            dirty_ -= found->second->dirty ? 1 : 0;
+            slices_.erase(found->second);
+            places_.erase(found);
         }
     }
-    std::sort(dirty.begin(), dirty.end(), [](const Slice* a, const Slice* b) { return a->host < b->host; });
-    for (Slice* slice : dirty) {
-        STRATA_TRY_VOID(write_file(fd_, slice->host, slice->content, name_));
-        slice->dirty = false;
-        --dirty_;
+}
+
+void SliceCache::clear() {
+    slices_.clear();
+    places_.clear();
+    dirty_ = 0;
+}
+
+SliceCache::Batch SliceCache::take_dirty() {
+    Batch batch;
+    if (dirty_ == 0) {
+        return batch;
     }
-    return ok();
+    for (Slice& slice : slices_) {
+        if (slice.dirty) {
+            batch.pieces.push_back({slice.host, slice.content});
+            slice.dirty = false;
+            ++slice.writing;
+        }
+    }
+    dirty_ = 0;
+    std::sort(batch.pieces.begin(), batch.pieces.end(), [](const auto& a, const auto& b) { return a.host < b.host; });
+    return batch;
+}
+
+void SliceCache::put_back(const Batch& batch) {
+    for (const Batch::Piece& piece : batch.pieces) {
+        Slice& slice = *places_.at(piece.host);
+        --slice.writing;
+        taint(slice);
+    }
+}
+
+Task<> SliceCache::write_run(const Batch& batch, std::size_t first, std::size_t count) {
+    std::vector<iovec> vectors;
+    for (std::size_t i = first; i < first + count; ++i) {
+        // SAFETY: a write never stores through the view.
+        vectors.push_back({const_cast<std::byte*>(batch.pieces[i].content.data()), bytes_});
+    }
+    Result<> written = co_await file_.write(batch.pieces[first].host, Buffers(std::span<const iovec>(vectors)));
+    for (std::size_t i = first; i < first + count; ++i) {
+        Slice& slice = *places_.at(batch.pieces[i].host);
+        --slice.writing;
+        if (!written.ok()) {
+            taint(slice);
+        }
+    }
+    co_return written;
+}
+
+Task<> SliceCache::write(Batch batch) {
+    const auto turn = co_await order_.lock();
+    TaskGroup group(file_.loop(), kWritesAtATime);
+    for (std::size_t at = 0, count = 0; at < batch.pieces.size(); at += count) {
+        count = 1;
+        while (at + count < batch.pieces.size() && count < kSlicesAWrite &&
+               batch.pieces[at + count].host == batch.pieces[at].host + count * bytes_) {
+            ++count;
+        }
+        (void)co_await group.add(write_run(batch, at, count));
+    }
+    co_return co_await group.finish();
 }
 
 }  // namespace strata::block::qcow2

@@ -1,0 +1,110 @@
+// Qcow2Node: a qcow2 image, version 2 and 3.
+//
+// Reads and writes run side by side; whoever gives clusters to a stretch of the disk, or takes them away, announces the stretch, and others
+// who write there wait for it. Snapshots, resizing, checks and the like run alone. The tables and the order of writing
+// are metadata.h's.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "block/aligned_buffer.h"
+#include "block/formats/qcow2/metadata.h"
+#include "block/node.h"
+#include "block/registry.h"
+#include "block/sync.h"
+
+namespace strata::block::qcow2 {
+
+const FormatDriver& driver();
+
+class Qcow2Node final : public Node {
+  public:
+    static Task<NodePtr> open(NodePtr file, OpenOptions options);
+    ~Qcow2Node() override;
+
+    [[nodiscard]] std::string_view format() const override { return "qcow2"; }
+    [[nodiscard]] std::uint64_t size() const override { return size_; }
+    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
+    [[nodiscard]] Node* file() const override { return file_.get(); }
+    [[nodiscard]] Node* backing() const override { return backing_.get(); }
+    [[nodiscard]] std::vector<Node*> children() const override;
+    Task<> read(std::uint64_t offset, Buffers into) override;
+    Task<> write(std::uint64_t offset, Buffers from) override;
+    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) override;
+    Task<> discard(std::uint64_t offset, std::uint64_t length) override;
+    Task<> flush() override;
+    Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
+    Task<> write_compressed(std::uint64_t offset, Buffers from) override;
+    Task<> close() override;
+    Task<> resize(std::uint64_t size, Preallocation preallocation) override;
+    Task<> make_empty() override;
+    Task<FormatInfo> info() override;
+    Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
+
+  private:
+    struct Stretch {
+        std::uint64_t first = 0, end = 0;  ///< clusters
+    };
+    /// Keeps other writers out of clusters that are about to change owner.
+    class Claim;
+    Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_ptr<Metadata> metadata, const OpenOptions& options);
+    [[nodiscard]] const Header& header() const { return metadata_->header(); }
+    [[nodiscard]] std::uint64_t cluster() const { return header().cluster(); }
+    [[nodiscard]] bool claimed(std::uint64_t first, std::uint64_t end) const;
+    Task<Mapping> look_up(std::uint64_t offset);
+    [[nodiscard]] bool in_place(const Mapping& mapping, std::uint64_t within, std::uint64_t length) const;
+    [[nodiscard]] bool plain(const Mapping& mapping) const;
+    [[nodiscard]] bool nothing_below(std::uint64_t offset) const;
+    Task<> write_header();
+
+    // Reading (read.cc)
+    Task<> read_inside(std::uint64_t offset, Buffers into);
+    Task<> read_piece(std::uint64_t offset, Buffers into, Mapping mapping);
+    Task<> read_subclusters(std::uint64_t offset, Buffers into, Mapping mapping);
+    Task<> read_compressed(std::uint64_t offset, Buffers into, Mapping mapping);
+
+    // Writing (write.cc)
+    Task<> write_inside(std::uint64_t offset, Buffers from);
+    Task<std::uint64_t> write_in_place(std::uint64_t offset, Buffers from, Mapping first);
+    Task<std::uint64_t> write_new(std::uint64_t offset, Buffers from, Mapping first);
+    Task<std::uint64_t> write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused);
+    Task<AlignedBuffer> old_content(std::uint64_t offset, std::uint64_t length, Mapping mapping, bool zeroed);
+    [[nodiscard]] Entry entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from, std::uint64_t to, bool reused) const;
+    Task<> relieve();
+    Task<> take_back(std::uint64_t index, Allocation place);
+    void forget_unpacked(std::uint64_t host);
+
+    // Zeroing, size (zero.cc, resize.cc)
+    enum class Clearing : std::uint8_t { Zero, ZeroKeepSpace, Discard, Drop };
+    Task<> clear(std::uint64_t first, std::uint64_t end, Clearing how);
+    Task<> clear_cluster(std::uint64_t offset, Clearing how);
+    Task<> zero_part(std::uint64_t offset, std::uint64_t length);
+    Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);
+    Task<> grow_l1(std::uint64_t entries);
+    Task<> write_l1_field();
+    Task<> write_size_field(std::uint64_t size);
+    Task<> preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode);
+
+    const NodePtr file_;
+    const NodePtr data_;  ///< of its own, or file_
+    NodePtr backing_;
+    const std::unique_ptr<Metadata> metadata_;
+    std::uint64_t size_;
+    NodeTraits traits_;
+    Gate gate_;
+    std::list<Stretch> claims_;
+    WaitQueue claims_change_;
+    bool closed_ = false;
+    struct Unpacked {
+        std::uint64_t host = 0;
+        std::shared_ptr<const std::vector<std::byte>> content;
+    };
+    std::vector<Unpacked> unpacked_;  ///< the clusters decompressed last
+    std::size_t next_unpacked_ = 0;
+};
+
+}  // namespace strata::block::qcow2

@@ -1,0 +1,174 @@
+// Qcow2Node: reading, and what lies where.
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "block/formats/qcow2/compression.h"
+#include "block/formats/qcow2/qcow2.h"
+
+namespace strata::block::qcow2 {
+namespace {
+
+constexpr unsigned kSubclusters = 32;
+constexpr std::size_t kReadsAtATime = 16, kUnpackedKept = 8;
+
+}  // namespace
+
+/// An image's cluster is all its own and has no holes.
+bool Qcow2Node::plain(const Mapping& m) const {
+    return m.kind == Mapping::Kind::Normal && (!header().extended() || m.allocated == ~0U);
+}
+
+bool Qcow2Node::nothing_below(std::uint64_t offset) const { return backing_ == nullptr || offset >= backing_->size(); }
+
+Task<Mapping> Qcow2Node::look_up(std::uint64_t offset) {
+    Result<Mapping> found = Mapping{};
+    if (metadata_->look_up_now(offset, found)) {
+        co_return found;
+    }
+    co_return co_await metadata_->look_up(offset);
+}
+
+Task<> Qcow2Node::read_compressed(std::uint64_t offset, Buffers into, Mapping m) {
+    const std::uint64_t within = offset % cluster();
+    for (const Unpacked& each : unpacked_) {
+        if (each.host == m.host && each.content) {
+            into.copy_from(std::span(*each.content).subspan(within, into.size()));
+            co_return ok();
+        }
+    }
+    AlignedBuffer packed(m.length);
+    STRATA_CO_TRY_VOID(co_await file_->read(m.host, packed.view()));
+    const auto whole = std::make_shared<std::vector<std::byte>>(cluster());
+    const Compression method = header().compression;
+    const std::span<const std::byte> from = packed.bytes();
+    std::vector<std::byte>* to = whole.get();
+    const bool good = co_await loop().offload([method, from, to] { return decompress(method, from, *to); });
+    if (!good) {
+        co_return metadata_->corrupt(fmt::format("the compressed cluster at {:#x} (for {:#x}) is broken", m.host, offset));
+    }
+    into.copy_from(std::span(*whole).subspan(within, into.size()));
+    if (into.size() != cluster()) {  // the rest may be read next
+        if (unpacked_.size() < kUnpackedKept) {
+            unpacked_.emplace_back();
+        }
+        next_unpacked_ = (next_unpacked_ + 1) % unpacked_.size();
+        unpacked_[next_unpacked_] = {m.host, whole};
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::read_subclusters(std::uint64_t offset, Buffers into, Mapping m) {
+    const std::uint64_t bytes = cluster() / kSubclusters;
+    while (!into.empty()) {
+        const std::uint64_t within = offset % cluster();
+        const auto kind_of = [&](std::uint64_t bit) { return (m.allocated >> bit & 1) != 0 ? 0 : (m.zero >> bit & 1) != 0 ? 1 : 2; };
+        const std::uint64_t first = within / bytes;
+        std::uint64_t end = first + 1;
+        while (end < kSubclusters && end * bytes < within + into.size() && kind_of(end) == kind_of(first)) {
+            ++end;
+        }
+        const std::size_t part = std::min<std::uint64_t>(into.size(), end * bytes - within);
+        switch (kind_of(first)) {
+            case 0: STRATA_CO_TRY_VOID(co_await data_->read(m.host + within, into.slice(0, part))); break;
+            case 1: into.slice(0, part).fill(std::byte{0}); break;
+            default: STRATA_CO_TRY_VOID(co_await read_or_zero(backing_.get(), offset, into.slice(0, part))); break;
+        }
+        into = into.from(part);
+        offset += part;
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
+    switch (m.kind) {
+        case Mapping::Kind::Unallocated: co_return co_await read_or_zero(backing_.get(), offset, into);
+        case Mapping::Kind::Zero: into.fill(std::byte{0}); co_return ok();
+        case Mapping::Kind::Compressed: co_return co_await read_compressed(offset, into, m);
+        case Mapping::Kind::Normal: break;
+    }
+    if (!plain(m)) {
+        co_return co_await read_subclusters(offset, into, m);
+    }
+    co_return co_await data_->read(m.host + offset % cluster(), into);
+}
+
+// Runs of clusters that lie side by side are one transfer; several runs go at once.
+Task<> Qcow2Node::read_inside(std::uint64_t offset, Buffers into) {
+    TaskGroup group(loop(), kReadsAtATime);
+    Result<> failure = ok();
+    while (!into.empty() && !group.failed()) {
+        std::uint64_t part = std::min<std::uint64_t>(into.size(), cluster() - offset % cluster());
+        auto first = co_await look_up(offset);
+        if (!first.ok()) {
+            failure = std::move(first).error();
+            break;
+        }
+        while (part < into.size() && first->kind != Mapping::Kind::Compressed) {
+            auto next = co_await look_up(offset + part);
+            const bool joins = next.ok() && next->kind == first->kind &&
+                               (first->kind != Mapping::Kind::Normal ||
+                                (plain(*first) && plain(*next) && next->host == first->host + offset % cluster() + part));
+            if (!joins) {
+                break;
+            }
+            part += std::min<std::uint64_t>(into.size() - part, cluster());
+        }
+        if (part == into.size() && group.running() == 0) {
+            co_return co_await read_piece(offset, into, *first);
+        }
+        (void)co_await group.add(read_piece(offset, into.slice(0, part), *first));
+        into = into.from(part);
+        offset += part;
+    }
+    Result<> done = co_await group.finish();
+    co_return failure.ok() ? std::move(done) : std::move(failure);
+}
+
+Task<> Qcow2Node::read(std::uint64_t offset, Buffers into) {
+    STRATA_CO_TRY_VOID(check_range(offset, into.size(), false));
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    const Metadata::Passage passage(*metadata_);
+    co_return co_await read_inside(offset, into);
+}
+
+Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
+    STRATA_CO_TRY_VOID(check_range(offset, length, false));
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    Extent extent;
+    std::uint64_t done = 0;
+    const std::uint64_t unit = header().extended() ? cluster() / kSubclusters : cluster();
+    while (done < length) {
+        const std::uint64_t at = offset + done;
+        const std::uint64_t part = std::min(length - done, unit - at % unit);
+        STRATA_CO_TRY(const Mapping m, co_await look_up(at));
+        Extent here{.kind = Extent::Kind::Data, .owner = this};
+        const unsigned bit = header().extended() ? static_cast<unsigned>(at % cluster() / unit) : 0;
+        const bool split = header().extended() && m.kind == Mapping::Kind::Normal;
+        if (m.kind == Mapping::Kind::Unallocated || (split && ((m.allocated | m.zero) >> bit & 1) == 0)) {
+            here.kind = Extent::Kind::Unallocated;
+        } else if (m.kind == Mapping::Kind::Zero || (split && (m.zero >> bit & 1) != 0)) {
+            here.kind = Extent::Kind::Zero;
+        } else if (m.kind == Mapping::Kind::Compressed) {
+            here.compressed = true;
+        }
+        if (m.kind != Mapping::Kind::Compressed && here.kind != Extent::Kind::Unallocated &&
+            (m.host != 0 || (data_ != file_ && m.kind == Mapping::Kind::Normal))) {
+            here.has_offset = true;
+            here.offset = m.host + at % cluster();
+            here.file = data_.get();
+        }
+        if (done == 0) {
+            extent = here;
+        } else if (extent.kind != here.kind || extent.compressed != here.compressed || extent.has_offset != here.has_offset ||
+                   (here.has_offset && here.offset != extent.offset + done)) {
+            break;
+        }
+        done += part;
+    }
+    extent.length = done;
+    co_return extent;
+}
+
+}  // namespace strata::block::qcow2

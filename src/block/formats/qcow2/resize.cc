@@ -1,0 +1,154 @@
+// Qcow2Node: size: growing and shrinking the disk, and giving it clusters in advance.
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/endian.h"
+#include "block/formats/qcow2/claim.h"
+#include "block/formats/qcow2/qcow2.h"
+
+namespace strata::block::qcow2 {
+namespace {
+
+constexpr std::uint64_t kSizeField = 24, kL1Field = 36;
+constexpr std::uint64_t kRun = 1U << 20;  ///< clusters at a time
+
+}  // namespace
+
+Task<> Qcow2Node::write_size_field(std::uint64_t size) {
+    const Be64 wire = size;
+    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kSizeField, std::as_bytes(std::span(&wire, 1))));
+    STRATA_CO_TRY_VOID(co_await file_->flush());
+    metadata_->header().size = size;
+    size_ = size;
+    co_return ok();
+}
+
+Task<> Qcow2Node::write_l1_field() {
+    struct {
+        Be32 entries;
+        Be64 offset;
+    } const fields{metadata_->header().l1_entries, metadata_->header().l1_offset};
+    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kL1Field, std::as_bytes(std::span(&fields, 1))));
+    co_return co_await file_->flush();
+}
+
+// The larger table is complete and durable before the header names it.
+Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
+    if (entries * 8 > kMaxL1Bytes) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}': its clusters are too small for a disk of that size", name()), EFBIG};
+    }
+    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    const std::uint64_t clusters = (entries * 8 + cluster() - 1) / cluster();
+    STRATA_CO_TRY(const std::uint64_t place, co_await metadata_->allocate_table(clusters));
+    std::vector<std::uint64_t>& l1 = metadata_->l1();
+    l1.resize(entries);
+    std::vector<Be64> wire(l1.begin(), l1.end());
+    wire.resize(clusters * cluster() / 8);
+    STRATA_CO_TRY_VOID(co_await file_->write(place, Buffers::of(std::as_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    Header& h = metadata_->header();
+    const std::uint64_t old = h.l1_offset, old_clusters = (h.l1_entries * 8ULL + cluster() - 1) / cluster();
+    h.l1_offset = place;
+    h.l1_entries = static_cast<std::uint32_t>(entries);
+    STRATA_CO_TRY_VOID(co_await write_l1_field());
+    metadata_->release(old, old_clusters);
+    co_return ok();
+}
+
+// The clusters' content is what the file has there: zeros, as they come from its end, or zeroed here.
+Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode) {
+    while (offset < end) {
+        STRATA_CO_TRY_VOID(co_await relieve());
+        STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
+        if (m.host != 0 || m.kind != Mapping::Kind::Unallocated) {
+            offset = (offset / cluster() + 1) * cluster();
+            continue;
+        }
+        const std::uint64_t start = offset / cluster() * cluster();
+        Allocation place{start, std::min(kRun, (end - start + cluster() - 1) / cluster()), false};
+        if (data_ == file_) {
+            STRATA_CO_TRY(place, co_await metadata_->allocate(place.clusters));
+        }
+        const std::uint64_t length = place.clusters * cluster();
+        if (data_->size() < place.host + length) {
+            STRATA_CO_TRY_VOID(co_await data_->resize(place.host + length, mode == Preallocation::Metadata ? Preallocation::Off : mode));
+        } else if (!place.zeroed) {
+            STRATA_CO_TRY_VOID(co_await data_->write_zeroes(place.host, length, {}));
+        }
+        std::uint64_t done = 0;
+        for (; done < place.clusters && start + done * cluster() < end; ++done) {
+            STRATA_CO_TRY(const Mapping old, co_await look_up(start + done * cluster()));
+            if (old.host != 0 || old.kind != Mapping::Kind::Unallocated) {
+                break;
+            }
+            STRATA_CO_TRY_VOID(co_await metadata_->set(start + done * cluster(), Entry{(place.host + done * cluster()) | kCopied, header().extended() ? 0xFFFFFFFFULL : 0}));
+        }
+        if (done < place.clusters && data_ == file_) {
+            STRATA_CO_TRY_VOID(co_await metadata_->give_back(place.host + done * cluster(), place.clusters - done));
+        }
+        offset = start + done * cluster();
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
+    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    size = (size + kSectorSize - 1) / kSectorSize * kSectorSize;
+    if (size > (1ULL << 62)) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", size), EFBIG};
+    }
+    STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
+    if (header().snapshots != 0 && header().version < 3) {
+        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()), ENOTSUP};
+    }
+    if (header().has_bitmaps) {
+        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': an image with bitmaps cannot be resized; remove them first", name()), ENOTSUP};
+    }
+    const std::uint64_t old = size_;
+    if (size < old) {
+        // Space goes before the size does; a crash between leaves zeros at the end of the disk.
+        const std::uint64_t first = (size + cluster() - 1) / cluster() * cluster();
+        STRATA_CO_TRY_VOID(co_await clear(first, old, Clearing::Drop));
+        const std::uint64_t covered = cluster() * header().l2_entries();
+        metadata_->drop_l2_tables((size + covered - 1) / covered);
+        STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+        STRATA_CO_TRY_VOID(co_await write_size_field(size));
+        STRATA_CO_TRY_VOID(co_await metadata_->free_released());
+        if (data_ != file_) {
+            STRATA_CO_TRY_VOID(co_await data_->resize(size, Preallocation::Off));
+        }
+        co_return co_await metadata_->write_back();
+    }
+    Header wanted = header();
+    wanted.size = size;
+    if (wanted.l1_needed() > metadata_->l1().size()) {
+        STRATA_CO_TRY_VOID(co_await grow_l1(wanted.l1_needed()));
+    }
+    if (data_ != file_ && data_->size() < size) {
+        STRATA_CO_TRY_VOID(co_await data_->resize(size, Preallocation::Off));
+    }
+    // What lay past the end does not show now: neither the last cluster's rest nor a longer layer below.
+    size_ = size;
+    metadata_->header().size = size;
+    Result<> done = ok();
+    if (old % cluster() != 0) {
+        done = co_await zero_part(old, std::min(size, (old / cluster() + 1) * cluster()) - old);
+    }
+    const std::uint64_t below = backing_ != nullptr ? backing_->size() : 0;
+    const std::uint64_t first = (old + cluster() - 1) / cluster() * cluster();
+    if (done.ok() && below > first && first < size) {
+        done = co_await zero_inside(first, std::min(size, (below + cluster() - 1) / cluster() * cluster()) - first, {});
+    }
+    if (done.ok() && preallocation != Preallocation::Off) {
+        done = co_await preallocate(first, size, preallocation);
+    }
+    size_ = old;
+    metadata_->header().size = old;
+    STRATA_CO_TRY_VOID(std::move(done));
+    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    co_return co_await write_size_field(size);
+}
+
+}  // namespace strata::block::qcow2

@@ -1,0 +1,253 @@
+// Qcow2Node: writing: in place where the disk owns the cluster, else into new clusters that are complete before a table names them.
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "block/formats/qcow2/claim.h"
+#include "block/formats/qcow2/compression.h"
+#include "block/formats/qcow2/qcow2.h"
+
+namespace strata::block::qcow2 {
+namespace {
+
+constexpr unsigned kSubclusters = 32;
+constexpr std::uint64_t kMaxRun = 4U << 20;  ///< bytes of new clusters at a time
+
+std::uint32_t bits(std::uint64_t first, std::uint64_t end) {
+    return static_cast<std::uint32_t>(((1ULL << end) - 1) & ~((1ULL << first) - 1));
+}
+
+}  // namespace
+
+bool Qcow2Node::claimed(std::uint64_t first, std::uint64_t end) const {
+    return std::any_of(claims_.begin(), claims_.end(), [&](const Stretch& each) { return first < each.end && each.first < end; });
+}
+
+/// [within, within + length) of the cluster can be written where it lies.
+bool Qcow2Node::in_place(const Mapping& m, std::uint64_t within, std::uint64_t length) const {
+    if (m.kind != Mapping::Kind::Normal || !m.copied) {
+        return false;
+    }
+    if (!header().extended() || m.allocated == ~0U) {
+        return true;
+    }
+    const std::uint64_t unit = cluster() / kSubclusters;
+    const std::uint32_t touched = bits(within / unit, (within + length + unit - 1) / unit);
+    return (m.allocated & touched) == touched;
+}
+
+Task<> Qcow2Node::relieve() {
+    if (metadata_->loaded()) {
+        STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    }
+    co_return ok();
+}
+
+// Answers the bytes written: as far as the clusters lie side by side.
+Task<std::uint64_t> Qcow2Node::write_in_place(std::uint64_t offset, Buffers from, Mapping first) {
+    const std::uint64_t within = offset % cluster();
+    std::uint64_t part = std::min<std::uint64_t>(from.size(), cluster() - within);
+    Result<Mapping> next = Mapping{};
+    while (part < from.size()) {
+        const std::uint64_t more = std::min<std::uint64_t>(from.size() - part, cluster());
+        const std::uint64_t index = (offset + part) / cluster();
+        if (claimed(index, index + 1) || !metadata_->look_up_now(offset + part, next) || !next.ok() || !in_place(*next, 0, more) ||
+            next->host != first.host + within + part) {
+            break;
+        }
+        part += more;
+    }
+    STRATA_CO_TRY_VOID(co_await data_->write(first.host + within, from.slice(0, part)));
+    co_return part;
+}
+
+/// What a stretch of a cluster showed so far; nothing if that is zeros and the new place has them already.
+Task<AlignedBuffer> Qcow2Node::old_content(std::uint64_t offset, std::uint64_t length, Mapping m, bool zeroed) {
+    const bool zero = m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset));
+    if (length == 0 || (zero && zeroed)) {
+        co_return AlignedBuffer();
+    }
+    AlignedBuffer content(length);
+    STRATA_CO_TRY_VOID(co_await read_piece(offset, content.view(), m));
+    if (zeroed && is_zero(content.bytes())) {
+        co_return AlignedBuffer();
+    }
+    co_return std::move(content);
+}
+
+/// The table entry of a cluster at `host` of which [from, to) was written.
+Entry Qcow2Node::entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from, std::uint64_t to, bool reused) const {
+    Entry entry{host | kCopied, 0};
+    if (header().extended()) {
+        const std::uint64_t unit = cluster() / kSubclusters;
+        const std::uint32_t written = bits(from / unit, (to + unit - 1) / unit);
+        const std::uint32_t allocated = written | (reused ? old.allocated : 0);
+        entry.bitmap = allocated | std::uint64_t{old.zero & ~allocated} << 32;
+    }
+    return entry;
+}
+
+// The new clusters are complete before the tables name them; the old ones stay as they are until that is durable.
+Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused) {
+    const std::uint64_t within = offset % cluster(), start = offset - within;
+    const std::uint64_t part = std::min<std::uint64_t>(from.size(), place.clusters * cluster() - within);
+    const std::uint64_t end = within + part, limit = place.clusters * cluster();
+    const Mapping& first = olds.front();
+    const Mapping& last = olds[place.clusters - 1];
+    // Subclusters that show what lies below may go on doing so; whatever the image itself had moves along.
+    const std::uint64_t unit = header().extended() ? cluster() / kSubclusters : cluster();
+    const auto moves = [&](const Mapping& old) {
+        return !reused && (old.kind == Mapping::Kind::Compressed || (old.kind == Mapping::Kind::Normal && old.allocated != 0));
+    };
+    std::uint64_t head_from = moves(first) ? 0 : within / unit * unit;
+    std::uint64_t tail_to = moves(last) ? limit : (end + unit - 1) / unit * unit;
+    if (reused && header().extended()) {
+        head_from = (first.allocated >> (within / unit) & 1) != 0 ? within : head_from;
+        tail_to = (last.allocated >> ((end - 1) / unit) & 1) != 0 ? end : tail_to;
+    }
+    STRATA_CO_TRY(const AlignedBuffer head, co_await old_content(start + head_from, within - head_from, first, place.zeroed));
+    STRATA_CO_TRY(const AlignedBuffer tail, co_await old_content(start + end, tail_to - end, last, place.zeroed));
+    std::uint64_t at = place.host + within - head.size();
+    if (head.size() == 0 && tail.size() == 0) {
+        STRATA_CO_TRY_VOID(co_await data_->write(at, from.slice(0, part)));
+    } else {
+        std::vector<iovec> pieces;
+        head.view().append_to(pieces);
+        from.slice(0, part).append_to(pieces);
+        tail.view().append_to(pieces);
+        STRATA_CO_TRY_VOID(co_await data_->write(at, Buffers(std::span<const iovec>(pieces))));
+    }
+    for (std::uint64_t i = 0; i < place.clusters; ++i) {
+        const std::uint64_t lower = i == 0 ? head_from : 0;
+        const std::uint64_t upper = i + 1 == place.clusters ? tail_to - i * cluster() : cluster();
+        STRATA_CO_TRY_VOID(co_await metadata_->set(start + i * cluster(), entry_for(olds[i], place.host + i * cluster(), lower, upper, reused)));
+        if (!reused) {
+            metadata_->release(olds[i]);
+        }
+    }
+    co_return part;
+}
+
+// Gives clusters to as much of [offset, offset + from.size()) as lacks them and gets them side by side.
+Task<std::uint64_t> Qcow2Node::write_new(std::uint64_t offset, Buffers from, Mapping first) {
+    const std::uint64_t index = offset / cluster();
+    const std::uint64_t most = std::min<std::uint64_t>((offset % cluster() + from.size() + cluster() - 1) / cluster(), std::max<std::uint64_t>(1, kMaxRun / cluster()));
+    const bool reused = first.host != 0 && first.copied && first.kind != Mapping::Kind::Compressed;
+    std::vector<Mapping> olds{first};
+    Result<Mapping> next = Mapping{};
+    while (!reused && olds.size() < most) {
+        const std::uint64_t at = index + olds.size();
+        if (claimed(at, at + 1) || !metadata_->look_up_now(at * cluster(), next) || !next.ok() ||
+            (next->host != 0 && next->copied && next->kind != Mapping::Kind::Compressed)) {
+            break;
+        }
+        olds.push_back(*next);
+    }
+    Claim claim(*this, index, index + olds.size());
+    Allocation place{first.host, 1, false};
+    const bool elsewhere = data_ != file_;
+    if (elsewhere) {
+        place = Allocation{index * cluster(), olds.size(), false};
+    } else if (!reused) {
+        STRATA_CO_TRY(place, co_await metadata_->allocate(olds.size()));
+        claim.shrink(index + place.clusters);
+    }
+    auto written = co_await write_into(offset, from, std::move(olds), place, reused);
+    if (!written.ok() && !reused && !elsewhere) {
+        STRATA_CO_TRY_VOID(co_await take_back(index, place));
+    }
+    co_return written;
+}
+
+// After a failure: what the tables do not name is free again.
+Task<> Qcow2Node::take_back(std::uint64_t index, Allocation place) {
+    for (std::uint64_t i = 0; i < place.clusters; ++i) {
+        const std::uint64_t host = place.host + i * cluster();
+        auto now = co_await look_up((index + i) * cluster());
+        if (now.ok() && now->host != host) {
+            STRATA_CO_TRY_VOID(co_await metadata_->give_back(host, 1));
+        }
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::write_inside(std::uint64_t offset, Buffers from) {
+    while (!from.empty()) {
+        const std::uint64_t index = offset / cluster();
+        const std::uint64_t length = std::min<std::uint64_t>(from.size(), cluster() - offset % cluster());
+        if (claimed(index, index + 1)) {
+            co_await claims_change_.wait();
+            continue;
+        }
+        STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
+        if (claimed(index, index + 1)) {
+            continue;
+        }
+        std::uint64_t done = 0;
+        if (in_place(m, offset % cluster(), length)) {
+            STRATA_CO_TRY(done, co_await write_in_place(offset, from, m));
+        } else {
+            STRATA_CO_TRY(done, co_await write_new(offset, from, m));
+        }
+        from = from.from(done);
+        offset += done;
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
+    STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    STRATA_CO_TRY_VOID(co_await relieve());
+    const Metadata::Passage passage(*metadata_);
+    co_return co_await write_inside(offset, from);
+}
+
+Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
+    STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+    if (from.empty()) {
+        co_return ok();
+    }
+    if (data_ != file_) {
+        co_return lacks("compressed clusters with a data file of their own");
+    }
+    if (offset % cluster() != 0 || from.size() > cluster() || (from.size() < cluster() && offset + from.size() != size_)) {
+        co_return Error{ErrorKind::InvalidArgument, "a compressed write is one whole cluster", EINVAL};
+    }
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    STRATA_CO_TRY_VOID(co_await relieve());
+    const Metadata::Passage passage(*metadata_);
+    std::vector<std::byte> whole(cluster()), packed(cluster());
+    from.copy_to(whole);
+    const Compression method = header().compression;
+    // A field of the L2 entry counts whole sectors: one less than a cluster always fits.
+    const std::size_t size = co_await loop().offload(
+        [method, in = std::span<const std::byte>(whole), out = std::span(packed).first(cluster() - 512)] { return compress(method, in, out); });
+    if (size == 0) {
+        co_return co_await write_inside(offset, from);
+    }
+    const std::uint64_t index = offset / cluster();
+    while (claimed(index, index + 1)) {
+        co_await claims_change_.wait();
+    }
+    const Claim claim(*this, index, index + 1);
+    STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
+    if (old.host != 0) {
+        co_return Error{ErrorKind::WrongState, fmt::format("'{}': the cluster at {} has data already", name(), offset), EEXIST};
+    }
+    STRATA_CO_TRY(const std::uint64_t host, co_await metadata_->allocate_packed(size));
+    forget_unpacked(host);
+    STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers::of(std::span(packed).first(size))));
+    const unsigned split = 62 - (header().cluster_bits - 8);
+    const std::uint64_t sectors = (host % 512 + size - 1) / 512;
+    co_return co_await metadata_->set(offset, Entry{host | sectors << split | kCompressed, 0});
+}
+
+void Qcow2Node::forget_unpacked(std::uint64_t host) {
+    for (Unpacked& each : unpacked_) {
+        each.content = each.host == host ? nullptr : each.content;
+    }
+}
+
+}  // namespace strata::block::qcow2

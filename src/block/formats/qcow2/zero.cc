@@ -1,0 +1,125 @@
+// Qcow2Node: zeroing, discarding, emptying.
+#include <algorithm>
+#include <cerrno>
+
+#include "block/formats/qcow2/claim.h"
+#include "block/formats/qcow2/qcow2.h"
+
+namespace strata::block::qcow2 {
+
+// Makes one whole cluster read as zeros (Drop: show what lies below). Its space is given back but for ZeroKeepSpace.
+Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
+    const std::uint64_t index = offset / cluster();
+    while (claimed(index, index + 1)) {
+        co_await claims_change_.wait();
+    }
+    const Claim claim(*this, index, index + 1);
+    STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
+    const bool elsewhere = data_ != file_;
+    const bool flags = header().version >= 3;
+    const bool bare = how == Clearing::Drop || (old.host == 0 && old.kind == Mapping::Kind::Unallocated && nothing_below(offset)) ||
+                      (nothing_below(offset) && how != Clearing::ZeroKeepSpace && !elsewhere);
+    if ((old.kind == Mapping::Kind::Unallocated && bare && old.zero == 0) ||
+        (old.kind == Mapping::Kind::Zero && how != Clearing::Drop && (old.host == 0 || how == Clearing::ZeroKeepSpace))) {
+        co_return ok();
+    }
+    if (elsewhere && old.kind == Mapping::Kind::Normal) {
+        // A data file may be read by itself: it shows zeros as well.
+        const std::uint64_t length = std::min(cluster(), data_->size() - std::min(data_->size(), old.host));
+        STRATA_CO_TRY_VOID(co_await data_->write_zeroes(old.host, length, {.may_unmap = how != Clearing::ZeroKeepSpace}));
+    }
+    const bool keep = (how == Clearing::ZeroKeepSpace || (elsewhere && how != Clearing::Drop)) && old.copied &&
+                      (old.kind == Mapping::Kind::Normal || old.kind == Mapping::Kind::Zero);
+    Entry entry;
+    if (!bare || keep) {
+        entry.word = (keep ? old.host | kCopied : 0) | (header().extended() || !flags ? 0 : kZeroFlag);
+        entry.bitmap = header().extended() ? 0xFFFFFFFFULL << 32 : 0;
+    }
+    STRATA_CO_TRY_VOID(co_await metadata_->set(offset, entry));
+    if (!keep) {
+        metadata_->release(old);
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
+    const std::uint64_t covered = cluster() * header().l2_entries();
+    for (std::uint64_t offset = first; offset < end; offset += cluster()) {
+        STRATA_CO_TRY_VOID(co_await relieve());
+        // A table that is not there has nothing to clear, if nothing shows through it.
+        if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 && (how == Clearing::Drop || nothing_below(offset))) {
+            offset = (offset / covered + 1) * covered - cluster();
+            continue;
+        }
+        STRATA_CO_TRY_VOID(co_await clear_cluster(offset, how));
+    }
+    co_return ok();
+}
+
+// Less than a cluster: written out, unless it is zero already.
+Task<> Qcow2Node::zero_part(std::uint64_t offset, std::uint64_t length) {
+    STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
+    if (m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset))) {
+        co_return ok();
+    }
+    AlignedBuffer zeroes(length);
+    zeroes.view().fill(std::byte{0});
+    co_return co_await write_inside(offset, zeroes.view());
+}
+
+Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
+    const std::uint64_t end = offset + length;
+    const bool flags = header().version >= 3;
+    while (offset < end) {
+        const std::uint64_t part = std::min(end - offset, cluster() - offset % cluster());
+        const bool whole = part == cluster() || (offset % cluster() == 0 && offset + part == size_);
+        if (!whole || (!flags && !nothing_below(offset))) {
+            STRATA_CO_TRY_VOID(co_await zero_part(offset, part));
+            offset += part;
+            continue;
+        }
+        const std::uint64_t stop = end == size_ ? end : end / cluster() * cluster();
+        const bool unmap = options.may_unmap && traits_.discard;
+        // Without flags for zeros, a cluster can be dropped where nothing lies below.
+        const std::uint64_t last = flags ? stop : std::min(stop, offset + part);
+        STRATA_CO_TRY_VOID(co_await clear(offset, last, unmap || !flags ? Clearing::Zero : Clearing::ZeroKeepSpace));
+        offset = last;
+    }
+    co_return ok();
+}
+
+Task<> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
+    STRATA_CO_TRY_VOID(check_range(offset, length, true));
+    if (options.no_fallback && header().version < 3 && backing_ != nullptr) {
+        co_return lacks("zero clusters over a backing file in version 2");
+    }
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    const Metadata::Passage passage(*metadata_);
+    co_return co_await zero_inside(offset, length, options);
+}
+
+Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
+    STRATA_CO_TRY_VOID(check_range(offset, length, true));
+    if (!traits_.discard || (header().version < 3 && backing_ != nullptr)) {
+        co_return ok();  // in version 2 what lies below would show
+    }
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    const Metadata::Passage passage(*metadata_);
+    const std::uint64_t first = (offset + cluster() - 1) / cluster() * cluster();
+    const std::uint64_t end = offset + length == size_ ? size_ : (offset + length) / cluster() * cluster();
+    if (first >= end) {
+        co_return ok();
+    }
+    co_return co_await clear(first, end, Clearing::Discard);
+}
+
+Task<> Qcow2Node::make_empty() {
+    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
+    STRATA_CO_TRY_VOID(co_await clear(0, size_, Clearing::Drop));
+    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    STRATA_CO_TRY_VOID(co_await metadata_->free_released());
+    co_return co_await metadata_->write_back();
+}
+
+}  // namespace strata::block::qcow2
