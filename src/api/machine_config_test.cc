@@ -163,6 +163,7 @@ TEST(VmmProtocolTest, RequestsRoundTrip) {
     VmmRequest size;
     size.operation = VmmOperation::ConsoleSize;
     size.columns = 132;
+    size.rows = 43;
     again = vmm_request_from_json(to_json(size), 0);
     ASSERT_TRUE(again.ok()) << again.error().text();
     EXPECT_EQ(again->columns, 132);
