@@ -24,9 +24,9 @@ const Layout& layout() {
 }
 
 void zero_out(std::byte* at, std::uint32_t bytes) {
-    for (std::uint32_t i = 0; i < bytes; ++i) {
-        at[i] = std::byte{0};
-    }
+    // SAFETY: writes `bytes` bytes from `at`; a loop over bytes takes a thousand turns for the upper halves of ZMM0 to ZMM15.
+    std::uint64_t count = bytes;
+    __asm__ volatile("rep stosb" : "+D"(at), "+c"(count) : "a"(0) : "memory");
 }
 
 void copy_out(std::byte* to, const std::byte* from, std::uint32_t bytes) {

@@ -256,6 +256,11 @@ void group_base_accesses(std::vector<Unit>& units) {
     }
 }
 
+bool masked_copy(const Instruction& insn) {
+    return insn.cls == InsnClass::Special && insn.encoding == Encoding::Evex && insn.mask != 0 && insn.mem.present && !insn.mem.vsib &&
+           (insn.mem.read || insn.mem.write);
+}
+
 std::uint32_t access_bytes(const Instruction& insn) {
     const std::uint32_t whole = insn.broadcast ? insn.vector_length / 8U : 0;
     return std::max<std::uint32_t>(insn.mem.size, whole);

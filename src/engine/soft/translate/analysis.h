@@ -51,6 +51,9 @@ void group_stack_accesses(std::vector<Unit>& units);
 void group_base_accesses(std::vector<Unit>& units);
 /// The access `insn` makes through rsp (64-bit mode), if it is one that a group can cover.
 [[nodiscard]] StackAccess stack_access(const Instruction& insn);
+/// Whether a mask chooses which elements of the memory operand are accessed (EVEX; gathers and scatters have none). Such an instruction is copied where its
+/// whole operand is known to be accessible, and interpreted where it is not: elements that are masked out must not fault, nor mark pages.
+[[nodiscard]] bool masked_copy(const Instruction& insn);
 /// Bytes that the check of the memory operand must cover.
 [[nodiscard]] std::uint32_t access_bytes(const Instruction& insn);
 

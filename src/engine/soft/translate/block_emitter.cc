@@ -129,6 +129,7 @@ bool can_translate(const Instruction& insn, std::uint32_t mode) {
     switch (insn.cls) {
         case InsnClass::Copy: return copyable(insn);
         case InsnClass::CopyVector: return copyable(insn) && vector_allowed(insn, mode);
+        case InsnClass::Special: return masked_copy(insn) && copyable(insn) && vector_allowed(insn, mode);
         case InsnClass::Nop: return true;
         case InsnClass::Fence: return true;
         case InsnClass::Lea: return insn.address_size >= 4;
@@ -293,6 +294,9 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
     if (address.kind == Address::Kind::Operand && plain_vector_store(unit.insn)) {
         site.word |= SiteWord::kCopyOut;
     }
+    if (address.kind == Address::Kind::Operand && masked_copy(unit.insn)) {
+        site.word |= SiteWord::kMasked;
+    }
     std::uint64_t linear = 0;
     if (address.kind == Address::Kind::Operand && constant_address(unit, linear) && (linear & (kPage - 1)) + bytes <= kPage) {
         site.live = begin_clobber(unit);
@@ -366,7 +370,7 @@ void BlockEmitter::vector_check(const Unit& unit) {
 
 void BlockEmitter::emit_copy(const Unit& unit) {
     const Instruction& insn = unit.insn;
-    if (insn.cls == InsnClass::CopyVector) {
+    if (insn.cls == InsnClass::CopyVector || insn.cls == InsnClass::Special) {
         vector_check(unit);
     }
     Rewrite rewrite;
@@ -467,6 +471,7 @@ void BlockEmitter::emit_unit(std::size_t index) {
     }
     switch (unit.insn.cls) {
         case InsnClass::Copy:
+        case InsnClass::Special:
         case InsnClass::CopyVector: emit_copy(unit); break;
         case InsnClass::Lea: emit_lea(unit); break;
         case InsnClass::Nop: break;

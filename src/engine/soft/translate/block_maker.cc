@@ -119,7 +119,7 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
         unit.rip = source.rip + at;
         const DecodeStatus status = decode(bytes, available, CodeMode::Bits64, *isa_, unit.insn);
         const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
-        const bool refused = good && unit.insn.cls == InsnClass::CopyVector && !options_.vectors;
+        const bool refused = good && (unit.insn.cls == InsnClass::CopyVector || masked_copy(unit.insn)) && !options_.vectors;
         unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
         if (unit.interpreted && options_.direct_system && has_plain_handler(unit.insn)) {
             unit.op = system_ops_.find(unit.insn);

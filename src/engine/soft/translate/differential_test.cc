@@ -58,7 +58,7 @@ void random_encoding(Random& random, std::uint8_t* out) {
         case 0:
         case 1: out[at] = 0xC5; break;
         case 2: out[at] = 0xC4; out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xE0) | (1 + pick(random, 3))); break;
-        case 3: out[at] = 0x62; out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xF0) | (1 + pick(random, 3))); out[at + 3] &= 0xF8; break;
+        case 3: out[at] = 0x62; out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xF0) | (1 + pick(random, 3))); out[at + 3] &= static_cast<std::uint8_t>(pick(random, 3) != 0 ? 0xFF : 0xF8); break;
         default:
             if (pick(random, 2) != 0) {
                 out[at++] = static_cast<std::uint8_t>(0x40 | pick(random, 16));
@@ -87,7 +87,7 @@ bool wanted(const Instruction& insn) {
         case InsnClass::Lea:
         case InsnClass::Stack:
         case InsnClass::Nop: return true;
-        default: return false;
+        default: return masked_copy(insn);
     }
 }
 

@@ -88,6 +88,7 @@ struct SiteWord {
     static constexpr std::uint32_t kWrite = 0x80;
     static constexpr std::uint32_t kAligned = 0x100;   ///< #GP unless the address is a multiple of the size
     static constexpr std::uint32_t kCopyOut = 0x200;   ///< a plain vector store whose site has code for kCopyOut
+    static constexpr std::uint32_t kMasked = 0x400;    ///< a mask chooses what is accessed: only what the TLB knows is accessed directly
     static constexpr std::uint32_t kLengthShift = 12;  ///< length of the guest instruction
     static constexpr std::uint32_t kRipShift = 16;     ///< its address, canonical
     static constexpr std::uint32_t kMask = 0xffff;

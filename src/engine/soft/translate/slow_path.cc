@@ -94,6 +94,10 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
     Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
     const auto site = static_cast<std::uint32_t>(site_and_rip) & SiteWord::kMask;
+    if ((site & SiteWord::kMasked) != 0) {
+        save_vector_state(*cpu);
+        return translator->interpret_in_block(*cpu, site, pc, live);
+    }
     const std::uint32_t size = site & SiteWord::kSizeMask;
     const bool write = (site & SiteWord::kWrite) != 0;
     const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;

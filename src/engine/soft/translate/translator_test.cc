@@ -248,6 +248,43 @@ TEST(TranslatorTest, VectorStoreIntoAPageThatIsNotThereChangesNothing) {
     EXPECT_EQ(machine.data()[0x1FFF], std::byte{7});
 }
 
+TEST(TranslatorTest, MaskedAccessTouchesOnlyWhatTheMaskLetsIn) {
+    if ((host_vector_mask() & 0xe0U) == 0) {
+        GTEST_SKIP() << "no AVX-512 here";
+    }
+    Machine machine;
+    // kmovd k1, eax; vmovdqu8 [rdi]{k1}, ymm0; vpcmpub k2{k1}, ymm0, [rdi], 0; kmovd ecx, k2; hlt
+    machine.load(Bytes{0xC5, 0xFB, 0x92, 0xC8, 0x62, 0xF1, 0x7F, 0x29, 0x7F, 0x07, 0x62, 0xF3, 0x7D, 0x29, 0x3E, 0x17, 0x00, 0xC5, 0xFB, 0x93, 0xCA, 0xF4});
+    const auto run = [&](std::uint64_t mask, std::uint64_t at) {
+        machine.reset();
+        machine.cpu().gpr[kRax] = mask;
+        machine.cpu().gpr[7] = at;
+        return machine.run_translated();
+    };
+    machine.data()[0x1FFD] = machine.data()[0x1FFE] = machine.data()[0x1FFF] = std::byte{7};
+    EXPECT_EQ(run(3, Machine::kData + 0x1FFE), ExecResult::Halted);  // the page behind is not there
+    EXPECT_EQ(machine.cpu().gpr[1], 3U);
+    EXPECT_EQ(machine.data()[0x1FFD], std::byte{7});
+    EXPECT_EQ(machine.data()[0x1FFE], std::byte{0});
+    EXPECT_EQ(machine.data()[0x1FFF], std::byte{0});
+    machine.data()[0x1FFE] = std::byte{7};
+    EXPECT_EQ(run(7, Machine::kData + 0x1FFE), ExecResult::Exception);
+    EXPECT_EQ(machine.cpu().exception.fault_address, Machine::kData + 0x2000);
+    EXPECT_EQ(machine.data()[0x1FFE], std::byte{7});
+    // Known to the TLB, it is not the interpreter's any more.
+    machine.data()[0x101] = std::byte{7};
+    machine.data()[0x102] = std::byte{7};
+    EXPECT_EQ(run(0x80000005, Machine::kData + 0x100), ExecResult::Halted);
+    const std::uint64_t before = machine.translator().counters().interpreted_in_block.load();
+    machine.cpu().rip = Machine::kCode;
+    machine.data()[0x100] = std::byte{7};
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.translator().counters().interpreted_in_block.load(), before);
+    EXPECT_EQ(machine.cpu().gpr[1], 0x80000005U);
+    EXPECT_EQ(machine.data()[0x100], std::byte{0});
+    EXPECT_EQ(machine.data()[0x101], std::byte{7});
+}
+
 TEST(TranslatorTest, DivisionByZeroIsAGuestException) {
     Machine machine;
     machine.load(Bytes{0x31, 0xC9, 0xF7, 0xF1, 0xF4});  // xor ecx, ecx; div ecx
