@@ -1,9 +1,32 @@
-// BlockTable: the three indexes.
+// BlockTable: the indexes.
 #include "engine/soft/cache/block_table.h"
 
 #include <algorithm>
 
 namespace strata::engine::soft {
+
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+
+bool overlap(std::uint64_t a, std::uint64_t a_length, std::uint64_t b, std::uint64_t b_length) {
+    return a < b + b_length && b < a + a_length;
+}
+
+}  // namespace
+
+std::uint64_t Block::bytes_in_first() const {
+    constexpr std::uint64_t kLongest = 15;
+    const std::uint64_t bytes = guest_length == 0 ? kLongest : guest_length;
+    return second_offset == 0 ? bytes : std::min(bytes, kPage - (ram_offset & (kPage - 1)));
+}
+
+std::uint64_t Block::bytes_in_second() const { return second_offset == 0 ? 0 : guest_length - bytes_in_first(); }
+
+bool Block::made_from(std::uint64_t offset, std::uint64_t length) const {
+    return overlap(ram_offset, bytes_in_first(), offset, length) ||
+           (second_offset != 0 && overlap(second_offset, bytes_in_second(), offset, length));
+}
 
 InsnMark Block::mark_at(std::uint32_t at) const {
     const std::uint32_t host = at - code;
@@ -21,31 +44,42 @@ Exit* Block::exit_at(std::uint32_t at) {
     return nullptr;
 }
 
-BlockTable::BlockTable() : buckets_(kBuckets, nullptr) {}
-BlockTable::~BlockTable() = default;
-
-std::size_t BlockTable::bucket(std::uint64_t ram_offset, std::uint64_t rip) {
-    return ((ram_offset ^ (rip >> 12) * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL) >> 48;
+void BlockIndex::insert(Block& block) {
+    std::atomic<Block*>& head = buckets_[bucket(block.ram_offset, block.rip)];
+    block.next_in_bucket.store(head.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    head.store(&block, std::memory_order_release);
 }
 
-Block* BlockTable::find(std::uint64_t ram_offset, std::uint64_t rip, std::uint32_t key_mode) const {
-    for (Block* block = buckets_[bucket(ram_offset, rip)]; block != nullptr; block = block->next_in_bucket) {
-        if (block->ram_offset == ram_offset && block->rip == rip && block->key_mode == key_mode) {
-            return block;
-        }
+void BlockIndex::remove(const Block& block) {
+    std::atomic<Block*>* link = &buckets_[bucket(block.ram_offset, block.rip)];
+    while (link->load(std::memory_order_relaxed) != &block) {
+        link = &link->load(std::memory_order_relaxed)->next_in_bucket;
     }
-    return nullptr;
+    link->store(block.next_in_bucket.load(std::memory_order_relaxed), std::memory_order_release);
 }
+
+void BlockIndex::clear() {
+    for (std::size_t i = 0; i < kBuckets; ++i) {
+        buckets_[i].store(nullptr, std::memory_order_relaxed);
+    }
+}
+
+BlockTable::BlockTable() = default;
+BlockTable::~BlockTable() = default;
 
 Block& BlockTable::insert(std::unique_ptr<Block> owned) {
     Block& block = *owned;
     blocks_.push_back(std::move(owned));
-    Block*& head = buckets_[bucket(block.ram_offset, block.rip)];
-    block.next_in_bucket = head;
-    head = &block;
-    Block*& page = pages_[block.ram_offset >> 12];
-    block.next_in_page = page;
-    page = &block;
+    index_.insert(block);
+    const auto add = [this, &block](std::uint64_t page) {
+        Block*& first = pages_[page];
+        next_of(block, page) = first;
+        first = &block;
+    };
+    add(block.ram_offset >> 12);
+    if (block.second_offset != 0) {
+        add(block.second_offset >> 12);
+    }
     return block;
 }
 
@@ -68,26 +102,37 @@ void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<
         if (found == pages_.end()) {
             continue;
         }
-        Block** link = &found->second;
-        while (*link != nullptr) {
-            Block* block = *link;
-            const std::uint64_t bytes = block->guest_length == 0 ? 15 : block->guest_length;
-            if (block->ram_offset < offset + length && offset < block->ram_offset + bytes) {
-                *link = block->next_in_page;
-                Block** chain = &buckets_[bucket(block->ram_offset, block->rip)];
-                while (*chain != block) {
-                    chain = &(*chain)->next_in_bucket;
-                }
-                *chain = block->next_in_bucket;
-                block->dead = true;
-                killed.push_back(block);
-            } else {
-                link = &block->next_in_page;
+        std::vector<Block*> hit;
+        for (Block* block = found->second; block != nullptr; block = next_of(*block, page)) {
+            if (block->made_from(offset, length)) {
+                hit.push_back(block);
             }
         }
-        if (found->second == nullptr) {
-            pages_.erase(found);
+        for (Block* block : hit) {
+            unlink(*block, block->ram_offset >> 12);
+            if (block->second_offset != 0) {
+                unlink(*block, block->second_offset >> 12);
+            }
+            index_.remove(*block);
+            block->dead = true;
+            killed.push_back(block);
         }
+    }
+}
+
+Block*& BlockTable::next_of(Block& block, std::uint64_t page) {
+    return block.ram_offset >> 12 == page ? block.next_in_page : block.next_in_second;
+}
+
+void BlockTable::unlink(Block& block, std::uint64_t page) {
+    const auto found = pages_.find(page);
+    Block** link = &found->second;
+    while (*link != &block) {
+        link = &next_of(**link, page);
+    }
+    *link = next_of(block, page);
+    if (found->second == nullptr) {
+        pages_.erase(found);
     }
 }
 
@@ -101,7 +146,7 @@ std::vector<std::uint64_t> BlockTable::pages() const {
 }
 
 void BlockTable::clear() {
-    std::fill(buckets_.begin(), buckets_.end(), nullptr);
+    index_.clear();
     pages_.clear();
     blocks_.clear();
 }

@@ -2,9 +2,10 @@
 //
 // A block is keyed by the RAM offset of its first byte, its linear address (constants in the code depend on it) and the
 // mode word. Blocks live until clear(): a killed block is only unlinked, so that a vCPU that still runs it comes to its end.
-// Not thread-safe: the translator's lock guards it.
+// Not thread-safe, but for BlockIndex::find(): the translator's lock guards it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
@@ -30,6 +31,7 @@ struct Exit {
     Kind kind = Kind::Direct;
     FlagsPlace flags = FlagsPlace::Dead;
     bool ungrouped = false;        ///< the target is to be translated without grouped stack checks
+    bool second_page = false;      ///< the owner's second page was not seen to hold: to be looked up, then the owner is tried again
 };
 
 /// From this host offset in the block on, the code belongs to the guest instruction at `guest`.
@@ -43,12 +45,13 @@ struct Block {
     std::uint64_t ram_offset = 0;
     std::uint64_t rip = 0;
     std::uint32_t key_mode = 0;      ///< mode word and variant bits
+    std::uint64_t second_offset = 0; ///< RAM offset of the page that its only instruction reaches into; 0: none
     std::uint16_t guest_length = 0;  ///< 0: the first instruction is the interpreter's
     FlagsPlace entry_flags = FlagsPlace::Dead;
     bool dead = false;
     std::uint32_t code = 0, code_size = 0;  ///< offset and size in the code memory
     // Offsets of the thunks before the block, 0 until somebody needs them.
-    std::uint32_t indirect_entry = 0;  ///< checks mode, request and page; flags in memory
+    std::atomic<std::uint32_t> indirect_entry{0};  ///< checks mode, request and page; flags in memory. Read without the lock
     std::uint32_t guard_entry = 0;     ///< checks the page; flags in memory
     std::uint32_t host_guard_entry = 0;  ///< checks the page; flags in host RFLAGS
     std::uint32_t load_entry = 0;      ///< flags from memory to host
@@ -56,13 +59,44 @@ struct Block {
     std::vector<Exit> exits;           ///< never resized once linked
     std::vector<InsnMark> marks;       ///< ascending by host
     Exit* incoming = nullptr;
-    Block* next_in_bucket = nullptr;
+    std::atomic<Block*> next_in_bucket{nullptr};
     Block* next_in_page = nullptr;
+    Block* next_in_second = nullptr;  ///< the same list of the page of second_offset
 
+    /// Bytes that it was made from: in the page of ram_offset, and from second_offset on.
+    [[nodiscard]] std::uint64_t bytes_in_first() const;
+    [[nodiscard]] std::uint64_t bytes_in_second() const;
+    [[nodiscard]] bool made_from(std::uint64_t offset, std::uint64_t length) const;
     /// The mark that host code offset `at` (of the code memory) belongs to.
     [[nodiscard]] InsnMark mark_at(std::uint32_t at) const;
     /// The exit whose stub returns to `at`, or null.
     [[nodiscard]] Exit* exit_at(std::uint32_t at);
+};
+
+/// The blocks that are alive by guest address. One thread at a time changes it; find() runs beside that on any vCPU's thread that is
+/// not at a safe point, since blocks are freed only while all are. Inline: it is called from code for general registers only.
+class BlockIndex {
+  public:
+    BlockIndex() : buckets_(std::make_unique<std::atomic<Block*>[]>(kBuckets)) {}
+
+    [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, std::uint32_t key_mode) const {
+        Block* block = buckets_[bucket(ram_offset, rip)].load(std::memory_order_acquire);
+        while (block != nullptr && (block->ram_offset != ram_offset || block->rip != rip || block->key_mode != key_mode)) {
+            block = block->next_in_bucket.load(std::memory_order_acquire);
+        }
+        return block;
+    }
+    void insert(Block& block);
+    /// The block keeps its link, so that a reader that stands on it goes on.
+    void remove(const Block& block);
+    void clear();
+
+  private:
+    static constexpr std::size_t kBuckets = 1U << 16U;
+    static std::size_t bucket(std::uint64_t ram_offset, std::uint64_t rip) {
+        return ((ram_offset ^ (rip >> 12) * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL) >> 48;
+    }
+    std::unique_ptr<std::atomic<Block*>[]> buckets_;
 };
 
 class BlockTable {
@@ -72,7 +106,8 @@ class BlockTable {
     BlockTable(const BlockTable&) = delete;
     BlockTable& operator=(const BlockTable&) = delete;
 
-    [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, std::uint32_t key_mode) const;
+    /// Outlives every reader; see BlockIndex.
+    [[nodiscard]] const BlockIndex& index() const { return index_; }
     Block& insert(std::unique_ptr<Block> block);
     /// The block whose code holds offset `at` of the code memory; dead ones too.
     [[nodiscard]] Block* locate(std::uint32_t at) const;
@@ -85,9 +120,10 @@ class BlockTable {
     [[nodiscard]] std::size_t size() const { return blocks_.size(); }
 
   private:
-    static constexpr std::size_t kBuckets = 1U << 16U;
-    static std::size_t bucket(std::uint64_t ram_offset, std::uint64_t rip);
-    std::vector<Block*> buckets_;
+    /// The link that follows `block` in the list of `page`.
+    static Block*& next_of(Block& block, std::uint64_t page);
+    void unlink(Block& block, std::uint64_t page);
+    BlockIndex index_;
     std::unordered_map<std::uint64_t, Block*> pages_;
     std::vector<std::unique_ptr<Block>> blocks_;  ///< ascending by code offset
 };

@@ -245,6 +245,24 @@ void Assembler::align_patch(std::uint32_t ahead) {
     }
 }
 
+void Assembler::nop(std::uint32_t bytes) {
+    static constexpr std::uint8_t kForms[8][8] = {{0x90},
+                                                  {0x66, 0x90},
+                                                  {0x0F, 0x1F, 0x00},
+                                                  {0x0F, 0x1F, 0x40, 0x00},
+                                                  {0x0F, 0x1F, 0x44, 0x00, 0x00},
+                                                  {0x66, 0x0F, 0x1F, 0x44, 0x00, 0x00},
+                                                  {0x0F, 0x1F, 0x80, 0x00, 0x00, 0x00, 0x00},
+                                                  {0x0F, 0x1F, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00}};
+    while (bytes > 0) {
+        const std::uint32_t length = bytes < 8 ? bytes : 8;
+        for (std::uint32_t i = 0; i < length; ++i) {
+            byte(kForms[length - 1][i]);
+        }
+        bytes -= length;
+    }
+}
+
 void Assembler::align(std::uint32_t boundary) {
     while ((here() & (boundary - 1)) != 0) {
         byte(0x90);

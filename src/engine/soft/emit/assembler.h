@@ -123,6 +123,8 @@ class Assembler {
     /// Pads with NOPs so that four bytes at offset() + `ahead` do not cross a 64-byte line: they can be patched atomically.
     void align_patch(std::uint32_t ahead);
     void align(std::uint32_t boundary);
+    /// `bytes` bytes of as few instructions as possible that do nothing.
+    void nop(std::uint32_t bytes);
 
     static constexpr std::uint8_t raw(Reg reg) { return static_cast<std::uint8_t>(reg); }
 

@@ -45,6 +45,8 @@ struct BlockSource {
     std::uint64_t ram_offset = 0;
     std::uint32_t key_mode = 0;
     bool ungrouped = false;
+    std::uint64_t next_page = 0;      ///< RAM offset of the next page, if rip is near its page's end and that can be fetched
+    std::uint64_t second_offset = 0;  ///< RAM offset of the next page, if the only instruction reaches into it
 };
 
 /// Whether tier 1 can emit code for the instruction under `mode`; otherwise the interpreter executes it.
@@ -101,6 +103,7 @@ class BlockEmitter {
     };
 
     void emit_head();
+    void check_second_page();
     void emit_unit(std::size_t index);
     void emit_interpreted(const Unit& unit);
     void emit_system(const Unit& unit);

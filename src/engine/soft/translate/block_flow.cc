@@ -12,6 +12,7 @@ using enum Reg;
 
 constexpr std::uint16_t kInMemory = 0x0E00;
 constexpr std::uint8_t kRsp = 4;
+constexpr std::int32_t kPage = 4096;
 bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
 Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
 bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
@@ -37,6 +38,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->ram_offset = source_.ram_offset;
     block->rip = source_.rip;
     block->key_mode = source_.key_mode;
+    block->second_offset = source_.second_offset;
     block->guest_length = static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
     block->code = code_offset_;
     analyse_flags(units_);
@@ -58,6 +60,9 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     host_valid_ = need == FlagsNeed::Host;
     memory_valid_ = need == FlagsNeed::Exit;
     emit_head();
+    if (source_.second_offset != 0) {
+        check_second_page();
+    }
     for (std::size_t i = 0; i < units_.size(); ++i) {
         emit_unit(i);
     }
@@ -102,6 +107,32 @@ void BlockEmitter::emit_head() {
     a_.mov(Rcx, R11);
     a_.jmp(leave);
     a_.bind(quiet);
+    a_.mov(Rcx, R11);
+}
+
+// The rest of the instruction lies in another page: the vCPU must see there what the block was made from. Else the interpreter
+// fetches it, which may fault.
+void BlockEmitter::check_second_page() {
+    const std::uint64_t page = (source_.rip & ~std::uint64_t{kPage - 1}) + kPage;
+    const Mem slot = Mem::gs_at(layout::code_page_slot(page, source_.key_mode & ModeBits::kCplMask));
+    const std::uint64_t key = layout::code_page_key(page, source_.second_offset);
+    const Label leave = exit_label(source_.rip, Exit::Kind::Interpret, 0, flags_place());
+    exits_.back().exit.second_page = true;
+    if (!host_valid_) {
+        a_.mov_imm(R11, key);
+        a_.alu(Alu::Cmp, OpSize::Bits64, R11, slot);
+        a_.jcc(Cond::Ne, leave);
+        return;
+    }
+    const Label hit = a_.label();
+    a_.mov(R11, Rcx);
+    a_.load(R10, slot);
+    a_.mov_imm(Rcx, 0 - key);
+    a_.lea(Rcx, Mem::at(Rcx, R10, 1, 0));
+    a_.jrcxz(hit);
+    a_.mov(Rcx, R11);
+    a_.jmp(leave);
+    a_.bind(hit);
     a_.mov(Rcx, R11);
 }
 

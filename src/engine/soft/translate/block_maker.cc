@@ -1,5 +1,6 @@
 // Translator: finding, making, linking and killing blocks.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "engine/soft/mmu/mmu.h"
@@ -14,15 +15,10 @@ using enum Reg;
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kSpare = 64U << 10U;  // room for one block and its thunks
+constexpr std::uint64_t kThunkRoom = 64;     // of the thunk before a block
 constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
 constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
-
-bool mode_translatable(std::uint32_t mode) {
-    constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging;
-    constexpr std::uint32_t kRefused = ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086;
-    return (mode & (kNeeded | kRefused)) == kNeeded;
-}
 
 bool ends_block(InsnClass cls) {
     switch (cls) {
@@ -39,56 +35,53 @@ bool ends_block(InsnClass cls) {
 
 }  // namespace
 
-bool Translator::locate_code(CpuState& cpu, std::uint64_t& ram_offset) {
-    std::uint64_t& slot =
-        cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(cpu.rip >> 12) & (TranslatorState::kCodePages - 1)];
-    const auto canonical = static_cast<std::uint64_t>(static_cast<std::int64_t>(cpu.rip << 16) >> 16);
-    if (slot != 0 && canonical == cpu.rip && (slot >> 28) == (layout::code_page_key(cpu.rip, 0) >> 28)) {
-        ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (cpu.rip & (kPage - 1));
-        return true;
-    }
-    std::uint64_t physical = 0;
-    if (!translate_linear(cpu, cpu.rip, MemAccess::Execute, Privilege::Current, physical)) {
-        cpu.exception = {};  // the interpreter's fetch raises it again
-        return false;
-    }
-    const auto offset = vm_.ram->ram_offset(memory::GuestAddress(physical));
-    if (!offset) {
-        return false;
-    }
-    ram_offset = *offset;
-    slot = layout::code_page_key(cpu.rip, ram_offset);
-    return slot != 0;
-}
-
 Block* Translator::block_for(CpuState& cpu, const Next& next) {
     BlockSource source;
-    if (!mode_translatable(cpu.mode) || !locate_code(cpu, source.ram_offset)) {
+    if (!layout::mode_translatable(cpu.mode) || !locate_code(cpu, cpu.rip, source.ram_offset)) {
         return nullptr;
     }
     source.rip = cpu.rip;
     source.ungrouped = next.ungrouped;
     source.key_mode = cpu.mode | (next.ungrouped ? kUngrouped : 0);
-    const std::uint64_t page = source.ram_offset >> 12;
+    source.next_page = locate_next_page(cpu);
+    const bool indirect = next.from == nullptr && !next.ungrouped && options_.jump_cache;
     for (;;) {
         {
             const MutexLock lock(mutex_);
-            Block* block = table_.find(source.ram_offset, source.rip, source.key_mode);
-            const bool code = (vm_.ram->page_flags(page).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
-            if (block == nullptr && code && memory_->free() > kSpare) {
-                block = translate(cpu, source);
+            Block* block = index_.find(source.ram_offset, source.rip, source.key_mode);
+            const bool found = block != nullptr;
+            if (!found && pages_are_code(source) && memory_->free() > kSpare) {
+                block = translate(cpu, source, indirect);
+                if (block == nullptr && source.second_offset == 0) {
+                    return nullptr;
+                }
             }
             if (block != nullptr) {
                 connect(cpu, *block, next);
-                return block->guest_length == 0 ? nullptr : block;
+                const bool elsewhere = block->second_offset != 0 && block->second_offset != source.next_page;
+                return block->guest_length == 0 || elsewhere ? nullptr : block;
             }
         }
         // Both wait for other vCPUs, which may want the lock.
         if (memory_->free() <= kSpare) {
             drop_everything(cpu);
         } else {
-            vm_.protect_code_page(cpu, page);
+            protect_pages(cpu, source);
         }
+    }
+}
+
+bool Translator::pages_are_code(const BlockSource& source) const {
+    const auto is_code = [this](std::uint64_t offset) {
+        return (vm_.ram->page_flags(offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+    };
+    return is_code(source.ram_offset) && (source.second_offset == 0 || is_code(source.second_offset));
+}
+
+void Translator::protect_pages(CpuState& cpu, const BlockSource& source) {
+    vm_.protect_code_page(cpu, source.ram_offset >> 12);
+    if (source.second_offset != 0) {
+        vm_.protect_code_page(cpu, source.second_offset >> 12);
     }
 }
 
@@ -105,7 +98,7 @@ void Translator::connect(CpuState& cpu, Block& block, const Next& next) {
     }
 }
 
-std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop) {
+std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) {
     std::vector<Unit> units;
     std::uint64_t at = 0;
     const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
@@ -113,11 +106,19 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
     unsigned branches = 0;
     while (units.size() < options_.max_units && at < room) {
         std::uint8_t bytes[kMaxLength] = {};
-        const auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
+        auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
         std::memcpy(bytes, vm_.ram->base() + source.ram_offset + at, available);
+        if (source.second_offset != 0) {
+            std::memcpy(bytes + available, vm_.ram->base() + source.second_offset, kMaxLength - available);
+            available = kMaxLength;
+        }
         Unit unit;
         unit.rip = source.rip + at;
         const DecodeStatus status = decode(bytes, available, CodeMode::Bits64, *isa_, unit.insn);
+        if (status == DecodeStatus::Truncated && available < kMaxLength) {
+            reaches_on = true;  // into the next page: a block of its own
+            break;
+        }
         const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
         const bool refused = good && (unit.insn.cls == InsnClass::CopyVector || masked_copy(unit.insn)) && !options_.vectors;
         unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
@@ -145,18 +146,28 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
     return units;
 }
 
-Block* Translator::translate(CpuState& cpu, const BlockSource& source) {
+Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) {
     if (isa_ == nullptr) {
         isa_ = std::make_unique<IsaSupport>(vm_.cpuid(cpu));
     }
     bool stop = false;
-    std::vector<Unit> units = decode_units(source, cpu.mode, stop);
+    bool reaches_on = false;
+    std::vector<Unit> units = decode_units(source, cpu.mode, stop, reaches_on);
+    if (units.empty() && reaches_on) {
+        const bool same_page = source.next_page >> 12 == source.ram_offset >> 12;
+        source.second_offset = same_page ? 0 : source.next_page;
+        return nullptr;
+    }
     std::unique_ptr<Block> block;
     if (!units.empty()) {
-        Assembler a(buffer_, memory_->next());
-        BlockEmitter emitter(a, glue_, options_, source, units, stop, static_cast<std::uint32_t>(memory_->used()));
+        const std::uint64_t room = indirect ? kThunkRoom : 0;
+        Assembler a(buffer_, memory_->next() + room);
+        BlockEmitter emitter(a, glue_, options_, source, units, stop, static_cast<std::uint32_t>(memory_->used() + room));
         block = emitter.emit();
         STRATA_CHECK(!a.overflowed(), "a block is larger than its buffer");
+        if (indirect) {
+            block->indirect_entry = make_indirect_thunk(*block, true);
+        }
         (void)memory_->write(a.code());
         if (options_.trace_blocks) {
             trace_block(units, a.code(), a.here() - a.offset());
@@ -174,18 +185,49 @@ Block* Translator::translate(CpuState& cpu, const BlockSource& source) {
     return &table_.insert(std::move(block));
 }
 
-// A thunk: checks, moves flags, jumps to the block. Failing, it leaves with the block's own address as target.
-std::uint32_t Translator::make_thunk(Block& to, bool check_mode, bool check_page, bool host_flags) {
+// r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks it up.
+void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
+    a.op(OpSize::Bits64, 0x81, 7, Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
+    a.u32(to.key_mode & ~kUngrouped);
+    a.jcc_to(Cond::Ne, glue_.indirect);
+    a.mov_imm(R11, layout::code_page_key(to.rip, to.ram_offset));
+    a.alu(Alu::Cmp, OpSize::Bits64, R11, Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask)));
+    a.jcc_to(Cond::Ne, glue_.indirect);
+    if (to.entry_flags == FlagsPlace::Host) {
+        a.push(layout::flags());
+        a.popfq();
+    }
+}
+
+// One that falls through ends where the block begins, kThunkRoom bytes from here; it starts as late as that allows.
+std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_through) {
+    counters_.thunks.fetch_add(1, std::memory_order_relaxed);
+    std::array<std::uint8_t, 2 * kThunkRoom> code;
+    Assembler a(code, memory_->next());
+    if (falls_through) {
+        // Jumps to the glue are relative: where the code will run must be known, so its length is found first.
+        emit_indirect_thunk(a, to);
+        const std::uint32_t length = (a.offset() + 7) & ~7U;
+        STRATA_CHECK(length <= kThunkRoom, "a thunk is larger than its room");
+        const auto skip = static_cast<std::uint32_t>(kThunkRoom - length);
+        a = Assembler(code, memory_->next());
+        a.nop(skip);
+        emit_indirect_thunk(a, to);
+        a.nop(static_cast<std::uint32_t>(kThunkRoom - a.offset()));
+        return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base()) + skip;
+    }
+    emit_indirect_thunk(a, to);
+    a.jmp_to(memory_->base() + to.code);
+    return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
+}
+
+// A thunk: checks the page, moves flags, jumps to the block. Failing, it leaves with the block's own address as target.
+std::uint32_t Translator::make_thunk(Block& to, bool check_page, bool host_flags) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
     Assembler a(buffer_, memory_->next());
     const Label miss = a.label();
     const Mem page = Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask));
     const std::uint64_t key = layout::code_page_key(to.rip, to.ram_offset);
-    if (check_mode) {
-        a.op(OpSize::Bits64, 0x81, 7, Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
-        a.u32(to.key_mode & ~kUngrouped);
-        a.jcc(Cond::Ne, miss);
-    }
     if (check_page && !host_flags) {
         a.mov_imm(R11, key);
         a.alu(Alu::Cmp, OpSize::Bits64, R11, page);
@@ -228,7 +270,7 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
         counters_.page_links.fetch_add(1, std::memory_order_relaxed);
         std::uint32_t& entry = host ? to.host_guard_entry : to.guard_entry;
         if (entry == 0) {
-            entry = make_thunk(to, false, true, host);
+            entry = make_thunk(to, true, host);
         }
         return entry;
     }
@@ -238,7 +280,7 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     }
     std::uint32_t& entry = host ? to.save_entry : to.load_entry;
     if (entry == 0) {
-        entry = make_thunk(to, false, false, host);
+        entry = make_thunk(to, false, host);
     }
     return entry;
 }
@@ -265,7 +307,7 @@ void Translator::remember_jump(CpuState& cpu, Block& to) {
         if (memory_->free() <= kSpare / 2) {
             return;
         }
-        to.indirect_entry = make_thunk(to, true, true, false);
+        to.indirect_entry.store(make_indirect_thunk(to, false), std::memory_order_release);
     }
     cpu.translator.jumps[layout::jump_slot(to.rip)] = {to.rip, memory_->base() + to.indirect_entry};
 }
@@ -356,7 +398,7 @@ std::string Translator::report() const {
     const TranslatorCounters& c = counters_;
     return line("blocks", c.blocks) + line("guest_bytes", c.guest_bytes) + line("host_bytes", c.host_bytes) + line("links", c.links) +
            line("page_links", c.page_links) + line("thunks", c.thunks) + line("enters", c.enters) + line("site_exits", c.site_exits) +
-           line("indirect_exits", c.indirect_exits) + line("interpreted", c.interpreted) +
+           line("indirect_exits", c.indirect_exits) + line("lookups", c.lookups) + line("interpreted", c.interpreted) +
            line("interpreted_in_block", c.interpreted_in_block) + line("interpreted_in_place", c.interpreted_in_place) + line("slow_accesses", c.slow_accesses) +
            line("host_faults", c.host_faults) + line("invalidations", c.invalidations) + line("killed", c.killed) +
            line("flushes", c.flushes) + most_interpreted(c);

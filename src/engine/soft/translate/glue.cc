@@ -149,6 +149,23 @@ void emit_slow(Assembler& a, const GlueHelpers& helpers, std::uint64_t indirect)
     restore_host_and_return(a);
 }
 
+void emit_indirect(Assembler& a, const GlueHelpers& helpers) {
+    const Label stop = a.label();
+    a.store(Mem::gs_at(layout::kRip), R10);
+    store_homes(a);
+    load_self(a);
+    call_helper(a, address_of(helpers.find_target));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
+    a.jcc(Cond::E, stop);
+    a.mov(R11, Rax);
+    load_homes(a);
+    a.load(R10, Mem::gs_at(layout::kRip));
+    a.jmp(R11);
+    a.bind(stop);
+    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason), static_cast<std::int32_t>(ExitReasonCode::kIndirect));
+    restore_host_and_return(a);
+}
+
 void emit_store(Assembler& a, const GlueHelpers& helpers) {
     store_homes(a);
     load_self(a);
@@ -301,8 +318,7 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     leave(a, ExitReasonCode::kSite);
     a.align(16);
     glue.indirect = a.here();
-    a.store(Mem::gs_at(layout::kRip), R10);
-    leave(a, ExitReasonCode::kIndirect);
+    emit_indirect(a, helpers);
     a.align(16);
     glue.fault = a.here();
     leave(a, ExitReasonCode::kFault);

@@ -3,7 +3,7 @@
 // Generated once by an Assembler. Contracts (guest registers in their host homes, gs base = CpuState):
 //   enter(cpu, target)   C function: loads guest registers and flags (from TranslatorState::flags) and jumps to `target`.
 //   exit_memory/exit_host  called by exit stubs: leave with reason Site; flags are in memory, in host RFLAGS.
-//   indirect             jumped to: r10 = target rip, flags in memory: leave with reason Indirect.
+//   indirect             jumped to: r10 = target rip, flags in memory: goes to the target's code, r10 as before, or leaves with reason Indirect.
 //   slow                 called by memory sites: r10 = linear address, r11 = site word and, from bit 16 on, rip. Returns with r10 = host address, or to
 //                        5 bytes behind its return address when the interpreter has done the whole instruction, or 10 bytes behind it with
 //                        r10 = a copy to store to, followed by a call of `store`, or leaves.
@@ -49,6 +49,8 @@ struct GlueHelpers {
     /// Tries to enter the page of `linear` into the TLB with the rights of `word`; 0 if not, or if the run leaves the page.
     std::uint64_t (*fill_run)(CpuState* cpu, std::uint64_t linear, std::uint64_t word) noexcept;
     void (*load_vectors)(CpuState* cpu) noexcept;
+    /// Where the code for cpu->rip stands that is entered with flags in memory; 0: leave.
+    std::uint64_t (*find_target)(CpuState* cpu) noexcept;
     /// Executes the instruction at cpu->rip. 0: the next one follows and nothing the block depends on changed, else 1.
     /// `word`: its length, and from bit 16 on its mnemonic for the statistics.
     std::uint64_t (*interpret)(CpuState* cpu, std::uint64_t word) noexcept;

@@ -55,6 +55,12 @@ inline std::size_t code_page_slot(std::uint64_t rip, std::uint32_t cpl) {
 inline std::uint64_t code_page_key(std::uint64_t rip, std::uint64_t ram_offset) {
     return (((rip >> 12) & ((1ULL << 36) - 1)) << 28) | (ram_offset >> 12);
 }
+/// Whether blocks are made for code of this mode.
+constexpr bool mode_translatable(std::uint32_t mode) {
+    constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging;
+    constexpr std::uint32_t kRefused = ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086;
+    return (mode & (kNeeded | kRefused)) == kNeeded;
+}
 constexpr std::uint32_t jump_slot(std::uint64_t rip) {
     return static_cast<std::uint32_t>(rip ^ (rip >> 12)) & (TranslatorState::kJumpEntries - 1);
 }

@@ -165,6 +165,13 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
     return filled && (write ? entry.tag_write : entry.tag_read) == (linear & ~(kPage - 1)) ? 1 : 0;
 }
 
+std::uint64_t find_target(CpuState* cpu) noexcept {
+    const bool live = enter_slow_path(*cpu);
+    const std::uint64_t host = translator_of(*cpu)->find_target(*cpu);
+    restore_vectors(*cpu, live);
+    return host;
+}
+
 void load_vectors(CpuState* cpu) noexcept { load_vector_state(*cpu); }
 
 void flags_to_guest(CpuState& cpu) {
@@ -209,7 +216,7 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 }  // namespace
 
 GlueHelpers glue_helpers() {
-    return {slow_access, finish_store, fill_stack, fill_run, load_vectors, interpret_here, run_system, run_transfer};
+    return {slow_access, finish_store, fill_stack, fill_run, load_vectors, find_target, interpret_here, run_system, run_transfer};
 }
 
 }  // namespace strata::engine::soft

@@ -39,7 +39,7 @@ void flags_from_guest(CpuState& cpu) { cpu.translator.flags = (cpu.rflags & kAri
 
 }  // namespace
 
-Translator::Translator(SoftVm& vm, const TranslateOptions& options) : vm_(vm), options_(options), buffer_(32768) {}
+Translator::Translator(SoftVm& vm, const TranslateOptions& options) : vm_(vm), options_(options), index_(table_.index()), buffer_(32768) {}
 
 Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
     std::unique_ptr<Translator> translator(new Translator(vm, options));
@@ -131,7 +131,7 @@ Translator::Next Translator::after_block(CpuState& cpu) {
         Exit* from = left->exit_at(at);
         STRATA_CHECK(from != nullptr, "unknown exit");
         cpu.rip = from->target;
-        const bool interpret = from->kind == Exit::Kind::Interpret;
+        const bool interpret = from->kind == Exit::Kind::Interpret && !from->second_page;
         return {from->kind == Exit::Kind::Direct ? from : nullptr, from->ungrouped, interpret};
     }
     const InsnMark mark = left->mark_at(fault ? at : at - 1);

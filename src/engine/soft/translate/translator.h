@@ -9,7 +9,8 @@
 //
 // Chaining: within a page jumps go straight; across pages through a thunk that compares the vCPU's own record of the target page's
 // fetch translation (TranslatorState::code_pages), which the MMU empties with its TLB. Indirect jumps hit a per-vCPU cache by whole
-// linear address; the thunk behind it compares mode word, request and page, so a stale entry is never taken.
+// linear address; the thunk behind it compares mode word, request and page, so a stale entry is never taken. A miss looks into the
+// block index without leaving translated code (find_target).
 #pragma once
 
 #include <atomic>
@@ -31,7 +32,7 @@ namespace strata::engine::soft {
 struct TranslatorCounters {
     std::atomic<std::uint64_t> blocks{0}, guest_bytes{0}, host_bytes{0};
     std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
-    std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, stops{0}, polls{0};
+    std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, lookups{0};
     std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0}, slow_accesses{0}, host_faults{0};
     static constexpr std::uint32_t kMnemonics = 2048;
     std::atomic<std::uint64_t> by_mnemonic[kMnemonics] = {};  ///< of interpreted_in_place; only for TranslateOptions::report
@@ -64,6 +65,9 @@ class Translator final : public Executor, public CodeInvalidator {
     [[nodiscard]] std::uint64_t killed() const {
         return counters_.killed.load(std::memory_order_acquire) + generation_.load(std::memory_order_acquire);
     }
+    /// Where code for cpu.rip stands that an indirect branch may enter with flags in memory, or 0 if there is none or a request waits.
+    /// Enters it into the vCPU's jump table. For general registers only, without the lock.
+    std::uint64_t find_target(CpuState& cpu) noexcept;
     void count_slow_access() { counters_.slow_accesses.fetch_add(1, std::memory_order_relaxed); }
 
   private:
@@ -84,15 +88,25 @@ class Translator final : public Executor, public CodeInvalidator {
     Next after_block(CpuState& cpu);
     /// The block at cpu.rip, made if need be; null: the interpreter must execute the instruction. Links `next.from` to it.
     Block* block_for(CpuState& cpu, const Next& next);
-    /// Where in RAM the code at cpu.rip lies; false: not in RAM, or the fetch faults.
-    bool locate_code(CpuState& cpu, std::uint64_t& ram_offset);
-    Block* find_or_make(CpuState& cpu, const BlockSource& source);
+    /// Where in RAM the code at `linear` lies; false: not in RAM, or the fetch faults. Notes it in code_pages.
+    bool locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t& ram_offset) const;
+    /// Of the page behind that of cpu.rip, for instructions that may reach into it; 0: none.
+    std::uint64_t locate_next_page(CpuState& cpu) const;
+    /// Whether the pages that `source` is made from are marked as code.
+    [[nodiscard]] bool pages_are_code(const BlockSource& source) const;
+    /// Makes every page of `source` a code page.
+    void protect_pages(CpuState& cpu, const BlockSource& source);
     void connect(CpuState& cpu, Block& block, const Next& next) STRATA_REQUIRES(mutex_);
-    Block* translate(CpuState& cpu, const BlockSource& source) STRATA_REQUIRES(mutex_);
-    std::vector<Unit> decode_units(const BlockSource& source, std::uint32_t mode, bool& stop) STRATA_REQUIRES(mutex_);
+    /// `indirect`: an indirect branch led there, so the block is made with its thunk before it.
+    /// Null: the first instruction reaches into the next page; source.second_offset is set then, if that can be fetched.
+    Block* translate(CpuState& cpu, BlockSource& source, bool indirect) STRATA_REQUIRES(mutex_);
+    std::vector<Unit> decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) STRATA_REQUIRES(mutex_);
     void link(Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t entry_for(const Exit& from, Block& to) STRATA_REQUIRES(mutex_);
-    std::uint32_t make_thunk(Block& to, bool check_mode, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
+    std::uint32_t make_thunk(Block& to, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
+    /// The thunk of indirect branches; its end, behind which the block may follow, is aligned to 16.
+    void emit_indirect_thunk(Assembler& a, const Block& to) const;
+    std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
     void kill(Block& block) STRATA_REQUIRES(mutex_);
     void drop_everything(CpuState& cpu);
@@ -111,6 +125,7 @@ class Translator final : public Executor, public CodeInvalidator {
     std::uint64_t glue_end_ = 0;
     Mutex mutex_;
     BlockTable table_ STRATA_GUARDED_BY(mutex_);
+    const BlockIndex& index_;  ///< table_'s: to be read without the lock
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);

@@ -157,6 +157,46 @@ TEST(TranslatorTest, RemappedPageIsNotEnteredThroughAnOldLink) {
     EXPECT_EQ(machine.cpu().gpr[kRax], 2U);
 }
 
+// A loop whose `mov eax, imm32` begins three bytes before the end of its page.
+void load_straddling_loop(Machine& machine) {
+    machine.load(Bytes{0xB8, 0x05, 0x00}, 0xFFD);                    // mov eax, 5 …
+    machine.load(Bytes{0x00, 0x00, 0x01, 0xC3,                       // … add ebx, eax
+                       0xFF, 0xC9,                                   // dec ecx
+                       0x75, 0xF5,                                   // jnz to the mov
+                       0xF4}, 0x1000);
+    machine.cpu().rip = Machine::kCode + 0xFFD;
+    machine.cpu().gpr[3] = 0;
+    machine.cpu().gpr[kRcx] = 1000;
+}
+
+TEST(TranslatorTest, InstructionAcrossPagesStaysInTranslatedCode) {
+    Machine machine;
+    load_straddling_loop(machine);
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[3], 5000U);
+    EXPECT_LT(machine.translator().counters().enters.load(), 12U);
+    EXPECT_LT(machine.translator().counters().interpreted.load(), 4U);
+}
+
+TEST(TranslatorTest, InstructionAcrossPagesDependsOnBoth) {
+    Machine machine;
+    load_straddling_loop(machine);
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    machine.reset();
+    load_straddling_loop(machine);
+    machine.load(Bytes{0x01}, 0x1000);  // the immediate's fourth byte
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[3], static_cast<std::uint32_t>(1000 * (5 + 0x10000)));
+    // Another page behind the first, told by a flush only.
+    machine.reset();
+    load_straddling_loop(machine);
+    machine.load(Bytes{0x02, 0x00, 0xF4}, 0x2000);
+    machine.remap(Machine::kCode + 0x1000, Machine::kCode + 0x2000);
+    flush_tlb_page(machine.cpu(), Machine::kCode + 0x1000);
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 0x20005U);
+}
+
 TEST(TranslatorTest, FullCacheIsDroppedAndRefilled) {
     Machine machine({}, 1U << 20U);
     for (std::uint32_t i = 0; i < 20000; ++i) {

@@ -1,0 +1,66 @@
+// FindTarget: the way of an indirect branch that its vCPU's jump table does not know. Compiled for general registers only, as
+// a whole: it runs while guest vector values are in host registers, and without a lock.
+#include "engine/soft/mmu/mmu.h"
+#include "engine/soft/translate/layout.h"
+#include "engine/soft/translate/translator.h"
+
+namespace strata::engine::soft {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+
+}  // namespace
+
+bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t& ram_offset) const {
+    std::uint64_t& slot =
+        cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(linear >> 12) & (TranslatorState::kCodePages - 1)];
+    const auto canonical = static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << 16) >> 16);
+    if (slot != 0 && canonical == linear && (slot >> 28) == (layout::code_page_key(linear, 0) >> 28)) {
+        ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (linear & (kPage - 1));
+        return true;
+    }
+    std::uint64_t physical = 0;
+    if (!translate_linear(cpu, linear, MemAccess::Execute, Privilege::Current, physical)) {
+        cpu.exception = {};  // the interpreter's fetch raises it again
+        return false;
+    }
+    const auto offset = vm_.ram->ram_offset(memory::GuestAddress(physical));
+    if (!offset) {
+        return false;
+    }
+    ram_offset = *offset;
+    slot = layout::code_page_key(linear, ram_offset);
+    return slot != 0;
+}
+
+std::uint64_t Translator::locate_next_page(CpuState& cpu) const {
+    constexpr std::uint64_t kLongest = 15;
+    std::uint64_t offset = 0;
+    if ((cpu.rip & (kPage - 1)) <= kPage - kLongest || !locate_code(cpu, (cpu.rip | (kPage - 1)) + 1, offset)) {
+        return 0;
+    }
+    return offset;
+}
+
+std::uint64_t Translator::find_target(CpuState& cpu) noexcept {
+    std::uint64_t ram_offset = 0;
+    if (cpu.request.load(std::memory_order_acquire) != 0 || cpu.interrupt_shadow || !layout::mode_translatable(cpu.mode) ||
+        !locate_code(cpu, cpu.rip, ram_offset)) {
+        return 0;
+    }
+    const Block* block = index_.find(ram_offset, cpu.rip, cpu.mode);
+    if (block != nullptr && block->second_offset != 0) {
+        (void)locate_next_page(cpu);  // the block itself compares
+    }
+    const std::uint32_t entry = block != nullptr ? block->indirect_entry.load(std::memory_order_acquire) : 0;
+    if (entry == 0) {
+        return 0;
+    }
+    // Not exact when several vCPUs count; an exact count would cost more than the lookup.
+    counters_.lookups.store(counters_.lookups.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    const std::uint64_t host = memory_->base() + entry;
+    cpu.translator.jumps[layout::jump_slot(cpu.rip)] = {cpu.rip, host};
+    return host;
+}
+
+}  // namespace strata::engine::soft
