@@ -15,27 +15,9 @@
 
 #include "bus/bus.h"
 #include "devices/core/fakes.h"
+#include "input.h"
 
 namespace strata::fuzz {
-
-/// Hands input bytes out; zeros after the end.
-class Input {
-  public:
-    Input(const std::uint8_t* data, std::size_t size) : bytes_(data, size) {}
-    [[nodiscard]] bool empty() const { return offset_ >= bytes_.size(); }
-    std::uint64_t take(std::size_t size) {
-        std::uint64_t value = 0;
-        for (std::size_t index = 0; index < size; ++index) {
-            value |= std::uint64_t{empty() ? std::uint8_t{0} : bytes_[offset_]} << (8 * index);
-            ++offset_;
-        }
-        return value;
-    }
-
-  private:
-    std::span<const std::uint8_t> bytes_;
-    std::size_t offset_ = 0;
-};
 
 /// What a target tells about its device.
 struct Subject {
