@@ -364,7 +364,10 @@ void privilege_changed(CpuState& cpu) noexcept {
     }
     forget_stack_page(cpu);
     cpu.fetch_epoch = epoch_of(cpu, current_slot(cpu));
-    cpu.tlb = current_slot(cpu).banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
+    TlbBank* banks = current_slot(cpu).banks;
+    cpu.tlb = banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
+    cpu.tlb_open = banks[static_cast<std::uint32_t>(Rights::SupervisorOpen)].entries;
+    cpu.tlb_strict = banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::ImplicitSupervisor))].entries;
 }
 
 void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {

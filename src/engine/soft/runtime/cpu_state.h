@@ -110,6 +110,8 @@ struct alignas(64) CpuState {
     std::uint32_t cpl;
     TlbEntry* tlb;          ///< the current bank (privilege × address space)
     SoftVm* vm;
+    TlbEntry* tlb_open;     ///< the supervisor's banks of the current address space: with RFLAGS.AC set,
+    TlbEntry* tlb_strict;   ///< and clear. CLAC and STAC choose
 
     Segment segments[6];
     Segment ldtr, tr;

@@ -60,7 +60,7 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
     change = 0;
     switch (insn.cls) {
         case InsnClass::Stack:
-            if (insn.mnemonic == ZYDIS_MNEMONIC_PUSH) {
+            if (insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
                 change = -8;
                 return true;
             }
@@ -94,6 +94,9 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
     }
 }
 
+// What the interpreter does may change translations or rights; and so does CLAC, where it is done in place.
+bool ends_checks(const Unit& unit) { return unit.interpreted || (unit.inlined && unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC); }
+
 struct Group {
     std::size_t start = 0;
     bool open = false;
@@ -121,7 +124,7 @@ void analyse_flags(std::vector<Unit>& units) {
         unit->writes_flags = written != 0;
         if (insn.cls == InsnClass::FarFlow) {
             need = FlagsNeed::Exit;  // saved by most
-        } else if ((insn.flags_read & kArithmetic) != 0) {
+        } else if ((insn.flags_read & kArithmetic) != 0 || insn.mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
             need = FlagsNeed::Host;
         } else if (flags_replaced(insn) == kArithmetic) {
             need = FlagsNeed::None;
@@ -135,7 +138,7 @@ void analyse_flags(std::vector<Unit>& units) {
 StackAccess stack_access(const Instruction& insn) {
     switch (insn.cls) {
         case InsnClass::Stack:
-            if (insn.mnemonic == ZYDIS_MNEMONIC_PUSH) {
+            if (insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
                 return {true, -8, 0};
             }
             if (insn.mnemonic == ZYDIS_MNEMONIC_POP) {
@@ -180,7 +183,7 @@ void group_stack_accesses(std::vector<Unit>& units) {
             unit.grouped = true;
         }
         std::int32_t change = 0;
-        if (unit.interpreted || !rsp_change(unit.insn, change)) {
+        if (ends_checks(unit) || !rsp_change(unit.insn, change)) {
             close(units, group);
         }
         group.rsp += change;
@@ -243,8 +246,8 @@ void group_base_accesses(std::vector<Unit>& units) {
             run.write = run.write || insn.mem.write;
             run.members.push_back(i);
         }
-        // What the interpreter does may change translations; behind a branch other things hold.
-        const bool all = units[i].interpreted || insn.cls == InsnClass::Jcc;
+        // Behind a branch other things hold.
+        const bool all = ends_checks(units[i]) || insn.cls == InsnClass::Jcc;
         for (std::size_t base = 0; base < runs.size(); ++base) {
             if (all || ((insn.gpr_write >> base) & 1) != 0) {
                 close_run(units, runs[base], slots);

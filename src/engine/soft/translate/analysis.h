@@ -25,6 +25,7 @@ struct Unit {
     bool writes_flags = false;
     bool interpreted = false;    ///< called out to the interpreter, from within the block
     Op* op = nullptr;            ///< of an interpreted instruction: its decoded form, called without fetching it again
+    bool inlined = false;        ///< a system instruction that is done in place; `op` is for when it cannot
     bool grouped = false;        ///< its stack access is covered by a group check
     bool group_start = false;    ///< the check stands before it:
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here

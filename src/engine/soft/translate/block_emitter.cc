@@ -460,6 +460,11 @@ void BlockEmitter::emit_unit(std::size_t index) {
     if (unit.run_start) {
         run_check(unit);
     }
+    if (unit.inlined) {
+        emit_inlined(unit);
+        a_.bind(after_);
+        return;
+    }
     if (unit.interpreted) {
         if (unit.op != nullptr) {
             emit_system(unit);

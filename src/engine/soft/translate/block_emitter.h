@@ -32,6 +32,7 @@ struct TranslateOptions {
     bool track_flags = true;      ///< false: every check saves and restores the flags
     bool interpret_in_place = true;  ///< blocks call the interpreter and go on
     bool direct_faults = true;    ///< page faults enter the guest's handler without leaving translated code
+    bool inline_system = true;    ///< the most frequent of them are done in place
     bool direct_system = true;    ///< system instructions are called decoded; those that go elsewhere go on through the jump cache
     bool vectors = true;          ///< false: vector instructions go to the interpreter
     std::uint32_t max_units = 48; ///< instructions in a block
@@ -53,6 +54,8 @@ struct BlockSource {
 [[nodiscard]] bool can_translate(const Instruction& insn, std::uint32_t mode);
 /// Whether it usually goes on with the next one, so that the block can call the interpreter and continue.
 [[nodiscard]] bool can_interpret_in_place(const Instruction& insn);
+/// Whether a system instruction can be done in place under `mode`.
+[[nodiscard]] bool can_inline(const Instruction& insn, std::uint32_t mode);
 /// Whether it never goes on with the next one within the block.
 [[nodiscard]] bool leaves_block(const Instruction& insn);
 
@@ -90,6 +93,11 @@ class BlockEmitter {
         FlagsPlace flags = FlagsPlace::Dead;
         bool live = false;
     };
+    struct SystemSite {
+        Label entry, back;
+        std::size_t unit = 0;
+        bool live = false;
+    };
     struct VectorSite {
         Label entry, back;
     };
@@ -107,6 +115,15 @@ class BlockEmitter {
     void emit_unit(std::size_t index);
     void emit_interpreted(const Unit& unit);
     void emit_system(const Unit& unit);
+    void emit_inlined(const Unit& unit);
+    void emit_access_flag(const Unit& unit, bool set);
+    void emit_interrupt_flag(const Unit& unit, bool set);
+    void emit_swapgs();
+    void emit_rdtsc(const Unit& unit);
+    void emit_pushfq(const Unit& unit);
+    void emit_read_control(const Unit& unit);
+    void emit_system_sites();
+    void reload_flags(const Unit& unit);
     void emit_copy(const Unit& unit);
     void emit_lea(const Unit& unit);
     void emit_stack(const Unit& unit);
@@ -168,6 +185,7 @@ class BlockEmitter {
     std::vector<StackSite> stack_;
     std::vector<RunSite> run_;
     std::vector<VectorSite> vector_;
+    std::vector<SystemSite> system_;
     std::vector<JumpMiss> misses_;
     std::vector<PendingExit> exits_;
     std::vector<InsnMark> marks_;

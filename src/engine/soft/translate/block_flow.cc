@@ -71,6 +71,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     emit_jump_misses();
     emit_stack_sites();
     emit_run_sites();
+    emit_system_sites();
     for (const VectorSite& site : vector_) {
         a_.bind(site.entry);
         a_.call_to(glue_.vector);

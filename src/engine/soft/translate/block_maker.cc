@@ -124,6 +124,8 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
         unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
         if (unit.interpreted && options_.direct_system && has_plain_handler(unit.insn)) {
             unit.op = system_ops_.find(unit.insn);
+            unit.inlined = options_.inline_system && can_inline(unit.insn, mode);
+            unit.interpreted = !unit.inlined;
         }
         if (!good || (unit.interpreted && unit.op == nullptr && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
             stop = true;

@@ -52,6 +52,7 @@ constexpr std::array kSwitches = {
     Switch{"no-jump-cache", &TranslateOptions::jump_cache, false},
     Switch{"exact-flags", &TranslateOptions::track_flags, false},
     Switch{"no-vectors", &TranslateOptions::vectors, false},
+    Switch{"no-inline-system", &TranslateOptions::inline_system, false},
     Switch{"no-direct-faults", &TranslateOptions::direct_faults, false},
     Switch{"no-direct-system", &TranslateOptions::direct_system, false},
     Switch{"no-in-place", &TranslateOptions::interpret_in_place, false},
