@@ -38,7 +38,7 @@ bench: ## the figures of docs/performance.md, next to QEMU's in the same run
 	@$(MAKE) --no-print-directory build
 	@tools/bench.sh
 
-soak: ## long rounds: repeated boots, fuzzing, differential runs (BUDGET=seconds each)
+soak: ## long rounds: repeated boots, fuzzing, differential runs, self-checking programs (BUDGET=seconds each)
 	@tools/setup.sh all
 	@$(MAKE) --no-print-directory build
 	@BUDGET=$(BUDGET) tools/soak.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Soak: long rounds that `make test` has no time for: boots of every shape, fuzz targets, the differential run.
+# Soak: long rounds that `make test` has no time for: boots of every shape, fuzz targets, the differential run, programs that check themselves.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|fuzz|differential|processors]… (default: all). Results go to build/soak/; a summary line per round is printed, to be
+# Usage: BUDGET=seconds tools/soak.sh [boots|fuzz|differential|processors|programs]… (default: all). Results go to build/soak/; a summary line per round is printed, to be
 # recorded in docs/. Each fuzz target and the differential run get BUDGET seconds; boots are ten of each shape whatever it takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ strata=build/bin/strata
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots fuzz differential processors)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots fuzz differential processors programs)
 
 fail() {
     echo "soak: FAILED: $*"
@@ -73,11 +73,17 @@ processors() {
     fi
 }
 
+# Programs in a Debian guest that check their own results.
+programs() {
+    python3 tools/soak/programs.py --engine "${ENGINE:-soft}" --budget "$budget" --out "$out" >/dev/null || fail "programs: see $out/programs.log"
+    tail -n 1 "$out/programs.log"
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        boots | fuzz | differential | processors) "$round" ;;
+        boots | fuzz | differential | processors | programs) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, fuzz, differential, processors" >&2
+            echo "soak: no round '$round': use boots, fuzz, differential, processors, programs" >&2
             exit 2
             ;;
     esac

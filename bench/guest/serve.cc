@@ -54,6 +54,8 @@ int status_of(const std::string& script) {
     if (child < 0 || waitpid(child, &status, 0) != child) {
         return 255;
     }
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {  // what it left behind: as the guest's first process this one inherits it
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

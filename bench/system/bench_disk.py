@@ -1,8 +1,9 @@
-# bench_disk: the Debian tree with real programs that the guest benchmark runs, as a folder (for native runs) and as a disk (for guests), made once.
+# bench_disk: Debian trees with real programs, as a folder (for native runs) and as a disk (for guests), made once; the guest benchmark's by default.
 #
-# Made from Debian 12's packages by mmdebstrap and kept in ~/.cache/strata-bench/KEY, KEY being a hash of everything that goes in but the packages'
+# A tree is made of a Recipe, from Debian 12's packages by mmdebstrap and kept in ~/.cache/strata-bench/KEY, KEY being a hash of everything that goes in but the packages'
 # versions; removing the folder makes a new one with today's packages. Beside tree and disk lie Debian's kernel and the modules a guest needs to mount
 # the disk, in the order to load them. Works with and without root.
+import collections
 import glob
 import hashlib
 import os
@@ -31,15 +32,15 @@ rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" "$1/var/cache
 """
 
 
-def sources():
-    """Every file of ours that goes into the tree."""
-    return sorted(glob.glob(PROGRAMS + "/*")) + [CRYPTOBENCH]
+# packages: names with commas; hook: shell commands run on the finished tree $1, SOURCES standing for the files `sources`; disk_bytes: the disk's size.
+Recipe = collections.namedtuple("Recipe", "packages hook sources disk_bytes")
+BENCH = Recipe(PACKAGES, HOOK, sorted(glob.glob(PROGRAMS + "/*")) + [CRYPTOBENCH], DISK_BYTES)
 
 
-def key():
+def key(recipe):
     """A name for what the disk is made of."""
-    digest = hashlib.sha256((PACKAGES + " ".join(MODULES) + HOOK + str(DISK_BYTES)).encode())
-    for path in sources():
+    digest = hashlib.sha256((recipe.packages + " ".join(MODULES) + recipe.hook + str(recipe.disk_bytes)).encode())
+    for path in recipe.sources:
         with open(path, "rb") as source:
             digest.update(path.rsplit("/", 1)[1].encode() + source.read())
     return digest.hexdigest()[:12]
@@ -55,14 +56,14 @@ def package_sources():
     return sorted(lines)
 
 
-def make_tree(folder):
+def make_tree(folder, recipe):
     """mmdebstrap into folder/root; a user without rights gets it by way of an archive."""
     root, hook = os.path.join(folder, "root"), os.path.join(folder, "hook.sh")
     with open(hook, "w", encoding="ascii") as script:
-        script.write(HOOK.replace("SOURCES", " ".join(f"'{path}'" for path in sources())))
+        script.write(recipe.hook.replace("SOURCES", " ".join(f"'{path}'" for path in recipe.sources)))
     mode = "root" if os.geteuid() == 0 else "unshare"
     target = root if mode == "root" else root + ".tar"
-    command = ["mmdebstrap", "--quiet", f"--mode={mode}", "--variant=apt", f"--include={PACKAGES}", f"--customize-hook=sh {hook} \"$1\"", "bookworm", target]
+    command = ["mmdebstrap", "--quiet", f"--mode={mode}", "--variant=apt", f"--include={recipe.packages}", f"--customize-hook=sh {hook} \"$1\"", "bookworm", target]
     subprocess.run(command + package_sources(), check=True)
     if mode == "unshare":
         os.mkdir(root)
@@ -86,27 +87,27 @@ def fetch_kernel(folder):
                 shutil.copy(found[0], f"{folder}/modules/{number:02}-{name}.ko")
 
 
-def make_disk(folder):
+def make_disk(folder, recipe):
     """The tree as an ext4 disk."""
     disk = folder + "/disk.ext4"
     with open(disk, "wb") as out:
-        out.truncate(DISK_BYTES)
+        out.truncate(recipe.disk_bytes)
     environment = dict(os.environ, PATH=os.environ["PATH"] + ":/sbin:/usr/sbin")
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", folder + "/root", disk], check=True, env=environment)
 
 
-def bench_disk():
+def bench_disk(recipe=BENCH):
     """The folder with root/, disk.ext4, vmlinuz and modules/; made now if it is not there yet."""
     cache = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "strata-bench")
-    done = os.path.join(cache, key())
+    done = os.path.join(cache, key(recipe))
     if not os.path.isdir(done):
         print(f"bench_disk: making {done} (a few minutes, once)", file=sys.stderr)
         work = f"{done}.{os.getpid()}"
         os.makedirs(work)
         os.chmod(work, 0o755)
-        make_tree(work)
+        make_tree(work, recipe)
         fetch_kernel(work)
-        make_disk(work)
+        make_disk(work, recipe)
         os.rename(work, done)
     return done
 

@@ -24,9 +24,10 @@ busybox mount -t proc proc /proc
 busybox mount -t devtmpfs dev /dev
 for module in /modules/*; do busybox insmod $module 2>/dev/null; done
 for turn in $(busybox seq 100); do [ -b /dev/vda ] || busybox sleep 0.1; done
-busybox mount -t ext4 -o ro /dev/vda /root || echo MOUNT FAILED
+busybox mount -t ext4 -o DISKMODE /dev/vda /root || echo MOUNT FAILED
 busybox mount -t tmpfs tmpfs /root/tmp
 busybox mount -t proc proc /root/proc
+busybox mount -t sysfs sys /root/sys
 busybox mount -t devtmpfs dev /root/dev
 busybox cp -r /plan /guestbench /root/tmp/
 exec /bin/busybox chroot /root /tmp/guestbench --serve /tmp/plan
@@ -42,8 +43,8 @@ ANSWER = re.compile(rb"^BENCH (\w+) ([0-9.]+) ([0-9a-f]{16}) (\d+)\r?$", re.M)
 CLOCK_SLACK = (0.5, 0.05)  # seconds and share by which the host's wall time may exceed the guest's: start, hashing, the serial line
 
 
-def make_plan(folder, disk, scripts, busybox, sources):
-    """Builds guestbench and folder/initramfs.cpio of it, the scripts and the disk's modules; folder/plan for the host."""
+def make_plan(folder, disk, scripts, busybox, sources, disk_mode="ro"):
+    """Builds guestbench and folder/initramfs.cpio of it, the scripts and the disk's modules; folder/plan for the host. `disk_mode`: ro or rw."""
     program = os.path.join(folder, "guestbench")
     command = ["g++", "-std=c++20", "-O2", "-static", "-pthread", "-o", program] + [path for path in sources if path.endswith(".cc")]
     subprocess.run(command, check=True)
@@ -58,7 +59,7 @@ def make_plan(folder, disk, scripts, busybox, sources):
     shutil.copytree(os.path.join(folder, "plan"), os.path.join(root, "plan"))
     shutil.copytree(os.path.join(disk, "modules"), os.path.join(root, "modules"))
     with open(os.path.join(root, "init"), "w", encoding="ascii") as init:
-        init.write(INIT)
+        init.write(INIT.replace("DISKMODE", disk_mode))
     os.chmod(os.path.join(root, "init"), 0o755)
     subprocess.run("find . | cpio -o -H newc --quiet >../initramfs.cpio", shell=True, check=True, cwd=root)
 
@@ -70,10 +71,10 @@ def host_command(folder, disk, cpus):
     return bound + ["unshare", "--mount", "--pid", "--fork", "--kill-child"] + rights + ["sh", "-c", NATIVE, "sh", disk + "/root", folder]
 
 
-def strata_command(folder, disk, options, cpus):
-    """A guest of Strata."""
+def strata_command(folder, disk, options, cpus, drive=None):
+    """A guest of Strata; `drive` instead of the disk, which is read-only."""
     return [options.strata, "run", "--engine", options.engine, "--kernel", disk + "/vmlinuz", "--initrd", folder + "/initramfs.cpio", "--append",
-            "console=ttyS0 quiet", "--disk", disk + "/disk.ext4,readonly", "--memory", f"{options.memory}M", "--cpus", str(cpus), "--net", "none", "--quiet"]
+            "console=ttyS0 quiet", "--disk", drive or disk + "/disk.ext4,readonly", "--memory", f"{options.memory}M", "--cpus", str(cpus), "--net", "none", "--quiet"]
 
 
 def peer_command(folder, disk, options, cpus):
