@@ -10,6 +10,7 @@
 #include "block/formats/raw/raw.h"
 #include "block/protocols/file/file_node.h"
 #include "block/registry.h"
+#include "block/sync.h"
 
 namespace strata::block {
 namespace {
@@ -108,6 +109,18 @@ TEST_P(GraphTest, BareFileGrowsAndReadsZerosPastItsEnd) {
     EXPECT_TRUE(write(2 << 20, pattern(100)).ok());
     EXPECT_EQ(node_->size(), (2U << 20) + 100);
     EXPECT_EQ(read(2 << 20, 100), pattern(100));
+}
+
+TEST_P(GraphTest, GrowingByZeroesKeepsWritesUnderWay) {
+    ASSERT_TRUE(open("file").ok());
+    const auto bytes = pattern(65536);
+    for (std::uint64_t at = 2 << 20; at < (6 << 20); at += 1 << 20) {
+        TaskGroup group(*loop_, 2);
+        group.start(node_->write(at + 131072, Buffers::of(bytes)));
+        group.start(node_->write_zeroes(at, 65536, {}));
+        ASSERT_TRUE(loop_->run(group.finish()).ok());
+        EXPECT_EQ(read(at + 131072, bytes.size()), bytes);
+    }
 }
 
 TEST_P(GraphTest, HolesAreSeen) {

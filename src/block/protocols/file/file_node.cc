@@ -158,6 +158,7 @@ Task<> FileNode::write(std::uint64_t offset, Buffers from) {
         co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}' was opened read-only", name()), EROFS};
     }
     const std::uint64_t end = offset + from.size();
+    reach_ = std::max(reach_, end);
     STRATA_CO_TRY_VOID(co_await transfer(true, offset, from));
     size_ = std::max(size_, end);
     co_return ok();

@@ -59,6 +59,7 @@ class FileNode final : public Node {
     bool device_ = false;
     std::pair<std::uint64_t, std::uint64_t> identity_{};
     std::uint64_t size_ = 0;
+    std::uint64_t reach_ = 0;  ///< end of the farthest write that was begun: the file may be as long before `size_` says so
     NodeTraits traits_;
     bool no_zero_range_ = false, no_punch_ = false;  ///< the file system said so
     int flush_error_ = 0;

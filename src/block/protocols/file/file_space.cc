@@ -68,7 +68,7 @@ Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
     if (!device_ && offset + length > size_) {
         // What the file grows by is zeros. Other requests that make it grow are under way, perhaps: never shrink here.
         const std::uint64_t old = size_;
-        const std::uint64_t end = offset + length;
+        const std::uint64_t end = std::max(offset + length, reach_);
         if (::ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
             co_return failed("zeroing", offset, length, -errno);
         }
@@ -169,7 +169,7 @@ Task<> FileNode::resize(std::uint64_t size, Preallocation preallocation) {
     if (::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
         co_return Error::from_errno(fmt::format("'{}': cannot resize it to {} bytes", name(), size));
     }
-    size_ = size;
+    size_ = reach_ = size;
     if (size <= old || preallocation == Preallocation::Off) {
         co_return ok();
     }
