@@ -9,8 +9,13 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/formats/parallels/parallels.h"
 #include "block/formats/qcow2/qcow2.h"
 #include "block/formats/raw/raw.h"
+#include "block/formats/vdi/vdi.h"
+#include "block/formats/vhd/vhd.h"
+#include "block/formats/vhdx/vhdx.h"
+#include "block/formats/vmdk/vmdk.h"
 #include "block/protocols/file/file_node.h"
 
 namespace strata::block {
@@ -21,8 +26,7 @@ constexpr std::size_t kProbeBytes = 2048;
 const std::vector<FormatDriver>& table() {
     static const std::vector<FormatDriver> kTable = [] {
         std::vector<FormatDriver> all{
-            qcow2::driver(),
-            raw::driver(),
+            parallels::driver(), qcow2::driver(), raw::driver(), vdi::driver(), vhd::driver(), vhdx::driver(), vmdk::driver(),
         };
         std::sort(all.begin(), all.end(), [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
         return all;

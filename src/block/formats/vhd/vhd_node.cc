@@ -1,0 +1,108 @@
+// VhdNode: the table and the bitmaps.
+#include "block/formats/vhd/vhd_node.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/endian.h"
+#include "block/formats/common/new_image.h"
+
+namespace strata::block::vhd {
+
+VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing)
+    : TableNode(std::move(file), std::move(name), read_only), footer_(layout.footer), header_(layout.header), old_end_(file_->size()) {
+    backing_ = std::move(backing);
+    end_ = layout.end;
+    configure(layout.size, fixed() ? 1U << 20 : header_.block, false);
+    if (fixed()) {
+        traits_.cluster_size = 0;
+    }
+}
+
+Task<FormatInfo> VhdNode::info() {
+    FormatInfo info;
+    info.cluster_size = fixed() ? 0 : header_.block;
+    info.backing_name = header_.parent_name;
+    info.backing_format = header_.parent_name.empty() ? "" : "vpc";
+    co_return info;
+}
+
+// How many of `sectors` bits from `sector` on are as the first one.
+Task<std::uint64_t> VhdNode::same_bits(std::uint64_t bitmap, std::uint64_t sector, std::uint64_t sectors, bool& set) {
+    std::byte bits{};
+    STRATA_CO_TRY(bits, co_await meta_.load<std::byte>(bitmap + sector / 8));
+    const auto bit = [&bits](std::uint64_t at) { return (bits >> (7 - at % 8) & std::byte{1}) != std::byte{0}; };
+    set = bit(sector);
+    std::uint64_t count = 1;
+    for (; count < sectors; ++count) {
+        const std::uint64_t at = sector + count;
+        if (at % 8 == 0) {
+            STRATA_CO_TRY(bits, co_await meta_.load<std::byte>(bitmap + at / 8));
+        }
+        if (bit(at) != set) {
+            break;
+        }
+    }
+    co_return count;
+}
+
+Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
+    if (fixed()) {
+        co_return Place{.kind = Place::Kind::Data, .length = length, .offset = offset, .look_below = true};
+    }
+    const std::uint64_t block = offset / header_.block, within = offset % header_.block;
+    Place place{.length = std::min<std::uint64_t>(length, header_.block - within)};
+    STRATA_CO_TRY(const Be32 entry, co_await meta_.load<Be32>(entry_offset(block)));
+    if (entry == kUnallocated) {
+        co_return place;
+    }
+    const std::uint64_t bitmap = entry * 512ULL;
+    bool set = false;
+    const std::uint64_t last = (within + place.length - 1) / 512;
+    STRATA_CO_TRY(const std::uint64_t sectors, co_await same_bits(bitmap, within / 512, last - within / 512 + 1, set));
+    place.length = std::min(place.length, (within / 512 + sectors) * 512 - within);
+    if (set) {
+        place.kind = Place::Kind::Data;
+        place.offset = bitmap + header_.bitmap_bytes() + within;
+    } else if (footer_.type == Type::Dynamic) {
+        place.kind = Place::Kind::Zero;
+    }
+    co_return place;
+}
+
+Task<Reservation> VhdNode::reserve(std::uint64_t block, std::uint64_t /*count*/) {
+    STRATA_CO_TRY(const Be32 entry, co_await meta_.load<Be32>(entry_offset(block)));
+    if (entry != kUnallocated) {
+        co_return Reservation{.offset = entry * 512ULL + header_.bitmap_bytes(), .in_place = true};
+    }
+    const std::uint64_t at = round_up(end_, 512);
+    if (at / 512 >= kUnallocated) {
+        co_return Error{ErrorKind::Failed, fmt::format("VHD image '{}': it cannot grow beyond {} bytes", name(), at), ENOSPC};
+    }
+    end_ = at + header_.bitmap_bytes() + header_.block;
+    // The footer lay where the bitmap will.
+    co_return Reservation{.offset = at + header_.bitmap_bytes(),
+                          .zeroed = file_->traits().zero_initialised && at + header_.bitmap_bytes() >= old_end_};
+}
+
+Task<> VhdNode::publish(std::uint64_t block, const Reservation& reservation) {
+    const std::vector<std::byte> ones(header_.bitmap_bytes(), std::byte{0xFF});
+    const std::uint64_t bitmap = reservation.offset - header_.bitmap_bytes();
+    STRATA_CO_TRY_VOID(co_await meta_.store_bytes(bitmap, ones, 0));
+    if (!reservation.in_place) {
+        STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block), Be32(static_cast<std::uint32_t>(bitmap / 512)), 1));
+    }
+    co_return ok();
+}
+
+Task<> VhdNode::write_tail() {
+    if (fixed()) {
+        co_return ok();
+    }
+    const auto bytes = serialise_footer(footer_);
+    co_return co_await file_->write(round_up(end_, 512), Buffers::of(bytes));
+}
+
+}  // namespace strata::block::vhd

@@ -1,0 +1,43 @@
+// VhdNode: a table of blocks, each behind a bitmap of the sectors that it really has; the others are the parent's, or zeros.
+//
+// The first write to a block fills it and sets its whole bitmap. The footer at the end of the file gives way to new blocks and is
+// written anew by each flush; until then its copy at the start stands in. A bitmap reaches the file before the table
+// refers to it. Fixed images are their file without the footer.
+#pragma once
+
+#include <string>
+
+#include "block/formats/common/table_node.h"
+#include "block/formats/vhd/header.h"
+
+namespace strata::block::vhd {
+
+class VhdNode final : public TableNode {
+  public:
+    struct Layout {
+        Footer footer;
+        Header header;        ///< of all but fixed images
+        std::uint64_t size = 0;
+        std::uint64_t end = 0;  ///< of what is used, without the footer
+    };
+    VhdNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing);
+    [[nodiscard]] std::string_view format() const override { return "vpc"; }
+    [[nodiscard]] const Footer& footer() const { return footer_; }
+    Task<FormatInfo> info() override;
+
+  protected:
+    Task<Place> find(std::uint64_t offset, std::uint64_t length) override;
+    Task<Reservation> reserve(std::uint64_t block, std::uint64_t count) override;
+    Task<> publish(std::uint64_t block, const Reservation& reservation) override;
+    Task<> write_tail() override;
+
+  private:
+    [[nodiscard]] bool fixed() const { return footer_.type == Type::Fixed; }
+    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const { return header_.table_offset + block * 4; }
+    Task<std::uint64_t> same_bits(std::uint64_t bitmap, std::uint64_t sector, std::uint64_t sectors, bool& set);
+    const Footer footer_;
+    const Header header_;
+    const std::uint64_t old_end_;
+};
+
+}  // namespace strata::block::vhd

@@ -1,0 +1,145 @@
+// VhdxNode: the table and the bitmaps.
+#include "block/formats/vhdx/vhdx_node.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/endian.h"
+#include "block/formats/common/new_image.h"
+#include "block/formats/vhdx/patched_file.h"
+
+namespace strata::block::vhdx {
+
+Task<> PatchedFile::read(std::uint64_t offset, Buffers into) {
+    std::vector<std::byte> bytes(into.size());
+    STRATA_CO_TRY_VOID(co_await file_->read(offset, Buffers(std::span(bytes))));
+    patch_.apply(offset, bytes);
+    into.copy_from(bytes);
+    co_return ok();
+}
+
+VhdxNode::VhdxNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing)
+    : TableNode(std::move(file), std::move(name), read_only || layout.parameters.has_parent), layout_(layout), old_end_(file_->size()) {
+    backing_ = std::move(backing);
+    configure(layout.parameters.size, layout.parameters.block, true);
+}
+
+Task<FormatInfo> VhdxNode::info() {
+    FormatInfo info;
+    info.cluster_size = layout_.parameters.block;
+    info.dirty = layout_.header.dirty();
+    info.backing_name = layout_.parameters.parent_value("relative_path");
+    info.backing_format = layout_.parameters.has_parent ? "vhdx" : "";
+    co_return info;
+}
+
+// The sectors from `within` on of a block that has some of its own: the bitmap of its chunk says which.
+Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry, Place& place) {
+    const Parameters& p = layout_.parameters;
+    STRATA_CO_TRY(const Le64 bitmap, co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
+    if (state_of(bitmap) != State::Present || offset_of(bitmap) == 0) {
+        co_return broken_image("VHDX", name(), fmt::format("block {} is partly present, and has no bitmap", block));
+    }
+    const std::uint64_t base = (block % p.chunk_ratio()) * (p.block / p.logical_sector);
+    std::uint64_t sector = within / p.logical_sector;
+    const std::uint64_t last = (within + place.length - 1) / p.logical_sector;
+    bool first = false;
+    for (std::uint64_t at = sector; at <= last; ++at) {
+        const std::uint64_t bit = base + at;
+        STRATA_CO_TRY(const std::byte bits, co_await meta_.load<std::byte>(offset_of(bitmap) + bit / 8));
+        const bool set = (bits >> (bit % 8) & std::byte{1}) != std::byte{0};
+        if (at == sector) {
+            first = set;
+        } else if (set != first) {
+            place.length = at * p.logical_sector - within;
+            break;
+        }
+    }
+    if (first) {
+        place.kind = Place::Kind::Data;
+        place.offset = offset_of(entry) + within;
+    }
+    co_return ok();
+}
+
+Task<Place> VhdxNode::find(std::uint64_t offset, std::uint64_t length) {
+    const Parameters& p = layout_.parameters;
+    const std::uint64_t block = offset / p.block, within = offset % p.block;
+    Place place{.length = std::min<std::uint64_t>(length, p.block - within)};
+    STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(entry_offset(p.payload_entry(block))));
+    const State state = state_of(entry);
+    if ((state == State::Present || state == State::Partial) && offset_of(entry) == 0) {
+        co_return broken_image("VHDX", name(), fmt::format("block {} is present, and has no place", block));
+    }
+    switch (state) {
+        case State::Present:
+            place.kind = Place::Kind::Data;
+            place.offset = offset_of(entry) + within;
+            place.look_below = p.leave_allocated;
+            break;
+        case State::Partial:
+            if (!p.has_parent) {
+                co_return broken_image("VHDX", name(), fmt::format("block {} is partly present in an image without a parent", block));
+            }
+            STRATA_CO_TRY_VOID(co_await find_partial(block, within, entry, place));
+            break;
+        case State::Undefined:
+        case State::Zero:
+        case State::Unmapped:
+            place.kind = Place::Kind::Zero;
+            break;
+        case State::NotPresent:
+            break;
+        default:
+            co_return broken_image("VHDX", name(), fmt::format("block {} is in the unknown state {}", block, static_cast<unsigned>(state)));
+    }
+    co_return place;
+}
+
+Task<Reservation> VhdxNode::reserve(std::uint64_t block, std::uint64_t count) {
+    // A block that was unmapped may have its place still.
+    STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(entry_offset(layout_.parameters.payload_entry(block))));
+    if (offset_of(entry) != 0 && offset_of(entry) + layout_.parameters.block <= old_end_ && offset_of(entry) >= kMiB) {
+        co_return Reservation{.offset = offset_of(entry), .zeroed = false};
+    }
+    const std::uint64_t offset = take_space(count * layout_.parameters.block, kMiB);
+    co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+}
+
+Task<> VhdxNode::publish(std::uint64_t block, const Reservation& reservation) {
+    for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
+        const std::uint64_t value = (reservation.offset + i * layout_.parameters.block) | static_cast<std::uint64_t>(State::Present);
+        STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(layout_.parameters.payload_entry(block + i)), Le64(value), 0));
+    }
+    co_return ok();
+}
+
+Task<bool> VhdxNode::publish_zero(std::uint64_t block) {
+    const std::uint64_t at = entry_offset(layout_.parameters.payload_entry(block));
+    STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(at));
+    STRATA_CO_TRY_VOID(co_await meta_.store(at, Le64(offset_of(entry) | static_cast<std::uint64_t>(State::Zero)), 0));
+    co_return true;
+}
+
+Task<> VhdxNode::before_first_write() {
+    layout_.header.file_write = random_uuid();
+    layout_.header.data_write = random_uuid();
+    // [MS-VHDX] 2.2.2: twice, so that both headers are current.
+    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
+    co_return co_await write_header(*file_, layout_.header);
+}
+
+Task<> write_header(Node& file, Header& header) {
+    Header next = header;
+    next.index = 1 - header.index;
+    ++next.sequence;
+    const auto bytes = serialise_header(next);
+    STRATA_CO_TRY_VOID(co_await file.write(kHeaderOffset[next.index], Buffers::of(bytes)));
+    STRATA_CO_TRY_VOID(co_await file.flush());
+    header = next;
+    co_return ok();
+}
+
+}  // namespace strata::block::vhdx
