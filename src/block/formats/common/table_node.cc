@@ -356,7 +356,7 @@ Task<CheckReport> TableNode::check(Repair /*repair*/) {
     report.total_clusters = divide_up(size_, unit_);
     std::uint64_t expected = 0;
     for (std::uint64_t offset = 0; offset < size_;) {
-        STRATA_CO_TRY(const Place place, co_await find(offset, std::min(unit_, size_ - offset)));
+        STRATA_CO_TRY(const Place place, co_await find(offset, size_ - offset));
         if (place.kind == Place::Kind::Packed) {
             ++report.allocated_clusters;
             ++report.compressed_clusters;

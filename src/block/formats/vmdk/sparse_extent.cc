@@ -70,6 +70,7 @@ Task<Place> SparseExtent::find(std::uint64_t offset, std::uint64_t length) {
     Place place{.length = std::min(length, header_.grain_bytes() - within)};
     STRATA_CO_TRY(const std::uint64_t table, co_await table_of(header_.directory, grain / header_.table_entries, false));
     if (table == 0) {
+        place.length = std::min(length, header_.table_span() - offset % header_.table_span());
         co_return place;
     }
     STRATA_CO_TRY(const Le32 entry, co_await meta_.load<Le32>(table + grain % header_.table_entries * 4));

@@ -48,6 +48,9 @@ Result<> check(const SparseHeader& h, std::string_view name) {
     if (!at_end && (h.directory == 0 || h.directory > (1ULL << 48) || h.redundant_directory > (1ULL << 48))) {
         return broken_image("VMDK", name, fmt::format("its grain directory lies at sector {}, where none can be", h.directory));
     }
+    if (h.overhead > (1ULL << 40)) {
+        return broken_image("VMDK", name, fmt::format("{} sectors before its first grain cannot be", h.overhead));
+    }
     if (h.descriptor_offset > (1ULL << 48) || h.descriptor_sectors > (64U << 10)) {
         return broken_image("VMDK", name, fmt::format("a descriptor of {} sectors at {} cannot be", h.descriptor_sectors, h.descriptor_offset));
     }

@@ -46,10 +46,11 @@ Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, con
         co_return unsupported_image("VMDK", options.path, "SESPARSE extents are not read");
     }
     bool fresh = false;
-    STRATA_CO_TRY(const SparseHeader header, co_await read_sparse_header(*file, options.path, fresh));
+    STRATA_CO_TRY(SparseHeader header, co_await read_sparse_header(*file, options.path, fresh));
     if (header.cowd != (line.type == ExtentType::VmfsSparse) || header.capacity < line.sectors || fresh) {
         co_return broken_image("VMDK", options.path, fmt::format("extent '{}' is not what the descriptor says", line.file));
     }
+    header.capacity = line.sectors;
     std::string name = file->name();
     extent.node = std::make_shared<SparseExtent>(std::move(file), std::move(name), options.read_only || !line.writable, header, std::move(backing), start);
     co_return extent;
