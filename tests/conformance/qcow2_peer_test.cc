@@ -102,6 +102,48 @@ class Qcow2PeerTest : public testing::Test {
         qemu_img("check -f qcow2 " + name);
         qemu_img("compare -f raw -F qcow2 model.raw " + name);
     }
+    void snapshot(const std::string& name, const std::string& as) const {
+        {
+            const auto image = open(name, false);
+            ASSERT_NE(image, nullptr);
+            SnapshotInfo info;
+            info.name = as;
+            const auto done = image->loop().run(image->node().create_snapshot(std::move(info)));
+            ASSERT_TRUE(done.ok()) << done.error().text();
+            ASSERT_TRUE(image->close().ok());
+        }
+        qemu_img("check -f qcow2 " + name);
+    }
+    void apply(const std::string& name, const std::string& which, const std::vector<std::byte>& content) {
+        {
+            const auto image = open(name, false);
+            ASSERT_NE(image, nullptr);
+            const auto done = image->loop().run(image->node().apply_snapshot(which));
+            ASSERT_TRUE(done.ok()) << done.error().text();
+            ASSERT_TRUE(image->close().ok());
+        }
+        model_ = content;
+        expect_model(name);
+    }
+    void remove(const std::string& name, const std::string& which) const {
+        const auto image = open(name, false);
+        ASSERT_NE(image, nullptr);
+        const auto done = image->loop().run(image->node().delete_snapshot(which));
+        ASSERT_TRUE(done.ok()) << done.error().text();
+        ASSERT_TRUE(image->close().ok());
+    }
+    void repair(const std::string& name) const {
+        OpenOptions options;
+        options.path = folder_ + "/" + name;
+        options.format = "qcow2";
+        options.for_check = true;
+        auto image = BlockingImage::open(std::move(options));
+        ASSERT_TRUE(image.ok()) << image.error().text();
+        const auto report = (*image)->loop().run((*image)->node().check(Repair::All));
+        ASSERT_TRUE(report.ok()) << report.error().text();
+        EXPECT_TRUE(report->clean());
+        ASSERT_TRUE((*image)->close().ok());
+    }
     std::string folder_;
     std::vector<std::byte> model_;
 };
@@ -153,6 +195,112 @@ TEST_F(Qcow2PeerTest, WhatIsCreatedHereIsSoundThere) {
             model_.assign(kSize, std::byte{0});
             change("new.qcow2", static_cast<unsigned>(bits));
         }
+    }
+}
+
+TEST_F(Qcow2PeerTest, SnapshotsMadeHereAreSoundThere) {
+    for (const char* options : {"", "-o compat=0.10", "-o cluster_size=4k", "-o extended_l2=on", "-c"}) {
+        SCOPED_TRACE(options);
+        save("model.raw");
+        qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
+        const std::vector<std::byte> first = model_;
+        snapshot("a.qcow2", "one");
+        change("a.qcow2", 70);
+        const std::vector<std::byte> second = model_;
+        snapshot("a.qcow2", "two");
+        change("a.qcow2", 71);
+        qemu_img("snapshot -l a.qcow2");
+        apply("a.qcow2", "one", first);
+        qemu_img("check -f qcow2 a.qcow2");
+        change("a.qcow2", 72);
+        apply("a.qcow2", "two", second);
+        qemu_img("snapshot -a one a.qcow2");
+        model_ = first;
+        expect_model("a.qcow2");
+        remove("a.qcow2", "two");
+        qemu_img("check -f qcow2 a.qcow2");
+        remove("a.qcow2", "one");
+        qemu_img("check -f qcow2 a.qcow2");
+        expect_model("a.qcow2");
+    }
+}
+
+TEST_F(Qcow2PeerTest, DamageIsFoundAndMended) {
+    std::mt19937 random(9);
+    for (const char* options : {"", "-o compat=0.10,cluster_size=4k", "-o cluster_size=512", "-o refcount_bits=1", "-o refcount_bits=64", "-o extended_l2=on", "-c"}) {
+        SCOPED_TRACE(options);
+        qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
+        // The refcount table's first entry, and the first block's first counts.
+        for (const std::uint64_t place : {std::uint64_t{1}, std::uint64_t{2}}) {
+            std::fstream file(folder_ + "/a.qcow2", std::ios::in | std::ios::out | std::ios::binary);
+            char at[8] = {};
+            file.seekg(static_cast<std::streamoff>(48));
+            file.read(at, 8);
+            std::uint64_t offset = 0;
+            for (const char c : at) {
+                offset = offset << 8 | static_cast<unsigned char>(c);
+            }
+            if (place == 2) {
+                file.seekg(static_cast<std::streamoff>(offset));
+                file.read(at, 8);
+                offset = 0;
+                for (const char c : at) {
+                    offset = offset << 8 | static_cast<unsigned char>(c);
+                }
+            }
+            file.seekp(static_cast<std::streamoff>(offset + (place == 2 ? random() % 16 : 4)));
+            file.put(static_cast<char>(place == 2 ? random() : 0));
+            file.put(static_cast<char>(place == 2 ? random() : 0));
+            file.close();
+            repair("a.qcow2");
+            qemu_img("check -f qcow2 a.qcow2");
+            expect_model("a.qcow2");
+        }
+    }
+}
+
+TEST_F(Qcow2PeerTest, ResizedImagesAreSoundThere) {
+    for (const char* options : {"", "-o compat=0.10", "-o cluster_size=512", "-o extended_l2=on"}) {
+        SCOPED_TRACE(options);
+        qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
+        for (const std::uint64_t size : {kSize * 20, kSize / 2 / 512 * 512, kSize}) {
+            {
+                const auto image = open("a.qcow2", false);
+                ASSERT_NE(image, nullptr);
+                const auto done = image->loop().run(image->node().resize(size, Preallocation::Off));
+                ASSERT_TRUE(done.ok()) << done.error().text();
+                ASSERT_TRUE(image->close().ok());
+            }
+            qemu_img("check -f qcow2 a.qcow2");
+            model_.resize(size);
+            save("model.raw");
+            qemu_img("compare -f raw -F qcow2 model.raw a.qcow2");
+        }
+        change("a.qcow2", 80);
+    }
+}
+
+TEST_F(Qcow2PeerTest, CompressedHereIsReadThere) {
+    for (const char* options : {"zlib", "zstd"}) {
+        SCOPED_TRACE(options);
+        CreateRequest request;
+        request.path = folder_ + "/c.qcow2";
+        request.size = kSize;
+        request.options = {{"compression_type", options}};
+        ASSERT_TRUE(BlockingImage::create("qcow2", std::move(request)).ok());
+        {
+            const auto image = open("c.qcow2", false);
+            ASSERT_NE(image, nullptr);
+            for (std::uint64_t at = 0; at < kSize; at += 65536) {
+                const auto part = std::span(model_).subspan(at, std::min<std::uint64_t>(65536, kSize - at));
+                const auto done = image->loop().run(image->node().write_compressed(at, Buffers::of(part)));
+                ASSERT_TRUE(done.ok()) << done.error().text();
+            }
+            ASSERT_TRUE(image->close().ok());
+        }
+        qemu_img("check -f qcow2 c.qcow2");
+        qemu_img("compare -f raw -F qcow2 model.raw c.qcow2");
+        change("c.qcow2", 90);
     }
 }
 

@@ -18,10 +18,10 @@ constexpr std::size_t kMaxPending = 65536;
 
 }  // namespace
 
-Metadata::Metadata(Node& file, Header header, bool data_elsewhere, bool discard)
+Metadata::Metadata(Node& file, Header header, bool discard)
     : file_(file),
       header_(std::move(header)),
-      data_elsewhere_(data_elsewhere),
+      data_elsewhere_((header_.incompatible & kExternalData) != 0),
       discard_(discard),
       zero_end_(file.traits().zero_initialised),
       end_((file.size() + header_.cluster() - 1) / header_.cluster() * header_.cluster()),
@@ -31,11 +31,11 @@ Metadata::Metadata(Node& file, Header header, bool data_elsewhere, bool discard)
       allocation_(file.loop()),
       round_(file.loop()) {}
 
-Task<std::unique_ptr<Metadata>> Metadata::load(Node& file, Header header, bool data_elsewhere, bool discard) {
-    std::unique_ptr<Metadata> made(new Metadata(file, std::move(header), data_elsewhere, discard));
+Task<std::unique_ptr<Metadata>> Metadata::load(Node& file, Header header, bool discard, bool lenient) {
+    std::unique_ptr<Metadata> made(new Metadata(file, std::move(header), discard));
     const Header& h = made->header_;
     const std::uint64_t table_bytes = std::uint64_t{h.refcount_table_clusters} << h.cluster_bits;
-    if (h.l1_offset + h.l1_entries * 8ULL > made->end_ || h.refcount_table_offset + table_bytes > made->end_) {
+    if (!lenient && (h.l1_offset + h.l1_entries * 8ULL > made->end_ || h.refcount_table_offset + table_bytes > made->end_)) {
         co_return made->corrupt("its tables lie past the end of the file; is it cut off?");
     }
     STRATA_CO_TRY(made->l1_, co_await made->read_table(h.l1_offset, h.l1_entries));
@@ -227,6 +227,34 @@ Task<> Metadata::write_entries(std::uint64_t table, const Entries& entries) {
         STRATA_CO_TRY_VOID(co_await file_.write(table + entries[at].first * 8, Buffers::of(std::as_bytes(std::span(wire)))));
     }
     co_return ok();
+}
+
+void Metadata::forget_everything() {
+    l2_.clear();
+    refcounts_.clear();
+    cursor_ = 0;
+    packed_ = 0;
+}
+
+Task<> Metadata::take_refcount_table(std::uint64_t offset, std::vector<std::uint64_t> table) {
+    struct {
+        Be64 offset;
+        Be32 clusters;
+    } const fields{offset, static_cast<std::uint32_t>(table.size() * 8 / header_.cluster())};
+    STRATA_CO_TRY_VOID(co_await write_header_field(kRefcountTableField, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(co_await file_.flush());
+    header_.refcount_table_offset = fields.offset;
+    header_.refcount_table_clusters = fields.clusters;
+    table_ = std::move(table);
+    end_ = std::max(end_, offset + table_.size() * 8);
+    forget_everything();
+    co_return ok();
+}
+
+Task<> Metadata::settle() {
+    STRATA_CO_TRY_VOID(co_await write_back());
+    STRATA_CO_TRY_VOID(co_await free_released());
+    co_return co_await write_back();
 }
 
 Task<> Metadata::write_header_field(std::uint64_t offset, std::span<const std::byte> bytes) {

@@ -58,7 +58,8 @@ struct Allocation {
 
 class Metadata {
   public:
-    static Task<std::unique_ptr<Metadata>> load(Node& file, Header header, bool data_elsewhere, bool discard);
+    /// `lenient`: tables past the end of the file read as zeros (for checks).
+    static Task<std::unique_ptr<Metadata>> load(Node& file, Header header, bool discard, bool lenient);
 
     [[nodiscard]] const Header& header() const { return header_; }
     [[nodiscard]] Header& header() { return header_; }
@@ -104,8 +105,12 @@ class Metadata {
     Task<> write_header_field(std::uint64_t offset, std::span<const std::byte> bytes);
     /// Takes the L2 tables from this L1 index on out of the tables.
     void drop_l2_tables(std::uint64_t first);
-    /// The L2 tables changed under the cache (snapshots): forgets what is clean.
-    void forget_tables() { l2_.clear(); }
+    /// The tables changed in the file: forgets what was read of them. Nothing may be dirty.
+    void forget_everything();
+    /// Makes a table that is complete in the file the image's refcount table.
+    Task<> take_refcount_table(std::uint64_t offset, std::vector<std::uint64_t> table);
+    /// Writes everything back, and what was released last as well. No requests may be under way.
+    Task<> settle();
 
     /// A request under way: clusters released from now on are not reused before it has ended.
     class [[nodiscard]] Passage {
@@ -126,7 +131,7 @@ class Metadata {
         std::uint64_t epoch = 0;
         std::vector<std::uint64_t> clusters;
     };
-    Metadata(Node& file, Header header, bool data_elsewhere, bool discard);
+    Metadata(Node& file, Header header, bool discard);
     [[nodiscard]] bool forbidden(std::uint64_t host) const;
     Task<std::vector<std::uint64_t>> read_table(std::uint64_t offset, std::uint64_t entries);
     using Entries = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< index and value

@@ -25,9 +25,6 @@ Result<> check_supported(const Header& h, const OpenOptions& options) {
     if (!options.read_only && !options.for_check && (h.incompatible & kCorrupt) != 0) {
         return lacking("is marked corrupt: open it read-only, or repair it with 'qemu-img check -r all'");
     }
-    if (!options.read_only && !options.for_check && (h.incompatible & kDirty) != 0) {
-        return lacking("was not closed and its refcounts are stale: open it read-only, or repair it with 'qemu-img check -r all'");
-    }
     return ok();
 }
 
@@ -93,9 +90,17 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
         header.autoclear = kept;
         STRATA_CO_TRY_VOID(co_await file->write(kAutoclearField, Buffers::of(std::as_bytes(std::span(&kept, 1)))));
     }
-    const bool elsewhere = (header.incompatible & kExternalData) != 0;
-    STRATA_CO_TRY(auto metadata, co_await Metadata::load(*file, std::move(header), elsewhere, options.discard));
-    co_return NodePtr(new Qcow2Node(std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
+    const bool stale = !options.read_only && !options.for_check && (header.incompatible & kDirty) != 0;
+    STRATA_CO_TRY(auto metadata, co_await Metadata::load(*file, std::move(header), options.discard, options.for_check));
+    std::shared_ptr<Qcow2Node> node(new Qcow2Node(std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
+    if (stale) {
+        log::info("an image was not closed and is repaired image='{}'", options.path);
+        STRATA_CO_TRY(const CheckReport report, co_await node->check(Repair::All));
+        if (!report.clean()) {
+            co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' was not closed, and its refcounts cannot all be repaired", options.path), EIO};
+        }
+    }
+    co_return NodePtr(std::move(node));
 }
 
 std::vector<Node*> Qcow2Node::children() const {
@@ -123,10 +128,7 @@ Task<> Qcow2Node::close() {
         if (data_ != file_) {
             STRATA_CO_TRY_VOID(co_await data_->flush());
         }
-        STRATA_CO_TRY_VOID(co_await metadata_->write_back());
-        // What was released last is counted by another round.
-        STRATA_CO_TRY_VOID(co_await metadata_->free_released());
-        STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+        STRATA_CO_TRY_VOID(co_await metadata_->settle());
     }
     for (Node* each : children()) {
         STRATA_CO_TRY_VOID(co_await each->close());
@@ -164,7 +166,7 @@ Task<FormatInfo> Qcow2Node::info() {
     info.backing_name = h.backing;
     info.backing_format = h.backing_format;
     info.data_file = h.data_file;
-    info.vm_state_offset = h.l1_needed() * h.l2_entries() * h.cluster();
+    info.vm_state_offset = vm_state_offset();
     auto& s = info.specific;
     s.push_back({"compat", "compat", std::string(h.version >= 3 ? "1.1" : "0.10")});
     s.push_back({"compression-type", "compression type", std::string(h.compression == Compression::Zstd ? "zstd" : "zlib")});

@@ -13,6 +13,7 @@
 
 #include "block/aligned_buffer.h"
 #include "block/formats/qcow2/metadata.h"
+#include "block/formats/qcow2/snapshot_table.h"
 #include "block/node.h"
 #include "block/registry.h"
 #include "block/sync.h"
@@ -44,6 +45,14 @@ class Qcow2Node final : public Node {
     Task<> make_empty() override;
     Task<FormatInfo> info() override;
     Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
+    Task<CheckReport> check(Repair repair) override;
+    Task<std::vector<SnapshotInfo>> snapshots() override;
+    Task<std::string> create_snapshot(SnapshotInfo snapshot) override;
+    Task<> apply_snapshot(std::string which) override;
+    Task<> delete_snapshot(std::string which) override;
+    Task<> load_snapshot(std::string which) override;
+    Task<> read_vm_state(std::uint64_t offset, Buffers into) override;
+    Task<> write_vm_state(std::uint64_t offset, Buffers from) override;
 
   private:
     struct Stretch {
@@ -88,6 +97,13 @@ class Qcow2Node final : public Node {
     Task<> write_l1_field();
     Task<> write_size_field(std::uint64_t size);
     Task<> preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode);
+
+    // Snapshots (snapshots.cc)
+    using L1Tables = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< offset and entries
+    Task<> recount(L1Tables l1_tables);
+    Task<> write_snapshots(std::vector<Snapshot> all);
+    Task<std::uint64_t> write_new_l1(std::vector<std::uint64_t> l1);
+    [[nodiscard]] std::uint64_t vm_state_offset() const;
 
     const NodePtr file_;
     const NodePtr data_;  ///< of its own, or file_

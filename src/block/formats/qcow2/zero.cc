@@ -117,9 +117,7 @@ Task<> Qcow2Node::make_empty() {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     STRATA_CO_TRY_VOID(co_await clear(0, size_, Clearing::Drop));
-    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
-    STRATA_CO_TRY_VOID(co_await metadata_->free_released());
-    co_return co_await metadata_->write_back();
+    co_return co_await metadata_->settle();
 }
 
 }  // namespace strata::block::qcow2

@@ -1,0 +1,258 @@
+// Checker: counting.
+#include "block/formats/qcow2/checker.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/endian.h"
+#include "block/formats/qcow2/snapshot_table.h"
+
+namespace strata::block::qcow2 {
+namespace {
+
+constexpr std::size_t kMaxMessages = 200;
+constexpr std::uint64_t kMaxBitmapDirectory = 1024 * 65535;
+constexpr std::uint32_t kEncryptionExtension = 0x0537BE77;
+
+struct BitmapExtension {
+    Be32 bitmaps, reserved;
+    Be64 directory_bytes, directory_offset;
+};
+struct BitmapEntry {
+    Be64 table_offset;
+    Be32 table_entries, flags;
+    std::uint8_t type, granularity_bits;
+    Be16 name_size;
+    Be32 extra_size;
+};
+static_assert(sizeof(BitmapEntry) == 24);
+
+}  // namespace
+
+void Checker::tell(std::string text) {
+    if (report_.messages.size() < kMaxMessages) {
+        report_.messages.push_back(std::move(text));
+    }
+}
+
+void Checker::wrong(std::string text, bool mended) {
+    tell((mended ? "Repairing: " : "ERROR ") + text);
+    ++(mended ? report_.corruptions_fixed : report_.corruptions);
+}
+
+Task<std::vector<std::uint64_t>> Checker::read_words(std::uint64_t offset, std::uint64_t count) {
+    std::vector<Be64> wire(count);
+    STRATA_CO_TRY_VOID(co_await file_.read(offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    co_return std::vector<std::uint64_t>(wire.begin(), wire.end());
+}
+
+Task<> Checker::write_words(std::uint64_t offset, const std::vector<std::uint64_t>& words) {
+    const std::vector<Be64> wire(words.begin(), words.end());
+    co_return co_await file_.write(offset, Buffers::of(std::as_bytes(std::span(wire))));
+}
+
+// False: it lies past the end of the file.
+bool Checker::count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners, std::string_view what) {
+    if (bytes == 0) {
+        return true;
+    }
+    if (offset >= kMaxHostOffset || offset + bytes > metadata_.end() + cluster()) {
+        wrong(fmt::format("{} of {} bytes at {:#x} reaches past the end of the file at {:#x}", what, bytes, offset, metadata_.end()), false);
+        return false;
+    }
+    for (std::uint64_t index = offset / cluster(); index <= (offset + bytes - 1) / cluster(); ++index) {
+        counts_.add(index, owners);
+    }
+    return true;
+}
+
+Task<> Checker::count_l1(std::vector<std::uint64_t> l1, bool active) {
+    for (std::size_t i = 0; i < l1.size(); ++i) {
+        const std::uint64_t host = l1[i] & kOffsetMask;
+        if (host == 0) {
+            continue;
+        }
+        if (host % cluster() != 0 || host + cluster() > metadata_.end() + cluster() || host >= metadata_.end()) {
+            const bool mended = active && mends();
+            wrong(fmt::format("L1 entry {} names an L2 table at {:#x}, where none can be", i, host), mended);
+            if (mended) {
+                metadata_.l1()[i] = 0;
+                const std::vector<std::uint64_t> none(1);
+                STRATA_CO_TRY_VOID(co_await write_words(header().l1_offset + i * 8, none));
+            }
+            continue;
+        }
+        L2& table = l2_[host];
+        if (table.owners++ == 0) {
+            order_.push_back(host);
+        }
+        table.active = table.active || active;
+    }
+    co_return ok();
+}
+
+Task<> Checker::count_bitmaps() {
+    for (const auto& each : header().extensions) {
+        if (each.first == kEncryptionExtension && each.second.size() >= 16) {
+            Be64 fields[2];
+            std::memcpy(fields, each.second.data(), sizeof fields);
+            (void)count(fields[0], fields[1], 1, "the encryption header");
+        }
+        if (each.first != kBitmapsExtension || each.second.size() < sizeof(BitmapExtension)) {
+            continue;
+        }
+        BitmapExtension extension{};
+        std::memcpy(&extension, each.second.data(), sizeof extension);
+        if (extension.directory_bytes > kMaxBitmapDirectory || !count(extension.directory_offset, extension.directory_bytes, 1, "the bitmap directory")) {
+            continue;
+        }
+        std::vector<std::byte> directory(extension.directory_bytes);
+        STRATA_CO_TRY_VOID(co_await file_.read(extension.directory_offset, Buffers(std::span(directory))));
+        std::size_t at = 0;
+        for (std::uint32_t i = 0; i < extension.bitmaps && at + sizeof(BitmapEntry) <= directory.size(); ++i) {
+            BitmapEntry entry{};
+            std::memcpy(&entry, directory.data() + at, sizeof entry);
+            at += (sizeof entry + std::size_t{entry.extra_size} + entry.name_size + 7) / 8 * 8;
+            if (entry.table_entries * 8ULL > kMaxL1Bytes || !count(entry.table_offset, entry.table_entries * 8ULL, 1, "a bitmap's table")) {
+                continue;
+            }
+            STRATA_CO_TRY(const auto words, co_await read_words(entry.table_offset, entry.table_entries));
+            for (const std::uint64_t word : words) {
+                if ((word & kOffsetMask) != 0) {
+                    (void)count(word & kOffsetMask, cluster(), 1, "a bitmap's cluster");
+                }
+            }
+        }
+    }
+    co_return ok();
+}
+
+Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
+    (void)count(0, cluster(), 1, "the header");
+    (void)count(header().l1_offset, header().l1_entries * 8ULL, 1, "the L1 table");
+    STRATA_CO_TRY_VOID(co_await count_l1(metadata_.l1(), true));
+    STRATA_CO_TRY(const SnapshotTable table, co_await read_snapshots(file_, header()));
+    (void)count(header().snapshots_offset, table.bytes, 1, "the snapshot table");
+    std::vector<Table> tables = extra;
+    for (const Snapshot& each : table.snapshots) {
+        tables.push_back({each.l1_offset, each.l1_entries});
+    }
+    for (const Table& each : tables) {
+        if (count(each.offset, each.entries * 8, 1, "a snapshot's L1 table")) {
+            STRATA_CO_TRY(std::vector<std::uint64_t> l1, co_await read_words(each.offset, each.entries));
+            STRATA_CO_TRY_VOID(co_await count_l1(std::move(l1), false));
+        }
+    }
+    co_return co_await count_bitmaps();
+}
+
+// False: the entry cannot be.
+bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table, std::uint64_t host) {
+    const auto mapping = metadata_.decode(entry, bitmap, 0);
+    if (!mapping.ok()) {
+        wrong(fmt::format("the L2 table at {:#x} has the entry {:#x}, which cannot be", host, entry), mends());
+        return false;
+    }
+    const Mapping& m = *mapping;
+    const bool compressed = m.kind == Mapping::Kind::Compressed;
+    if (compressed && (entry & kCopied) != 0 && table.active) {
+        wrong(fmt::format("the compressed cluster at {:#x} has the COPIED bit", m.host), mends());
+        return false;
+    }
+    const bool here = compressed || m.host != 0 || m.kind == Mapping::Kind::Normal;
+    if (table.active && here) {
+        ++report_.allocated_clusters;
+        report_.compressed_clusters += compressed ? 1 : 0;
+        report_.fragmented_clusters += compressed || (next_ != 0 && m.host != next_) ? 1 : 0;
+        next_ = compressed ? next_ : m.host + cluster();
+    }
+    if (here && !elsewhere_) {
+        const std::uint64_t start = compressed ? m.host / 512 * 512 : m.host;
+        (void)count(start, compressed ? m.host + m.length - start : cluster(), table.owners, "a cluster");
+    }
+    return true;
+}
+
+Task<> Checker::count_l2(std::uint64_t host, L2 table) {
+    (void)count(host, cluster(), table.owners, "an L2 table");
+    STRATA_CO_TRY(std::vector<std::uint64_t> words, co_await read_words(host, cluster() / 8));
+    const std::size_t step = header().entry_bytes() / 8;
+    bool changed = false;
+    for (std::size_t i = 0; i < words.size(); i += step) {
+        const std::uint64_t bitmap = step == 2 ? words[i + 1] : 0;
+        if ((words[i] != 0 || bitmap != 0) && !count_entry(words[i], bitmap, table, host) && mends()) {
+            // What it meant is lost; zeros show, not something older from below.
+            words[i] = (words[i] & kCompressed) != 0 && metadata_.decode(words[i] & ~kCopied, bitmap, 0).ok() ? words[i] & ~kCopied
+                       : header().version >= 3 && step == 1                                                  ? kZeroFlag
+                                                                                                               : 0;
+            if (step == 2) {
+                words[i + 1] = words[i] == 0 ? 0xFFFFFFFFULL << 32 : bitmap;
+            }
+            changed = true;
+            if (words[i] > kZeroFlag) {
+                (void)count_entry(words[i], step == 2 ? words[i + 1] : 0, table, host);
+            }
+        }
+    }
+    if (changed) {
+        tables_mended_ = true;
+        STRATA_CO_TRY_VOID(co_await write_words(host, words));
+    }
+    co_return ok();
+}
+
+Task<> Checker::count_blocks() {
+    (void)count(header().refcount_table_offset, std::uint64_t{header().refcount_table_clusters} << header().cluster_bits, 1, "the refcount table");
+    const std::vector<std::uint64_t>& table = metadata_.refcount_table();
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        const std::uint64_t host = table[i] & kOffsetMask;
+        if (host == 0) {
+            continue;
+        }
+        const bool possible = host % cluster() == 0 && host < metadata_.end() && table[i] == host;
+        if (!possible || !count(host, cluster(), 1, "a refcount block") || counts_.get(host / cluster()) != 1) {
+            tell(fmt::format("ERROR refcount block {} is at {:#x}, which cannot be or belongs to something else", i, host));
+            ++report_.corruptions;
+            rebuild_ = true;
+        }
+    }
+    co_return ok();
+}
+
+Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
+    repair_ = repair;
+    report_.total_clusters = (header().size + cluster() - 1) / cluster();
+    if (mends()) {
+        STRATA_CO_TRY_VOID(co_await mark_dirty(true));
+    }
+    STRATA_CO_TRY_VOID(co_await count_file_tables(extra));
+    for (std::size_t i = 0; i < order_.size(); ++i) {
+        STRATA_CO_TRY_VOID(co_await count_l2(order_[i], l2_[order_[i]]));
+    }
+    STRATA_CO_TRY_VOID(co_await count_blocks());
+    STRATA_CO_TRY_VOID(co_await compare());
+    STRATA_CO_TRY_VOID(co_await fix_flags(false, true));
+    if (repair != Repair::Nothing) {
+        STRATA_CO_TRY_VOID(co_await file_.flush());
+        if (rebuild_ && mends()) {
+            STRATA_CO_TRY_VOID(co_await rebuild());
+        } else {
+            STRATA_CO_TRY_VOID(co_await write_blocks());
+        }
+    }
+    if (mends()) {
+        if (flags_wrong_) {
+            STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
+            STRATA_CO_TRY_VOID(co_await file_.flush());
+        }
+        if (report_.corruptions == 0 && report_.check_errors == 0) {
+            STRATA_CO_TRY_VOID(co_await mark_dirty(false));
+        }
+    }
+    co_return report_;
+}
+
+}  // namespace strata::block::qcow2
