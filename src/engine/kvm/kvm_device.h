@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "arch/x86/cpuid.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 
@@ -66,5 +67,12 @@ class WithTail {
   private:
     std::vector<std::uint64_t> words_;
 };
+
+/// More than any processor has.
+inline constexpr std::size_t kMaxCpuidEntries = 256;
+
+inline arch::x86::CpuidEntry from_kvm(const kvm_cpuid_entry2& entry) {
+    return {entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0, {entry.eax, entry.ebx, entry.ecx, entry.edx}};
+}
 
 }  // namespace strata::engine::kvm

@@ -16,7 +16,6 @@
 namespace strata::engine::kvm {
 namespace {
 
-constexpr std::size_t kMaxCpuidEntries = 256;
 constexpr std::size_t kMaxMsrs = 1024;
 
 struct NeededExtension {
@@ -92,9 +91,7 @@ Result<> KvmEngine::read_capabilities() {
     STRATA_TRY_VOID(device_.call(KVM_GET_SUPPORTED_CPUID, cpuid.head(), "asking KVM's CPUID"));
     auto& table = capabilities_.supported_cpuid;
     for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries); ++i) {
-        const kvm_cpuid_entry2& entry = cpuid.items()[i];
-        table.entries.push_back({entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
-                                 {entry.eax, entry.ebx, entry.ecx, entry.edx}});
+        table.entries.push_back(from_kvm(cpuid.items()[i]));
     }
     // Emulated by the kernel's local APIC, but not in its table on all kernels.
     for (const std::string_view name : {"x2apic", "hypervisor"}) {

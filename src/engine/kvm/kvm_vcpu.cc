@@ -48,6 +48,19 @@ Result<> KvmVcpu::set_cpuid() {
         out.edx = entries[i].registers.edx;
     }
     STRATA_TRY_VOID(fd_.call(KVM_SET_CPUID2, cpuid.head(), "setting a vCPU's CPUID"));
+    return read_cpuid_back();
+}
+
+// Where the processor executes a guest's CPUID by itself (PVM), KVM changes the table to what the guest will see: the instruction helper
+// must not refuse instructions that the guest was told to have.
+Result<> KvmVcpu::read_cpuid_back() {
+    WithTail<kvm_cpuid2, kvm_cpuid_entry2> cpuid(kMaxCpuidEntries);
+    cpuid.head()->nent = kMaxCpuidEntries;
+    STRATA_TRY_VOID(fd_.call(KVM_GET_CPUID2, cpuid.head(), "reading a vCPU's CPUID back"));
+    config_.cpuid.entries.clear();
+    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries); ++i) {
+        config_.cpuid.entries.push_back(from_kvm(cpuid.items()[i]));
+    }
     return ok();
 }
 

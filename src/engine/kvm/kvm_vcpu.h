@@ -49,6 +49,7 @@ class KvmVcpu final : public Vcpu {
     [[nodiscard]] std::atomic_ref<__u8> immediate_exit() const { return std::atomic_ref<__u8>(shared().immediate_exit); }
 
     Result<> set_cpuid();
+    Result<> read_cpuid_back();
     void enter_thread();
     void leave_thread();
     Result<> offer_external_interrupt();
