@@ -17,6 +17,12 @@ constexpr std::array<std::pair<EngineChoice, std::string_view>, 3> kEngines = {{
     {EngineChoice::Soft, "soft"},
 }};
 
+constexpr std::array<std::pair<KernelEntry, std::string_view>, 3> kKernelEntries = {{
+    {KernelEntry::Auto, "auto"},
+    {KernelEntry::Decompress, "decompress"},
+    {KernelEntry::Stub, "stub"},
+}};
+
 Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
 
 Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
@@ -149,6 +155,17 @@ Result<EngineChoice> engine_from_text(std::string_view text) {
     return invalid(fmt::format("'{}' is not an engine: use auto, kvm or soft", text));
 }
 
+std::string_view to_text(KernelEntry entry) { return kKernelEntries.at(static_cast<std::size_t>(entry)).second; }
+
+Result<KernelEntry> kernel_entry_from_text(std::string_view text) {
+    for (const auto& [entry, name] : kKernelEntries) {
+        if (name == text) {
+            return entry;
+        }
+    }
+    return invalid(fmt::format("'{}' is no way to enter a kernel: use auto, decompress or stub", text));
+}
+
 Result<> validate(const MachineConfig& config) {
     const std::uint64_t count = config.cpus.count();
     if (count < 1 || count > kMaxVcpus) {
@@ -197,6 +214,7 @@ Json to_json(const MachineConfig& config) {
                 {"memory_bytes", config.memory_bytes},
                 {"kernel", file_to_json(config.kernel)},
                 {"initrd", file_to_json(config.initrd)},
+                {"kernel_entry", to_text(config.kernel_entry)},
                 {"append", config.append},
                 {"disks", std::move(disks)},
                 {"nets", std::move(nets)},
@@ -214,6 +232,7 @@ Result<MachineConfig> machine_config_from_json(const Json& json, std::size_t fds
     config.interpret_only = reader.boolean("interpret_only", false);
     config.cpu_model = reader.text("cpu_model", config.cpu_model);
     config.memory_bytes = reader.number("memory_bytes", config.memory_bytes, 0, UINT64_MAX);
+    config.kernel_entry = STRATA_TRY(kernel_entry_from_text(reader.text("kernel_entry", "auto")));
     config.append = reader.text("append");
     config.serial_fd = read_fd(reader, "serial_fd", fds);
     config.reboot = reader.boolean("reboot", true);

@@ -24,6 +24,8 @@ inline constexpr std::size_t kMaxForwards = 64;
 inline constexpr std::size_t kMaxAppend = 2047;  ///< bytes of kernel command line (Linux' COMMAND_LINE_SIZE, less the NUL)
 
 enum class EngineChoice : std::uint8_t { Auto, Kvm, Soft };
+/// Who unpacks a bzImage: the loader if it can, the loader or nobody, the kernel's own stub.
+enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 
 struct CpuTopology {
     std::uint32_t sockets = 1;
@@ -82,6 +84,7 @@ struct MachineConfig {
     std::uint64_t memory_bytes = 1ULL << 30;
     FileRef kernel;
     FileRef initrd;
+    KernelEntry kernel_entry = KernelEntry::Auto;
     std::string append;
     std::vector<DiskConfig> disks;
     std::vector<NetConfig> nets;
@@ -95,6 +98,9 @@ struct MachineConfig {
 [[nodiscard]] std::string_view to_text(EngineChoice engine);
 /// "auto", "kvm" or "soft".
 Result<EngineChoice> engine_from_text(std::string_view text);
+[[nodiscard]] std::string_view to_text(KernelEntry entry);
+/// "auto", "decompress" or "stub".
+Result<KernelEntry> kernel_entry_from_text(std::string_view text);
 
 /// Checks the limits above and what members mean together. What needs the host (files, CPU flags) is checked where it is used.
 Result<> validate(const MachineConfig& config);

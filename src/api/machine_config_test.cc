@@ -18,6 +18,7 @@ MachineConfig full_config() {
     config.memory_bytes = 256ULL << 20;
     config.kernel = {.name = "vmlinuz", .fd = 0};
     config.initrd = {.name = "initrd.img", .fd = 1};
+    config.kernel_entry = KernelEntry::Stub;
     config.append = "console=ttyS0 root=\"/dev/vda\"";
     config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "raw", .read_only = true}};
     config.nets = {{.forwards = {{.protocol = Protocol::Udp, .host_address = "0.0.0.0", .host_port = 53, .guest_port = 54}}}};

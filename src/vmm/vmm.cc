@@ -25,6 +25,18 @@ constexpr unsigned kMaxShortLives = 5;
 // Between pvpanic's report and the end: the kernel still prints.
 constexpr auto kPanicGrace = 200ms;
 
+machine::boot::KernelEntry kernel_entry(api::KernelEntry wanted) {
+    switch (wanted) {
+        case api::KernelEntry::Auto:
+            return machine::boot::KernelEntry::Auto;
+        case api::KernelEntry::Decompress:
+            return machine::boot::KernelEntry::Decompress;
+        case api::KernelEntry::Stub:
+            return machine::boot::KernelEntry::Stub;
+    }
+    return machine::boot::KernelEntry::Auto;
+}
+
 Result<std::vector<machine::pc::PcVcpu>> make_vcpus(const api::MachineConfig& config, const engine::Capabilities& offered) {
     const arch::x86::CpuModel model = STRATA_TRY(arch::x86::CpuModel::parse(config.cpu_model));
     const arch::x86::Topology topology{config.cpus.sockets, config.cpus.cores, config.cpus.threads};
@@ -139,6 +151,7 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
     pc.memory_bytes = config.memory_bytes;
     pc.vcpus = STRATA_TRY(make_vcpus(config, chosen_.engine->capabilities()));
     pc.append = config.append;
+    pc.kernel_entry = kernel_entry(config.kernel_entry);
     pc.debug_exit = config.debug_exit;
     pc.test_devices = config.debug_exit;
     pc.boot_files = STRATA_TRY(machine::boot::BootFiles::adopt(take_fd(config.kernel.fd), config.kernel.name,

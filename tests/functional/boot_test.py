@@ -1,5 +1,6 @@
 # Boots: Debian's stock kernel to userland on the software CPU, in every shape; its ways to end, and their exit statuses.
 import os
+import re
 import sys
 import unittest
 
@@ -30,6 +31,18 @@ class BootTest(unittest.TestCase):
     def test_4_vcpus_8_gib(self):
         result = self.self_check("--cpus", "4", "--memory", "8G")
         self.assertIn("4 online", result.stdout)
+
+    def test_kernel_unpacked_by_the_loader_is_moved_unless_told_not_to(self):
+        places = set()
+        for append in ["", "", "nokaslr"]:
+            result = self.boot("--kernel-entry", "decompress", append=f"quiet strata.run=grep,_text$,/proc/kallsyms {append}")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            places.add(re.search(r"([0-9a-f]{16}) T _text", result.stdout).group(1))
+        self.assertIn("ffffffff81000000", places)
+        self.assertGreater(len(places), 1, "1 in about 480 rounds by chance")
+
+    def test_kernel_unpacked_by_its_stub(self):
+        self.self_check("--kernel-entry", "stub")
 
     def test_user_network_leases_an_address(self):
         result = self.self_check("--net", "user")

@@ -35,6 +35,9 @@ constexpr std::array kOptions = {
     Option{"--kernel", 'k', "FILE", "A Linux bzImage, a PVH or a multiboot ELF; replaces the image's kernel and initrd.",
            Completes::Files},
     Option{"--initrd", 0, "FILE", "The initial RAM disk.", Completes::Files},
+    Option{"--kernel-entry", 0, "auto|decompress|stub",
+           "Who unpacks a bzImage. auto (default): Strata before the start, which is quicker; where it cannot, the kernel's own stub.",
+           Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
     Option{"--disk", 'd', "FILE[,format=raw|qcow2][,readonly]", "A disk (virtio), after the image's own.", Completes::Files, true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
@@ -142,6 +145,9 @@ Result<> apply_boot(const Arguments& arguments, Plan& plan) {
     }
     if (const auto path = arguments.value("--initrd")) {
         STRATA_TRY_VOID(open_file(plan, config.initrd, "initrd", std::string(*path)));
+    }
+    if (const auto text = arguments.value("--kernel-entry")) {
+        config.kernel_entry = STRATA_TRY(api::kernel_entry_from_text(*text));
     }
     if (const auto text = arguments.value("--append")) {
         config.append += fmt::format("{}{}", config.append.empty() ? "" : " ", *text);

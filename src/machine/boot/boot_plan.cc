@@ -39,7 +39,7 @@ bool PlanBuilder::is_ram(Range range) const {
 }
 
 Result<> PlanBuilder::kernel_part(std::string_view what, std::uint64_t address, std::uint64_t file_offset,
-                                  std::uint64_t file_size, std::uint64_t memory_size) {
+                                  std::uint64_t file_size, std::uint64_t memory_size, Source source) {
     memory_size = std::max(memory_size, file_size);
     Range range{address, 0};
     if (__builtin_add_overflow(address, memory_size, &range.end)) {
@@ -68,7 +68,7 @@ Result<> PlanBuilder::kernel_part(std::string_view what, std::uint64_t address, 
     }
     kernel_.push_back(range);
     if (file_size != 0) {
-        placements_.push_back({address, file_size, Source::Kernel, file_offset, {}});
+        placements_.push_back({address, file_size, source, file_offset, {}});
     }
     return ok();
 }
@@ -142,7 +142,7 @@ bool PlanBuilder::kernel_below(std::uint64_t address) const {
 }
 
 BootPlan PlanBuilder::finish(KernelKind kind, const arch::x86::ArchState& entry) {
-    return {kind, std::move(placements_), entry};
+    return {kind, std::move(placements_), {}, entry};
 }
 
 }  // namespace strata::machine::boot

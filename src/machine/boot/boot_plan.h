@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "arch/x86/arch_state.h"
+#include "base/mmap_region.h"
 #include "base/result.h"
 #include "machine/boot/memory_map.h"
 
@@ -33,6 +34,13 @@ inline constexpr std::uint64_t kCommandLineBytes = 0x10000;
 /// less, may also lie between its pieces.
 inline constexpr std::uint64_t kLoaderAreaEnd = kCommandLineAddress + kCommandLineBytes;
 
+/// Who unpacks the kernel of a bzImage.
+enum class KernelEntry {
+    Auto,        ///< the loader if it can, otherwise the stub
+    Decompress,  ///< the loader, or it is an error
+    Stub,        ///< the bzImage's own code
+};
+
 /// What a loader must know of the machine.
 struct BootEnvironment {
     MemoryMap memory_map;
@@ -40,6 +48,8 @@ struct BootEnvironment {
     std::string command_line;
     std::string kernel_name;      ///< for messages, and multiboot's argv[0]
     std::optional<std::uint64_t> initrd_size;
+    KernelEntry kernel_entry = KernelEntry::Auto;
+    std::uint64_t random = 0;     ///< where a kernel that the loader unpacks shall lie, if it can be moved
 };
 
 /// Where a placement's bytes come from.
@@ -47,6 +57,7 @@ enum class Source {
     Bytes,   ///< Placement::bytes
     Kernel,  ///< the kernel file, from file_offset
     Initrd,  ///< the initrd, from file_offset
+    Unpacked,  ///< BootPlan::unpacked, from file_offset
 };
 
 /// One range of guest RAM to fill. RAM is zero before a plan is applied, so zero-filled parts are not listed.
@@ -66,6 +77,8 @@ enum class KernelKind { LinuxBzImage, Pvh, Multiboot };
 struct BootPlan {
     KernelKind kind = KernelKind::LinuxBzImage;
     std::vector<Placement> placements;
+    /// The kernel that the loader took out of its bzImage, if it did.
+    MmapRegion unpacked;
     /// The bootstrap vCPU's state at the kernel's entry point.
     arch::x86::ArchState entry;
 };
@@ -83,10 +96,10 @@ class PlanBuilder {
     PlanBuilder(const BootEnvironment& environment, std::vector<Range> loader_area)
         : environment_(environment), loader_area_(std::move(loader_area)) {}
 
-    /// Loads `file_size` bytes at `file_offset` of the kernel to `address` and claims `memory_size` bytes there.
+    /// Loads `file_size` bytes at `file_offset` of `source` (Kernel or Unpacked) to `address` and claims `memory_size` bytes there.
     /// `what` names the part in messages ("segment 2"). The caller has checked the file range.
     Result<> kernel_part(std::string_view what, std::uint64_t address, std::uint64_t file_offset, std::uint64_t file_size,
-                         std::uint64_t memory_size);
+                         std::uint64_t memory_size, Source source = Source::Kernel);
     /// Puts `bytes` into the loader area. Not checked: the loaders' own constants.
     void loader_bytes(std::uint64_t address, std::span<const std::byte> bytes);
     /// The NUL-terminated command line `text` at kCommandLineAddress; at most `limit` bytes without the NUL.

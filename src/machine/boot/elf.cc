@@ -159,7 +159,7 @@ std::optional<std::span<const std::byte>> ElfFile::note(std::span<const std::byt
     return std::nullopt;
 }
 
-Result<> ElfFile::load_into(PlanBuilder& plan) const {
+Result<> ElfFile::load_into(PlanBuilder& plan, Source source) const {
     std::size_t number = 0;
     for (const ElfSegment& segment : segments) {
         if (segment.type != kLoad) {
@@ -169,7 +169,7 @@ Result<> ElfFile::load_into(PlanBuilder& plan) const {
             return refuse(fmt::format("segment {} is larger in the file than in memory", number));
         }
         STRATA_TRY_VOID(plan.kernel_part(fmt::format("segment {}", number), segment.physical_address, segment.file_offset,
-                                         segment.file_size, segment.memory_size));
+                                         segment.file_size, segment.memory_size, source));
         ++number;
     }
     if (number == 0) {

@@ -25,8 +25,9 @@ void check_plan(std::span<const std::uint8_t> input, Plan plan) {
                    placement.address + placement.size <= entry.start + entry.size;
         });
         STRATA_CHECK(in_ram, "a placement outside RAM");
-        const bool in_file = placement.source != Source::Kernel ||
-                             (placement.file_offset <= input.size() && placement.size <= input.size() - placement.file_offset);
+        const std::uint64_t whole = placement.source == Source::Unpacked ? made->unpacked.size() : input.size();
+        const bool of_file = placement.source == Source::Kernel || placement.source == Source::Unpacked;
+        const bool in_file = !of_file || (placement.file_offset <= whole && placement.size <= whole - placement.file_offset);
         STRATA_CHECK(in_file, "a placement outside the file");
     }
 }

@@ -12,8 +12,10 @@
 
 #include "base/byte_reader.h"
 #include "base/endian.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "machine/boot/entry_state.h"
+#include "machine/boot/linux_payload.h"
 
 namespace strata::machine::boot {
 namespace {
@@ -25,6 +27,7 @@ constexpr std::uint16_t kMinimumVersion = 0x020c;  // 2.12: xloadflags
 constexpr std::uint16_t kRsdpVersion = 0x020e;     // 2.14: acpi_rsdp_addr
 constexpr std::uint64_t kSectorBytes = 512;
 constexpr std::uint8_t kLoadedHigh = 1;
+constexpr std::uint8_t kRandomized = 1U << 1;  // KASLR_FLAG: the stub's word to the kernel
 constexpr std::uint8_t kKeepSegments = 1U << 6;
 constexpr std::uint16_t kXlfKernel64 = 1;
 constexpr std::uint64_t kEntryOffset = 0x200;
@@ -129,13 +132,14 @@ Result<SetupHeader> read_header(std::span<const std::byte> kernel) {
     return header;
 }
 
-void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t initrd) {
+/// `flags`: what to add to loadflags.
+void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t initrd, std::uint8_t flags) {
     const BootEnvironment& environment = plan.environment();
     ZeroPage page{};
     page.header = header;
     page.header.type_of_loader = kUndefinedLoader;
     page.header.vid_mode = kNormalVideo;
-    page.header.loadflags = static_cast<std::uint8_t>(header.loadflags | kKeepSegments);
+    page.header.loadflags = static_cast<std::uint8_t>(header.loadflags | kKeepSegments | flags);
     page.header.cmd_line_ptr = static_cast<std::uint32_t>(kCommandLineAddress);
     page.header.setup_data = std::uint64_t{0};
     page.header.ramdisk_image = static_cast<std::uint32_t>(initrd);
@@ -152,16 +156,14 @@ void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t 
     plan.loader_bytes(kZeroPageAddress, std::as_bytes(std::span(&page, 1)));
 }
 
-}  // namespace
+/// Where the code behind the setup sectors lies in the file, and whither it goes.
+struct ProtectedPart {
+    std::uint64_t offset = 0;   ///< in the file
+    std::uint64_t present = 0;  ///< bytes of it in the file
+    std::uint64_t load = 0;
+};
 
-bool is_bzimage(std::span<const std::byte> kernel) {
-    const auto magic = ByteReader(kernel).read_at<Le32>(kMagicOffset);
-    return magic.ok() && *magic == kMagic;
-}
-
-Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel, const BootEnvironment& environment) {
-    const SetupHeader header = STRATA_TRY(read_header(kernel));
-    STRATA_TRY_VOID(check_header(header));
+Result<ProtectedPart> find_protected_part(std::span<const std::byte> kernel, const SetupHeader& header) {
     // A setup_sects of 0 means 4, for reasons of history.
     const std::uint64_t setup = (header.setup_sects == 0 ? 5U : header.setup_sects + 1U) * kSectorBytes;
     const std::uint64_t code = std::uint64_t{header.syssize} * 16;
@@ -172,19 +174,77 @@ Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel, const BootEnvir
     if (kernel.size() + 15 < setup + code) {
         return refuse(fmt::format("truncated: {} of {} are there", format_size(kernel.size()), format_size(setup + code)));
     }
-    const std::uint64_t present = std::min<std::uint64_t>(kernel.size() - setup, code);
     const std::uint64_t load = header.pref_address;
     if (load > 0xffffffff || load + std::max<std::uint64_t>(header.init_size, code) > 0x100000000) {
         return refuse(fmt::format("wants to be loaded at {:#x}, which is not below 4 GiB", load));
     }
-    PlanBuilder plan(environment);
-    STRATA_TRY_VOID(plan.kernel_part("the kernel", load, setup, present, header.init_size));
-    STRATA_TRY_VOID(plan.command_line(environment.command_line, header.cmdline_size));
+    return ProtectedPart{setup, std::min<std::uint64_t>(kernel.size() - setup, code), load};
+}
+
+/// Everything but the kernel itself: command line, initrd, zero page.
+Result<> add_surroundings(PlanBuilder& plan, const SetupHeader& header, std::uint8_t flags) {
+    STRATA_TRY_VOID(plan.command_line(plan.environment().command_line, header.cmdline_size));
     const std::uint64_t initrd = STRATA_TRY(plan.initrd(header.initrd_addr_max));
-    fill_zero_page(plan, header, initrd);
-    arch::x86::ArchState entry = long_mode_entry(plan, load + kEntryOffset);
+    fill_zero_page(plan, header, initrd, flags);
+    return ok();
+}
+
+BootPlan finish(PlanBuilder& plan, std::uint64_t address) {
+    arch::x86::ArchState entry = long_mode_entry(plan, address);
     entry.gpr[arch::x86::Rsi] = kZeroPageAddress;
     return plan.finish(KernelKind::LinuxBzImage, entry);
+}
+
+/// The file's own stub unpacks the kernel, in the guest.
+Result<BootPlan> plan_stub(const ProtectedPart& part, const SetupHeader& header, const BootEnvironment& environment) {
+    PlanBuilder plan(environment);
+    STRATA_TRY_VOID(plan.kernel_part("the kernel", part.load, part.offset, part.present, header.init_size));
+    STRATA_TRY_VOID(add_surroundings(plan, header, 0));
+    return finish(plan, part.load + kEntryOffset);
+}
+
+/// Unpacked here. startup_64 of the kernel proper wants what the stub's entry wants: 64-bit mode, an identity map, the zero page in rsi.
+Result<BootPlan> plan_unpacked(std::span<const std::byte> kernel, const ProtectedPart& part, const SetupHeader& header,
+                               const BootEnvironment& environment) {
+    const std::uint64_t offset = header.payload_offset;
+    const std::uint64_t length = header.payload_length;
+    if (length == 0 || offset > part.present || length > part.present - offset) {
+        return refuse("its payload lies outside the file");
+    }
+    const LinuxPayload payload{kernel.subspan(part.offset + offset, length), part.load, header.init_size, header.kernel_alignment};
+    const bool fixed = has_word(environment.command_line, "nokaslr");
+    UnpackedKernel unpacked = STRATA_TRY(unpack_kernel(payload, fixed ? std::nullopt : std::optional(environment.random)));
+    PlanBuilder plan(environment);
+    STRATA_TRY_VOID(unpacked.elf.load_into(plan, Source::Unpacked));
+    STRATA_TRY_VOID(add_surroundings(plan, header, unpacked.randomized ? kRandomized : std::uint8_t{0}));
+    BootPlan result = finish(plan, unpacked.elf.entry);
+    result.unpacked = std::move(unpacked.image);
+    return result;
+}
+
+}  // namespace
+
+bool is_bzimage(std::span<const std::byte> kernel) {
+    const auto magic = ByteReader(kernel).read_at<Le32>(kMagicOffset);
+    return magic.ok() && *magic == kMagic;
+}
+
+Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel, const BootEnvironment& environment) {
+    const SetupHeader header = STRATA_TRY(read_header(kernel));
+    STRATA_TRY_VOID(check_header(header));
+    const ProtectedPart part = STRATA_TRY(find_protected_part(kernel, header));
+    if (environment.kernel_entry == KernelEntry::Stub) {
+        return plan_stub(part, header, environment);
+    }
+    auto unpacked = plan_unpacked(kernel, part, header, environment);
+    if (unpacked.ok()) {
+        return unpacked;
+    }
+    if (environment.kernel_entry == KernelEntry::Decompress) {
+        return std::move(unpacked).error().context("the kernel cannot be unpacked by the loader (let its own stub do it: --kernel-entry stub)");
+    }
+    log::debug("the kernel's own stub unpacks it: {}", unpacked.error().text());
+    return plan_stub(part, header, environment);
 }
 
 }  // namespace strata::machine::boot

@@ -2,6 +2,7 @@
 #include "machine/boot/loader.h"
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,6 +42,16 @@ Result<> read_exactly(int fd, std::uint64_t offset, std::span<std::byte> out) {
         offset += static_cast<std::uint64_t>(got);
     }
     return ok();
+}
+
+/// For the kernel's place in its address space.
+Result<std::uint64_t> random_word() {
+    std::uint64_t word = 0;
+    // getrandom gives up to 256 bytes at once and whole (random(7)).
+    if (::getrandom(&word, sizeof(word), 0) != static_cast<ssize_t>(sizeof(word))) {
+        return Error::from_errno("asking for random numbers");
+    }
+    return word;
 }
 
 Result<BootPlan> plan_by_kind(std::span<const std::byte> kernel, const BootEnvironment& environment) {
@@ -135,6 +146,7 @@ Result<> BootFiles::copy(const File& file, const Placement& placement, const mem
 
 Result<BootPlan> BootFiles::plan(BootEnvironment environment) const {
     environment.kernel_name = kernel_.path;
+    environment.random = STRATA_TRY(random_word());
     environment.initrd_size = initrd_ ? std::optional(initrd_->size) : std::nullopt;
     // Read into anonymous memory, not mapped from the file: a file that is cut while we parse would be a SIGBUS.
     MmapRegion bytes;
@@ -155,6 +167,10 @@ Result<BootPlan> BootFiles::load(BootEnvironment environment, const memory::Gues
             case Source::Bytes:
                 STRATA_TRY_VOID(memory.write(memory::GuestAddress(placement.address), placement.bytes));
                 break;
+            case Source::Unpacked:
+                STRATA_TRY_VOID(memory.write(memory::GuestAddress(placement.address),
+                                             boot.unpacked.bytes().subspan(placement.file_offset, placement.size)));
+                break;
             case Source::Kernel:
                 STRATA_TRY_VOID(copy(kernel_, placement, memory));
                 break;
@@ -165,6 +181,7 @@ Result<BootPlan> BootFiles::load(BootEnvironment environment, const memory::Gues
         }
     }
     boot.placements.clear();
+    boot.unpacked = {};
     return boot;
 }
 

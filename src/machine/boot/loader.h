@@ -32,7 +32,7 @@ class BootFiles {
                                                     const std::string& initrd_name);
 
     /// Plans the boot and fills `memory`, which is all zeros before; answers the bootstrap vCPU's entry state. Called with
-    /// all vCPUs stopped. `environment`'s kernel_name and initrd_size are filled in here.
+    /// all vCPUs stopped. `environment`'s kernel_name, initrd_size and random are filled in here.
     Result<BootPlan> load(BootEnvironment environment, const memory::GuestMemory& memory) const;
 
     /// Only the plan: to check the files before the machine is built.

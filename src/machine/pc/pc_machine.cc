@@ -43,7 +43,9 @@ Result<std::unique_ptr<PcMachine>> PcMachine::create(PcConfig config, engine::Cp
     auto ram = STRATA_TRY(memory::GuestRam::create(config.memory_bytes, type->low_ram_limit));
     std::unique_ptr<PcMachine> machine(new PcMachine(std::move(config), *type, std::move(layout), std::move(ram)));
     if (machine->config_.boot_files != nullptr) {
-        (void)STRATA_TRY(machine->config_.boot_files->plan(machine->boot_environment()));  // only the verdict counts here
+        boot::BootEnvironment environment = machine->boot_environment();
+        environment.kernel_entry = boot::KernelEntry::Stub;  // only the verdict on the files counts here: no need to unpack
+        (void)STRATA_TRY(machine->config_.boot_files->plan(std::move(environment)));
     }
     STRATA_TRY_VOID(machine->build(engine, loop, serial, events));
     return machine;
@@ -79,6 +81,7 @@ boot::BootEnvironment PcMachine::boot_environment() const {
     environment.memory_map = layout_.memory_map;
     environment.rsdp = type_->acpi_tables;
     environment.command_line = config_.append;
+    environment.kernel_entry = config_.kernel_entry;
     return environment;
 }
 

@@ -36,6 +36,7 @@ struct PcConfig {
     std::uint64_t memory_bytes = 1ULL << 30;
     std::vector<PcVcpu> vcpus;          ///< the first one boots; its APIC id is 0
     std::string append;                 ///< kernel command line
+    boot::KernelEntry kernel_entry = boot::KernelEntry::Auto;
     std::unique_ptr<boot::BootFiles> boot_files;  ///< null only if the owner sets all vCPU states itself (tests)
     bool debug_exit = false;
     bool test_devices = false;
