@@ -1,11 +1,17 @@
-// strata: the command line program.
+// strata: the command line program; called as qemu-img (a link), that program's stand-in.
 #include <csignal>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "cli/command.h"
+#include "qemu_img/main.h"
 
 int main(int argc, char** argv) {
+    const std::string_view called = argc > 0 ? argv[0] : "";
+    if (called.substr(called.rfind('/') + 1) == "qemu-img") {
+        return strata::qemu_img::run(std::span(argv, static_cast<std::size_t>(argc)));
+    }
     // A closed pipe is an error of write(2), not our death: terminals are restored first.
     (void)std::signal(SIGPIPE, SIG_IGN);
     const std::vector<std::string_view> words(argv + 1, argv + argc);

@@ -162,7 +162,8 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     }
     options.read_only = read_only;
     options.cache = parent.cache;
-    options.lock = parent.lock;
+    options.lock = parent.lock && (parent.lock_backing || reference.kind != Reference::Kind::Backing);
+    options.lock_backing = parent.lock_backing;
     options.discard = parent.discard;
     options.references = parent.references;
     options.above = parent.above;

@@ -57,6 +57,7 @@ struct OpenOptions {
     bool read_only = false;
     CacheMode cache = CacheMode::Writeback;
     bool lock = true;          ///< refuse an image that another program writes to
+    bool lock_backing = true;  ///< the same for the layers below; false: the caller writes to one of them itself (commit)
     bool discard = true;       ///< discards and unmapping zero writes give space back
     std::shared_ptr<const ReferencePolicy> references;  ///< null: none is opened, and an image that needs one is an error
     bool open_backing = true;  ///< false: without its backing file (info, rebase -u); what it lacks reads as zeros

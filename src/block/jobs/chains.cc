@@ -1,0 +1,197 @@
+// Commit, rebase and flatten: walk the extents of a chain and write what a lower or upper layer lacks.
+#include "block/jobs/chains.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "block/sync.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kChunk = 1U << 20;
+constexpr std::size_t kParallel = 8;
+constexpr std::size_t kSector = 512;
+
+Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length, JobControl& control) {
+    std::vector<std::byte> buffer(length);
+    STRATA_CO_TRY_VOID(co_await top.read(at, Buffers(std::span(buffer))));
+    STRATA_CO_TRY_VOID(co_await target.write(at, Buffers(std::span(buffer))));
+    control.advance(length);
+    co_return ok();
+}
+
+Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, JobControl& control) {
+    const std::uint64_t size = top.size();
+    for (std::uint64_t at = 0; at < size && !group.failed();) {
+        STRATA_CO_TRY(const Extent extent, co_await status_of_chain(top, base, at, size - at));
+        if (extent.kind == Extent::Kind::Unallocated) {
+            control.advance(extent.length);
+            at += extent.length;
+            continue;
+        }
+        if (extent.kind == Extent::Kind::Zero) {
+            STRATA_CO_TRY_VOID(co_await target.write_zeroes(at, extent.length, ZeroOptions{.may_unmap = true, .no_fallback = false}));
+            control.advance(extent.length);
+            at += extent.length;
+            continue;
+        }
+        const std::uint64_t chunk = std::min(extent.length, kChunk);
+        STRATA_CO_TRY_VOID(co_await control.pause_point(top.loop(), chunk));
+        (void)co_await group.add(commit_chunk(top, target, at, chunk, control));
+        at += chunk;
+    }
+    co_return ok();
+}
+
+/// One side of a rebase: a backing layer that may be absent or shorter than the overlay.
+struct Side {
+    Node* node = nullptr;
+    Extent extent{};
+    std::uint64_t known = 0;  ///< up to where `extent` tells
+
+    [[nodiscard]] bool data() const { return extent.kind == Extent::Kind::Data; }
+};
+
+Task<> look(Side& side, const Node* above, std::uint64_t at, std::uint64_t end) {
+    if (at < side.known) {
+        co_return ok();
+    }
+    if (side.node == nullptr || at >= side.node->size()) {
+        side.extent = {Extent::Kind::Zero, end - at};
+    } else {
+        STRATA_CO_TRY(side.extent, co_await status_of_chain(*side.node, above, at, std::min(end, side.node->size()) - at));
+    }
+    side.known = at + side.extent.length;
+    co_return ok();
+}
+
+/// Both layers' bytes are the same piece of the same file.
+bool same_place(const Extent& first, const Extent& second) {
+    return first.owner != nullptr && first.owner == second.owner && first.has_offset && second.has_offset && first.offset == second.offset;
+}
+
+class Absorber {
+  public:
+    Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common, JobControl& control)
+        : overlay_(overlay), old_{old_backing}, new_{new_backing}, common_(common), control_(control) {}
+    Task<> run();
+
+  private:
+    Task<std::uint64_t> step(std::uint64_t at, TaskGroup& group);
+    Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data);
+    Task<> write_difference(std::uint64_t at, std::span<const std::byte> wanted, std::span<const std::byte> there, bool zero);
+
+    Node& overlay_;
+    Side old_, new_;
+    const Node* common_;
+    JobControl& control_;
+};
+
+/// Writes the sectors of `wanted` that `there` has otherwise.
+Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> wanted, std::span<const std::byte> there, bool zero) {
+    const auto differs = [&](std::size_t place) {
+        const std::size_t count = std::min(kSector, wanted.size() - place);
+        return std::memcmp(wanted.data() + place, there.data() + place, count) != 0;
+    };
+    for (std::size_t place = 0; place < wanted.size();) {
+        const std::size_t start = place;
+        const bool different = differs(place);
+        while (place < wanted.size() && differs(place) == different) {
+            place += std::min(kSector, wanted.size() - place);
+        }
+        if (different && zero) {
+            STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(at + start, place - start, ZeroOptions{}));
+        } else if (different) {
+            STRATA_CO_TRY_VOID(co_await overlay_.write(at + start, Buffers::of(wanted.subspan(start, place - start))));
+        }
+    }
+    co_return ok();
+}
+
+Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data) {
+    std::vector<std::byte> wanted(length);
+    std::vector<std::byte> there(length);
+    if (old_data) {
+        STRATA_CO_TRY_VOID(co_await old_.node->read(at, Buffers(std::span(wanted))));
+    }
+    if (new_data) {
+        STRATA_CO_TRY_VOID(co_await new_.node->read(at, Buffers(std::span(there))));
+    }
+    STRATA_CO_TRY_VOID(co_await write_difference(at, wanted, there, !old_data));
+    control_.advance(length);
+    co_return ok();
+}
+
+Task<std::uint64_t> Absorber::step(std::uint64_t at, TaskGroup& group) {
+    const std::uint64_t end = overlay_.size();
+    STRATA_CO_TRY(const Extent own, co_await overlay_.status(at, end - at));
+    if (own.kind != Extent::Kind::Unallocated) {
+        control_.advance(own.length);
+        co_return own.length;
+    }
+    STRATA_CO_TRY_VOID(co_await look(old_, common_, at, at + own.length));
+    std::uint64_t length = std::min(own.length, old_.known - at);
+    if (common_ != nullptr && old_.extent.kind == Extent::Kind::Unallocated) {
+        control_.advance(length);
+        co_return length;
+    }
+    STRATA_CO_TRY_VOID(co_await look(new_, nullptr, at, at + length));
+    length = std::min(length, new_.known - at);
+    Extent before = old_.extent;
+    Extent after = new_.extent;
+    before.offset += before.length - (old_.known - at);
+    after.offset += after.length - (new_.known - at);
+    if ((!old_.data() && !new_.data()) || same_place(before, after)) {
+        control_.advance(length);
+        co_return length;
+    }
+    const std::uint64_t chunk = std::min(length, kChunk);
+    STRATA_CO_TRY_VOID(co_await control_.pause_point(overlay_.loop(), chunk));
+    (void)co_await group.add(merge(at, chunk, old_.data(), new_.data()));
+    co_return chunk;
+}
+
+Task<> Absorber::run() {
+    control_.begin(overlay_.size());
+    TaskGroup group(overlay_.loop(), kParallel);
+    Result<> walked = ok();
+    for (std::uint64_t at = 0; at < overlay_.size() && !group.failed();) {
+        auto length = co_await step(at, group);
+        if (!length.ok()) {
+            walked = length.error();
+            break;
+        }
+        at += length.value();
+    }
+    Result<> merged = co_await group.finish();
+    STRATA_CO_TRY_VOID(std::move(walked));
+    STRATA_CO_TRY_VOID(std::move(merged));
+    co_return co_await overlay_.flush();
+}
+
+}  // namespace
+
+Task<> commit_layers(Node& top, const Node* base, Node& target, JobControl& control) {
+    control.begin(top.size());
+    if (target.size() < top.size()) {
+        STRATA_CO_TRY_VOID(co_await target.resize(top.size(), Preallocation::Off));
+    }
+    TaskGroup group(top.loop(), kParallel);
+    Result<> walked = co_await commit_extents(top, base, target, group, control);
+    Result<> written = co_await group.finish();
+    STRATA_CO_TRY_VOID(std::move(walked));
+    STRATA_CO_TRY_VOID(std::move(written));
+    co_return co_await target.flush();
+}
+
+Task<> absorb_difference(Node& overlay, Node* old_backing, Node* new_backing, const Node* common, JobControl& control) {
+    Absorber absorber(overlay, old_backing, new_backing, common, control);
+    co_return co_await absorber.run();
+}
+
+}  // namespace strata::block

@@ -1,0 +1,167 @@
+// compare_images: walks both images' extents side by side and reads only where one of them has data.
+#include "block/jobs/compare.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "block/sync.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kChunk = 1U << 20;
+constexpr std::size_t kSector = 512;
+constexpr std::size_t kParallel = 8;
+
+/// The first place where they differ, rounded down to a sector.
+std::optional<std::size_t> first_difference(std::span<const std::byte> first, std::span<const std::byte> second) {
+    for (std::size_t at = 0; at < first.size(); at += kSector) {
+        const std::size_t count = std::min(kSector, first.size() - at);
+        if (std::memcmp(first.data() + at, second.data() + at, count) != 0) {
+            return at;
+        }
+    }
+    return std::nullopt;
+}
+
+bool same_status(const Extent& first, const Extent& second) {
+    return first.kind == second.kind;
+}
+
+class Comparer {
+  public:
+    Comparer(Node& first, Node& second, bool strict, JobControl& control, CompareFailure* failure)
+        : nodes_{&first, &second}, strict_(strict), control_(control), failure_(failure) {}
+    Task<Comparison> run();
+
+  private:
+    Task<Extent> extent(unsigned which, std::uint64_t at, std::uint64_t end);
+    Task<std::uint64_t> step(std::uint64_t at, std::uint64_t end, TaskGroup& group);
+    Task<> compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has);
+    Task<> fetch(unsigned which, std::uint64_t at, std::vector<std::byte>& buffer);
+    void differs(Comparison::Verdict verdict, std::uint64_t offset);
+    void failed(CompareFailure::What what, unsigned which, std::uint64_t offset);
+
+    std::array<Node*, 2> nodes_;
+    std::array<Extent, 2> extents_{};
+    std::array<std::uint64_t, 2> known_{};  ///< up to where extents_ tell
+    bool strict_;
+    JobControl& control_;
+    CompareFailure* failure_;
+    Comparison result_;
+};
+
+void Comparer::differs(Comparison::Verdict verdict, std::uint64_t offset) {
+    if (result_.verdict == Comparison::Verdict::Same || offset < result_.offset) {
+        result_.verdict = verdict;
+        result_.offset = offset;
+    }
+}
+
+void Comparer::failed(CompareFailure::What what, unsigned which, std::uint64_t offset) {
+    if (failure_ != nullptr) {
+        *failure_ = {what, which == 1, offset};
+    }
+}
+
+/// What `which` has at `at`: beyond its end zeros.
+Task<Extent> Comparer::extent(unsigned which, std::uint64_t at, std::uint64_t end) {
+    Node& node = *nodes_[which];
+    if (at >= known_[which]) {
+        if (at >= node.size()) {
+            extents_[which] = {Extent::Kind::Unallocated, end - at};
+        } else {
+            auto found = co_await status_of_chain(node, nullptr, at, node.size() - at);
+            if (!found.ok()) {
+                failed(CompareFailure::What::Status, which, at);
+                co_return found.error();
+            }
+            extents_[which] = found.value();
+        }
+        known_[which] = at + extents_[which].length;
+    }
+    Extent left = extents_[which];
+    left.length = known_[which] - at;
+    co_return left;
+}
+
+Task<> Comparer::fetch(unsigned which, std::uint64_t at, std::vector<std::byte>& buffer) {
+    Result<> done = co_await nodes_[which]->read(at, Buffers(std::span(buffer)));
+    if (!done.ok()) {
+        failed(CompareFailure::What::Read, which, at);
+    }
+    co_return done;
+}
+
+Task<> Comparer::compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has) {
+    std::array<std::vector<std::byte>, 2> buffers;
+    for (unsigned which = 0; which < 2; ++which) {
+        buffers[which].resize(length);
+        if (has[which]) {
+            STRATA_CO_TRY_VOID(co_await fetch(which, at, buffers[which]));
+        }
+    }
+    if (const auto place = first_difference(buffers[0], buffers[1])) {
+        differs(Comparison::Verdict::Content, at + *place);
+    }
+    control_.advance(length);
+    co_return ok();
+}
+
+/// Looks at one stretch where neither image changes its kind; answers its length.
+Task<std::uint64_t> Comparer::step(std::uint64_t at, std::uint64_t end, TaskGroup& group) {
+    STRATA_CO_TRY(const Extent first, co_await extent(0, at, end));
+    STRATA_CO_TRY(const Extent second, co_await extent(1, at, end));
+    const std::uint64_t length = std::min({first.length, second.length, end - at});
+    const std::uint64_t shorter = std::min(nodes_[0]->size(), nodes_[1]->size());
+    if (strict_ && at < shorter && !same_status(first, second)) {
+        differs(Comparison::Verdict::Status, at);
+    }
+    const bool has_first = first.kind == Extent::Kind::Data;
+    const bool has_second = second.kind == Extent::Kind::Data;
+    if (!has_first && !has_second) {
+        control_.advance(length);
+        co_return length;
+    }
+    const std::uint64_t chunk = std::min(length, kChunk);
+    STRATA_CO_TRY_VOID(co_await control_.pause_point(nodes_[0]->loop(), chunk));
+    (void)co_await group.add(compare_chunk(at, chunk, {has_first, has_second}));
+    co_return chunk;
+}
+
+Task<Comparison> Comparer::run() {
+    const std::uint64_t end = std::max(nodes_[0]->size(), nodes_[1]->size());
+    result_.sizes_differ = nodes_[0]->size() != nodes_[1]->size();
+    control_.begin(end);
+    if (strict_ && result_.sizes_differ) {
+        result_.verdict = Comparison::Verdict::Size;
+        co_return result_;
+    }
+    TaskGroup group(nodes_[0]->loop(), kParallel);
+    Result<> walked = ok();
+    for (std::uint64_t at = 0; at < end && result_.verdict == Comparison::Verdict::Same && !group.failed();) {
+        auto length = co_await step(at, end, group);
+        if (!length.ok()) {
+            walked = length.error();
+            break;
+        }
+        at += length.value();
+    }
+    Result<> read = co_await group.finish();
+    STRATA_CO_TRY_VOID(std::move(walked));
+    STRATA_CO_TRY_VOID(std::move(read));
+    co_return result_;
+}
+
+}  // namespace
+
+Task<Comparison> compare_images(Node& first, Node& second, bool strict, JobControl& control, CompareFailure* failure) {
+    Comparer comparer(first, second, strict, control, failure);
+    co_return co_await comparer.run();
+}
+
+}  // namespace strata::block

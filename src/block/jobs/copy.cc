@@ -1,0 +1,308 @@
+// The copy job: one scanner cuts the disk into chunks, several transfers carry them.
+#include "block/jobs/copy.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "block/jobs/zero_runs.h"
+#include "block/sync.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kChunk = 2U << 20;
+constexpr std::uint64_t kSector = 512;
+
+struct Part {
+    Node* node = nullptr;
+    std::uint64_t start = 0;  ///< of the source, in the target
+    std::uint64_t size = 0;
+};
+
+enum class ChunkKind : std::uint8_t { Data, Zero, Keep };
+
+struct Chunk {
+    ChunkKind kind = ChunkKind::Data;
+    std::uint64_t offset = 0, length = 0;
+    std::uint64_t ticket = 0;
+};
+
+class Copier {
+  public:
+    Copier(std::vector<Node*> sources, Node& target, CopyOptions options, JobControl& control)
+        : target_(target), options_(std::move(options)), control_(control), turn_(target.loop()) {
+        for (Node* node : sources) {
+            parts_.push_back({node, total_, node->size()});
+            total_ += node->size();
+        }
+        cluster_ = options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
+    }
+    Task<> run();
+
+  private:
+    Task<Chunk> next_chunk(std::uint64_t at);
+    void shape(Chunk& chunk) const;
+    Task<> transfer(Chunk chunk);
+    Task<> carry(Chunk chunk);
+    Task<> read(std::uint64_t offset, std::span<std::byte> into);
+    Task<> read_part(const Part& part, std::uint64_t offset, std::span<std::byte> into);
+    Task<> write(Chunk chunk, std::span<const std::byte> bytes);
+    Task<> write_clusters(Chunk chunk, std::span<const std::byte> bytes);
+    Task<> zero(std::uint64_t offset, std::uint64_t length);
+    Task<bool> offload(const Chunk& chunk);
+    [[nodiscard]] const Part& part_at(std::uint64_t offset) const;
+    std::vector<std::byte> take_buffer();
+
+    Node& target_;
+    CopyOptions options_;
+    JobControl& control_;
+    std::vector<Part> parts_;
+    std::uint64_t total_ = 0;
+    std::uint64_t cluster_ = 1;
+    Extent extent_;                 ///< of the source, with what is left of it
+    std::uint64_t extent_end_ = 0;  ///< where it ends in the target
+    std::uint64_t tickets_ = 0, turn_of_ = 0;
+    bool failed_ = false;
+    WaitQueue turn_;
+    std::vector<std::vector<std::byte>> free_;
+};
+
+const Part& Copier::part_at(std::uint64_t offset) const {
+    const auto after = std::upper_bound(parts_.begin(), parts_.end(), offset,
+                                        [](std::uint64_t place, const Part& part) { return place < part.start; });
+    return *std::prev(after);  // empty sources share a start with the next: the last of them is the one with content
+}
+
+std::vector<std::byte> Copier::take_buffer() {
+    if (free_.empty()) {
+        return std::vector<std::byte>(std::max(kChunk, cluster_));
+    }
+    std::vector<std::byte> buffer = std::move(free_.back());
+    free_.pop_back();
+    return buffer;
+}
+
+Error at_byte(const Error& error, const char* what, std::uint64_t offset) {
+    return {error.kind(), fmt::format("error while {} at byte {}: {}", what, offset, error.text()), error.system_errno()};
+}
+
+/// Cuts the chunk to what one transfer carries, compressed targets to whole clusters.
+void Copier::shape(Chunk& chunk) const {
+    const bool carried = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
+    if (carried) {
+        const std::uint64_t step = std::max(kChunk, cluster_);
+        chunk.length = std::min(chunk.length, step - chunk.offset % step);
+    }
+    if (cluster_ > 1) {
+        const std::uint64_t left = total_ - chunk.offset;
+        if (chunk.length < std::min(cluster_, left)) {
+            chunk.kind = ChunkKind::Data;
+            chunk.length = std::min(cluster_, left);
+        } else if (chunk.length != left) {
+            chunk.length -= chunk.length % cluster_;
+        }
+    }
+}
+
+/// What lies at `at`, as the source's extents tell.
+Task<Chunk> Copier::next_chunk(std::uint64_t at) {
+    if (at >= extent_end_) {
+        const Part& part = part_at(at);
+        const Node* base = options_.keep_unallocated ? options_.base : nullptr;
+        const std::uint64_t inside = at - part.start;
+        auto extent = co_await status_of_chain(*part.node, base, inside, part.size - inside);
+        if (!extent.ok() && !options_.salvage) {
+            const int number = extent.error().system_errno();
+            co_return Error(extent.error().kind(), fmt::format("error while reading block status at offset {}: {}", inside,
+                                                               extent.error().text()), number);
+        }
+        extent_ = extent.ok() ? extent.value() : Extent{Extent::Kind::Data, std::min(kSector, part.size - inside)};
+        if (!extent.ok() && options_.warn) {
+            options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, extent.error().text()));
+        }
+        extent_end_ = at + extent_.length;
+    }
+    Chunk chunk{ChunkKind::Data, at, extent_end_ - at};
+    if (extent_.kind == Extent::Kind::Unallocated) {
+        chunk.kind = options_.keep_unallocated ? ChunkKind::Keep : ChunkKind::Zero;
+    } else if (extent_.kind == Extent::Kind::Zero) {
+        const bool beyond = options_.keep_unallocated && at >= options_.backing_size;
+        chunk.kind = beyond ? ChunkKind::Keep : ChunkKind::Zero;
+        if (options_.keep_unallocated && !beyond) {
+            chunk.length = std::min(chunk.length, options_.backing_size - at);
+        }
+    }
+    shape(chunk);
+    co_return chunk;
+}
+
+Task<> Copier::read_part(const Part& part, std::uint64_t offset, std::span<std::byte> into) {
+    Result<> done = co_await part.node->read(offset, Buffers(into));
+    if (done.ok() || !options_.salvage) {
+        co_return done;
+    }
+    for (std::size_t at = 0; at < into.size(); at += kSector) {
+        const auto sector = into.subspan(at, std::min<std::size_t>(kSector, into.size() - at));
+        Result<> one = co_await part.node->read(offset + at, Buffers(sector));
+        if (!one.ok()) {
+            std::ranges::fill(sector, std::byte{0});
+            if (options_.warn) {
+                options_.warn(fmt::format("error while reading offset {}: {}", offset + at, one.error().text()));
+            }
+        }
+    }
+    co_return ok();
+}
+
+Task<> Copier::read(std::uint64_t offset, std::span<std::byte> into) {
+    while (!into.empty()) {
+        const Part& part = part_at(offset);
+        const std::uint64_t inside = offset - part.start;
+        const std::size_t count = std::min<std::uint64_t>(into.size(), part.size - inside);
+        STRATA_CO_TRY_VOID(co_await read_part(part, inside, into.first(count)));
+        into = into.subspan(count);
+        offset += count;
+    }
+    co_return ok();
+}
+
+Task<> Copier::zero(std::uint64_t offset, std::uint64_t length) {
+    if (options_.target_zero) {
+        co_return ok();
+    }
+    co_return co_await target_.write_zeroes(offset, length, ZeroOptions{.may_unmap = options_.sparse != 0, .no_fallback = false});
+}
+
+/// Compressed targets take whole clusters; one of zeros only stays a hole.
+Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
+    for (std::size_t at = 0; at < bytes.size(); at += cluster_) {
+        const auto cluster = bytes.subspan(at, std::min<std::size_t>(cluster_, bytes.size() - at));
+        if (options_.sparse != 0 && is_zero(cluster)) {
+            STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, cluster.size()));
+        } else {
+            STRATA_CO_TRY_VOID(co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster)));
+        }
+    }
+    co_return ok();
+}
+
+Task<> Copier::write(Chunk chunk, std::span<const std::byte> bytes) {
+    if (options_.compress) {
+        co_return co_await write_clusters(chunk, bytes);
+    }
+    if (options_.sparse == 0) {
+        co_return co_await target_.write(chunk.offset, Buffers::of(bytes));
+    }
+    const std::uint64_t alignment = std::max<std::uint64_t>(std::min<std::uint64_t>(options_.sparse, 4096), kSector);
+    for (ZeroRuns runs(bytes, chunk.offset, options_.sparse, alignment); const auto run = runs.next();) {
+        if (run->zero) {
+            STRATA_CO_TRY_VOID(co_await zero(chunk.offset + run->offset, run->length));
+        } else {
+            STRATA_CO_TRY_VOID(co_await target_.write(chunk.offset + run->offset, Buffers::of(bytes.subspan(run->offset, run->length))));
+        }
+    }
+    co_return ok();
+}
+
+/// True: the host has copied it.
+Task<bool> Copier::offload(const Chunk& chunk) {
+    const Part& part = part_at(chunk.offset);
+    const std::uint64_t inside = chunk.offset - part.start;
+    if (!options_.offload || chunk.kind != ChunkKind::Data || inside + chunk.length > part.size) {
+        co_return false;
+    }
+    Result<> done = co_await target_.copy_from(*part.node, inside, chunk.offset, chunk.length);
+    if (!done.ok()) {
+        options_.offload = false;  // the first refusal stands for all
+    }
+    co_return done.ok();
+}
+
+/// Reads, waits for its turn if there are turns, and writes.
+Task<> Copier::carry(Chunk chunk) {
+    STRATA_CO_TRY(const bool copied, co_await offload(chunk));
+    std::vector<std::byte> buffer;
+    std::span<std::byte> bytes;
+    const bool carries = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
+    if (!copied && carries) {
+        buffer = take_buffer();
+        bytes = std::span(buffer).first(chunk.length);
+        if (chunk.kind == ChunkKind::Zero) {
+            std::ranges::fill(bytes, std::byte{0});
+        } else {
+            Result<> done = co_await read(chunk.offset, bytes);
+            if (!done.ok()) {
+                co_return at_byte(done.error(), "reading", chunk.offset);
+            }
+        }
+    }
+    while (options_.in_order && turn_of_ != chunk.ticket && !failed_) {
+        co_await turn_.wait();
+    }
+    Result<> done = ok();
+    if (!copied && carries) {
+        done = co_await write(chunk, bytes);
+        free_.push_back(std::move(buffer));
+    } else if (chunk.kind == ChunkKind::Zero) {
+        done = co_await zero(chunk.offset, chunk.length);
+    }
+    if (!done.ok()) {
+        co_return at_byte(done.error(), "writing", chunk.offset);
+    }
+    co_return ok();
+}
+
+Task<> Copier::transfer(Chunk chunk) {
+    Result<> done = ok();
+    if (!failed_) {
+        done = co_await carry(chunk);
+    }
+    failed_ = failed_ || !done.ok();
+    turn_of_ = std::max(turn_of_, chunk.ticket + 1);
+    turn_.wake_all();
+    control_.advance(chunk.length);
+    co_return done;
+}
+
+Task<> Copier::run() {
+    control_.begin(total_);
+    TaskGroup group(target_.loop(), std::max(1U, options_.parallel));
+    Result<> scanned = ok();
+    for (std::uint64_t at = 0; at < total_ && !failed_;) {
+        auto chunk = co_await next_chunk(at);
+        if (chunk.ok() && chunk->kind == ChunkKind::Data) {
+            scanned = co_await control_.pause_point(target_.loop(), chunk->length);
+        }
+        if (!chunk.ok() || !scanned.ok()) {
+            scanned = chunk.ok() ? std::move(scanned) : Result<>(chunk.error());
+            break;
+        }
+        at += chunk->length;
+        chunk->ticket = tickets_++;
+        (void)co_await group.add(transfer(*chunk));
+    }
+    failed_ = failed_ || !scanned.ok();
+    turn_.wake_all();
+    Result<> carried = co_await group.finish();
+    STRATA_CO_TRY_VOID(std::move(carried));
+    STRATA_CO_TRY_VOID(std::move(scanned));
+    if (options_.compress) {
+        STRATA_CO_TRY_VOID(co_await target_.write_compressed(total_, Buffers()));
+    }
+    co_return ok();
+}
+
+}  // namespace
+
+Task<> copy_image(std::vector<Node*> sources, Node& target, CopyOptions options, JobControl& control) {
+    Copier copier(std::move(sources), target, std::move(options), control);
+    co_return co_await copier.run();
+}
+
+}  // namespace strata::block

@@ -1,0 +1,13 @@
+// Finding layers of a chain by the names people give them.
+#pragma once
+
+#include <string>
+
+#include "block/node.h"
+
+namespace strata::qemu_img {
+
+/// The layer below `top` that `name` means: as the overlay names it, or a path to the same file. Null: none.
+block::Node* find_layer(block::Node& top, const std::string& name);
+
+}  // namespace strata::qemu_img

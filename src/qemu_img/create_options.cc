@@ -1,0 +1,175 @@
+// NewImage: checks options against the driver's table.
+#include "qemu_img/create_options.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "qemu_img/arguments.h"
+#include "qemu_img/report.h"
+#include "qemu_img/session.h"
+
+namespace strata::qemu_img {
+namespace {
+
+using block::CreateOption;
+
+const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) {
+    const auto place = std::ranges::find_if(driver.create_options, [&](const CreateOption& one) { return one.name == name; });
+    return place == driver.create_options.end() ? nullptr : &*place;
+}
+
+std::string_view kind_name(CreateOption::Kind kind) {
+    switch (kind) {
+        case CreateOption::Kind::Text: return "str";
+        case CreateOption::Kind::Flag: return "bool (on/off)";
+        case CreateOption::Kind::Size: return "size";
+        case CreateOption::Kind::Number: return "num";
+    }
+    return "str";
+}
+
+Result<std::string> checked(const CreateOption& option, const std::string& name, const std::string& value) {
+    if (option.kind == CreateOption::Kind::Flag && value != "on" && value != "off" && value != "yes" && value != "no" && value != "true" &&
+        value != "false" && value != "y" && value != "n") {
+        return failure(fmt::format("Parameter '{}' expects 'on' or 'off'", name));
+    }
+    if (option.kind == CreateOption::Kind::Flag) {
+        return std::string(value[0] == 'y' || value[0] == 't' || value == "on" ? "on" : "off");
+    }
+    if (option.kind == CreateOption::Kind::Size) {
+        bool too_large = false;
+        const auto bytes = bytes_of(value, &too_large);
+        if (!bytes) {
+            return failure(too_large ? fmt::format("Value '{}' is out of range for parameter '{}'", value, name)
+                                     : fmt::format("Parameter '{}' expects a non-negative number below 2^64\n"
+                                                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                                                   "and exabytes, respectively.", name));
+        }
+        return std::to_string(*bytes);
+    }
+    if (option.kind == CreateOption::Kind::Number && (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)) {
+        return failure(fmt::format("Parameter '{}' expects a number", name));
+    }
+    return value;
+}
+
+}  // namespace
+
+Result<> NewImage::use_format(const std::string& name) {
+    auto found = block::find_format(name);
+    if (!found.ok()) {
+        return failure(fmt::format("Unknown file format '{}'", name));
+    }
+    if ((*found)->create == nullptr) {
+        return failure(fmt::format("Format driver '{}' does not support image creation", name));
+    }
+    driver = *found;
+    return ok();
+}
+
+Result<> NewImage::set(const std::string& name, const std::string& value) {
+    if (name == "size") {
+        bool too_large = false;
+        size = bytes_of(value, &too_large);
+        if (!size) {
+            return failure(too_large ? fmt::format("Value '{}' is out of range for parameter 'size'", value)
+                                     : std::string("Parameter 'size' expects a non-negative number below 2^64\n"
+                                                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                                                   "and exabytes, respectively."));
+        }
+        return ok();
+    }
+    const CreateOption* option = find_option(*driver, name);
+    if (option == nullptr) {
+        return failure(fmt::format("Invalid parameter '{}'", name));
+    }
+    std::string good = STRATA_TRY(checked(*option, name, value));
+    std::erase_if(options, [&](const auto& one) { return one.first == name; });
+    options.emplace_back(name, std::move(good));
+    return ok();
+}
+
+Result<> NewImage::take_options(const std::vector<std::string>& lists) {
+    for (const auto& [name, value] : STRATA_TRY(option_list(lists))) {
+        STRATA_TRY_VOID(set(name, value));
+    }
+    return ok();
+}
+
+Result<> NewImage::take_backing(const std::optional<std::string>& file, const std::optional<std::string>& format) {
+    if (file) {
+        if (find_option(*driver, "backing_file") == nullptr) {
+            return failure(fmt::format("Backing file not supported for file format '{}'", driver->name));
+        }
+        STRATA_TRY_VOID(set("backing_file", *file));
+    }
+    if (format) {
+        if (find_option(*driver, "backing_fmt") == nullptr) {
+            return failure(fmt::format("Backing file format not supported for file format '{}'", driver->name));
+        }
+        STRATA_TRY_VOID(set("backing_fmt", *format));
+    }
+    const std::string name = option("backing_fmt");
+    if (!name.empty() && !block::find_format(name).ok()) {
+        return failure(fmt::format("Unknown driver '{}'", name));
+    }
+    return ok();
+}
+
+bool NewImage::has(std::string_view name) const {
+    return std::ranges::any_of(options, [&](const auto& one) { return one.first == name; });
+}
+
+std::string NewImage::option(std::string_view name) const {
+    for (const auto& [key, value] : options) {
+        if (key == name) {
+            return value;
+        }
+    }
+    const CreateOption* known = driver == nullptr ? nullptr : find_option(*driver, name);
+    return known == nullptr ? std::string() : std::string(known->fallback);
+}
+
+std::string NewImage::summary() const {
+    std::string text = fmt::format("size={}", size.value_or(0));
+    for (const CreateOption& known : driver->create_options) {
+        const std::string value = option(known.name);
+        if (known.name != "size" && !value.empty()) {
+            text += fmt::format(" {}={}", known.name, value);
+        }
+    }
+    return text;
+}
+
+block::CreateRequest NewImage::request() const { return {path, size.value_or(0), options}; }
+
+Result<> NewImage::create(Session& session) const {
+    Result<> done = session.run(block::create_image(session.loop(), std::string(driver->name), request()));
+    if (!done.ok() && done.error().system_errno() == EFBIG) {
+        return failure(fmt::format("The image size is too large for file format '{}'{}", driver->name,
+                                   option("cluster_size").empty() ? "" : " (try using a larger cluster size)"));
+    }
+    return done;
+}
+
+Result<int> print_option_help(const std::string& format, bool with_file) {
+    NewImage image;
+    STRATA_TRY_VOID(image.use_format(format));
+    print(with_file ? std::string("Supported options:\n") : fmt::format("Supported {} options:\n", format));
+    std::vector<CreateOption> known(image.driver->create_options.begin(), image.driver->create_options.end());
+    if (find_option(*image.driver, "size") == nullptr) {
+        known.push_back({"size", CreateOption::Kind::Size, "Virtual disk size"});
+    }
+    std::ranges::sort(known, {}, &CreateOption::name);
+    for (const CreateOption& option : known) {
+        print(fmt::format("  {:<23}- {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
+    }
+    if (!with_file) {
+        print("\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n");
+    }
+    return 0;
+}
+
+}  // namespace strata::qemu_img

@@ -1,0 +1,45 @@
+// NewImage: an image to be made, as create, convert, dd and measure are told of it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "block/registry.h"
+
+namespace strata::qemu_img {
+
+class Session;
+
+struct NewImage {
+    std::string path;
+    const block::FormatDriver* driver = nullptr;
+    std::optional<std::uint64_t> size;
+    block::OptionList options;  ///< checked: names that the driver knows
+
+    /// "Unknown file format 'x'", or one that cannot be created.
+    Result<> use_format(const std::string& name);
+    /// -o lists; takes `size` out of them.
+    Result<> take_options(const std::vector<std::string>& lists);
+    /// -b and -F.
+    Result<> take_backing(const std::optional<std::string>& file, const std::optional<std::string>& format);
+
+    [[nodiscard]] bool has(std::string_view name) const;
+    /// The value given, or the driver's default.
+    [[nodiscard]] std::string option(std::string_view name) const;
+    /// "cluster_size=65536 size=1048576": for "Formatting …".
+    [[nodiscard]] std::string summary() const;
+    [[nodiscard]] block::CreateRequest request() const;
+    Result<> create(Session& session) const;
+
+  private:
+    Result<> set(const std::string& name, const std::string& value);
+};
+
+/// -o help.
+Result<int> print_option_help(const std::string& format, bool with_file);
+
+}  // namespace strata::qemu_img

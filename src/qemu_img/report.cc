@@ -1,0 +1,63 @@
+// Report: standard output and error in the peer's form.
+#include "qemu_img/report.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace strata::qemu_img {
+
+void report_error(std::string_view text) {
+    (void)std::fflush(stdout);
+    fmt::print(stderr, "qemu-img: {}\n", text);
+}
+
+void report_warning(std::string_view text) { report_error(fmt::format("warning: {}", text)); }
+
+void print(std::string_view text) { fmt::print(stdout, "{}", text); }
+
+void print_unless(bool quiet, std::string_view text) {
+    if (!quiet) {
+        print(text);
+    }
+}
+
+Error usage_error(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+
+Error failure(std::string text) { return {ErrorKind::Failed, std::move(text)}; }
+
+std::string reason(const Error& error) {
+    return error.system_errno() != 0 ? std::string(std::strerror(error.system_errno())) : error.text();
+}
+
+std::string human_size(std::uint64_t bytes) {
+    constexpr std::array kUnits = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    // The next unit from 1000 on, so that three digits are enough.
+    int exponent = 0;
+    (void)std::frexp(static_cast<double>(bytes) / (1000.0 / 1024.0), &exponent);
+    const int unit = bytes == 0 ? 0 : (exponent - 1) / 10;
+    const double value = static_cast<double>(bytes) / std::ldexp(1.0, unit * 10);
+    return fmt::format("{:.3g} {}B", value, kUnits.at(static_cast<std::size_t>(unit)));
+}
+
+ProgressLine::ProgressLine(bool shown) : shown_(shown) { show(0, 1); }
+
+ProgressLine::~ProgressLine() {
+    if (shown_) {
+        print("\n");
+        (void)std::fflush(stdout);
+    }
+}
+
+void ProgressLine::show(std::uint64_t done, std::uint64_t total) {
+    if (shown_) {
+        const double part = total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
+        fmt::print(stdout, "    ({:.2f}/100%)\r", part * 100.0);
+        (void)std::fflush(stdout);
+    }
+}
+
+}  // namespace strata::qemu_img

@@ -1,0 +1,95 @@
+// Session: one run of the program: its loop, its secrets, and how it opens images.
+//
+// qemu-img's rules, which are not Strata's own: a format that is not named is guessed from the content, and files that an image
+// names are opened. Whoever calls the program by this name asks for that.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "block/loop.h"
+#include "block/node.h"
+#include "block/registry.h"
+#include "qemu_img/arguments.h"
+
+namespace strata::qemu_img {
+
+/// A cache mode's name taken apart.
+struct Caching {
+    block::CacheMode mode = block::CacheMode::Writeback;
+};
+
+/// "none", "directsync", "writeback", "writethrough", "unsafe"; the error begins with `what`.
+Result<Caching> parse_caching(std::string_view what, const std::string& text);
+
+/// How an image is named on the command line.
+struct ImageSpec {
+    std::string text;                   ///< a path, json:{…}, or with `options` a list of options
+    std::optional<std::string> format;  ///< nothing: guess
+    bool options = false;               ///< --image-opts
+};
+
+struct OpenMode {
+    bool write = false;
+    bool backing = true;   ///< open the backing chain
+    bool data = true;      ///< the content will be read
+    bool check = false;
+    bool share = false;    ///< -U: no locks
+    bool free_backing = false;  ///< no locks on the layers below: one of them is opened for writing besides
+    bool unmap = false;    ///< discards give space back
+    Caching caching{};
+};
+
+class Session {
+  public:
+    static Result<std::unique_ptr<Session>> start();
+
+    [[nodiscard]] block::Loop& loop() { return *loop_; }
+    template <typename T>
+    Result<T> run(block::Task<T> task) {
+        return loop_->run(std::move(task));
+    }
+    /// --object secret,id=…: kept for the formats that ask for it.
+    Result<> add_object(const std::string& text);
+
+    /// "Could not open 'NAME': reason" if it cannot.
+    Result<block::NodePtr> open(const ImageSpec& spec, const OpenMode& mode);
+    /// Brings everything to disk and lets go of it.
+    Result<> close(block::NodePtr& node);
+
+  private:
+    explicit Session(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
+    Result<block::OpenOptions> options_of(const ImageSpec& spec, const OpenMode& mode) const;
+    std::unique_ptr<block::Loop> loop_;
+    std::map<std::string, std::string> secrets_;
+};
+
+/// The path that `name` in an image at `referrer` leads to: relative names lie beside the image.
+std::string beside(const std::string& referrer, const std::string& name);
+/// The format that the file looks like ("raw" if none). Errors as open(2).
+Result<std::string> probe_path(const std::string& path);
+/// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped.
+Result<std::string> plain_path(const std::string& name);
+
+/// Options that most commands share.
+inline constexpr OptionSpec kObjectOption{0, "object", true};
+inline constexpr OptionSpec kImageOptsOption{0, "image-opts", false};
+inline constexpr OptionSpec kForceShareOption{'U', "force-share", false};
+inline constexpr OptionSpec kOutputOption{0, "output", true};
+
+/// --output: true for json; the error of anything but human and json.
+Result<bool> wants_json(const Arguments& arguments);
+/// The image of `arguments` with `text`: -f and --image-opts taken from there.
+Result<ImageSpec> image_spec(const Arguments& arguments, std::string text, std::string_view format_key);
+/// The snapshot that -l names: plain, or "snapshot.id=…,snapshot.name=…".
+Result<std::string> snapshot_name(const std::string& text);
+/// Takes in every --object.
+Result<> take_objects(Session& session, const Arguments& arguments);
+
+}  // namespace strata::qemu_img
