@@ -14,7 +14,7 @@ namespace strata::block {
 struct InfoField;
 
 /// A value for people and scripts: its JSON kind follows the alternative.
-using InfoValue = std::variant<bool, std::int64_t, std::string, std::vector<InfoField>, std::vector<std::vector<InfoField>>>;
+using InfoValue = std::variant<bool, std::int64_t, std::string, std::vector<std::string>, std::vector<InfoField>, std::vector<std::vector<InfoField>>>;
 
 struct InfoField {
     std::string name;   ///< as in QEMU's JSON, e.g. "refcount-bits"

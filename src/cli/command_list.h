@@ -13,6 +13,14 @@ extern const Command kInfoCommand;         // info_command.cc
 extern const Command kImageBuildCommand;   // image/image_commands.cc
 extern const Command kImageCreateCommand;   // image/create_command.cc
 extern const Command kImageConvertCommand;  // image/convert_command.cc
+extern const Command kImageInfoCommand;     // image/inspect_commands.cc
+extern const Command kImageCheckCommand;    // image/inspect_commands.cc
+extern const Command kImageMapCommand;      // image/inspect_commands.cc
+extern const Command kImageCompareCommand;  // image/inspect_commands.cc
+extern const Command kImageResizeCommand;   // image/change_commands.cc
+extern const Command kImageSnapshotCommand;  // image/change_commands.cc
+extern const Command kImageCommitCommand;   // image/change_commands.cc
+extern const Command kImageRebaseCommand;   // image/change_commands.cc
 extern const Command kImageListCommand;    // image/image_commands.cc
 extern const Command kImagePathCommand;    // image/image_commands.cc
 extern const Command kVersionCommand;      // version_command.cc

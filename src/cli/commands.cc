@@ -25,9 +25,10 @@ constexpr std::array kCommonOptions = {
            Completes::Choices},
 };
 
-constexpr std::array<const Command*, 10> kCommands = {
+constexpr std::array kCommands = {
     &kRunCommand,       &kInfoCommand,    &kImageBuildCommand,
-    &kImageCreateCommand, &kImageConvertCommand, &kImageListCommand,
+    &kImageCreateCommand, &kImageConvertCommand, &kImageInfoCommand, &kImageCheckCommand, &kImageMapCommand, &kImageCompareCommand,
+    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageListCommand,
     &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
 };
 

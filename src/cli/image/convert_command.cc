@@ -1,99 +1,83 @@
 // strata image convert: copies a disk image, with all its layers, into a new one of any format.
-#include <algorithm>
 #include <array>
-#include <cstring>
 #include <filesystem>
 #include <string>
-#include <vector>
 
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/jobs/copy.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
-#include "cli/image/disk_files.h"
+#include "cli/image/image_tool.h"
 #include "cli/output.h"
 
 namespace strata::cli {
 namespace {
 
-constexpr std::uint64_t kChunk = 2U << 20;
-constexpr std::uint64_t kGrain = 4096;  // zeros of this size stay holes
+constexpr unsigned kParallel = 16;
 
 constexpr std::array kPositionals = {Positional{"SOURCE", "The image to copy.", true, Completes::Files, ""},
                                      Positional{"TARGET", "The image to make; what it was is lost.", true, Completes::Files, ""}};
 
 constexpr std::array kOptions = {
-    Option{"--format", 'f', "raw|qcow2", "The source's format; it is never guessed.", Completes::Choices},
-    Option{"--output-format", 'O', "raw|qcow2", "The target's format (default raw).", Completes::Choices},
+    kFormatOption,
+    Option{"--output-format", 'O', "FORMAT", "The target's format (default raw).", Completes::Nothing},
     Option{"--option", 'o', "NAME=VALUE[,…]", "The target's options, as for 'strata image create'.", Completes::Nothing, true},
-    Option{"--follow", 0, "", "Open the backing files that the source names: only if it is trusted."},
+    Option{"--compress", 'c', "", "Compress the target's content."},
+    Option{"--snapshot", 'l', "NAME", "Copy this internal snapshot.", Completes::Nothing},
+    Option{"--in-order", 0, "", "Write one stretch after another; else what is ready first is written first."},
+    Option{"--salvage", 0, "", "Go on where the source cannot be read; such places become zeros."},
+    Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
+    kFollowOption,
 };
 
-bool all_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
-
-/// Writes what is not zero; the target reads as zeros already.
-Result<> write_sparse(block::BlockingImage& target, std::uint64_t offset, std::span<const std::byte> bytes) {
-    std::size_t at = 0;
-    while (at < bytes.size()) {
-        const auto grain = [&](std::size_t place) { return bytes.subspan(place, std::min<std::size_t>(kGrain, bytes.size() - place)); };
-        if (all_zero(grain(at))) {
-            at += grain(at).size();
-            continue;
+/// The target must not be one of the files that are read.
+Result<> check_target(const block::Node& source, const std::string& target) {
+    for (const block::Node* layer = &source; layer != nullptr; layer = layer->backing()) {
+        std::error_code code;
+        if (std::filesystem::equivalent(layer->name(), target, code)) {
+            return Error{ErrorKind::InvalidArgument, fmt::format("the target '{}' is the source itself, or one of its layers", target)};
         }
-        std::size_t end = at;
-        while (end < bytes.size() && !all_zero(grain(end))) {
-            end += grain(end).size();
-        }
-        STRATA_TRY_VOID(target.write(offset + at, bytes.subspan(at, end - at)));
-        at = end;
     }
     return ok();
 }
 
-Result<> copy(block::BlockingImage& source, block::BlockingImage& target) {
-    std::vector<std::byte> buffer(kChunk);
-    const std::uint64_t size = source.size();
-    for (std::uint64_t at = 0; at < size;) {
-        const block::Extent extent = STRATA_TRY(source.status(at, size - at));
-        if (extent.kind != block::Extent::Kind::Data) {
-            at += extent.length;
-            continue;
-        }
-        const auto part = std::span(buffer).first(std::min(extent.length, kChunk));
-        STRATA_TRY_VOID(source.read(at, part));
-        STRATA_TRY_VOID(write_sparse(target, at, part));
-        at += part.size();
+Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const Arguments& arguments) {
+    block::CopyOptions options;
+    options.target_zero = target.traits().zero_initialised;
+    options.compress = arguments.flag("--compress");
+    options.in_order = arguments.flag("--in-order");
+    options.salvage = arguments.flag("--salvage");
+    options.parallel = kParallel;
+    options.warn = [](const std::string& text) { notice(text); };
+    ProgressBar bar("convert", !arguments.flag("--quiet"));
+    if (const auto speed = arguments.value("--speed")) {
+        bar.control().set_speed(STRATA_TRY(parse_size(*speed)));
     }
-    return target.close();
+    STRATA_TRY_VOID(tool.run(block::copy_image({&source}, target, std::move(options), bar.control())));
+    return tool.run(target.flush());
 }
 
 Result<int> run_convert(const Arguments& arguments) {
-    const auto format = arguments.value("--format");
-    if (!format) {
-        return Error{ErrorKind::InvalidArgument, "which format has the source? -f raw or -f qcow2: it is never guessed"};
+    ImageTool tool = STRATA_TRY(ImageTool::start());
+    const std::string path(*arguments.positional(1));
+    const std::string_view format = arguments.value("--output-format").value_or("raw");
+    (void)STRATA_TRY(block::find_format(format));
+    block::NodePtr source = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {}));
+    if (const auto snapshot = arguments.value("--snapshot")) {
+        STRATA_TRY_VOID(tool.run(source->load_snapshot(std::string(*snapshot))));
     }
-    auto source = STRATA_TRY(open_source(*arguments.positional(0), *format, arguments.flag("--follow")));
-    NewDisk disk;
-    disk.path = *arguments.positional(1);
-    disk.format = arguments.value("--output-format").value_or("raw");
-    disk.options = arguments.values("--option");
-    disk.size = source->size();
-    for (const block::Node* layer = &source->node(); layer != nullptr; layer = layer->backing()) {
-        std::error_code code;
-        if (std::filesystem::equivalent(layer->name(), disk.path, code)) {
-            return Error{ErrorKind::InvalidArgument, fmt::format("the target '{}' is the source itself, or one of its layers", disk.path)};
-        }
+    STRATA_TRY_VOID(check_target(*source, path));
+    const std::uint64_t size = source->size();
+    STRATA_TRY_VOID(tool.create(format, path, size, arguments.values("--option"), {}));
+    block::NodePtr target = STRATA_TRY(tool.open_as(path, format, true, {.write = true}));
+    if (arguments.flag("--compress") && !target->traits().compressed_writes) {
+        return Error{ErrorKind::NotSupported, fmt::format("{} images cannot be compressed", format)};
     }
-    STRATA_TRY_VOID(make_disk(disk));
-    block::OpenOptions options;
-    options.path = disk.path;
-    options.format = disk.format;
-    auto target = STRATA_TRY(block::BlockingImage::open(std::move(options)));
-    STRATA_TRY_VOID(copy(*source, *target));
-    notice(fmt::format("image '{}': {}, {}", disk.path, disk.format, format_size(disk.size)));
+    STRATA_TRY_VOID(copy(tool, *source, *target, arguments));
+    STRATA_TRY_VOID(tool.close(target));
+    notice(fmt::format("image '{}': {}, {}", path, format, format_size(size)));
     return 0;
 }
 
@@ -106,6 +90,7 @@ const Command kImageConvertCommand = {
     .positionals = kPositionals,
     .options = kOptions,
     .examples = "  strata image convert -f qcow2 -O raw disk.qcow2 disk.raw\n"
+                "  strata image convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2\n"
                 "  strata image convert -f qcow2 --follow -O qcow2 overlay.qcow2 flat.qcow2",
     .run = run_convert,
 };

@@ -1,4 +1,4 @@
-// strata image create: an empty disk image, raw or qcow2.
+// strata image create: an empty disk image of any format that can be written.
 #include <array>
 #include <filesystem>
 #include <string>
@@ -8,7 +8,7 @@
 #include "base/text.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
-#include "cli/image/disk_files.h"
+#include "cli/image/image_tool.h"
 #include "cli/output.h"
 
 namespace strata::cli {
@@ -19,34 +19,54 @@ constexpr std::array kPositionals = {
     Positional{"SIZE", "Of the disk, e.g. 10G; with a backing file its size if left out.", false, Completes::Nothing, ""}};
 
 constexpr std::array kOptions = {
-    Option{"--format", 'f', "raw|qcow2", "The image's format (default raw).", Completes::Choices},
-    Option{"--option", 'o', "NAME=VALUE[,…]", "qcow2: cluster_size, compat, refcount_bits, extended_l2, lazy_refcounts, compression_type.",
-           Completes::Nothing, true},
+    Option{"--format", 'f', "FORMAT", "The image's format (default raw).", Completes::Nothing},
+    Option{"--option", 'o', "NAME=VALUE[,…]", "Of the format; 'help' lists them.", Completes::Nothing, true},
     Option{"--backing", 'b', "FILE", "What the image does not hold is read from there; relative to the image's folder.", Completes::Files},
-    Option{"--backing-format", 'F', "raw|qcow2", "The backing file's format.", Completes::Choices},
+    Option{"--backing-format", 'F', "FORMAT", "The backing file's format.", Completes::Nothing},
 };
 
-Result<int> run_create(const Arguments& arguments) {
-    NewDisk disk;
-    disk.path = *arguments.positional(0);
-    disk.format = arguments.value("--format").value_or("raw");
-    disk.backing = arguments.value("--backing").value_or("");
-    disk.backing_format = arguments.value("--backing-format").value_or("");
-    disk.options = arguments.values("--option");
-    if (!disk.backing.empty()) {
-        if (disk.backing_format.empty()) {
-            return Error{ErrorKind::InvalidArgument, "--backing needs --backing-format (-F raw or -F qcow2): it is never guessed"};
-        }
-        const std::string below = (std::filesystem::path(disk.path).parent_path() / disk.backing).string();
-        disk.size = STRATA_TRY(open_source(below, disk.backing_format, true))->size();
+int list_options(const block::FormatDriver& driver) {
+    for (const block::CreateOption& option : driver.create_options) {
+        print_out(fmt::format("{:<22} {}{}\n", option.name, option.help, option.fallback.empty() ? "" : fmt::format(" (default {})", option.fallback)));
     }
-    if (const auto size = arguments.positional(1)) {
-        disk.size = STRATA_TRY(parse_size(*size));
-    } else if (disk.backing.empty()) {
+    return 0;
+}
+
+/// The size of the backing image, which must open.
+Result<std::uint64_t> backing_size(ImageTool& tool, const std::string& image, std::string_view backing, std::string_view format) {
+    const std::string below = (std::filesystem::path(image).parent_path() / backing).string();
+    block::NodePtr node = STRATA_TRY(tool.open_as(below, format, true, {.lock = false}));
+    const std::uint64_t size = node->size();
+    STRATA_TRY_VOID(tool.close(node));
+    return size;
+}
+
+Result<int> run_create(const Arguments& arguments) {
+    const std::string path(*arguments.positional(0));
+    const std::string_view format = arguments.value("--format").value_or("raw");
+    const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
+    if (arguments.value("--option") == "help") {
+        return list_options(*driver);
+    }
+    ImageTool tool = STRATA_TRY(ImageTool::start());
+    block::OptionList options;
+    std::optional<std::uint64_t> size;
+    if (const auto backing = arguments.value("--backing")) {
+        const auto below = arguments.value("--backing-format");
+        if (!below) {
+            return Error{ErrorKind::InvalidArgument, "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
+        }
+        size = STRATA_TRY(backing_size(tool, path, *backing, *below));
+        options = {{"backing_file", std::string(*backing)}, {"backing_fmt", std::string(*below)}};
+    }
+    if (const auto text = arguments.positional(1)) {
+        size = STRATA_TRY(parse_size(*text));
+    }
+    if (!size) {
         return Error{ErrorKind::InvalidArgument, "which size? e.g. 10G"};
     }
-    STRATA_TRY_VOID(make_disk(disk));
-    notice(fmt::format("image '{}': {}, {}", disk.path, disk.format, format_size(disk.size)));
+    STRATA_TRY_VOID(tool.create(format, path, *size, arguments.values("--option"), std::move(options)));
+    notice(fmt::format("image '{}': {}, {}", path, format, format_size(*size)));
     return 0;
 }
 
@@ -59,7 +79,8 @@ const Command kImageCreateCommand = {
     .positionals = kPositionals,
     .options = kOptions,
     .examples = "  strata image create -f qcow2 disk.qcow2 20G\n"
-                "  strata image create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+                "  strata image create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n"
+                "  strata image create -f vmdk -o help new.vmdk",
     .run = run_create,
 };
 

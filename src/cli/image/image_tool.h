@@ -1,0 +1,78 @@
+// ImageTool: what the commands on disk images share: a graph's loop, opening by Strata's rules, progress on a terminal.
+//
+// The rules: the format of an image is named, never guessed (a guest can write any header into a raw disk), and files that an
+// image names are opened only with --follow. `qemu-img`, the same program called by that name, has that tool's rules.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "block/jobs/job.h"
+#include "block/loop.h"
+#include "block/node.h"
+#include "block/registry.h"
+#include "cli/arguments.h"
+#include "cli/command.h"
+
+namespace strata::cli {
+
+/// Options that several image commands have.
+inline constexpr Option kFormatOption{"--format", 'f', "FORMAT", "The image's format, e.g. raw, qcow2; it is never guessed.", Completes::Nothing};
+inline constexpr Option kFollowOption{"--follow", 0, "", "Open the files that the image names (backing, data): only if it is trusted."};
+
+struct ImageAccess {
+    bool write = false;
+    bool backing = true;       ///< open the chain below
+    bool free_backing = false;  ///< without locks there: one of its layers is written to besides
+    bool check = false;
+    bool lock = true;
+};
+
+class ImageTool {
+  public:
+    static Result<ImageTool> start();
+    template <typename T>
+    Result<T> run(block::Task<T> task) {
+        return loop_->run(std::move(task));
+    }
+    [[nodiscard]] block::Loop& loop() { return *loop_; }
+    /// Opens the image of `arguments`: --format and --follow are taken from there. Without a format the error tells what the
+    /// file looks like.
+    Result<block::NodePtr> open(const Arguments& arguments, std::string_view path, const ImageAccess& access);
+    /// The same with a format in hand.
+    Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access);
+    Result<> close(block::NodePtr& node);
+    /// Makes an empty image; what was at the path is replaced. `lists`: "name=value,name=value" each.
+    Result<> create(std::string_view format, const std::string& path, std::uint64_t size, std::span<const std::string_view> lists,
+                    block::OptionList options);
+
+  private:
+    explicit ImageTool(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
+    std::unique_ptr<block::Loop> loop_;
+};
+
+/// A bar on standard error, if that is a terminal and notices are shown: what is done, of what, how fast. Gone when it ends.
+class ProgressBar {
+  public:
+    explicit ProgressBar(std::string title, bool shown);
+    ~ProgressBar();
+    ProgressBar(const ProgressBar&) = delete;
+    ProgressBar& operator=(const ProgressBar&) = delete;
+    /// For jobs: draws, ten times a second at most.
+    block::JobControl& control() { return control_; }
+
+  private:
+    void draw(std::uint64_t done, std::uint64_t total);
+    std::string title_;
+    bool shown_;
+    std::chrono::steady_clock::time_point start_, drawn_;
+    block::JobControl control_;
+};
+
+}  // namespace strata::cli
