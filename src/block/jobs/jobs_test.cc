@@ -1,0 +1,192 @@
+// Jobs over raw images: copies, comparisons, differences; runs of zeros.
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "block/jobs/bench.h"
+#include "block/jobs/chains.h"
+#include "block/jobs/compare.h"
+#include "block/jobs/copy.h"
+#include "block/jobs/extents.h"
+#include "block/jobs/zero_runs.h"
+#include "block/loop.h"
+#include "block/registry.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kSize = 8U << 20;
+
+std::vector<std::byte> filled(std::size_t size, unsigned seed) {
+    std::vector<std::byte> bytes(size);
+    for (std::size_t i = 0; i < size; ++i) {
+        bytes[i] = static_cast<std::byte>((i * 31 + seed) % 251 + 1);
+    }
+    return bytes;
+}
+
+class Jobs : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = (std::filesystem::temp_directory_path() / "strata-jobs-XXXXXX").string();
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+        auto loop = Loop::create({.engine = IoEngine::Threads});
+        ASSERT_TRUE(loop.ok());
+        loop_ = std::move(loop).value();
+    }
+    void TearDown() override {
+        loop_.reset();
+        std::filesystem::remove_all(folder_);
+    }
+    NodePtr make(const std::string& name, std::uint64_t size) {
+        const std::string path = folder_ + "/" + name;
+        std::ofstream(path).close();
+        std::filesystem::resize_file(path, size);
+        OpenOptions options;
+        options.path = path;
+        auto node = loop_->run(open_node(*loop_, std::move(options)));
+        EXPECT_TRUE(node.ok());
+        return node.ok() ? node.value() : nullptr;
+    }
+    void write(Node& node, std::uint64_t offset, const std::vector<std::byte>& bytes) {
+        EXPECT_TRUE(loop_->run(node.write(offset, Buffers::of(bytes))).ok());
+    }
+    std::vector<std::byte> read(Node& node, std::uint64_t offset, std::size_t size) {
+        std::vector<std::byte> bytes(size);
+        EXPECT_TRUE(loop_->run(node.read(offset, Buffers(std::span(bytes)))).ok());
+        return bytes;
+    }
+    Comparison compare(Node& first, Node& second, bool strict = false) {
+        JobControl control;
+        auto result = loop_->run(compare_images(first, second, strict, control));
+        EXPECT_TRUE(result.ok());
+        return result.ok() ? result.value() : Comparison{};
+    }
+    std::string folder_;
+    std::unique_ptr<Loop> loop_;
+};
+
+TEST(ZeroRuns, ShortZerosAreData) {
+    std::vector<std::byte> bytes(16384);
+    std::fill_n(bytes.begin() + 4096, 512, std::byte{1});
+    std::fill_n(bytes.begin() + 5120, 512, std::byte{1});
+    ZeroRuns runs(bytes, 0, 4096, 512);
+    auto run = runs.next();
+    ASSERT_TRUE(run);
+    EXPECT_TRUE(run->zero);
+    EXPECT_EQ(run->length, 4096U);
+    run = runs.next();
+    ASSERT_TRUE(run);
+    EXPECT_FALSE(run->zero);
+    EXPECT_EQ(run->offset, 4096U);
+    EXPECT_EQ(run->length, 1536U);  // with the 512 zeros between
+    run = runs.next();
+    ASSERT_TRUE(run);
+    EXPECT_TRUE(run->zero);
+    EXPECT_EQ(run->offset + run->length, bytes.size());
+    EXPECT_FALSE(runs.next());
+}
+
+TEST_F(Jobs, ACopyIsTheSameAndKeepsHoles) {
+    const NodePtr source = make("source", kSize);
+    const NodePtr target = make("target", kSize);
+    write(*source, 1U << 20, filled(3000000, 7));
+    write(*source, kSize - 512, filled(512, 9));
+    JobControl control;
+    for (const bool in_order : {true, false}) {
+        CopyOptions options;
+        options.target_zero = true;
+        options.in_order = in_order;
+        ASSERT_TRUE(loop_->run(copy_image({source.get()}, *target, options, control)).ok());
+        EXPECT_EQ(compare(*source, *target).verdict, Comparison::Verdict::Same);
+    }
+    EXPECT_LT(loop_->run(target->allocated_bytes()).value(), 4U << 20);
+}
+
+TEST_F(Jobs, SourcesStandOneBehindTheOther) {
+    const NodePtr first = make("first", 1U << 20);
+    const NodePtr empty = make("empty", 0);
+    const NodePtr second = make("second", 3U << 20);
+    const NodePtr target = make("target", 4U << 20);
+    write(*first, 4096, filled(8192, 1));
+    write(*second, 0, filled(100000, 2));
+    JobControl control;
+    CopyOptions options;
+    options.target_zero = true;
+    ASSERT_TRUE(loop_->run(copy_image({first.get(), empty.get(), second.get()}, *target, options, control)).ok());
+    EXPECT_EQ(read(*target, 4096, 8192), filled(8192, 1));
+    EXPECT_EQ(read(*target, 1U << 20, 100000), filled(100000, 2));
+}
+
+TEST_F(Jobs, ACopyOverOldContentClearsIt) {
+    const NodePtr source = make("source", kSize);
+    const NodePtr target = make("target", kSize);
+    write(*target, 0, filled(kSize, 3));
+    JobControl control;
+    ASSERT_TRUE(loop_->run(copy_image({source.get()}, *target, {}, control)).ok());
+    EXPECT_EQ(compare(*source, *target).verdict, Comparison::Verdict::Same);
+}
+
+TEST_F(Jobs, ComparisonsTellTheFirstDifference) {
+    const NodePtr first = make("first", kSize);
+    const NodePtr second = make("second", kSize + 4096);
+    write(*first, 5U << 20, filled(4096, 1));
+    write(*second, 5U << 20, filled(4096, 1));
+    Comparison result = compare(*first, *second);
+    EXPECT_EQ(result.verdict, Comparison::Verdict::Same);
+    EXPECT_TRUE(result.sizes_differ);
+    EXPECT_EQ(compare(*first, *second, true).verdict, Comparison::Verdict::Size);
+    write(*second, (5U << 20) + 1000, filled(8, 200));
+    write(*second, (6U << 20), filled(8, 200));
+    result = compare(*first, *second);
+    EXPECT_EQ(result.verdict, Comparison::Verdict::Content);
+    EXPECT_EQ(result.offset, (5U << 20) + 512);
+}
+
+TEST_F(Jobs, MapsMergeNeighbours) {
+    const NodePtr node = make("node", kSize);
+    write(*node, 1U << 20, filled(1U << 20, 1));
+    write(*node, 2U << 20, filled(1U << 20, 1));
+    std::vector<MapEntry> entries;
+    ASSERT_TRUE(loop_->run(map_image(*node, 0, kSize, [&](const MapEntry& entry) { entries.push_back(entry); })).ok());
+    ASSERT_EQ(entries.size(), 3U);
+    EXPECT_EQ(entries[1].start, 1U << 20);
+    EXPECT_EQ(entries[1].length, 2U << 20);
+    EXPECT_TRUE(entries[1].data);
+    EXPECT_TRUE(entries[2].zero);
+}
+
+TEST_F(Jobs, ACancelledJobEndsWithAnError) {
+    const NodePtr source = make("source", kSize);
+    const NodePtr target = make("target", kSize);
+    write(*source, 0, filled(kSize, 3));
+    JobControl control;
+    control.cancel();
+    const auto result = loop_->run(copy_image({source.get()}, *target, {}, control));
+    ASSERT_FALSE(result.ok());
+    EXPECT_EQ(result.error().system_errno(), ECANCELED);
+}
+
+TEST_F(Jobs, BenchesWriteWhatTheySay) {
+    const NodePtr node = make("node", 1U << 20);
+    BenchOptions options;
+    options.count = 256;
+    options.depth = 7;
+    options.write = true;
+    options.pattern = 0x5a;
+    options.flush_interval = 16;
+    ASSERT_TRUE(loop_->run(bench_image(*node, options)).ok());
+    EXPECT_EQ(read(*node, 0, 1U << 20), std::vector<std::byte>(1U << 20, std::byte{0x5a}));
+}
+
+}  // namespace
+}  // namespace strata::block
