@@ -2,6 +2,7 @@
 #include "qemu_img/create_options.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include <fmt/format.h>
@@ -14,6 +15,9 @@ namespace strata::qemu_img {
 namespace {
 
 using block::CreateOption;
+
+/// What the peer tells file systems to place files better. No file is different for it.
+constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
 
 const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) {
     const auto place = std::ranges::find_if(driver.create_options, [&](const CreateOption& one) { return one.name == name; });
@@ -81,6 +85,9 @@ Result<> NewImage::set(const std::string& name, const std::string& value) {
         }
         return ok();
     }
+    if (std::ranges::find(kHints, name) != kHints.end()) {
+        return ok();
+    }
     const CreateOption* option = find_option(*driver, name);
     if (option == nullptr) {
         return failure(fmt::format("Invalid parameter '{}'", name));
@@ -136,7 +143,8 @@ std::string NewImage::summary() const {
     std::string text = fmt::format("size={}", size.value_or(0));
     for (const CreateOption& known : driver->create_options) {
         const std::string value = option(known.name);
-        if (known.name != "size" && !value.empty()) {
+        const bool told = known.name == "preallocation" ? has(known.name) : !value.empty();
+        if (known.name != "size" && told) {
             text += fmt::format(" {}={}", known.name, value);
         }
     }

@@ -43,7 +43,7 @@ std::string human_size(std::uint64_t bytes) {
     return fmt::format("{:.3g} {}B", value, kUnits.at(static_cast<std::size_t>(unit)));
 }
 
-ProgressLine::ProgressLine(bool shown) : shown_(shown) { show(0, 1); }
+ProgressLine::ProgressLine(bool shown, double step) : shown_(shown), step_(step) {}
 
 ProgressLine::~ProgressLine() {
     if (shown_) {
@@ -53,9 +53,10 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::show(std::uint64_t done, std::uint64_t total) {
-    if (shown_) {
-        const double part = total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
-        fmt::print(stdout, "    ({:.2f}/100%)\r", part * 100.0);
+    const double percent = total == 0 ? 100.0 : static_cast<double>(done) / static_cast<double>(total) * 100.0;
+    if (shown_ && (done == 0 || done >= total || percent - last_ >= step_)) {
+        last_ = percent;
+        fmt::print(stdout, "    ({:.2f}/100%)\r", percent);
         (void)std::fflush(stdout);
     }
 }

@@ -31,7 +31,8 @@ std::string human_size(std::uint64_t bytes);
 /// A line "    (12.34/100%)" that is written over itself, if `shown`; ends with a newline when it goes.
 class ProgressLine {
   public:
-    explicit ProgressLine(bool shown);
+    /// Written anew after every `step` percent.
+    ProgressLine(bool shown, double step);
     ~ProgressLine();
     ProgressLine(const ProgressLine&) = delete;
     ProgressLine& operator=(const ProgressLine&) = delete;
@@ -39,6 +40,8 @@ class ProgressLine {
 
   private:
     bool shown_;
+    double step_;
+    double last_ = -1.0;
 };
 
 }  // namespace strata::qemu_img

@@ -54,6 +54,35 @@ std::optional<std::string> take(Pairs& pairs, std::string_view name) {
     return value;
 }
 
+/// 'single' quotes become "double" ones, as the peer's parser takes both.
+std::string double_quoted(std::string_view text) {
+    std::string result;
+    char open = 0;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (open != 0 && c == '\\' && i + 1 < text.size()) {
+            result += c;
+            result += text[++i];
+        } else if (open == 0 && (c == '\'' || c == '"')) {
+            open = c;
+            result += '"';
+        } else if (c == open) {
+            open = 0;
+            result += '"';
+        } else {
+            result += c == '"' ? "\\\"" : std::string(1, c);
+        }
+    }
+    return result;
+}
+
+/// The options of "json:{…}" by flat names.
+Result<Pairs> json_pairs(std::string_view name) {
+    Pairs pairs;
+    flatten(STRATA_TRY(api::parse_json(double_quoted(name.substr(std::string_view("json:").size())))), "", pairs);
+    return pairs;
+}
+
 /// Files that images name, as the peer finds them: beside the image, format guessed if the image does not say.
 class PeerReferences : public block::ReferencePolicy {
   public:
@@ -61,8 +90,7 @@ class PeerReferences : public block::ReferencePolicy {
         std::string name = reference.name;
         std::string format = reference.format;
         if (name.starts_with("json:")) {
-            Pairs pairs;
-            flatten(STRATA_TRY(api::parse_json(std::string_view(name).substr(5))), "", pairs);
+            Pairs pairs = STRATA_TRY(json_pairs(name));
             name = take(pairs, "file.filename").value_or(take(pairs, "filename").value_or(""));
             format = take(pairs, "driver").value_or(format);
         } else {
@@ -240,8 +268,7 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
         Pairs pairs = STRATA_TRY(parse_pairs(spec.text, "file"));
         options = STRATA_TRY(from_pairs(std::move(pairs), std::move(options)));
     } else if (spec.text.starts_with("json:")) {
-        Pairs pairs;
-        flatten(STRATA_TRY(api::parse_json(std::string_view(spec.text).substr(5))), "", pairs);
+        Pairs pairs = STRATA_TRY(json_pairs(spec.text));
         if (spec.format) {
             pairs.emplace_back("driver", *spec.format);
         }

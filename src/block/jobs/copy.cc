@@ -46,6 +46,7 @@ class Copier {
     Task<> run();
 
   private:
+    Task<std::uint64_t> count_data();
     Task<Chunk> next_chunk(std::uint64_t at);
     void shape(Chunk& chunk) const;
     Task<> transfer(Chunk chunk);
@@ -69,6 +70,7 @@ class Copier {
     std::uint64_t extent_end_ = 0;  ///< where it ends in the target
     std::uint64_t tickets_ = 0, turn_of_ = 0;
     bool failed_ = false;
+    bool counting_ = false;
     WaitQueue turn_;
     std::vector<std::vector<std::byte>> free_;
 };
@@ -123,7 +125,7 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
                                                                extent.error().text()), number);
         }
         extent_ = extent.ok() ? extent.value() : Extent{Extent::Kind::Data, std::min(kSector, part.size - inside)};
-        if (!extent.ok() && options_.warn) {
+        if (!extent.ok() && options_.warn && !counting_) {
             options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, extent.error().text()));
         }
         extent_end_ = at + extent_.length;
@@ -266,12 +268,29 @@ Task<> Copier::transfer(Chunk chunk) {
     failed_ = failed_ || !done.ok();
     turn_of_ = std::max(turn_of_, chunk.ticket + 1);
     turn_.wake_all();
-    control_.advance(chunk.length);
+    if (chunk.kind == ChunkKind::Data) {
+        control_.advance(chunk.length);
+    }
     co_return done;
 }
 
+/// Bytes to carry: what progress is told in.
+Task<std::uint64_t> Copier::count_data() {
+    std::uint64_t bytes = 0;
+    counting_ = true;
+    for (std::uint64_t at = 0; at < total_;) {
+        STRATA_CO_TRY(const Chunk chunk, co_await next_chunk(at));
+        bytes += chunk.kind == ChunkKind::Data ? chunk.length : 0;
+        at += chunk.length;
+    }
+    counting_ = false;
+    extent_end_ = 0;
+    co_return bytes;
+}
+
 Task<> Copier::run() {
-    control_.begin(total_);
+    STRATA_CO_TRY(const std::uint64_t bytes, co_await count_data());
+    control_.begin(bytes);
     TaskGroup group(target_.loop(), std::max(1U, options_.parallel));
     Result<> scanned = ok();
     for (std::uint64_t at = 0; at < total_ && !failed_;) {

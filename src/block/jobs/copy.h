@@ -29,7 +29,7 @@ struct CopyOptions {
     std::function<void(const std::string&)> warn;
 };
 
-/// Copies. The target is at least as large as the sources together. Sizes are multiples of 512 bytes, or the tail is.
+/// Copies. Progress counts the bytes of data. The target is at least as large as the sources together. Sizes are multiples of 512 bytes, or the tail is.
 Task<> copy_image(std::vector<Node*> sources, Node& target, CopyOptions options, JobControl& control);
 
 }  // namespace strata::block

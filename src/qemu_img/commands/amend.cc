@@ -46,7 +46,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     if (image.size) {
         options.emplace_back("size", std::to_string(*image.size));
     }
-    ProgressLine line(arguments.has("p") && !arguments.has("q"));
+    ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
     Result<> done = session.run(node->amend(std::move(options)));
     if (!done.ok() && done.error().kind() == ErrorKind::NotSupported) {
         return failure(fmt::format("Format driver '{}' does not support option amendment", format));

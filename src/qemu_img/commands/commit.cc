@@ -35,7 +35,7 @@ Result<> commit(Session& session, block::Node& top, block::Node& base, const Arg
     // The chain below reads without locks; the layer that is written to is opened anew, with one.
     const ImageSpec spec{base.name(), std::string(base.format()), false};
     block::NodePtr target = STRATA_TRY(session.open(spec, {.write = true, .unmap = true, .caching = caching}));
-    ProgressLine line(arguments.has("p") && !arguments.has("q"));
+    ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
     block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     if (const auto speed = arguments.last("r")) {
         control.set_speed(STRATA_TRY(parse_bytes("rate limit", *speed)));

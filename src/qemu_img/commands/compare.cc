@@ -74,7 +74,7 @@ Result<int> run(Session& session, std::span<char*> words) {
         report_error(pair.error().text());
         return kNotOpened;
     }
-    ProgressLine line(arguments.has("p") && !quiet);
+    ProgressLine line(arguments.has("p") && !quiet, 2.0);
     block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     block::CompareFailure failed;
     auto result = session.run(block::compare_images(*pair->first, *pair->second, arguments.has("s"), control, &failed));

@@ -223,7 +223,7 @@ Result<std::vector<block::Bitmap>> Convert::read_bitmaps() {
 }
 
 Result<> Convert::copy() {
-    ProgressLine line(flag("p") && !flag("q"));
+    ProgressLine line(flag("p") && !flag("q"), 1.0);
     block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     control.set_speed(speed_);
     if (!flag("q")) {

@@ -47,7 +47,7 @@ Result<NewBacking> open_new(Session& session, block::Node& overlay, const Argume
 }
 
 Result<> absorb(Session& session, block::Node& overlay, const NewBacking& backing, const Arguments& arguments) {
-    ProgressLine line(arguments.has("p") && !arguments.has("q"));
+    ProgressLine line(arguments.has("p") && !arguments.has("q"), 2.0);
     block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     return session.run(block::absorb_difference(overlay, overlay.backing(), backing.node, backing.common, control));
 }
