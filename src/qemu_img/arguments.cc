@@ -112,10 +112,12 @@ std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large) 
         return std::nullopt;
     }
     bool fraction = false;
+    bool whole_number = true;
     if (!hex && *end == '.') {
         const char* point = end;
         value += std::strtold(point, &end);
         fraction = true;
+        whole_number = value == std::floor(value);
         if (end == point || std::find_if(point, static_cast<const char*>(end), [](char c) { return c == 'e' || c == 'E'; }) != end) {
             return std::nullopt;
         }
@@ -129,7 +131,7 @@ std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large) 
         }
         power = static_cast<int>(place);
     }
-    if (fraction && power == 0) {
+    if (!whole_number && power == 0) {
         return std::nullopt;
     }
     if (!fraction && !overflow) {
@@ -152,7 +154,7 @@ Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text
     bool too_large = false;
     const auto value = bytes_of(text, &too_large);
     if (!value && !too_large) {
-        report_error(fmt::format("Invalid {} specified. You may use k, M, G, T, P or E suffixes for ", what));
+        report_error(fmt::format("Invalid {} specified. You may use k, M, G, T, P or E suffixes for", what));
         return failure("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
     }
     if (too_large || *value < low || *value > high) {

@@ -19,6 +19,14 @@ using block::CreateOption;
 /// What the peer tells file systems to place files better. No file is different for it.
 constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
 
+/// Options in the order in which the peer tells them; others come behind.
+constexpr std::array<std::string_view, 14> kOrder = {"encryption", "encrypt.format", "encrypt.key-secret", "cluster_size", "extended_l2", "preallocation", "compression_type",
+                                                     "size", "compat", "backing_file", "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts"};
+/// Those whose defaults it does not tell.
+constexpr std::array<std::string_view, 7> kToldIfGiven = {"preallocation", "compat", "encryption", "data_file_raw", "backing_file", "backing_fmt", "data_file"};
+
+std::size_t rank(std::string_view name) { return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin()); }
+
 const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) {
     const auto place = std::ranges::find_if(driver.create_options, [&](const CreateOption& one) { return one.name == name; });
     return place == driver.create_options.end() ? nullptr : &*place;
@@ -140,13 +148,18 @@ std::string NewImage::option(std::string_view name) const {
 }
 
 std::string NewImage::summary() const {
-    std::string text = fmt::format("size={}", size.value_or(0));
+    std::vector<std::pair<std::size_t, std::string>> told = {{rank("size"), fmt::format("size={}", size.value_or(0))}};
     for (const CreateOption& known : driver->create_options) {
+        const bool quiet = std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
         const std::string value = option(known.name);
-        const bool told = known.name == "preallocation" ? has(known.name) : !value.empty();
-        if (known.name != "size" && told) {
-            text += fmt::format(" {}={}", known.name, value);
+        if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
+            told.emplace_back(rank(known.name), fmt::format("{}={}", known.name, value));
         }
+    }
+    std::ranges::stable_sort(told, {}, &std::pair<std::size_t, std::string>::first);
+    std::string text;
+    for (const auto& [place, one] : told) {
+        text += (text.empty() ? "" : " ") + one;
     }
     return text;
 }
