@@ -1,4 +1,4 @@
-// Finding layers of a chain by the names people give them.
+// Chain: finding layers of a chain by the names people give them.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// Commands of the personality, one file each in commands/.
+// Commands: what the personality knows, one file each in commands/.
 #pragma once
 
 #include <span>

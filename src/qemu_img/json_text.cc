@@ -1,4 +1,4 @@
-// The peer's JSON layout.
+// JSON text: the peer's layout and order.
 #include "qemu_img/json_text.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The table of an image's internal snapshots.
+// Snapshot table: the list of an image's internal snapshots.
 #pragma once
 
 #include <string>
