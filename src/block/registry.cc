@@ -9,8 +9,15 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/formats/bochs/bochs.h"
+#include "block/formats/cloop/cloop.h"
+#include "block/formats/cow/cow.h"
+#include "block/formats/dmg/dmg.h"
+#include "block/formats/luks/luks.h"
 #include "block/formats/parallels/parallels.h"
+#include "block/formats/qcow1/qcow1.h"
 #include "block/formats/qcow2/qcow2.h"
+#include "block/formats/qed/qed.h"
 #include "block/formats/raw/raw.h"
 #include "block/formats/vdi/vdi.h"
 #include "block/formats/vhd/vhd.h"
@@ -26,7 +33,8 @@ constexpr std::size_t kProbeBytes = 2048;
 const std::vector<FormatDriver>& table() {
     static const std::vector<FormatDriver> kTable = [] {
         std::vector<FormatDriver> all{
-            parallels::driver(), qcow2::driver(), raw::driver(), vdi::driver(), vhd::driver(), vhdx::driver(), vmdk::driver(),
+            bochs::driver(), cloop::driver(), cow::driver(), dmg::driver(), luks::driver(), parallels::driver(), qcow1::driver(), qcow2::driver(),
+            qed::driver(),   raw::driver(),   vdi::driver(), vhd::driver(), vhdx::driver(),      vmdk::driver(),
         };
         std::sort(all.begin(), all.end(), [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
         return all;

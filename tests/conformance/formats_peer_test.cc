@@ -37,6 +37,7 @@ constexpr Case kCases[] = {
     {"vhdx", "-o block_size=2M,log_size=2M,block_state_zero=off", true},
     {"parallels", "", true},
     {"parallels", "-o cluster_size=64k", true},
+    {"qcow", ""},
     {"vmdk", "", true},
     {"vmdk", "-o zeroed_grain=on", true},
     {"vmdk", "-o subformat=monolithicFlat", true},
@@ -61,6 +62,7 @@ const std::vector<Made>& made() {
         {"vhdx", {{"block_size", "4M"}}, true},
         {"parallels", {}, true},
         {"parallels", {{"cluster_size", "64k"}}, true},
+        {"qcow", {}},
         {"vmdk", {}, true},
         {"vmdk", {{"zeroed_grain", "on"}}, true},
         {"vmdk", {{"subformat", "monolithicFlat"}}, true},
@@ -280,6 +282,19 @@ TEST_F(FormatsPeerTest, AVmdkStreamIsWrittenInOrderAndReadEverywhere) {
     expect_model("s.vmdk", "vmdk");
     judge("s.vmdk", "vmdk", true);
     shell("! command -v 7z || { 7z e -y -oz s.vmdk && cmp -n " + std::to_string(kSize) + " z/* model.raw; }");
+}
+
+TEST_F(FormatsPeerTest, QcowChainsAreReadAndWritten) {
+    save("base.raw");
+    const OptionList raw_below{{"backing_format", "raw"}};
+    const auto below = model_;
+    create("top.qcow", "qcow", {{"backing_file", "base.raw"}, {"backing_fmt", "raw"}});
+    change("top.qcow", "qcow", 31, false, raw_below);
+    judge("top.qcow", "qcow", false);
+    model_ = below;
+    shell(fmt::format("rm top.qcow && qemu-img create -f qcow -b base.raw -F raw top.qcow {}", kSize));
+    change("top.qcow", "qcow", 32, false, raw_below);
+    judge("top.qcow", "qcow", false);
 }
 
 TEST_F(FormatsPeerTest, VmdkChainsAreReadAndWritten) {

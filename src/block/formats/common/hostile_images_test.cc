@@ -119,6 +119,7 @@ TEST_F(HostileImagesTest, VhdDynamic) { mutate({"vpc", {}}, 200); }
 TEST_F(HostileImagesTest, VhdFixed) { mutate({"vpc", {{"subformat", "fixed"}}}, 60); }
 TEST_F(HostileImagesTest, Vhdx) { mutate({"vhdx", {{"block_size", "1M"}}}, 120); }
 TEST_F(HostileImagesTest, Parallels) { mutate({"parallels", {{"cluster_size", "64k"}}}, 300); }
+TEST_F(HostileImagesTest, Qcow) { mutate({"qcow", {}}, 300); }
 TEST_F(HostileImagesTest, VmdkSparse) { mutate({"vmdk", {}}, 300); }
 TEST_F(HostileImagesTest, VmdkStream) { mutate({"vmdk", {{"subformat", "streamOptimized"}}}, 200); }
 

@@ -83,6 +83,24 @@ Task<> MetaCache::store_bytes(std::uint64_t offset, std::span<const std::byte> f
     co_return ok();
 }
 
+Task<std::uint64_t> MetaCache::same_bits(std::uint64_t offset, std::uint64_t bit, std::uint64_t count, BitOrder order, bool& set) {
+    std::byte bits{};
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const std::uint64_t at = bit + i;
+        if (i == 0 || at % 8 == 0) {
+            STRATA_CO_TRY(bits, co_await load<std::byte>(offset + at / 8));
+        }
+        const std::uint64_t shift = order == BitOrder::HighFirst ? 7 - at % 8 : at % 8;
+        const bool here = (bits >> shift & std::byte{1}) != std::byte{0};
+        if (i == 0) {
+            set = here;
+        } else if (here != set) {
+            co_return i;
+        }
+    }
+    co_return count;
+}
+
 MetaCache::Staged MetaCache::stage() {
     Staged staged;
     for (const auto& [number, page] : pages_) {

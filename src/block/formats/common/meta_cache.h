@@ -55,6 +55,10 @@ class MetaCache {
     Task<> load_bytes(std::uint64_t offset, std::span<std::byte> into);
     Task<> store_bytes(std::uint64_t offset, std::span<const std::byte> from, unsigned level);
 
+    enum class BitOrder : std::uint8_t { HighFirst, LowFirst };
+    /// Of the bitmap at `offset`: how many of `count` bits from `bit` on are as the first one, which is `set` or not.
+    Task<std::uint64_t> same_bits(std::uint64_t offset, std::uint64_t bit, std::uint64_t count, BitOrder order, bool& set);
+
     [[nodiscard]] std::size_t dirty_pages() const { return dirty_; }
 
     /// A picture of what is dirty.

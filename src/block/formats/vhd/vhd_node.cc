@@ -29,25 +29,6 @@ Task<FormatInfo> VhdNode::info() {
     co_return info;
 }
 
-// How many of `sectors` bits from `sector` on are as the first one.
-Task<std::uint64_t> VhdNode::same_bits(std::uint64_t bitmap, std::uint64_t sector, std::uint64_t sectors, bool& set) {
-    std::byte bits{};
-    STRATA_CO_TRY(bits, co_await meta_.load<std::byte>(bitmap + sector / 8));
-    const auto bit = [&bits](std::uint64_t at) { return (bits >> (7 - at % 8) & std::byte{1}) != std::byte{0}; };
-    set = bit(sector);
-    std::uint64_t count = 1;
-    for (; count < sectors; ++count) {
-        const std::uint64_t at = sector + count;
-        if (at % 8 == 0) {
-            STRATA_CO_TRY(bits, co_await meta_.load<std::byte>(bitmap + at / 8));
-        }
-        if (bit(at) != set) {
-            break;
-        }
-    }
-    co_return count;
-}
-
 Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
     if (fixed()) {
         co_return Place{.kind = Place::Kind::Data, .length = length, .offset = offset, .look_below = true};
@@ -61,7 +42,7 @@ Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
     const std::uint64_t bitmap = entry * 512ULL;
     bool set = false;
     const std::uint64_t last = (within + place.length - 1) / 512;
-    STRATA_CO_TRY(const std::uint64_t sectors, co_await same_bits(bitmap, within / 512, last - within / 512 + 1, set));
+    STRATA_CO_TRY(const std::uint64_t sectors, co_await meta_.same_bits(bitmap, within / 512, last - within / 512 + 1, MetaCache::BitOrder::HighFirst, set));
     place.length = std::min(place.length, (within / 512 + sectors) * 512 - within);
     if (set) {
         place.kind = Place::Kind::Data;

@@ -34,7 +34,6 @@ class VhdNode final : public TableNode {
   private:
     [[nodiscard]] bool fixed() const { return footer_.type == Type::Fixed; }
     [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const { return header_.table_offset + block * 4; }
-    Task<std::uint64_t> same_bits(std::uint64_t bitmap, std::uint64_t sector, std::uint64_t sectors, bool& set);
     const Footer footer_;
     const Header header_;
     const std::uint64_t old_end_;

@@ -43,21 +43,12 @@ Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::ui
         co_return broken_image("VHDX", name(), fmt::format("block {} is partly present, and has no bitmap", block));
     }
     const std::uint64_t base = (block % p.chunk_ratio()) * (p.block / p.logical_sector);
-    std::uint64_t sector = within / p.logical_sector;
-    const std::uint64_t last = (within + place.length - 1) / p.logical_sector;
-    bool first = false;
-    for (std::uint64_t at = sector; at <= last; ++at) {
-        const std::uint64_t bit = base + at;
-        STRATA_CO_TRY(const std::byte bits, co_await meta_.load<std::byte>(offset_of(bitmap) + bit / 8));
-        const bool set = (bits >> (bit % 8) & std::byte{1}) != std::byte{0};
-        if (at == sector) {
-            first = set;
-        } else if (set != first) {
-            place.length = at * p.logical_sector - within;
-            break;
-        }
-    }
-    if (first) {
+    const std::uint64_t sector = within / p.logical_sector;
+    const std::uint64_t sectors = (within + place.length - 1) / p.logical_sector - sector + 1;
+    bool present = false;
+    STRATA_CO_TRY(const std::uint64_t same, co_await meta_.same_bits(offset_of(bitmap), base + sector, sectors, MetaCache::BitOrder::LowFirst, present));
+    place.length = std::min(place.length, (sector + same) * p.logical_sector - within);
+    if (present) {
         place.kind = Place::Kind::Data;
         place.offset = offset_of(entry) + within;
     }

@@ -1,0 +1,33 @@
+// Inflate: libdeflate, one decompressor a thread.
+#include "block/formats/common/inflate.h"
+
+#include <libdeflate.h>
+
+#include <cerrno>
+#include <memory>
+
+namespace strata::block {
+namespace {
+
+struct Free {
+    void operator()(libdeflate_decompressor* each) const { libdeflate_free_decompressor(each); }
+};
+
+using Function = decltype(&libdeflate_zlib_decompress_ex);
+
+Result<> run(Function function, std::span<const std::byte> from, std::span<std::byte> into) {
+    thread_local const std::unique_ptr<libdeflate_decompressor, Free> inflater(libdeflate_alloc_decompressor());
+    std::size_t used = 0, made = 0;
+    if (inflater == nullptr || function(inflater.get(), from.data(), from.size(), into.data(), into.size(), &used, &made) != LIBDEFLATE_SUCCESS ||
+        made != into.size()) {
+        return Error{ErrorKind::Failed, "a compressed block is damaged", EIO};
+    }
+    return ok();
+}
+
+}  // namespace
+
+Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_deflate_decompress_ex, from, into); }
+Result<> inflate_zlib(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_zlib_decompress_ex, from, into); }
+
+}  // namespace strata::block

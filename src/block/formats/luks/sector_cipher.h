@@ -1,0 +1,53 @@
+// SectorCipher: encryption of sectors of 512 bytes, each with its number: AES-XTS and AES-CBC as dm-crypt names them.
+#pragma once
+
+#include <openssl/evp.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace strata::block::luks {
+
+/// Bytes that are wiped before their memory goes.
+class Secret {
+  public:
+    explicit Secret(std::size_t size) : bytes_(size) {}
+    Secret(Secret&&) = default;
+    Secret& operator=(Secret&&) = default;
+    Secret(const Secret&) = delete;
+    Secret& operator=(const Secret&) = delete;
+    ~Secret();
+    [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
+    [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+
+  private:
+    std::vector<std::byte> bytes_;
+};
+
+class SectorCipher {
+  public:
+    /// `mode`: "xts-plain64", "xts-plain", "cbc-plain64", "cbc-plain", "cbc-essiv:sha256". NotSupported otherwise, and if the key's
+    /// length is not the cipher's.
+    static Result<SectorCipher> create(std::string_view cipher, std::string_view mode, std::span<const std::byte> key);
+    /// In place; whole sectors from number `sector` on. Callable from any thread.
+    Result<> decrypt(std::uint64_t sector, std::span<std::byte> bytes) const { return run(sector, bytes, false); }
+    Result<> encrypt(std::uint64_t sector, std::span<std::byte> bytes) const { return run(sector, bytes, true); }
+
+  private:
+    enum class Iv { Plain, Plain64, Essiv };
+    SectorCipher(const EVP_CIPHER* cipher, Iv iv, Secret key, Secret essiv)
+        : cipher_(cipher), iv_(iv), key_(std::move(key)), essiv_(std::move(essiv)) {}
+    Result<> run(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) const;
+    const EVP_CIPHER* cipher_;
+    Iv iv_;
+    Secret key_, essiv_;
+};
+
+}  // namespace strata::block::luks

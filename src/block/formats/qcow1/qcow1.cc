@@ -1,0 +1,163 @@
+// Qcow1Node: two levels of tables. A new L2 table reaches the file before the L1 table refers to it.
+//
+// The image does not tell its backing file's format: extra option `backing_format`.
+#include "block/formats/qcow1/qcow1.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/endian.h"
+#include "block/formats/common/inflate.h"
+#include "block/formats/common/new_image.h"
+#include "block/formats/common/table_node.h"
+#include "block/formats/common/wire.h"
+#include "block/formats/qcow1/header.h"
+
+namespace strata::block::qcow1 {
+namespace {
+
+constexpr std::uint64_t kMaxOffset = 1ULL << 56;
+
+class Qcow1Node final : public TableNode {
+  public:
+    Qcow1Node(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing, std::string backing_name)
+        : TableNode(std::move(file), std::move(name), read_only), header_(header), backing_name_(std::move(backing_name)) {
+        backing_ = std::move(backing);
+        configure(header.size, header.cluster(), false);
+        end_ = std::max(end_, header.l1_offset + header.l1_entries() * 8);
+    }
+    [[nodiscard]] std::string_view format() const override { return "qcow"; }
+    Task<FormatInfo> info() override {
+        FormatInfo info;
+        info.cluster_size = header_.cluster();
+        info.backing_name = backing_name_;
+        co_return info;
+    }
+
+  protected:
+    Task<Place> find(std::uint64_t offset, std::uint64_t length) override {
+        const std::uint64_t cluster = offset / header_.cluster(), within = offset % header_.cluster();
+        STRATA_CO_TRY(const std::uint64_t table, co_await table_of(cluster, false));
+        if (table == 0) {
+            const std::uint64_t span = header_.cluster() << header_.l2_bits;
+            co_return Place{.length = std::min(length, span - offset % span)};
+        }
+        Place place{.length = std::min(length, header_.cluster() - within)};
+        STRATA_CO_TRY(const Be64 entry, co_await meta_.load<Be64>(table + index_of(cluster) * 8));
+        if (entry == 0) {
+            co_return place;
+        }
+        if ((entry & kCompressed) != 0) {
+            place.kind = Place::Kind::Packed;
+            place.offset = header_.compressed_offset(entry);
+            place.packed = header_.compressed_bytes(entry);
+            place.start = offset - within;
+            place.bytes = header_.cluster();
+            place.unpack = &inflate_raw;
+            co_return place;
+        }
+        if (entry >= kMaxOffset) {
+            co_return broken_image("qcow", name(), fmt::format("cluster {} lies at {}", cluster, entry.value()));
+        }
+        place.kind = Place::Kind::Data;
+        place.offset = entry + within;
+        co_return place;
+    }
+    Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
+        const std::uint64_t offset = take_space(count * header_.cluster(), header_.cluster());
+        co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+    }
+    Task<> publish(std::uint64_t block, const Reservation& reservation) override {
+        for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
+            STRATA_CO_TRY(const std::uint64_t table, co_await table_of(block + i, true));
+            STRATA_CO_TRY_VOID(co_await meta_.store(table + index_of(block + i) * 8, Be64(reservation.offset + i * header_.cluster()), 0));
+        }
+        co_return ok();
+    }
+
+  private:
+    [[nodiscard]] std::uint64_t index_of(std::uint64_t cluster) const { return cluster & ((1ULL << header_.l2_bits) - 1); }
+    // The L2 table that `cluster` is in; 0: none, unless it is to be made.
+    Task<std::uint64_t> table_of(std::uint64_t cluster, bool make) {
+        const std::uint64_t at = header_.l1_offset + (cluster >> header_.l2_bits) * 8;
+        STRATA_CO_TRY(const Be64 entry, co_await meta_.load<Be64>(at));
+        if (entry >= kMaxOffset) {
+            co_return broken_image("qcow", name(), fmt::format("a table lies at {}", entry.value()));
+        }
+        if (entry != 0 || !make) {
+            co_return entry.value();
+        }
+        const std::uint64_t table = take_space(header_.l2_bytes(), header_.cluster());
+        const std::vector<std::byte> zeros(header_.l2_bytes());
+        STRATA_CO_TRY_VOID(co_await meta_.store(at, Be64(table), 1));
+        STRATA_CO_TRY_VOID(co_await meta_.store_bytes(table, zeros, 0));
+        co_return table;
+    }
+    const Header header_;
+    const std::string backing_name_;
+};
+
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+
+Task<NodePtr> open(NodePtr file, OpenOptions options) {
+    STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
+    STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
+    if (header.encryption != 0) {
+        co_return unsupported_image("qcow", options.path, "it is encrypted");
+    }
+    NodePtr backing;
+    std::string backing_name;
+    if (header.backing_offset != 0) {
+        STRATA_CO_TRY(const auto name, co_await read_bytes(*file, header.backing_offset, header.backing_bytes));
+        backing_name = text_until_nul(name);
+        if (options.open_backing) {
+            Reference reference{.kind = Reference::Kind::Backing, .name = backing_name, .format = std::string(options.extra_of("backing_format")),
+                                .referrer = options.path};
+            STRATA_CO_TRY(backing, co_await open_reference(file->loop(), options, std::move(reference)));
+        }
+    }
+    co_return NodePtr(std::make_shared<Qcow1Node>(std::move(file), options.path, options.read_only, header, std::move(backing), std::move(backing_name)));
+}
+
+constexpr std::array kOptions{
+    CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
+    CreateOption{"backing_file", CreateOption::Kind::Text, "File name of a base image"},
+    CreateOption{"backing_fmt", CreateOption::Kind::Text, "Format of the backing image"},
+};
+
+Task<> create(Loop& loop, CreateRequest request) {
+    STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "qcow", 1ULL << 40));
+    const std::string_view backing = request.option("backing_file");
+    Header header;
+    header.size = size;
+    if (!backing.empty()) {
+        // Small clusters, so that little is copied up.
+        header.cluster_bits = 9;
+        header.l2_bits = 12;
+        header.backing_offset = kHeaderBytes;
+        header.backing_bytes = static_cast<std::uint32_t>(std::min<std::size_t>(backing.size(), kMaxBackingName + 1));
+    }
+    if (header.backing_bytes > kMaxBackingName) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("a backing file's name of {} bytes is too long", backing.size())};
+    }
+    header.l1_offset = round_up(kHeaderBytes + header.backing_bytes, 8);
+    std::vector<std::byte> start(round_up(header.l1_offset + header.l1_entries() * 8, 512));
+    const auto bytes = serialise_header(header);
+    std::copy(bytes.begin(), bytes.end(), start.begin());
+    std::memcpy(start.data() + kHeaderBytes, backing.data(), backing.size());
+    Pieces pieces;
+    const std::uint64_t length = start.size();
+    pieces.emplace_back(0, std::move(start));
+    co_return co_await write_new_image(loop, request.path, std::move(pieces), length);
+}
+
+constexpr FormatDriver kDriver{.name = "qcow", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions, .backing = true};
+
+}  // namespace
+
+const FormatDriver& driver() { return kDriver; }
+
+}  // namespace strata::block::qcow1
