@@ -289,6 +289,26 @@ StepResult interpret_one(CpuState& cpu) noexcept {
     return result;
 }
 
+namespace {
+
+bool special_without_stub(const Instruction& insn) {
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_BT:
+        case ZYDIS_MNEMONIC_BTS:
+        case ZYDIS_MNEMONIC_BTR:
+        case ZYDIS_MNEMONIC_BTC:
+        case ZYDIS_MNEMONIC_XSAVE:
+        case ZYDIS_MNEMONIC_XSAVE64:
+        case ZYDIS_MNEMONIC_XSAVEC:
+        case ZYDIS_MNEMONIC_XSAVEC64:
+        case ZYDIS_MNEMONIC_XRSTOR:
+        case ZYDIS_MNEMONIC_XRSTOR64: return true;
+        default: return false;
+    }
+}
+
+}  // namespace
+
 bool has_plain_handler(const Instruction& insn) noexcept {
     switch (insn.cls) {
         case InsnClass::FarFlow:
@@ -296,6 +316,7 @@ bool has_plain_handler(const Instruction& insn) noexcept {
         case InsnClass::Segment:
         case InsnClass::System: return true;
         case InsnClass::Io: return insn.mnemonic == ZYDIS_MNEMONIC_IN || insn.mnemonic == ZYDIS_MNEMONIC_OUT;
+        case InsnClass::Special: return special_without_stub(insn);
         default: return false;
     }
 }
