@@ -66,6 +66,13 @@ Result<> KvmVm::set_up() {
     split.cap = KVM_CAP_SPLIT_IRQCHIP;
     split.args[0] = kIoapicPins;
     STRATA_TRY_VOID(vm_.call(KVM_ENABLE_CAP, &split, "asking KVM for local APICs"));
+    if (engine_.device().extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) != 0) {
+        // Otherwise KVM answers what it cannot emulate with #UD when user mode did it, and the instruction helper never sees it.
+        kvm_enable_cap all = {};
+        all.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
+        all.args[0] = 1;
+        STRATA_TRY_VOID(vm_.call(KVM_ENABLE_CAP, &all, "asking KVM for every instruction that it cannot emulate"));
+    }
     return set_memory(false);
 }
 
