@@ -1,7 +1,7 @@
 #!/bin/bash
 # Setup: installs, from Debian's packages, what building, testing and running Strata needs.
 #
-# Usage: tools/setup.sh [build] [image] [test] [lint] [bench] [all]   (default: build image test)
+# Usage: tools/setup.sh [build] [image] [test] [lint] [bench] [soak] [all]   (default: build image test)
 #
 # Idempotent: with everything in place it is a quick no-op and asks for no rights. Otherwise it uses apt-get, through
 # sudo when not root. Made for Debian 12; any Debian-like system with the same package names works.
@@ -20,11 +20,13 @@ declare -A groups=(
     [lint]="clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 libbenchmark-dev"
     # the peers that benchmarks and conformance runs compare with
     [bench]="libbenchmark-dev qemu-system-x86 qemu-utils"
+    # the source of the small Linux that the soak builds and boots, and what its build needs
+    [soak]="linux-source-6.1 bc bison flex libelf-dev cpio xz-utils"
 )
 
 wanted=("$@")
 [ ${#wanted[@]} -gt 0 ] || wanted=(build image test)
-[ "${wanted[*]}" != "all" ] || wanted=(build image test lint bench)
+[ "${wanted[*]}" != "all" ] || wanted=(build image test lint bench soak)
 
 missing=()
 for group in "${wanted[@]}"; do

@@ -1,41 +1,78 @@
 #!/bin/bash
-# Soak: long rounds that `make test` has no time for: boots of every shape, fuzz targets, the differential run, programs that check themselves.
+# Soak: long rounds that `make test` has no time for: boots of every shape, a small Linux on both engines, fuzz targets, the differential
+# run, processors against each other, programs that check themselves.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|fuzz|differential|processors|programs]… (default: all). Results go to build/soak/; a summary line per round is printed, to be
-# recorded in docs/. Each fuzz target and the differential run get BUDGET seconds; boots are ten of each shape whatever it takes.
+# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs]… (default: all). Results go to OUT (build/soak); a summary line per
+# round is printed, to be recorded in docs/soaks.md. Each fuzz target and the differential run get BUDGET seconds; boots are BOOTS (10) of each
+# shape whatever it takes, by the programs in BIN (build/bin), which may be a copy. SHAPES ("1:256M 4:8G") names other shapes than all nine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 budget=${BUDGET:-3600}
-out=build/soak
-strata=build/bin/strata
+out=${OUT:-build/soak}
+strata=${BIN:-build/bin}/strata
+boots=${BOOTS:-10}
+shapes=${SHAPES:-1:256M 1:1G 1:8G 2:256M 2:1G 2:8G 4:256M 4:1G 4:8G}
+# What a healthy kernel never says. One line is no complaint: on a processor of AMD's without invariant TSC (which is shown on request only), Linux
+# calls the TSCs of several processors unsynchronized without looking at them, and uses kvm-clock, as it does anyway.
+complaints='WARNING:|BUG:|Oops|Call Trace|soft lockup|hard LOCKUP|stall|hung_task|blocked for more than|unable to handle|Marking TSC unstable|Marking clocksource|nobody cared|timed out|Watchdog detected|took too long|RT throttling|spurious|general protection|segfault|Kernel panic'
+harmless='Marking TSC unstable due to TSCs unsynchronized|init\[[0-9]+\]: segfault at 10 '  # the latter: the small Linux's own check
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots fuzz differential processors programs)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs)
 
 fail() {
     echo "soak: FAILED: $*"
     failures=$((failures + 1))
 }
 
-# Ten boots each with 1, 2, 4 vCPUs and 256 MiB, 1 GiB, 8 GiB: the guest's own self-check looks for warnings, stalls and lockups.
+found_in() { grep -avE "$harmless" "$1" | grep -aE "$complaints" | head -n 3 | tr -d '\r' | tr '\n' ';'; }
+
+# One boot with a log: it must end by poweroff with WORD in its log, and without a complaint in it. Arguments: LOG WORD, then strata's.
+boot() {
+    local log=$1 word=$2 status=0
+    shift 2
+    timeout 1000 "$strata" run "$@" </dev/null >"$log" 2>&1 || status=$?
+    if [ $status -ne 0 ] || ! grep -aq "$word" "$log" || ! grep -aq 'reboot: Power down' "$log" || [ -n "$(found_in "$log" || true)" ]; then
+        fail "boot: status $status, see $log: $(found_in "$log" || true)"
+    fi
+}
+
+# Debian's stock kernel with its self-check, in every shape.
 boots() {
-    local cpus memory turn log status
+    local shape turn
     "$strata" image path tiny >/dev/null 2>&1 || "$strata" image build tiny
-    for cpus in 1 2 4; do
-        for memory in 256M 1G 8G; do
-            for turn in $(seq 10); do
-                log=$out/boot-$cpus-$memory-$turn.log
-                status=0
-                "$strata" run tiny --engine "${ENGINE:-soft}" --cpus $cpus --memory $memory --timeout 900 \
-                    --append strata.selfcheck </dev/null >"$log" 2>&1 || status=$?
-                if [ $status -ne 0 ] || ! grep -q '^self-check: passed' "$log"; then
-                    fail "boot with $cpus vCPUs and $memory, turn $turn: status $status, see $log"
-                fi
-            done
-            echo "soak: 10 boots with $cpus vCPUs and $memory done"
+    for shape in $shapes; do
+        for turn in $(seq "$boots"); do
+            boot "$out/boot-${shape/:/-}-$turn.log" '^self-check: passed' tiny --engine "${ENGINE:-soft}" --cpus "${shape%:*}" --memory "${shape#*:}" \
+                --timeout 900 --append strata.selfcheck
         done
+        echo "soak: boots: $boots with ${shape%:*} vCPUs and ${shape#*:} done"
     done
+}
+
+# A kernel of a few hundred thousand instructions, made here: boots even where KVM emulates every one of them. Plain memory functions, because such
+# a KVM takes REP string instructions element by element.
+small() {
+    JOBS=$(nproc) tools/tiny_linux/build.sh "$out/tiny-linux" >"$out/tiny-linux.log" 2>&1 || {
+        fail "small: the kernel was not built, see $out/tiny-linux.log"
+        return
+    }
+    local -a machine=(--kernel "$out/tiny-linux/vmlinux" --initrd "$out/tiny-linux/initrd.cpio" --memory 64M --cpu "host,-erms,-fsrm" --net none
+        --no-reboot --timeout 900 --append "console=ttyS0 panic=-1")
+    boot "$out/small-soft.log" '^tiny: passed' --engine soft "${machine[@]}"
+    echo "soak: small: soft engine done"
+    if ! { [ -r /dev/kvm ] && [ -w /dev/kvm ]; }; then
+        echo "soak: small: no /dev/kvm here"
+    elif "$strata" info | grep -q '^kvm engine no'; then
+        # Such a KVM need not get system calls right (docs/soaks.md), which no interpreter can mend: to the first instruction of init it must go.
+        "$strata" run --engine kvm "${machine[@]}" </dev/null >"$out/small-kvm.log" 2>&1 || true
+        grep -aq 'Run /init as init process' "$out/small-kvm.log" || fail "small: init not reached, see $out/small-kvm.log"
+        echo "soak: small: kvm engine reached init; its checks: $(grep -a '^tiny: \(passed\|FAILED$\)' "$out/small-kvm.log" || echo 'not done')"
+    else
+        boot "$out/small-kvm.log" '^tiny: passed' --engine kvm "${machine[@]}"
+        echo "soak: small: kvm engine done"
+    fi
 }
 
 fuzz() {
@@ -81,9 +118,9 @@ programs() {
 
 for round in "${rounds[@]}"; do
     case $round in
-        boots | fuzz | differential | processors | programs) "$round" ;;
+        boots | small | fuzz | differential | processors | programs) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, fuzz, differential, processors, programs" >&2
+            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs" >&2
             exit 2
             ;;
     esac

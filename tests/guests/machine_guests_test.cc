@@ -122,6 +122,8 @@ TEST_P(MachineGuests, LapicTimer) { expect_pass("lapic_timer"); }
 TEST_P(MachineGuests, InitAndSipi) { expect_pass("smp_sipi", 4); }
 TEST_P(MachineGuests, PciConfig) { expect_pass("pci_config"); }
 TEST_P(MachineGuests, Clocks) { expect_pass("clocks"); }
+TEST_P(MachineGuests, WhatCpuidPromises) { expect_pass("promised"); }
+TEST_P(MachineGuests, UserModeReadsADeviceByAvx) { expect_pass("user_avx"); }
 
 // The manual, chapter by chapter: docs/conformance.md has the list.
 TEST_P(MachineGuests, TaskSwitches) { expect_pass("task_switch"); }
