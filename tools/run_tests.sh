@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build}
-labels=${2:-style|unit|guest|conformance|functional}
+labels=${2:-style|unit|guest|conformance|crash|functional}
 jobs=${JOBS:-$(nproc)}
 mkdir -p "$build/logs"
 ctest --test-dir "$build" -L "$labels" -j"$jobs" --output-on-failure --no-tests=error \

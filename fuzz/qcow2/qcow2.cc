@@ -1,0 +1,76 @@
+// qcow2: hostile images are opened, read, checked, written and repaired, in memory.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "base/check.h"
+#include "block/blocking_image.h"
+
+namespace {
+
+using namespace strata;
+using namespace strata::block;
+
+constexpr std::uint64_t kMost = 16U << 20;  ///< bytes of the disk that are looked at
+
+int image_of(const std::uint8_t* data, std::size_t size) {
+    const int fd = ::memfd_create("image", MFD_CLOEXEC);
+    STRATA_CHECK(fd >= 0 && ::write(fd, data, size) == static_cast<ssize_t>(size), "no memory for the image");
+    return fd;
+}
+
+std::unique_ptr<BlockingImage> open(const UniqueFd& fd, bool read_only, bool for_check) {
+    OpenOptions options;
+    options.path = "fuzz";
+    options.fd = UniqueFd(::dup(fd.get()));
+    options.format = "qcow2";
+    options.lock = false;
+    options.read_only = read_only;
+    options.for_check = for_check;
+    options.open_backing = options.open_data = false;
+    auto image = BlockingImage::open(std::move(options), IoEngine::Threads);
+    return image.ok() ? std::move(*image) : nullptr;
+}
+
+void look_at(BlockingImage& image) {
+    static std::vector<std::byte> bytes(1U << 20);
+    const std::uint64_t end = std::min(image.size(), kMost);
+    for (std::uint64_t at = 0; at < end; at += bytes.size()) {
+        (void)image.read(at, std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), end - at)));
+        (void)image.status(at, end - at);
+    }
+    (void)image.loop().run(image.node().info());
+    (void)image.loop().run(image.node().snapshots());
+}
+
+}  // namespace
+
+// Failures are what most inputs ask for: only crashes, leaks and endless work count.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    const UniqueFd fd(image_of(data, size));
+    if (const auto image = open(fd, true, false)) {
+        look_at(*image);
+        (void)image->loop().run(image->node().check(Repair::Nothing));
+    }
+    if (const auto image = open(fd, false, true)) {
+        (void)image->loop().run(image->node().check(Repair::All));
+        (void)image->close();
+    }
+    if (const auto image = open(fd, false, false)) {
+        static const std::array<std::byte, 8192> kBytes{std::byte{1}};
+        if (image->size() >= kBytes.size()) {
+            (void)image->write(0, kBytes);
+            (void)image->write_zeroes(4096, std::min<std::uint64_t>(image->size() - 4096, 1U << 20), true);
+            (void)image->discard(0, std::min<std::uint64_t>(image->size(), kMost));
+        }
+        (void)image->loop().run(image->node().create_snapshot(SnapshotInfo{}));
+        (void)image->flush();
+        look_at(*image);
+        (void)image->close();
+    }
+    return 0;
+}
