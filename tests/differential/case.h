@@ -56,7 +56,7 @@ struct TestCase {
         const char* mnemonic;
         const char* isa_set;
         bool either_operand = false;  ///< which of its two memory operands faults is not compared
-        bool two_parts = false;       ///< whether its first part is a #PF or its last a #GP is not compared
+        bool two_parts = false;       ///< which of its two parts faults is not compared if the vectors differ
         bool gs = false;           ///< has an operand in gs
     };
     std::vector<Traits> traits;          ///< of its instructions

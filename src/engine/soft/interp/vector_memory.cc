@@ -89,8 +89,11 @@ Active evex_active(CpuState& cpu, const Instruction& insn) {
         a.count = 1;
     }
     if (insn.broadcast) {
+        // Lane i shows element i modulo their number.
         const unsigned lanes = insn.broadcast_lanes != 0 ? insn.broadcast_lanes : insn.vector_length / 8U / a.size;
-        a.elements = (mask & low_bits(lanes != 0 ? lanes : 1)) != 0 ? low_bits(a.count) : 0;
+        for (unsigned i = 0; i < (lanes != 0 ? lanes : 1); ++i) {
+            a.elements |= ((mask >> i) & 1U) << (i % a.count);
+        }
     } else if (is_run(insn)) {
         a.elements = low_bits(static_cast<unsigned>(__builtin_popcountll(mask & low_bits(a.count))));
     } else {
