@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::uint16_t kVersion = 1;
 constexpr std::size_t kMaxMsrs = 1024;
+constexpr std::uint8_t kMaxNmis = 2;
 
 void save_segment(state::StateWriter& writer, const Segment& segment) {
     writer.u16(segment.selector);
@@ -32,7 +33,7 @@ void save_events(state::StateWriter& writer, const PendingEvents& events) {
     writer.u8(events.exception_vector);
     writer.boolean(events.exception_has_error);
     writer.u32(events.exception_error);
-    writer.boolean(events.nmi_pending);
+    writer.u8(events.nmis_pending);
     writer.boolean(events.nmi_masked);
     writer.boolean(events.interrupt_shadow);
     writer.boolean(events.interrupt_pending);
@@ -45,7 +46,10 @@ PendingEvents load_events(state::StateReader& reader) {
     events.exception_vector = reader.u8();
     events.exception_has_error = reader.boolean();
     events.exception_error = reader.u32();
-    events.nmi_pending = reader.boolean();
+    events.nmis_pending = reader.u8();
+    if (events.nmis_pending > kMaxNmis) {
+        reader.reject("too many NMIs");
+    }
     events.nmi_masked = reader.boolean();
     events.interrupt_shadow = reader.boolean();
     events.interrupt_pending = reader.boolean();

@@ -50,7 +50,7 @@ struct PendingEvents {
     std::uint8_t exception_vector = 0;
     bool exception_has_error = false;
     std::uint32_t exception_error = 0;
-    bool nmi_pending = false;
+    std::uint8_t nmis_pending = 0;  ///< at most two: one goes to its handler at once, one more stays latched meanwhile
     bool nmi_masked = false;
     bool interrupt_shadow = false;  ///< after STI or MOV SS: no interrupt before the next instruction ends
     /// An external interrupt that its controller has seen acknowledged, but the vCPU not delivered (KVM: injection was cut short).

@@ -12,7 +12,7 @@ TEST(ArchStateTest, SavedStateComesBackWhole) {
     ArchState before = ArchState::power_on(3, false);
     before.gpr[R15] = 0x1234;
     before.msrs = {{0x174, 8}, {0xc0000082, 0xffffffff81000000}};
-    before.events.nmi_pending = true;
+    before.events.nmis_pending = 2;
     state::StateWriter writer;
     before.save(writer);
     ArchState after;

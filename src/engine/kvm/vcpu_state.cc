@@ -165,7 +165,7 @@ Result<> read_events(const KvmFd& vcpu, ArchState& state) {
     state.events.exception_vector = state.events.exception_pending ? events.exception.nr : 0;
     state.events.exception_has_error = state.events.exception_pending && events.exception.has_error_code != 0;
     state.events.exception_error = state.events.exception_has_error ? events.exception.error_code : 0;
-    state.events.nmi_pending = events.nmi.pending != 0 || events.nmi.injected != 0;
+    state.events.nmis_pending = static_cast<std::uint8_t>(std::min(2, events.nmi.pending + events.nmi.injected));  // a count since Linux 6.4
     state.events.nmi_masked = events.nmi.masked != 0;
     state.events.interrupt_shadow = events.interrupt.shadow != 0;
     state.events.interrupt_pending = events.interrupt.injected != 0 && events.interrupt.soft == 0;
@@ -179,7 +179,7 @@ Result<> write_events(const KvmFd& vcpu, const ArchState& state) {
     events.exception.nr = state.events.exception_vector;
     events.exception.has_error_code = state.events.exception_has_error ? 1 : 0;
     events.exception.error_code = state.events.exception_error;
-    events.nmi.pending = state.events.nmi_pending ? 1 : 0;
+    events.nmi.pending = state.events.nmis_pending;
     events.nmi.masked = state.events.nmi_masked ? 1 : 0;
     events.interrupt.injected = state.events.interrupt_pending ? 1 : 0;
     events.interrupt.nr = state.events.interrupt_vector;

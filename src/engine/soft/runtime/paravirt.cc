@@ -64,6 +64,8 @@ bool Paravirt::write(std::uint32_t index, std::uint64_t value) noexcept {
             if ((value & kEnable) != 0 && offset) {
                 // SAFETY: 64 aligned bytes from `offset` lie in one page of RAM, which outlives us; only byte atomics are used.
                 preempted_ = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset + kPreemptedAt);
+                steal_page_ = *offset;
+                (void)steal_clock_.take();  // what was before is not the guest's
             }
             return true;
         }
@@ -88,6 +90,14 @@ void Paravirt::refresh_clock(bool force) noexcept {
     if ((system_time_ & kEnable) != 0 && (force || clock_generation_ != clock_.generation())) {
         clock_generation_ = clock_.generation();
         clock_.write_page(ram_, system_time_ & ~kEnable, cpu_.tsc_offset);
+    }
+}
+
+void Paravirt::account_steal() noexcept {
+    if (preempted_ != nullptr) {
+        if (const std::uint64_t stolen = steal_clock_.take(); stolen != 0) {
+            add_steal(ram_, steal_page_, stolen);
+        }
     }
 }
 

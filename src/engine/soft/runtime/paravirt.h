@@ -8,6 +8,7 @@
 
 #include "engine/soft/apic/local_apic.h"
 #include "engine/soft/runtime/pv_clock.h"
+#include "engine/soft/runtime/steal_clock.h"
 #include "memory/guest_ram.h"
 
 namespace strata::engine::soft {
@@ -26,6 +27,9 @@ class Paravirt {
     /// The vCPU goes to sleep: other vCPUs may leave TLB flushes for it. / It runs again: true if it has to flush its TLB.
     void sleeping() noexcept;
     [[nodiscard]] bool awake() noexcept;
+    /// From now on the calling thread is the vCPU's. / Tells the guest what the host has stolen of its time since the last call.
+    void follow_this_thread() noexcept { steal_clock_.open_for_this_thread(); }
+    void account_steal() noexcept;
     /// While restoring a state the wall clock is not written: the guest read it long ago.
     void set_restoring(bool restoring) noexcept { restoring_ = restoring; }
 
@@ -39,6 +43,8 @@ class Paravirt {
     std::uint64_t steal_time_ = 0;
     std::uint64_t poll_control_ = 1;
     std::atomic<std::uint8_t>* preempted_ = nullptr;
+    std::uint64_t steal_page_ = 0;  ///< its place in RAM while preempted_ is set
+    StealClock steal_clock_;
     std::uint32_t clock_generation_ = 0;
     bool restoring_ = false;
 };

@@ -11,6 +11,7 @@
 #include "engine/soft/runtime/pv_clock.h"
 #include "engine/soft/runtime/safe_points.h"
 #include "engine/soft/runtime/soft_vm_fake.h"
+#include "engine/soft/runtime/steal_clock.h"
 #include "engine/soft/runtime/timer_service.h"
 #include "engine/soft/runtime/tsc_clock.h"
 
@@ -207,6 +208,28 @@ TEST(PvClockTest, AddressOutsideRamIsIgnored) {
     const PvClock clock(host_tsc_khz());
     clock.write_page(*ram, 0xfffff0, 0);
     clock.write_wall_clock(*ram, ~0ULL - 3);
+}
+
+TEST(StealClockTest, NoMoreIsStolenThanTimePassed) {
+    StealClock clock;
+    EXPECT_EQ(clock.take(), 0U) << "not opened";
+    const auto begin = std::chrono::steady_clock::now();
+    clock.open_for_this_thread();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::uint64_t stolen = clock.take();
+    EXPECT_LE(stolen, static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
+}
+
+TEST(StealClockTest, PageIsPublishedWithAnEvenVersion) {
+    auto ram = memory::GuestRam::create(1U << 20, 3ULL << 30).value();
+    add_steal(*ram, 0x1040, 5);
+    add_steal(*ram, 0x1040, 7);
+    std::uint64_t steal = 0;
+    std::uint32_t version = 0;
+    std::memcpy(&steal, ram->base() + 0x1040, 8);
+    std::memcpy(&version, ram->base() + 0x1048, 4);
+    EXPECT_EQ(steal, 12U);
+    EXPECT_EQ(version, 4U);
 }
 
 TEST(TimerServiceTest, FiresInTimeAndReplaces) {

@@ -97,6 +97,7 @@ void SoftVcpu::tsc_moved() noexcept {
 void SoftVcpu::prepare_thread() {
     (void)prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);  // only makes wake-ups more punctual
     vm_.timers().start();
+    paravirt_.follow_this_thread();
     if (executor_ != nullptr) {
         executor_->prepare_thread(*cpu_);
     }
@@ -161,6 +162,7 @@ SoftVcpu::Next SoftVcpu::serve_requests(std::uint32_t bits) {
     }
     if ((bits & Request::kTimer) != 0) {
         apic_.timer_expired();
+        paravirt_.account_steal();  // the guest looks at it in its tick
     }
     if ((bits & Request::kNmi) != 0) {
         take_nmis();

@@ -338,6 +338,21 @@ TEST(SoftVcpuTest, AcknowledgedInterruptOfALoadedStateIsDeliveredOnce) {
     EXPECT_FALSE(state.events.interrupt_pending);
 }
 
+TEST(SoftVcpuTest, TwoLatchedNmisAreSavedAndDelivered) {
+    Machine first(1);
+    first.vm->inject_nmi(0);
+    first.vm->inject_nmi(0);
+    x86::ArchState state;
+    ASSERT_TRUE(first.vcpus[0]->get_state(state).ok());
+    EXPECT_EQ(state.events.nmis_pending, 2U);
+    Machine second(1);
+    // Until both handlers have run.
+    second.put(kCode, Code().bytes({0x83, 0x3d}).word(kCounter).bytes({0x02, 0x75, 0xf7}).out_exit().loop_forever());
+    ASSERT_TRUE(second.vcpus[0]->set_state(state).ok());
+    EXPECT_EQ(second.run().reason, ExitReason::Interrupted);
+    EXPECT_EQ(second.counter(), 2U);
+}
+
 TEST(SoftVcpuTest, ImpossibleStatesAreRefused) {
     Machine machine(1);
     x86::ArchState state = Machine::flat_state();

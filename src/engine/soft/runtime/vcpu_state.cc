@@ -74,7 +74,8 @@ Result<> SoftVcpu::get_state(x86::ArchState& state) {
             state.cr2 = cpu.exception.fault_address;
         }
     }
-    state.events.nmi_pending = nmis_pending_ != 0 || (bits & Request::kNmi) != 0;
+    const std::uint32_t arrived = (bits & Request::kNmi) != 0 ? nmis_arrived_.load(std::memory_order_relaxed) : 0;
+    state.events.nmis_pending = static_cast<std::uint8_t>(std::min(2U, nmis_pending_ + std::min(arrived, 2U)));
     state.events.nmi_masked = cpu.nmi_masked;
     state.events.interrupt_shadow = cpu.interrupt_shadow;
     state.events.interrupt_pending = acknowledged_.has_value();
@@ -104,7 +105,7 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     cpu.exception.fault_address = state.cr2;
     cpu.request.fetch_and(~(Request::kNmi | Request::kInit | Request::kSipi | Request::kTimer), std::memory_order_acq_rel);
     nmis_arrived_.store(0, std::memory_order_relaxed);
-    nmis_pending_ = state.events.nmi_pending ? 1 : 0;
+    nmis_pending_ = std::min<std::uint32_t>(state.events.nmis_pending, 2);
     acknowledged_.reset();
     if (state.events.interrupt_pending) {
         acknowledged_ = state.events.interrupt_vector;
