@@ -123,7 +123,7 @@ Result<> add_tree(CpioWriter& archive, const std::string& root, const std::strin
 constexpr std::string_view kLeaseScript = R"sh(#!/bin/busybox sh
 case "$1" in
     bound | renew)
-        ip addr flush dev "$interface"
+        ip -4 addr flush dev "$interface"  # those of IPv6 come by router advertisement
         ip addr add "$ip/${mask:-24}" dev "$interface"
         [ -z "$router" ] || ip route replace default via "${router%% *}"
         : >/etc/resolv.conf
