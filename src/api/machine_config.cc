@@ -28,7 +28,7 @@ Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(
 Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
 
 Json disk_to_json(const DiskConfig& disk) {
-    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}};
+    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow}};
 }
 
 Json net_to_json(const NetConfig& net) {
@@ -68,6 +68,7 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     }
     disk.format = reader.text("format", disk.format);
     disk.read_only = reader.boolean("read_only", disk.read_only);
+    disk.follow = reader.boolean("follow", disk.follow);
     STRATA_TRY_VOID(reader.finish());
     return disk;
 }

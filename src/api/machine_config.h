@@ -47,6 +47,7 @@ struct DiskConfig {
     FileRef file;
     std::string format = "raw";
     bool read_only = false;
+    bool follow = false;  ///< open the files that the image names (backing files): for trusted images
     bool operator==(const DiskConfig&) const = default;
 };
 

@@ -20,7 +20,7 @@ MachineConfig full_config() {
     config.initrd = {.name = "initrd.img", .fd = 1};
     config.kernel_entry = KernelEntry::Stub;
     config.append = "console=ttyS0 root=\"/dev/vda\"";
-    config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "raw", .read_only = true}};
+    config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "qcow2", .read_only = true, .follow = true}};
     config.nets = {{.forwards = {{.protocol = Protocol::Udp, .host_address = "0.0.0.0", .host_port = 53, .guest_port = 54}}}};
     config.serial_fd = 3;
     config.console = {.fd = 4, .columns = 132, .rows = 43};
@@ -98,6 +98,8 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     ASSERT_TRUE(disk.ok());
     EXPECT_EQ(disk->file.name, "a,b.raw");
     EXPECT_TRUE(disk->read_only);
+    EXPECT_FALSE(disk->follow);
+    EXPECT_TRUE(parse_disk("a.qcow2,format=qcow2,follow")->follow);
     EXPECT_FALSE(parse_disk("").ok());
     EXPECT_FALSE(parse_disk("a.raw,fast").ok());
 }

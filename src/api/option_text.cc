@@ -80,10 +80,12 @@ Result<DiskConfig> parse_disk(std::string_view text) {
     for (std::size_t i = 1; i < parts.size(); ++i) {
         if (parts[i] == "readonly") {
             disk.read_only = true;
+        } else if (parts[i] == "follow") {
+            disk.follow = true;
         } else if (parts[i].starts_with("format=")) {
             disk.format = parts[i].substr(7);
         } else {
-            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw or readonly (a comma in a name: ,,)",
+            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly or follow (a comma in a name: ,,)",
                                        text, parts[i]));
         }
     }

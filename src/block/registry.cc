@@ -149,8 +149,8 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     const std::string what = fmt::format("{} of '{}'", role(reference.kind), parent.path);
     if (parent.references == nullptr) {
         co_return Error{ErrorKind::PermissionDenied,
-                        fmt::format("image '{}' names a {}, which an image may do only if it is trusted; allow it with 'backing' if "
-                                    "this one is",
+                        fmt::format("image '{}' names a {}, which an image may do only if it is trusted: if this one is, say so (--disk "
+                                    "FILE,format=...,follow; strata image convert --follow)",
                                     parent.path, role(reference.kind))};
     }
     reference.referrer = parent.path;
