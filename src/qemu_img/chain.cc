@@ -11,8 +11,7 @@ block::Node* find_layer(block::Node& top, const std::string& name) {
     const block::Node* above = &top;
     for (block::Node* layer = top.backing(); layer != nullptr; layer = layer->backing()) {
         std::error_code code;
-        if (layer->name() == name || std::filesystem::equivalent(layer->name(), name, code) ||
-            std::filesystem::equivalent(layer->name(), beside(above->name(), name), code)) {
+        if (std::filesystem::equivalent(layer->name(), beside(above->name(), name), code)) {
             return layer;
         }
         above = layer;

@@ -7,7 +7,7 @@
 
 namespace strata::qemu_img {
 
-/// The layer below `top` that `name` means: as the overlay names it, or a path to the same file. Null: none.
+/// The layer below `top` that `name` means as the layer above it would: a relative name lies beside that. Null: none.
 block::Node* find_layer(block::Node& top, const std::string& name);
 
 }  // namespace strata::qemu_img

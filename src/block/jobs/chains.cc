@@ -78,18 +78,21 @@ bool same_place(const Extent& first, const Extent& second) {
 class Absorber {
   public:
     Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common, JobControl& control)
-        : overlay_(overlay), old_{old_backing}, new_{new_backing}, common_(common), control_(control) {}
+        : overlay_(overlay), old_{old_backing}, new_{new_backing}, common_(common), control_(control), turn_(overlay.loop()) {}
     Task<> run();
 
   private:
     Task<std::uint64_t> step(std::uint64_t at, TaskGroup& group);
-    Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data);
+    Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket);
+    Task<> fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket);
     Task<> write_difference(std::uint64_t at, std::span<const std::byte> wanted, std::span<const std::byte> there, bool zero);
 
     Node& overlay_;
     Side old_, new_;
     const Node* common_;
     JobControl& control_;
+    std::uint64_t tickets_ = 0, turn_of_ = 0;  ///< writes go in order: the overlay's layout follows the disk's
+    WaitQueue turn_;
 };
 
 /// Writes the sectors of `wanted` that `there` has otherwise.
@@ -113,7 +116,7 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
     co_return ok();
 }
 
-Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data) {
+Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
     std::vector<std::byte> wanted(length);
     std::vector<std::byte> there(length);
     if (old_data) {
@@ -122,9 +125,21 @@ Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bo
     if (new_data) {
         STRATA_CO_TRY_VOID(co_await new_.node->read(at, Buffers(std::span(there))));
     }
-    STRATA_CO_TRY_VOID(co_await write_difference(at, wanted, there, !old_data));
+    while (turn_of_ != ticket) {
+        co_await turn_.wait();
+    }
+    co_return co_await write_difference(at, wanted, there, !old_data);
+}
+
+Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
+    Result<> done = co_await fetch_and_merge(at, length, old_data, new_data, ticket);
+    while (turn_of_ != ticket) {
+        co_await turn_.wait();  // what failed to read has its turn, too
+    }
+    ++turn_of_;
+    turn_.wake_all();
     control_.advance(length);
-    co_return ok();
+    co_return done;
 }
 
 Task<std::uint64_t> Absorber::step(std::uint64_t at, TaskGroup& group) {
@@ -152,7 +167,7 @@ Task<std::uint64_t> Absorber::step(std::uint64_t at, TaskGroup& group) {
     }
     const std::uint64_t chunk = std::min(length, kChunk);
     STRATA_CO_TRY_VOID(co_await control_.pause_point(overlay_.loop(), chunk));
-    (void)co_await group.add(merge(at, chunk, old_.data(), new_.data()));
+    (void)co_await group.add(merge(at, chunk, old_.data(), new_.data(), tickets_++));
     co_return chunk;
 }
 

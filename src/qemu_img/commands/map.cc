@@ -18,6 +18,8 @@ using block::MapEntry;
 constexpr std::array kOptions = {OptionSpec{'f', "format", true}, kOutputOption, kObjectOption, kImageOptsOption, kForceShareOption,
                                  OptionSpec{'s', "start-offset", true}, OptionSpec{'l', "max-length", true}};
 
+std::string hex(std::uint64_t value) { return value == 0 ? "0" : fmt::format("{:#x}", value); }
+
 std::string json_line(const MapEntry& entry) {
     std::string text = fmt::format("{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}", entry.start,
                                    entry.length, entry.depth, entry.present, entry.zero, entry.data);
@@ -43,7 +45,7 @@ class Printer {
         }
         unreadable_ = !entry.has_offset;
         if (!unreadable_) {
-            print(fmt::format("{:<#16x}{:<#16x}{:<#16x}{}\n", entry.start, entry.length, entry.offset, entry.file != nullptr ? entry.file->name() : ""));
+            print(fmt::format("{:<16}{:<16}{:<16}{}\n", hex(entry.start), hex(entry.length), hex(entry.offset), entry.file != nullptr ? entry.file->name() : ""));
         }
     }
     Result<int> end() {

@@ -31,7 +31,7 @@ Result<NewBacking> open_new(Session& session, block::Node& overlay, const Argume
         return result;
     }
     const std::string path = name.starts_with("json:") ? name : beside(overlay.name(), name);
-    if (block::Node* layer = find_layer(overlay, path)) {
+    if (block::Node* layer = find_layer(overlay, name)) {
         result.node = layer;
         result.common = layer;
         return result;
@@ -81,7 +81,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     STRATA_TRY_VOID(take_objects(session, arguments));
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, file, "f"));
     block::NodePtr overlay = STRATA_TRY(session.open(spec, {.write = true, .backing = !unsafe, .caching = caching}));
-    if (const auto format = arguments.last("F"); format && !block::find_format(*format).ok()) {
+    if (const auto format = arguments.last("F"); format && *format != "host_device" && *format != "file" && !block::find_format(*format).ok()) {
         return failure(fmt::format("Invalid format name: '{}'", *format));
     }
     if (!unsafe) {

@@ -1,7 +1,11 @@
 // Qcow2Header: field by field.
 #include "block/formats/qcow2/header.h"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <string>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -12,6 +16,7 @@ namespace strata::block::qcow2 {
 namespace {
 
 constexpr std::uint32_t kExtEnd = 0, kExtBackingFormat = 0xE2792ACA, kExtFeatures = 0x6803F857, kExtDataFile = 0x44415441;
+constexpr std::size_t kFeatureBytes = 48;  // an entry of the feature table
 constexpr std::uint64_t kKnownIncompatible = kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
 constexpr std::size_t kFeatureEntry = 48;
 
@@ -146,6 +151,30 @@ void append_extension(std::vector<std::byte>& out, std::uint32_t type, std::stri
     out.resize((out.size() + 7) / 8 * 8);
 }
 
+/// The names of the features known here, for readers that do not know them: type, bit, name in 48 bytes each.
+std::string feature_table() {
+    struct Feature {
+        char type, bit;
+        std::string_view name;
+    };
+    constexpr std::array<Feature, 8> kFeatures = {{{0, 0, "dirty bit"}, {0, 1, "corrupt bit"}, {0, 2, "external data file"}, {0, 3, "compression type"},
+                                                   {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"}, {2, 0, "bitmaps"}, {2, 1, "raw external data"}}};
+    std::string table;
+    for (const Feature& each : kFeatures) {
+        table += each.type;
+        table += each.bit;
+        table += each.name;
+        table.resize((table.size() + kFeatureBytes - 1) / kFeatureBytes * kFeatureBytes);
+    }
+    return table;
+}
+
+/// Where a v3 header has room for it beside the backing file's name.
+bool wants_feature_table(const Header& h, std::size_t used) {
+    const bool has = std::ranges::any_of(h.extensions, [](const auto& one) { return one.first == kExtFeatures; });
+    return h.version == 3 && !has && used + 8 * kFeatureBytes + 16 + h.backing.size() <= h.cluster();
+}
+
 }  // namespace
 
 std::uint64_t Header::l1_needed() const {
@@ -222,6 +251,9 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
     }
     if (!h.data_file.empty()) {
         append_extension(out, kExtDataFile, h.data_file);
+    }
+    if (wants_feature_table(h, out.size())) {
+        append_extension(out, kExtFeatures, feature_table());
     }
     for (const auto& [type, content] : h.extensions) {
         // SAFETY: bytes as characters.
