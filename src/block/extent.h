@@ -18,7 +18,7 @@ struct Extent {
     bool has_offset = false;
     std::uint64_t offset = 0;  ///< where in `file` (of a Zero: space set aside for it), if `has_offset`
     bool compressed = false;
-    const Node* owner = nullptr;  ///< the layer that says so
+    const Node* owner = nullptr;  ///< the layer that says so; null: it follows from a layer's end
     const Node* file = nullptr;   ///< what `offset` is an offset of; null: unknown
 };
 

@@ -66,25 +66,23 @@ Task<> Node::remove_bitmap(std::string /*name*/) { co_return lacks("bitmaps"); }
 
 Task<Extent> status_of_chain(Node& top, const Node* base, std::uint64_t offset, std::uint64_t length, unsigned* depth) {
     unsigned level = 0;
-    Node* last = &top;
     Extent extent;
     for (Node* node = &top; node != nullptr && node != base; node = node->backing(), ++level) {
         if (offset >= node->size()) {
             // A shorter layer: what lies beyond its end is zeros that the layer above made so.
-            extent = Extent{.kind = Extent::Kind::Zero, .length = length, .owner = last};
+            extent = Extent{.kind = Extent::Kind::Zero, .length = length};
             level -= level != 0 ? 1 : 0;
             break;
         }
         length = std::min(length, node->size() - offset);
         STRATA_CO_TRY(extent, co_await node->status(offset, length));
         length = extent.length;
-        last = node;
         if (extent.kind != Extent::Kind::Unallocated) {
             break;
         }
     }
     if (depth != nullptr) {
-        *depth = level;
+        *depth = extent.kind == Extent::Kind::Unallocated && level != 0 ? level - 1 : level;  // nobody's: the lowest layer's
     }
     extent.length = length;
     co_return extent;

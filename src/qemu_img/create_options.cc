@@ -185,7 +185,7 @@ Result<int> print_option_help(const std::string& format, bool with_file) {
     }
     std::ranges::sort(known, {}, &CreateOption::name);
     for (const CreateOption& option : known) {
-        print(fmt::format("  {:<23}- {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
+        print(fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
     }
     if (!with_file) {
         print("\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n");

@@ -128,6 +128,13 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
         if (!extent.ok() && options_.warn && !counting_) {
             options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, extent.error().text()));
         }
+        if (base != nullptr && extent_.kind == Extent::Kind::Unallocated) {
+            if (inside >= base->size()) {
+                extent_.kind = Extent::Kind::Zero;  // beyond the end of what lies below
+            } else {
+                extent_.length = std::min(extent_.length, base->size() - inside);
+            }
+        }
         extent_end_ = at + extent_.length;
     }
     Chunk chunk{ChunkKind::Data, at, extent_end_ - at};

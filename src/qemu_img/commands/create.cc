@@ -37,7 +37,12 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked) {
     spec.format = format.empty() ? std::nullopt : std::optional(format);
     auto node = session.open(spec, {.share = true});
     if (!node.ok()) {
-        return failure(node.error().text() + "\nCould not open backing image.");
+        std::string text = node.error().text();
+        const std::string doubled = fmt::format("Could not open '{}': Could not open", spec.text);
+        if (text.starts_with(doubled)) {
+            text.erase(0, doubled.size() - std::string_view("Could not open").size());
+        }
+        return failure(text + "\nCould not open backing image.");
     }
     const std::uint64_t size = (*node)->size();
     const std::string found((*node)->format());

@@ -32,7 +32,7 @@ struct Layer {
 Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
     block::NodePtr node = STRATA_TRY(session.open(spec, {.backing = false, .data = false, .share = share}));
     Layer layer;
-    layer.file = spec.options ? node->name() : spec.text;
+    layer.file = spec.options || spec.text.starts_with("json:") ? node->name() : spec.text;
     layer.format = node->format();
     layer.size = node->size();
     layer.about = STRATA_TRY(session.run(node->info()));

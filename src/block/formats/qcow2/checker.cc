@@ -39,7 +39,7 @@ void Checker::tell(std::string text) {
 }
 
 void Checker::wrong(std::string text, bool mended) {
-    tell((mended ? "Repairing: " : "ERROR ") + text);
+    tell((mended ? "Repairing " : "ERROR ") + text);
     ++(mended ? report_.corruptions_fixed : report_.corruptions);
 }
 
