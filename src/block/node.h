@@ -44,6 +44,7 @@ struct NodeTraits {
 struct ZeroOptions {
     bool may_unmap = false;    ///< space may be given back
     bool no_fallback = false;  ///< NotSupported rather than writing zeros out
+    bool lasting = false;      ///< zeros also when another layer comes below (rebase); else a hole may do where none is
 };
 
 class Node : public std::enable_shared_from_this<Node> {

@@ -108,7 +108,7 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
             place += std::min(kSector, wanted.size() - place);
         }
         if (different && zero) {
-            STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(at + start, place - start, ZeroOptions{}));
+            STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(at + start, place - start, ZeroOptions{.may_unmap = false, .no_fallback = false, .lasting = true}));
         } else if (different) {
             STRATA_CO_TRY_VOID(co_await overlay_.write(at + start, Buffers::of(wanted.subspan(start, place - start))));
         }

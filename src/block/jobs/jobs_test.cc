@@ -165,6 +165,29 @@ TEST_F(Jobs, MapsMergeNeighbours) {
     EXPECT_TRUE(entries[2].zero);
 }
 
+TEST_F(Jobs, ZerosLastWhenALayerComesBelow) {
+    const NodePtr base = make("base", kSize);
+    write(*base, 0, filled(kSize, 5));
+    for (const char* compat : {"0.10", "1.1"}) {
+        const std::string path = folder_ + "/overlay";
+        ASSERT_TRUE(loop_->run(create_image(*loop_, "qcow2", {path, kSize, {{"compat", compat}}})).ok());
+        OpenOptions options;
+        options.path = path;
+        options.format = "qcow2";
+        options.references = follow_references();
+        auto overlay = loop_->run(open_node(*loop_, std::move(options)));
+        ASSERT_TRUE(overlay.ok());
+        write(**overlay, 1000, filled(100, 1));
+        JobControl control;
+        ASSERT_TRUE(loop_->run(absorb_difference(**overlay, nullptr, base.get(), nullptr, control)).ok());
+        ASSERT_TRUE(loop_->run((*overlay)->change_backing(base, base->name(), "raw")).ok());
+        EXPECT_EQ(read(**overlay, 1000, 100), filled(100, 1));
+        EXPECT_EQ(read(**overlay, 4096, 4096), std::vector<std::byte>(4096));
+        EXPECT_EQ(read(**overlay, kSize / 2, 200000), std::vector<std::byte>(200000)) << compat;
+        ASSERT_TRUE(loop_->run((*overlay)->close()).ok());
+    }
+}
+
 TEST_F(Jobs, ACancelledJobEndsWithAnError) {
     const NodePtr source = make("source", kSize);
     const NodePtr target = make("target", kSize);

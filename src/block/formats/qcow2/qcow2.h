@@ -88,10 +88,10 @@ class Qcow2Node final : public Node {
     void forget_unpacked(std::uint64_t host);
 
     // Zeroing, size (zero.cc, resize.cc)
-    enum class Clearing : std::uint8_t { Zero, ZeroKeepSpace, Discard, Drop };
+    enum class Clearing : std::uint8_t { Zero, ZeroKeepSpace, ZeroLasting, Discard, Drop };
     Task<> clear(std::uint64_t first, std::uint64_t end, Clearing how);
     Task<> clear_cluster(std::uint64_t offset, Clearing how);
-    Task<> zero_part(std::uint64_t offset, std::uint64_t length);
+    Task<> zero_part(std::uint64_t offset, std::uint64_t length, bool lasting = false);
     Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);
     Task<> grow_l1(std::uint64_t entries);
     Task<> write_l1_field();

@@ -17,8 +17,9 @@ Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
     STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
     const bool elsewhere = data_ != file_;
     const bool flags = header().version >= 3;
-    const bool bare = how == Clearing::Drop || (old.host == 0 && old.kind == Mapping::Kind::Unallocated && nothing_below(offset)) ||
-                      (nothing_below(offset) && how != Clearing::ZeroKeepSpace && !elsewhere);
+    const bool hole = nothing_below(offset) && how != Clearing::ZeroLasting;  // a hole reads as zeros
+    const bool bare = how == Clearing::Drop || (old.host == 0 && old.kind == Mapping::Kind::Unallocated && hole) ||
+                      (hole && how != Clearing::ZeroKeepSpace && !elsewhere);
     if ((old.kind == Mapping::Kind::Unallocated && bare && old.zero == 0) ||
         (old.kind == Mapping::Kind::Zero && how != Clearing::Drop && (old.host == 0 || how == Clearing::ZeroKeepSpace))) {
         co_return ok();
@@ -47,7 +48,7 @@ Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
     for (std::uint64_t offset = first; offset < end; offset += cluster()) {
         STRATA_CO_TRY_VOID(co_await relieve());
         // A table that is not there has nothing to clear, if nothing shows through it.
-        if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 && (how == Clearing::Drop || nothing_below(offset))) {
+        if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 && (how == Clearing::Drop || (how != Clearing::ZeroLasting && nothing_below(offset)))) {
             offset = (offset / covered + 1) * covered - cluster();
             continue;
         }
@@ -57,9 +58,9 @@ Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
 }
 
 // Less than a cluster: written out, unless it is zero already.
-Task<> Qcow2Node::zero_part(std::uint64_t offset, std::uint64_t length) {
+Task<> Qcow2Node::zero_part(std::uint64_t offset, std::uint64_t length, bool lasting) {
     STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
-    if (m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset))) {
+    if (m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset) && !lasting)) {
         co_return ok();
     }
     AlignedBuffer zeroes(length);
@@ -73,8 +74,8 @@ Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOp
     while (offset < end) {
         const std::uint64_t part = std::min(end - offset, cluster() - offset % cluster());
         const bool whole = part == cluster() || (offset % cluster() == 0 && offset + part == size_);
-        if (!whole || (!flags && !nothing_below(offset))) {
-            STRATA_CO_TRY_VOID(co_await zero_part(offset, part));
+        if (!whole || (!flags && (options.lasting || !nothing_below(offset)))) {
+            STRATA_CO_TRY_VOID(co_await zero_part(offset, part, options.lasting));
             offset += part;
             continue;
         }
@@ -82,7 +83,8 @@ Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOp
         const bool unmap = options.may_unmap && traits_.discard;
         // Without flags for zeros, a cluster can be dropped where nothing lies below.
         const std::uint64_t last = flags ? stop : std::min(stop, offset + part);
-        STRATA_CO_TRY_VOID(co_await clear(offset, last, unmap || !flags ? Clearing::Zero : Clearing::ZeroKeepSpace));
+        const Clearing how = options.lasting ? Clearing::ZeroLasting : unmap || !flags ? Clearing::Zero : Clearing::ZeroKeepSpace;
+        STRATA_CO_TRY_VOID(co_await clear(offset, last, how));
         offset = last;
     }
     co_return ok();
