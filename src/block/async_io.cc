@@ -33,4 +33,6 @@ Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) 
     return made;
 }
 
+Result<std::unique_ptr<AsyncIo>> make_inline_io(unsigned depth) { return ThreadIo::create(depth, true); }
+
 }  // namespace strata::block

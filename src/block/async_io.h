@@ -44,10 +44,15 @@ class AsyncIo {
     virtual void reap(std::vector<IoCompletion>& out) = 0;
     /// Waits until reap() has something, if anything is under way.
     virtual void wait() = 0;
+    /// On: commands are executed within submit(), and no thread is needed. An engine without threads of its own has no use for it.
+    virtual void set_inline(bool on) { (void)on; }
 };
 
 /// Makes an engine. Auto takes io_uring where the host allows it, else threads. NotSupported: Uring was insisted on and is refused.
 Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth);
+
+/// The engine with threads, in inline mode and without any thread yet: set_inline(false) starts them.
+Result<std::unique_ptr<AsyncIo>> make_inline_io(unsigned depth);
 
 /// True if this process may use io_uring. Probed once.
 bool uring_available();

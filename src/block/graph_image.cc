@@ -158,6 +158,10 @@ class GraphImage final : public DiskImage {
     [[nodiscard]] std::string_view format() const override { return node_->format(); }
     [[nodiscard]] const DiskTraits& traits() const override { return traits_; }
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned /*depth*/) override {
+        // Not before: a machine's process has locked itself up by now, and so has each of its threads.
+        if (!thread_.joinable()) {
+            STRATA_TRY_VOID(start());
+        }
         auto done = STRATA_TRY(io::EventFd::create());
         return std::unique_ptr<DiskQueue>(std::make_unique<GraphQueue>(*loop_, *node_, cache_, discard_, std::move(done)));
     }
@@ -174,7 +178,7 @@ class GraphImage final : public DiskImage {
 }  // namespace
 
 Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
-    auto loop = STRATA_TRY(Loop::create({.engine = options.engine}));
+    auto loop = STRATA_TRY(Loop::create({.engine = options.engine, .quiet_start = options.engine != IoEngine::Uring}));
     OpenOptions open;
     open.path = std::move(options.path);
     open.fd = std::move(options.fd);
@@ -190,7 +194,6 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
         return Error{ErrorKind::InvalidArgument, "disk '" + node->name() + "' is empty"};
     }
     auto image = std::make_unique<GraphImage>(std::move(loop), std::move(node), options.cache, options.discard);
-    STRATA_TRY_VOID(image->start());
     return std::unique_ptr<DiskImage>(std::move(image));
 }
 

@@ -29,7 +29,7 @@ struct Loop::Detached {
 };
 
 Result<std::unique_ptr<Loop>> Loop::create(Options options) {
-    auto io = STRATA_TRY(make_async_io(options.engine, options.depth));
+    auto io = STRATA_TRY(options.quiet_start ? make_inline_io(options.depth) : make_async_io(options.engine, options.depth));
     auto wake = STRATA_TRY(io::EventFd::create());
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll) {
@@ -87,6 +87,9 @@ void Loop::stop() {
 }
 
 void Loop::run_until_stopped() {
+    if (options_.quiet_start) {
+        io_->set_inline(false);
+    }
     for (;;) {
         {
             const MutexLock lock(mutex_);

@@ -36,6 +36,7 @@ class Loop {
     struct Options {
         IoEngine engine = IoEngine::Auto;
         unsigned depth = 256;  ///< system calls under way at a time; more wait inside
+        bool quiet_start = false;  ///< no io_uring and no thread before run_until_stopped(): for programs that lock themselves up in between
         unsigned workers = 0;  ///< threads for offload(), made at first use; 0: one a CPU, at most 8
     };
     static Result<std::unique_ptr<Loop>> create(Options options);

@@ -32,17 +32,33 @@ std::int64_t execute(const IoCommand& command) {
 
 }  // namespace
 
-Result<std::unique_ptr<AsyncIo>> ThreadIo::create(unsigned depth) {
-    std::unique_ptr<ThreadIo> made(new ThreadIo(STRATA_TRY(io::EventFd::create())));
-    ThreadIo* self = made.get();
-    try {
-        for (unsigned index = 0; index < std::clamp(depth, 1U, kWorkers); ++index) {
-            made->workers_.emplace_back([self] { self->work(); });
+Result<std::unique_ptr<AsyncIo>> ThreadIo::create(unsigned depth, bool inline_at_first) {
+    std::unique_ptr<ThreadIo> made(new ThreadIo(STRATA_TRY(io::EventFd::create()), std::clamp(depth, 1U, kWorkers)));
+    made->inline_ = inline_at_first;
+    if (!inline_at_first) {
+        made->start_workers();
+        if (made->workers_.empty()) {
+            return Error::from_errno("cannot start a disk thread", EAGAIN);
         }
-    } catch (const std::system_error& error) {
-        return Error::from_errno("cannot start a disk thread", error.code().value());
     }
     return std::unique_ptr<AsyncIo>(std::move(made));
+}
+
+void ThreadIo::start_workers() {
+    try {
+        while (workers_.size() < threads_) {
+            workers_.emplace_back([this] { work(); });
+        }
+    } catch (const std::system_error&) {
+        inline_ = workers_.empty();  // slower, but it works
+    }
+}
+
+void ThreadIo::set_inline(bool on) {
+    inline_ = on;
+    if (!on) {
+        start_workers();
+    }
 }
 
 ThreadIo::~ThreadIo() {
@@ -52,6 +68,15 @@ ThreadIo::~ThreadIo() {
 }
 
 void ThreadIo::submit(const IoCommand& command) {
+    if (inline_) {
+        const std::int64_t result = execute(command);
+        {
+            const MutexLock lock(mutex_);
+            done_.push_back({command.token, result});
+        }
+        signal_.signal();
+        return;
+    }
     const MutexLock lock(mutex_);
     waiting_.push_back(command);
     ++under_way_;

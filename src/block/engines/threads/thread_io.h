@@ -15,19 +15,23 @@ namespace strata::block {
 
 class ThreadIo final : public AsyncIo {
   public:
-    static Result<std::unique_ptr<AsyncIo>> create(unsigned depth);
+    static Result<std::unique_ptr<AsyncIo>> create(unsigned depth, bool inline_at_first = false);
     ~ThreadIo() override;
     void submit(const IoCommand& command) override;
     void kick() override {}
     [[nodiscard]] int completion_fd() const override { return signal_.fd(); }
     void reap(std::vector<IoCompletion>& out) override;
     void wait() override;
+    void set_inline(bool on) override;
 
   private:
-    explicit ThreadIo(io::EventFd signal) : signal_(std::move(signal)) {}
+    ThreadIo(io::EventFd signal, unsigned threads) : signal_(std::move(signal)), threads_(threads) {}
+    void start_workers();
     void work();
 
     io::EventFd signal_;
+    const unsigned threads_;
+    bool inline_ = false;  ///< the owner's
     Mutex mutex_;
     CondVar work_ready_;
     CondVar work_done_;
