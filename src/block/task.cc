@@ -7,6 +7,12 @@
 #include <vector>
 
 namespace strata::block::detail {
+
+#if defined(STRATA_SANITIZED)
+// The sanitizers must see each frame's life.
+void* allocate_frame(std::size_t bytes) { return ::operator new(bytes); }
+void free_frame(void* frame, std::size_t /*bytes*/) noexcept { ::operator delete(frame); }
+#else
 namespace {
 
 constexpr std::size_t kStep = 64, kSizes = 48, kKept = 256;
@@ -26,11 +32,6 @@ thread_local FreeFrames free_frames;
 
 }  // namespace
 
-#if defined(STRATA_SANITIZED)
-// The sanitizers must see each frame's life.
-void* allocate_frame(std::size_t bytes) { return ::operator new(bytes); }
-void free_frame(void* frame, std::size_t /*bytes*/) noexcept { ::operator delete(frame); }
-#else
 void* allocate_frame(std::size_t bytes) {
     const std::size_t index = (bytes + kStep - 1) / kStep;
     if (index >= kSizes) {
