@@ -94,6 +94,20 @@ void expect_unpacked(Unpacker unpack, const std::vector<std::byte>& packed, cons
 TEST(DmgCodecsTest, LzfseEntropyCoded) { expect_unpacked(&unpack_lzfse, unhex(kBvx2), bytes_of(lines())); }
 TEST(DmgCodecsTest, LzfseLzvn) { expect_unpacked(&unpack_lzfse, unhex(kBvxn), bytes_of(letters())); }
 
+// Else each 32 bytes of a chunk could ask for 40000 literals that come from no bits and go nowhere.
+TEST(DmgCodecsTest, LzfseBlocksGiveWhatTheySay) {
+    std::vector<std::byte> packed = unhex(kBvx2);
+    std::vector<std::byte> out(6144);
+    ASSERT_TRUE(unpack_lzfse(packed, out).ok());
+    for (const int wrong : {0x00, 0x17, 0x19}) {  // of the block's 0x1800 bytes
+        packed[5] = static_cast<std::byte>(wrong);
+        EXPECT_FALSE(unpack_lzfse(packed, out).ok()) << wrong;
+    }
+}
+TEST(DmgCodecsTest, NothingMayComeOut) {
+    EXPECT_FALSE(unpack_lzfse(unhex("6276786e000000001c0000000100002b6223f2e4642d3220380df0fff2c8e261620000000062767824"), {}).ok());
+    EXPECT_TRUE(unpack_lzfse(bytes_of(std::string_view("bvx-\0\0\0\0bvx$", 12)), {}).ok());
+}
 TEST(DmgCodecsTest, LzfseStored) {
     expect_unpacked(&unpack_lzfse, bytes_of(std::string_view("bvx-\x05\0\0\0hellobvx$", 17)), bytes_of("hello"));
 }

@@ -218,7 +218,10 @@ std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::s
     std::array<State, kMStates> m_table{};
     std::array<State, kDStates> d_table{};
     const std::span<const std::uint16_t> frequencies(b.frequencies);
-    if (!b.sound() || length > from.size() || !decode_literals(b, from.subspan(b.head, b.literal_bytes), literals) ||
+    // No more literals than bytes that come out: else small blocks without any could keep a worker busy for minutes.
+    const std::size_t start = at;
+    if (!b.sound() || length > from.size() || b.raw == 0 || b.raw > into.size() - at || b.literals > b.raw + 3 ||
+        !decode_literals(b, from.subspan(b.head, b.literal_bytes), literals) ||
         !make_table(l_table, frequencies.first(kLSymbols), kLBits) || !make_table(m_table, frequencies.subspan(kLSymbols, kMSymbols), kMBits) ||
         !make_table(d_table, frequencies.subspan(kLSymbols + kMSymbols, kDSymbols), kDBits)) {
         return 0;
@@ -234,7 +237,7 @@ std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::s
         if (bits.failed() || run > literals.size() - literal || run > into.size() - at) {
             return 0;
         }
-        std::memcpy(into.data() + at, literals.data() + literal, run);
+        std::copy_n(literals.begin() + static_cast<std::ptrdiff_t>(literal), run, into.begin() + static_cast<std::ptrdiff_t>(at));
         literal += run;
         at += run;
         if (match != 0 && !copy_match(into, at, distance, match)) {
@@ -242,7 +245,7 @@ std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::s
         }
         at += match;
     }
-    return length;
+    return at - start == b.raw ? length : 0;
 }
 
 /// One step of LZVN: what an opcode says.
@@ -294,7 +297,7 @@ bool decode_lzvn(std::span<const std::byte> from, std::span<std::byte> into) {
             return false;
         }
         distance = step.distance != 0 ? step.distance : distance;
-        std::memcpy(into.data() + at, from.data() + step.bytes, step.literals);
+        std::ranges::copy(from.subspan(step.bytes, step.literals), into.begin() + static_cast<std::ptrdiff_t>(at));
         at += step.literals;
         if (step.match != 0 && !copy_match(into, at, distance, step.match)) {
             return false;
@@ -317,7 +320,7 @@ std::size_t simple_block(std::span<const std::byte> from, std::span<std::byte> i
         return 0;
     }
     if (stored) {
-        std::memcpy(into.data() + at, from.data() + head, raw);
+        std::ranges::copy(from.subspan(head, raw), into.begin() + static_cast<std::ptrdiff_t>(at));
     } else if (!decode_lzvn(from.subspan(head, packed), into.subspan(at, raw))) {
         return 0;
     }

@@ -31,12 +31,16 @@ Task<NodePtr> replay(NodePtr file, Header& header, const OpenOptions& options) {
     if (options.read_only) {
         co_return NodePtr(std::make_shared<PatchedFile>(std::move(file), std::move(patch)));
     }
-    if (patch.file_size > file->size()) {
+    // What lies behind the old end is zeros already: a hostile log may ask for petabytes of them.
+    const std::uint64_t old_end = file->size();
+    if (patch.file_size > old_end) {
         STRATA_CO_TRY_VOID(co_await file->resize(patch.file_size, Preallocation::Off));
     }
     for (const auto& [offset, range] : patch.ranges()) {
         if (range.data.empty()) {
-            STRATA_CO_TRY_VOID(co_await file->write_zeroes(offset, range.length, {}));
+            if (offset < old_end) {
+                STRATA_CO_TRY_VOID(co_await file->write_zeroes(offset, std::min(range.length, old_end - offset), {}));
+            }
         } else {
             STRATA_CO_TRY_VOID(co_await file->write(offset, Buffers::of(range.data)));
         }
