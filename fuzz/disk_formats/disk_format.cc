@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "seal.h"
 
 namespace {
 
@@ -44,6 +45,7 @@ void use(Loop& loop, Node& node, bool writable) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    const auto pieces = fuzz::pieces_of(STRATA_FORMAT, std::as_bytes(std::span(data, size)));
     static const auto kLoop = Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
     for (const bool writable : {false, true}) {
         OpenOptions options;
@@ -52,7 +54,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         options.read_only = !writable;
         options.lock = false;
         options.fd = UniqueFd(::memfd_create("fuzz", MFD_CLOEXEC));
-        STRATA_CHECK(::write(options.fd.get(), data, size) == static_cast<ssize_t>(size), "no memory for an input");
+        options.open_backing = false;
+        for (const fuzz::Piece& piece : pieces) {
+            STRATA_CHECK(::pwrite(options.fd.get(), piece.bytes.data(), piece.bytes.size(), static_cast<off_t>(piece.offset)) ==
+                             static_cast<ssize_t>(piece.bytes.size()),
+                         "no memory for an input");
+        }
         auto node = kLoop->run(open_node(*kLoop, std::move(options)));
         if (node.ok() && (*node)->size() != 0) {
             use(*kLoop, **node, writable);
