@@ -15,8 +15,8 @@ namespace strata::engine::soft {
 
 struct Block;
 
-/// Where the guest's arithmetic flags are when control passes from block to block.
-enum class FlagsPlace : std::uint8_t { Dead, Host, Memory };
+/// Where the guest's arithmetic flags are when control passes from block to block. Either: TranslatorState::flags_in_host says, behind a return.
+enum class FlagsPlace : std::uint8_t { Dead, Host, Memory, Either };
 
 /// One way out of a block to a known guest address.
 struct Exit {
@@ -56,6 +56,7 @@ struct Block {
     std::uint32_t host_guard_entry = 0;  ///< checks the page; flags in host RFLAGS
     std::uint32_t load_entry = 0;      ///< flags from memory to host
     std::uint32_t save_entry = 0;      ///< flags from host to memory
+    std::uint32_t return_entry = 0;    ///< flags from either place to where the block wants them
     std::vector<Exit> exits;           ///< never resized once linked
     std::vector<InsnMark> marks;       ///< ascending by host
     Exit* incoming = nullptr;

@@ -162,6 +162,11 @@ void Assembler::push(Reg from) {
     byte(static_cast<std::uint8_t>(0x50 | (raw(from) & 7)));
 }
 
+void Assembler::push_imm32(std::int32_t value) {
+    byte(0x68);
+    u32(static_cast<std::uint32_t>(value));
+}
+
 void Assembler::pop(Reg to) {
     if (raw(to) >= 8) {
         byte(0x41);
@@ -209,6 +214,11 @@ void Assembler::reference(Label to, bool short_form) {
 
 void Assembler::jmp(Label to) {
     byte(0xE9);
+    reference(to, false);
+}
+
+void Assembler::call(Label to) {
+    byte(0xE8);
     reference(to, false);
 }
 

@@ -101,6 +101,7 @@ class Assembler {
     /// RORX r32/r64: needs BMI2; leaves flags alone.
     void rorx(OpSize size, Reg to, Reg from, std::uint8_t count);
     void push(Reg from);
+    void push_imm32(std::int32_t value);  ///< sign-extended
     void pop(Reg to);
     void push(const Mem& from) { op(OpSize::Bits32, 0xFF, 6, from); }
     void pop(const Mem& to) { op(OpSize::Bits32, 0x8F, 0, to); }
@@ -112,6 +113,8 @@ class Assembler {
     void jmp(Reg to) { op(OpSize::Bits32, 0xFF, 4, to); }
     void jmp(const Mem& to) { op(OpSize::Bits32, 0xFF, 4, to); }
     void call(Reg to) { op(OpSize::Bits32, 0xFF, 2, to); }
+    void call(const Mem& to) { op(OpSize::Bits32, 0xFF, 2, to); }
+    void call(Label to);
 
     void jmp(Label to);
     void jcc(Cond cond, Label to);

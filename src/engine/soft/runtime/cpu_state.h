@@ -65,7 +65,10 @@ struct TranslatorState {
 
     std::uint64_t flags = 0;      ///< arithmetic flags while they are neither in host RFLAGS nor in CpuState::rflags
     std::uint64_t spill[4] = {};
-    std::uint64_t host_rsp = 0;
+    std::uint64_t host_rsp = 0;   ///< the host's own stack while translated code runs on the return stack
+    std::uint64_t return_epoch = 0; ///< fetch_epoch under which the pairs of the return stack were pushed
+    std::uint64_t flags_in_host = 0;  ///< at a return: whether the guest's flags are in host RFLAGS, else in `flags`
+    std::uint64_t return_base = 0;  ///< where the return stack is empty: see translate/return_stack.h
     std::uint64_t exit_pc = 0;    ///< host address that identifies the place where generated code was left
     std::uint64_t exit_reason = 0;
     /// Page of recent stack accesses (readable and writable) and host address - linear address there. Every tag matches some

@@ -163,6 +163,31 @@ StackAccess stack_access(const Instruction& insn) {
     }
 }
 
+namespace {
+
+// The check of the group that starts at `from` clobbers flags: if they live there, it goes up to an instruction before which they do
+// not, as long as rsp is the same. Never across an access of another group, which relies on that group's page being the one kept.
+void move_group_check(std::vector<Unit>& units, std::size_t from) {
+    std::size_t to = from;
+    while (units[to].need_before != FlagsNeed::None) {
+        std::int32_t change = 0;
+        if (to == 0 || units[to].group_start != (to == from) || ends_checks(units[to - 1]) || units[to - 1].grouped || units[to - 1].insn.cls == InsnClass::Jcc ||
+            !rsp_change(units[to - 1].insn, change) || change != 0) {
+            return;
+        }
+        --to;
+    }
+    if (to == from || units[to].group_start) {
+        return;
+    }
+    units[to].group_start = true;
+    units[to].group_low = units[from].group_low;
+    units[to].group_bytes = units[from].group_bytes;
+    units[from].group_start = false;
+}
+
+}  // namespace
+
 void group_stack_accesses(std::vector<Unit>& units) {
     Group group;
     for (std::size_t i = 0; i < units.size(); ++i) {
@@ -189,6 +214,11 @@ void group_stack_accesses(std::vector<Unit>& units) {
         group.rsp += change;
     }
     close(units, group);
+    for (std::size_t i = 1; i < units.size(); ++i) {
+        if (units[i].group_start) {
+            move_group_check(units, i);
+        }
+    }
 }
 
 namespace {

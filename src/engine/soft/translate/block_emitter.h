@@ -29,6 +29,7 @@ struct TranslateOptions {
     bool chain = true;            ///< direct jumps between blocks
     bool chain_pages = true;      ///< … also across pages, guarded
     bool jump_cache = true;       ///< inline lookup of indirect targets
+    bool return_stack = true;     ///< calls and returns by the host's own
     bool track_flags = true;      ///< false: every check saves and restores the flags
     bool interpret_in_place = true;  ///< blocks call the interpreter and go on
     bool direct_faults = true;    ///< page faults enter the guest's handler without leaving translated code
@@ -104,6 +105,11 @@ class BlockEmitter {
     struct JumpMiss {
         Label entry, refused;
         std::int32_t released;
+        bool is_return = false;   ///< the return stack disagreed: it is emptied, then the jump table is asked
+        bool host_flags = false;  ///< to be put away first
+    };
+    struct CallMiss {
+        Label entry, landing;
     };
     struct PendingExit {
         Label stub;
@@ -137,6 +143,10 @@ class BlockEmitter {
     void refuse_target(Label refused);
     void emit_indirect_jump(const Unit& unit, std::int32_t released);
     void emit_jump_misses();
+    void push_return(std::uint64_t next);
+    void emit_landing(Label landing, std::uint64_t call, std::uint64_t next);
+    void call_exit(std::uint64_t target);
+    void emit_predicted_return(const Unit& unit, std::int32_t released);
     void emit_end();
 
     void address_of_operand(const Unit& unit);
@@ -187,6 +197,7 @@ class BlockEmitter {
     std::vector<VectorSite> vector_;
     std::vector<SystemSite> system_;
     std::vector<JumpMiss> misses_;
+    std::vector<CallMiss> call_misses_;
     std::vector<PendingExit> exits_;
     std::vector<InsnMark> marks_;
 };

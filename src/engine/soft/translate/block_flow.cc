@@ -15,7 +15,6 @@ constexpr std::uint8_t kRsp = 4;
 constexpr std::int32_t kPage = 4096;
 bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
 Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
-bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
 
 }  // namespace
 
@@ -239,58 +238,6 @@ void BlockEmitter::emit_flow(const Unit& unit) {
     ended_ = true;
 }
 
-void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
-    const Instruction& insn = unit.insn;
-    const std::uint64_t next = unit.rip + insn.length;
-    if (indirect) {
-        if (insn.mem.present) {
-            check(unit, {}, 8, false);
-            a_.load(R11, Mem::at(R10));
-            a_.store(layout::spill(2), R11);
-        } else {
-            a_.store(layout::spill(2), source_register(insn.rm, R11));
-        }
-        // Before the push, which could not be undone.
-        put_away_flags();
-        drop_host_flags();
-        a_.load(R10, layout::spill(2));
-        refuse_target(exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()));
-    }
-    Mem slot = Mem::at(R10);
-    if (unit.grouped) {
-        a_.load(R10, Mem::gs_at(layout::kStackHost));
-        slot = Mem::at(R10, R9, 1, -8);
-    } else {
-        check(unit, {Address::Kind::Stack, -8}, 8, true);
-    }
-    if (fits32(static_cast<std::int64_t>(next))) {
-        a_.store_imm32(OpSize::Bits64, slot, static_cast<std::int32_t>(next));
-    } else {
-        a_.mov_imm(R11, next);
-        a_.store(slot, R11);
-    }
-    a_.lea(R9, Mem::at(R9, -8));
-    if (indirect) {
-        a_.load(R10, layout::spill(2));
-        emit_indirect_jump(unit, 0);
-    } else {
-        jump_exit(next + static_cast<std::uint64_t>(insn.imm[0]));
-    }
-}
-
-void BlockEmitter::emit_return(const Unit& unit) {
-    const auto released = unit.insn.imm_count > 0 ? static_cast<std::int32_t>(unit.insn.imm[0] & 0xFFFF) : 0;
-    if (unit.grouped) {
-        a_.load(R10, Mem::gs_at(layout::kStackHost));
-        a_.load(R10, Mem::at(R10, R9, 1, 0));
-    } else {
-        check(unit, {Address::Kind::Stack, 0}, 8, false);
-        a_.load(R10, Mem::at(R10));
-    }
-    a_.lea(R9, Mem::at(R9, 8 + released));
-    emit_indirect_jump(unit, 8 + released);
-}
-
 void BlockEmitter::emit_loop(const Unit& unit) {
     const Instruction& insn = unit.insn;
     const std::uint64_t next = unit.rip + insn.length;
@@ -327,20 +274,6 @@ void BlockEmitter::emit_indirect_jump(const Unit& unit, std::int32_t released) {
         return;
     }
     emit_jump_lookup(a_, miss);
-}
-
-void BlockEmitter::emit_jump_misses() {
-    for (const JumpMiss& site : misses_) {
-        const Label refused = a_.label();
-        a_.bind(site.entry);
-        refuse_target(refused);
-        a_.jmp_to(glue_.indirect);
-        a_.bind(refused);
-        if (site.released != 0) {
-            a_.lea(R9, Mem::at(R9, -site.released));
-        }
-        a_.jmp(site.refused);
-    }
 }
 
 Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch, FlagsPlace flags) {
@@ -490,7 +423,9 @@ void BlockEmitter::emit_exit_stubs() {
         }
         a_.bind(pending.stub);
         pending.exit.stub = code_offset_ + a_.offset();
-        a_.call_to(pending.exit.flags == FlagsPlace::Host ? glue_.exit_host : glue_.exit_memory);
+        a_.call_to(pending.exit.flags == FlagsPlace::Host     ? glue_.exit_host
+                   : pending.exit.flags == FlagsPlace::Either ? glue_.exit_either
+                                                              : glue_.exit_memory);
         pending.exit.stub_end = code_offset_ + a_.offset();
     }
 }

@@ -262,11 +262,32 @@ std::uint32_t Translator::make_thunk(Block& to, bool check_page, bool host_flags
     return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
 }
 
+// Behind a return: brings flags from where they are to where the block wants them.
+std::uint32_t Translator::make_return_thunk(const Block& to) {
+    counters_.thunks.fetch_add(1, std::memory_order_relaxed);
+    Assembler a(buffer_, memory_->next());
+    const Label memory = a.label();
+    emit_flags_place(a, memory);
+    if (to.entry_flags == FlagsPlace::Memory) {
+        a.pushfq();
+        a.pop(layout::flags());
+    }
+    a.jmp_to(memory_->base() + to.code);
+    a.bind(memory);
+    take_flags_place(a);
+    if (to.entry_flags == FlagsPlace::Host) {
+        a.push(layout::flags());
+        a.popfq();
+    }
+    a.jmp_to(memory_->base() + to.code);
+    return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
+}
+
 std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool host = from.flags == FlagsPlace::Host;
     const bool same_page = (from.owner->rip ^ to.rip) >> 12 == 0 && (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
     if (!same_page) {
-        if (!options_.chain_pages) {
+        if (!options_.chain_pages || from.flags == FlagsPlace::Either) {
             return 0;
         }
         counters_.page_links.fetch_add(1, std::memory_order_relaxed);
@@ -279,6 +300,12 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags || from.flags == FlagsPlace::Dead;
     if (fits) {
         return to.code;
+    }
+    if (from.flags == FlagsPlace::Either) {
+        if (to.return_entry == 0) {
+            to.return_entry = make_return_thunk(to);
+        }
+        return to.return_entry;
     }
     std::uint32_t& entry = host ? to.save_entry : to.load_entry;
     if (entry == 0) {

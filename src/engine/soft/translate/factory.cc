@@ -50,6 +50,7 @@ constexpr std::array kSwitches = {
     Switch{"no-chain", &TranslateOptions::chain, false},
     Switch{"no-page-chain", &TranslateOptions::chain_pages, false},
     Switch{"no-jump-cache", &TranslateOptions::jump_cache, false},
+    Switch{"no-return-stack", &TranslateOptions::return_stack, false},
     Switch{"exact-flags", &TranslateOptions::track_flags, false},
     Switch{"no-vectors", &TranslateOptions::vectors, false},
     Switch{"no-inline-system", &TranslateOptions::inline_system, false},

@@ -46,6 +46,13 @@ void restore_host_and_return(Assembler& a) {
     a.ret();
 }
 
+// The pairs of the return stack that are pushed from here on are good as long as the epoch stays.
+void begin_returns(Assembler& a) {
+    a.load(Rsp, Mem::gs_at(layout::kReturnBase));
+    a.load(Rax, Mem::gs_at(layout::kFetchEpoch));
+    a.store(Mem::gs_at(layout::kReturnEpoch), Rax);
+}
+
 void leave(Assembler& a, std::uint64_t reason) {
     a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason), static_cast<std::int32_t>(reason));
     store_homes(a);
@@ -62,9 +69,10 @@ void load_flags(Assembler& a) {
     a.popfq();
 }
 
-// Calls a C++ function with an aligned stack; guest registers were stored. rbp is free then.
+// Calls a C++ function on the host's own stack; guest registers were stored. rbp is free then.
 void call_helper(Assembler& a, std::uint64_t function) {
     a.mov(Rbp, Rsp);
+    a.load(Rsp, Mem::gs_at(layout::kHostRsp));
     a.alu_imm(Alu::And, OpSize::Bits64, Rsp, -16);
     a.mov_imm(Rax, function);
     a.call(Rax);
@@ -98,14 +106,17 @@ void emit_enter(Assembler& a) {
     }
     a.store(Mem::gs_at(layout::kHostRsp), Rsp);
     a.mov(R11, Rsi);
+    begin_returns(a);
     load_flags(a);
     load_homes(a);
     a.jmp(R11);
 }
 
-// Guest registers are in memory: takes them and goes on at cpu.rip. Host rsp is where it was when the block was entered.
+// Guest registers are in memory: takes them and goes on at cpu.rip. Mode or address space may be others: pairs of the return
+// stack do not hold any more.
 void emit_go_on(Assembler& a, std::uint64_t indirect) {
     const Label miss = a.label();
+    begin_returns(a);
     load_homes(a);
     a.load(R10, Mem::gs_at(layout::kRip));
     emit_jump_lookup(a, miss);
@@ -135,7 +146,6 @@ void emit_slow(Assembler& a, const GlueHelpers& helpers, std::uint64_t indirect)
     load_homes(a);
     a.ret();
     a.bind(go_on);
-    a.lea(Rsp, Mem::at(Rsp, 8));
     emit_go_on(a, indirect);
     a.bind(copy);
     load_homes(a);
@@ -259,6 +269,15 @@ void emit_system(Assembler& a, const GlueHelpers& helpers) {
     call_helper(a, address_of(helpers.system));
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
     a.jcc(Cond::Ne, stop);
+    // The block's own page is as it was. Pairs of other pages may not hold any more.
+    const Label kept = a.label();
+    a.load(Rax, Mem::gs_at(layout::kFetchEpoch));
+    a.alu(Alu::Cmp, OpSize::Bits64, Rax, Mem::gs_at(layout::kReturnEpoch));
+    a.jcc(Cond::E, kept);
+    a.pop(R11);
+    begin_returns(a);
+    a.push(R11);
+    a.bind(kept);
     load_homes(a);
     a.ret();
     a.bind(stop);
@@ -289,7 +308,16 @@ void emit_vector(Assembler& a, const GlueHelpers& helpers) {
 
 }  // namespace
 
-void emit_jump_lookup(Assembler& a, Label miss) {
+void emit_flags_place(Assembler& a, Label memory) {
+    a.mov(R11, Rcx);
+    a.load(Rcx, Mem::gs_at(layout::kFlagsInHost));
+    a.jrcxz(memory);
+    a.mov(Rcx, R11);
+}
+
+void take_flags_place(Assembler& a) { a.mov(Rcx, R11); }
+
+void emit_jump_lookup(Assembler& a, Label miss, bool call) {
     static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
     a.rorx(OpSize::Bits64, R11, R10, 12);
     a.alu(Alu::Xor, OpSize::Bits32, R11, R10);
@@ -297,7 +325,12 @@ void emit_jump_lookup(Assembler& a, Label miss) {
     a.shl_imm(OpSize::Bits32, R11, 4);
     a.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, layout::kJumps));
     a.jcc(Cond::Ne, miss);
-    a.jmp(Mem::gs_at(R11, layout::kJumps + 8));
+    const Mem host = Mem::gs_at(R11, layout::kJumps + 8);
+    if (call) {
+        a.call(host);
+    } else {
+        a.jmp(host);
+    }
 }
 
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
@@ -346,6 +379,24 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     a.align(16);
     glue.transfer = a.here();
     emit_transfer(a, helpers, glue.indirect);
+    a.align(16);
+    glue.return_end = a.here();
+    const Label ended = a.label();
+    a.load(Rsp, Mem::gs_at(layout::kReturnBase));
+    emit_flags_place(a, ended);
+    save_flags(a);
+    a.jmp_to(glue.indirect);
+    a.bind(ended);
+    take_flags_place(a);
+    a.jmp_to(glue.indirect);
+    a.align(16);
+    glue.exit_either = a.here();
+    const Label in_memory = a.label();
+    emit_flags_place(a, in_memory);
+    a.jmp_to(glue.exit_host);
+    a.bind(in_memory);
+    take_flags_place(a);
+    a.jmp_to(glue.exit_memory);
     STRATA_CHECK(!a.overflowed(), "glue does not fit");
     (void)memory.write(a.code());
     return glue;

@@ -15,6 +15,8 @@
 //                        with flags both in memory and in host RFLAGS.
 //   system               called: r11 = rip, r10 = SystemWord: as interpret, for an instruction that has a decoded form; flags are in memory only.
 //   transfer             jumped to: r11 = rip, r10 = SystemWord: an instruction that goes elsewhere; goes on there through the jump cache.
+//   exit_either          as exit_memory, behind a return: flags are where flags_in_host says.
+//   return_end           the lowest host address of the return stack (return_stack.h): r10 = target, flags as above.
 //   fault                jumped to by the signal handler, host rsp valid: leave with reason Fault.
 // The slow path never trusts an address that it did not translate: what it returns in r10 comes from the MMU alone.
 #pragma once
@@ -63,7 +65,7 @@ struct GlueHelpers {
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
     std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0, store = 0;
-    std::uint64_t system = 0, transfer = 0;
+    std::uint64_t system = 0, transfer = 0, return_end = 0, exit_either = 0;
 };
 
 /// The address of an Op (interp/context.h), and bits below it.
@@ -72,8 +74,13 @@ struct SystemWord {
     static constexpr std::uint64_t kBits = 7;
 };
 
-/// r10 = target, flags in memory: jumps there if the vCPU's jump cache knows it, else to `miss`. Clobbers r11 and flags.
-void emit_jump_lookup(Assembler& a, Label miss);
+/// Jumps to `memory` if flags_in_host is 0; goes on with flags in host RFLAGS otherwise. Keeps flags, clobbers r11; `memory` is behind it, near, and has to
+/// begin with what take_flags_place() emits.
+void emit_flags_place(Assembler& a, Label memory);
+void take_flags_place(Assembler& a);
+
+/// r10 = target, flags in memory: jumps there (`call`: calls) if the vCPU's jump cache knows it, else jumps to `miss`. Clobbers r11 and flags.
+void emit_jump_lookup(Assembler& a, Label miss, bool call = false);
 
 /// Writes the glue into empty code memory.
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers);

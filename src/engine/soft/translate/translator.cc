@@ -65,6 +65,9 @@ Result<> Translator::prepare_memory(std::uint64_t cache_bytes) {
 // In signal context: a native instruction was refused. What to do is decided outside.
 bool Translator::on_host_fault(void* self, HostFault& fault) noexcept {
     const auto* translator = static_cast<const Translator*>(self);
+    if (t_current != nullptr && ReturnStack::on_guard_fault(*t_current, fault)) {
+        return true;
+    }
     if (t_current == nullptr || fault.pc - translator->memory_->base() < translator->glue_end_) {
         return false;
     }
@@ -81,11 +84,20 @@ void Translator::reset_jumps(CpuState& cpu) const {
     }
 }
 
+void Translator::give_return_stack(CpuState& cpu) {
+    auto stack = ReturnStack::create(glue_.return_end);
+    STRATA_CHECK(stack.ok(), "no memory for a return stack");
+    cpu.translator.return_base = stack.value().base();
+    const MutexLock lock(mutex_);
+    return_stacks_.push_back(std::move(stack).value());
+}
+
 void Translator::enter_thread(CpuState& cpu) {
     set_gs_base(&cpu);
     if (cpu.translator.spill[3] != reinterpret_cast<std::uint64_t>(&cpu)) {
         cpu.translator.spill[3] = reinterpret_cast<std::uint64_t>(&cpu);
         reset_jumps(cpu);
+        give_return_stack(cpu);
     }
     if (t_current != &cpu) {
         t_current = &cpu;

@@ -24,6 +24,7 @@
 #include "engine/soft/runtime/host_faults.h"
 #include "engine/soft/runtime/soft_vm.h"
 #include "engine/soft/translate/block_emitter.h"
+#include "engine/soft/translate/return_stack.h"
 #include "engine/soft/translate/system_ops.h"
 
 namespace strata::engine::soft {
@@ -77,6 +78,7 @@ class Translator final : public Executor, public CodeInvalidator {
 
     void enter_thread(CpuState& cpu);
     void reset_jumps(CpuState& cpu) const;
+    void give_return_stack(CpuState& cpu);
     /// How to go on at cpu.rip.
     struct Next {
         Exit* from = nullptr;    ///< the exit that led there, to be linked
@@ -106,6 +108,7 @@ class Translator final : public Executor, public CodeInvalidator {
     std::uint32_t make_thunk(Block& to, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
     /// The thunk of indirect branches; its end, behind which the block may follow, is aligned to 16.
     void emit_indirect_thunk(Assembler& a, const Block& to) const;
+    std::uint32_t make_return_thunk(const Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
     void kill(Block& block) STRATA_REQUIRES(mutex_);
@@ -129,6 +132,7 @@ class Translator final : public Executor, public CodeInvalidator {
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
+    std::vector<ReturnStack> return_stacks_ STRATA_GUARDED_BY(mutex_);
     std::atomic<std::uint64_t> generation_{1};  ///< changes when the cache is dropped: pointers to blocks and exits die
     TranslatorCounters counters_;
 };

@@ -157,6 +157,66 @@ TEST(TranslatorTest, RemappedPageIsNotEnteredThroughAnOldLink) {
     EXPECT_EQ(machine.cpu().gpr[kRax], 2U);
 }
 
+TEST(TranslatorTest, CallsThatNeverReturnDoNotFillTheHostsStack) {
+    Machine machine;
+    machine.load(Bytes{0xB9, 0x40, 0x0D, 0x03, 0x00,        // mov ecx, 200000
+                       0xE8, 0x00, 0x00, 0x00, 0x00,        // call the next instruction
+                       0x48, 0x8D, 0x64, 0x24, 0x08,        // lea rsp, [rsp+8]
+                       0x83, 0xC0, 0x01,                    // add eax, 1
+                       0xFF, 0xC9,                          // dec ecx
+                       0x75, 0xEF,                          // jnz to the call
+                       0xF4});
+    machine.cpu().gpr[kRax] = 0;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 200000U);
+    EXPECT_EQ(machine.cpu().gpr[4], Machine::kStack + Machine::kPage + 512);
+    EXPECT_EQ(machine.translator().counters().host_faults.load(), 0U);
+}
+
+TEST(TranslatorTest, ReturnsGoWhereTheGuestSays) {
+    Machine machine;
+    machine.load(Bytes{0xE8, 0x07, 0x00, 0x00, 0x00,              // call f
+                       0xB8, 0x01, 0x00, 0x00, 0x00, 0xF4, 0x90,  // mov eax, 1; hlt
+                       0x48, 0x83, 0x04, 0x24, 0x0D,              // f: add qword [rsp], 13
+                       0xC3,                                      // ret
+                       0xB8, 0x02, 0x00, 0x00, 0x00, 0xF4});      // mov eax, 2; hlt
+    for (int i = 0; i < 3; ++i) {
+        machine.reset();
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[kRax], 2U);
+        EXPECT_EQ(machine.cpu().gpr[4], Machine::kStack + Machine::kPage + 512);
+    }
+}
+
+TEST(TranslatorTest, ReturnToChangedCodeRunsTheNewCode) {
+    Machine machine;
+    machine.load(Bytes{0xB9, 0x03, 0x00, 0x00, 0x00,                    // mov ecx, 3
+                       0xE8, 0x0A, 0x00, 0x00, 0x00,                    // call f
+                       0xB8, 0x00, 0x00, 0x00, 0x00,                    // mov eax, 0: the immediate is written by f
+                       0xFF, 0xC9,                                      // dec ecx
+                       0x75, 0xF2,                                      // jnz to the call
+                       0xF4,                                            // hlt
+                       0x88, 0x0D, 0xF1, 0xFF, 0xFF, 0xFF,              // f: mov [rip-15], cl
+                       0xC3});
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[kRax], 1U);
+}
+
+TEST(TranslatorTest, FlagsComeBackFromACall) {
+    Machine machine;
+    machine.load(Bytes{0x31, 0xDB,                    // xor ebx, ebx
+                       0xE8, 0x0A, 0x00, 0x00, 0x00,  // again: call f
+                       0x83, 0xD3, 0x00,              // adc ebx, 0
+                       0xFF, 0xC9,                    // dec ecx
+                       0x75, 0xF4,                    // jnz again
+                       0xF4, 0x90, 0x90,              // hlt
+                       0x83, 0xF9, 0x05,              // f: cmp ecx, 5: carry below
+                       0xC3});
+    machine.cpu().gpr[kRcx] = 8;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[3], 4U);
+}
+
 // A loop whose `mov eax, imm32` begins three bytes before the end of its page.
 void load_straddling_loop(Machine& machine) {
     machine.load(Bytes{0xB8, 0x05, 0x00}, 0xFFD);                    // mov eax, 5 …
