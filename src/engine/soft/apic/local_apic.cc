@@ -5,6 +5,7 @@
 
 #include "arch/x86/registers.h"
 #include "engine/soft/apic/apic_registers.h"
+#include "engine/soft/runtime/tsc_clock.h"
 
 namespace strata::engine::soft {
 
@@ -273,6 +274,9 @@ void LocalApic::write_register(std::uint32_t reg, std::uint32_t value) noexcept 
 
 void LocalApic::write_lvt(std::uint32_t reg, std::uint32_t value) noexcept {
     const TimerMode before = timer_mode();
+    if (reg == kLvtTimer && before == TimerMode::OneShot && deadline_ != kNoDeadline && monotonic_ns() >= deadline_) {
+        timer_expired();  // the count has ended, though the host has not told us yet: in the new mode it must not go on
+    }
     value &= lvt_mask(reg);
     if ((get(kSpurious) & kSoftwareEnable) == 0) {
         value |= kLvtMasked;

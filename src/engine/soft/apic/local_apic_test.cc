@@ -282,6 +282,18 @@ TEST_F(LocalApicTest, OneShotTimerFiresOnce) {
     EXPECT_EQ(read(0, 0x390), 0U);
 }
 
+TEST_F(LocalApicTest, EndedOneShotCountDoesNotGoOnAsPeriodic) {
+    write(0, 0x320, 0x70);
+    write(0, 0x3e0, 0xb);
+    write(0, 0x380, 1000);
+    while (monotonic_ns() < host_.armed) {
+    }
+    write(0, 0x320, 0x70 | (1U << 17));  // before the host has told of the end
+    EXPECT_TRUE(pending(0, 0x70));
+    EXPECT_EQ(host_.armed, kNoDeadline);
+    EXPECT_EQ(read(0, 0x390), 0U);
+}
+
 TEST_F(LocalApicTest, EarlyWakeOfTheTimerRearmsIt) {
     write(0, 0x320, 0x70);
     write(0, 0x3e0, 0xb);
