@@ -19,7 +19,7 @@ using block::CreateOption;
 /// What the peer tells file systems to place files better. No file is different for it.
 constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
 
-/// Options in the order in which the peer tells them; others come behind.
+/// qcow2's options in the order in which the peer tells them; others come behind.
 constexpr std::array<std::string_view, 14> kOrder = {"encryption", "encrypt.format", "encrypt.key-secret", "cluster_size", "extended_l2", "preallocation", "compression_type",
                                                      "size", "compat", "backing_file", "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts"};
 /// Those whose defaults it does not tell.
@@ -148,17 +148,18 @@ std::string NewImage::option(std::string_view name) const {
 }
 
 std::string NewImage::summary() const {
-    std::vector<std::pair<std::size_t, std::string>> told = {{rank("size"), fmt::format("size={}", size.value_or(0))}};
+    const auto place = [&](std::string_view name) { return driver->name == "qcow2" ? rank(name) : name == "size" ? 0 : kOrder.size(); };
+    std::vector<std::pair<std::size_t, std::string>> told = {{place("size"), fmt::format("size={}", size.value_or(0))}};
     for (const CreateOption& known : driver->create_options) {
         const bool quiet = std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
         const std::string value = option(known.name);
         if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
-            told.emplace_back(rank(known.name), fmt::format("{}={}", known.name, value));
+            told.emplace_back(place(known.name), fmt::format("{}={}", known.name, value));
         }
     }
     std::ranges::stable_sort(told, {}, &std::pair<std::size_t, std::string>::first);
     std::string text;
-    for (const auto& [place, one] : told) {
+    for (const auto& [order, one] : told) {
         text += (text.empty() ? "" : " ") + one;
     }
     return text;
