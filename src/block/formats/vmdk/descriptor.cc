@@ -202,8 +202,13 @@ std::string serialise_descriptor(const Descriptor& d) {
 
 Result<std::string> with_cid(std::string text, std::uint32_t cid, std::string_view name) {
     for (std::size_t at = 0; (at = text.find("CID=", at)) != std::string::npos; at += 4) {
-        if ((at == 0 || text[at - 1] == '\n') && at + 12 <= text.size()) {
-            text.replace(at + 4, 8, fmt::format("{:08x}", cid));
+        if (at == 0 || text[at - 1] == '\n') {
+            const std::size_t size = text.size();
+            const std::size_t end = std::min(text.find_first_not_of("0123456789abcdefABCDEF", at + 4), size);
+            text.replace(at + 4, end - (at + 4), fmt::format("{:08x}", cid));  // others write fewer digits, without zeros in front
+            while (text.size() > size && text.back() == '\0') {
+                text.pop_back();
+            }
             return text;
         }
     }

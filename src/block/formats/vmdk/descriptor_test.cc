@@ -56,6 +56,10 @@ TEST(VmdkDescriptorTest, TheContentIdIsReplacedInPlace) {
     EXPECT_EQ(text->size(), std::string(kHead).size());
     EXPECT_NE(text->find("\nCID=fedcba90\nparentCID=ffffffff"), std::string::npos);
     EXPECT_FALSE(with_cid("parentCID=12345678\n", 1, "test").ok());
+    EXPECT_EQ(with_cid("x\nCID=12345\nparentCID=9\n", 0xFEDCBA90, "test").value(), "x\nCID=fedcba90\nparentCID=9\n");
+    const std::string padded = std::string("CID=1\nrest\n") + std::string(16, '\0');
+    EXPECT_EQ(with_cid(padded, 0x10, "test")->size(), padded.size());
+    EXPECT_EQ(with_cid("CID=123456789a\nrest\n", 0x10, "test").value(), "CID=00000010\nrest\n");
 }
 
 }  // namespace

@@ -2,8 +2,12 @@
 #include "block/formats/vmdk/vmdk_node.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <random>
 #include <set>
+
+#include <fmt/format.h>
 
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
@@ -86,6 +90,9 @@ Task<> VmdkNode::begin_write() {
     std::string text(bytes.size(), '\0');
     std::memcpy(text.data(), bytes.data(), bytes.size());
     STRATA_CO_TRY(text, with_cid(std::move(text), cid, name()));
+    if (text.size() > bytes.size() && place_.offset != 0) {
+        co_return Error(ErrorKind::Failed, fmt::format("VMDK image '{}': its descriptor has no room for a content id of eight digits", name()), EIO);
+    }
     STRATA_CO_TRY_VOID(co_await file_->write(place_.offset, Buffers::of(std::as_bytes(std::span(text)))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
     descriptor_.cid = cid;
