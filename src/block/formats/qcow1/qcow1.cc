@@ -90,10 +90,15 @@ class Qcow1Node final : public TableNode {
         if (entry != 0 || !make) {
             co_return entry.value();
         }
+        // Empty before anybody sees it: another publish() may fill in its own entry as soon as the L1 names the table.
         const std::uint64_t table = take_space(header_.l2_bytes(), header_.cluster());
         const std::vector<std::byte> zeros(header_.l2_bytes());
-        STRATA_CO_TRY_VOID(co_await meta_.store(at, Be64(table), 1));
         STRATA_CO_TRY_VOID(co_await meta_.store_bytes(table, zeros, 0));
+        STRATA_CO_TRY(const Be64 meanwhile, co_await meta_.load<Be64>(at));
+        if (meanwhile != 0) {
+            co_return meanwhile.value();  // another made one; ours stays unused
+        }
+        STRATA_CO_TRY_VOID(co_await meta_.store(at, Be64(table), 1));  // the page is here since load(): nothing comes between
         co_return table;
     }
     const Header header_;
