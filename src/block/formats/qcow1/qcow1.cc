@@ -152,7 +152,7 @@ Task<> create(Loop& loop, CreateRequest request) {
     std::vector<std::byte> start(round_up(header.l1_offset + header.l1_entries() * 8, 512));
     const auto bytes = serialise_header(header);
     std::copy(bytes.begin(), bytes.end(), start.begin());
-    std::memcpy(start.data() + kHeaderBytes, backing.data(), backing.size());
+    std::transform(backing.begin(), backing.end(), start.begin() + kHeaderBytes, [](char c) { return static_cast<std::byte>(c); });
     Pieces pieces;
     const std::uint64_t length = start.size();
     pieces.emplace_back(0, std::move(start));
