@@ -296,7 +296,10 @@ Task<std::uint64_t> Copier::count_data() {
 }
 
 Task<> Copier::run() {
-    STRATA_CO_TRY(const std::uint64_t bytes, co_await count_data());
+    std::uint64_t bytes = total_;
+    if (control_.watched()) {
+        STRATA_CO_TRY(bytes, co_await count_data());
+    }
     control_.begin(bytes);
     TaskGroup group(target_.loop(), std::max(1U, options_.parallel));
     Result<> scanned = ok();

@@ -28,6 +28,8 @@ class JobControl {
     [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
 
     // For jobs.
+    /// Somebody is told of progress: a total is worth finding out.
+    [[nodiscard]] bool watched() const { return static_cast<bool>(report_); }
     void begin(std::uint64_t total);
     void advance(std::uint64_t bytes);
     /// Before `bytes` are moved: waits as the limit asks; an error if the job was cancelled.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 
 #include <fmt/format.h>
 
@@ -81,7 +82,8 @@ Result<> ImageTool::create(std::string_view format, const std::string& path, std
 
 ProgressBar::ProgressBar(std::string title, bool shown)
     : title_(std::move(title)), shown_(shown && ::isatty(STDERR_FILENO) != 0), start_(std::chrono::steady_clock::now()), drawn_{},
-      control_([this](std::uint64_t done, std::uint64_t total) { draw(done, total); }) {}
+      control_(shown_ ? std::function<void(std::uint64_t, std::uint64_t)>([this](std::uint64_t done, std::uint64_t total) { draw(done, total); })
+                      : std::function<void(std::uint64_t, std::uint64_t)>()) {}
 
 ProgressBar::~ProgressBar() {
     if (shown_) {

@@ -12,6 +12,7 @@
 #include "cli/command_list.h"
 #include "cli/image/image_tool.h"
 #include "cli/output.h"
+#include "qemu_img/json_text.h"
 
 namespace strata::cli {
 namespace {
@@ -29,27 +30,6 @@ constexpr std::array kCheckOptions = {kFormatOption, Option{"--repair", 'r', "le
 constexpr std::array kMapOptions = {kFormatOption, kFollowOption};
 constexpr std::array kCompareOptions = {kFormatOption, Option{"--second-format", 'F', "FORMAT", "The second image's format.", Completes::Nothing},
                                         Option{"--strict", 's', "", "Sizes and allocation must be the same too."}, kFollowOption};
-
-struct ValueToJson {
-    Json operator()(bool value) const { return value; }
-    Json operator()(std::int64_t value) const { return value; }
-    Json operator()(const std::string& value) const { return value; }
-    Json operator()(const std::vector<std::string>& values) const { return values; }
-    Json operator()(const std::vector<block::InfoField>& fields) const {
-        Json result = Json::object();
-        for (const block::InfoField& field : fields) {
-            result[field.name] = std::visit(ValueToJson{}, field.value);
-        }
-        return result;
-    }
-    Json operator()(const std::vector<std::vector<block::InfoField>>& list) const {
-        Json result = Json::array();
-        for (const auto& fields : list) {
-            result.push_back((*this)(fields));
-        }
-        return result;
-    }
-};
 
 Result<Json> info_of(ImageTool& tool, block::Node& node) {
     const block::FormatInfo about = STRATA_TRY(tool.run(node.info()));
@@ -70,7 +50,7 @@ Result<Json> info_of(ImageTool& tool, block::Node& node) {
     result["encrypted"] = about.encrypted;
     result["closed_cleanly"] = !about.dirty;
     if (!about.specific.empty()) {
-        result["details"] = ValueToJson{}(about.specific);
+        result["details"] = qemu_img::fields_json(about.specific);
     }
     auto snapshots = tool.run(node.snapshots());
     for (const block::SnapshotInfo& one : snapshots.ok() ? snapshots.value() : std::vector<block::SnapshotInfo>()) {

@@ -1,6 +1,8 @@
 // convert: copies images, one behind the other, into another of any format.
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -223,8 +225,13 @@ Result<std::vector<block::Bitmap>> Convert::read_bitmaps() {
 }
 
 Result<> Convert::copy() {
-    ProgressLine line(flag("p") && !flag("q"), 1.0);
-    block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
+    const bool shown = flag("p") && !flag("q");
+    ProgressLine line(shown, 1.0);
+    std::function<void(std::uint64_t, std::uint64_t)> report;
+    if (shown) {
+        report = [&](std::uint64_t done, std::uint64_t total) { line.show(done, total); };
+    }
+    block::JobControl control(std::move(report));
     control.set_speed(speed_);
     if (!flag("q")) {
         options_.warn = [](const std::string& text) { report_warning(text); };
