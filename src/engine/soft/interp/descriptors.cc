@@ -183,4 +183,13 @@ void set_cs(CpuState& cpu, const Segment& cs, unsigned cpl) noexcept {
     privilege_changed(cpu);
 }
 
+bool target_in(CpuState& cpu, const Segment& cs, std::uint64_t target) noexcept {
+    const bool is64 = long_mode(cpu) && (cs.attributes & 0x2000U) != 0;
+    const bool good = is64 ? canonical_address(target) : target <= cs.limit;
+    if (!good) {
+        (void)raise_gp(cpu);
+    }
+    return good;
+}
+
 }  // namespace strata::engine::soft

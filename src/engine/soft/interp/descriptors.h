@@ -57,6 +57,9 @@ bool selector_fault(CpuState& cpu, std::uint8_t vector, std::uint16_t selector) 
 /// Puts CS in place and changes CPL: everything derived follows (mode word, TLB bank).
 void set_cs(CpuState& cpu, const Segment& cs, unsigned cpl) noexcept;
 
+/// Whether `target` is a place that code of segment `cs` may be at: #GP if not.
+[[nodiscard]] bool target_in(CpuState& cpu, const Segment& cs, std::uint64_t target) noexcept;
+
 inline bool is_null(std::uint16_t selector) { return (selector & 0xfffcU) == 0; }
 inline bool canonical_address(std::uint64_t address) {
     const auto top = static_cast<std::int64_t>(address) >> 47;

@@ -11,12 +11,15 @@ namespace strata::engine::soft {
 // Per file; null: not one of mine.
 [[nodiscard]] Handler select_fast(const Instruction& insn) noexcept;     ///< fast_integer.cc: common integer forms
 [[nodiscard]] Handler select_flow(const Instruction& insn) noexcept;     ///< flow.cc: near control flow
-[[nodiscard]] Handler select_far(const Instruction& insn) noexcept;      ///< far_flow.cc
+[[nodiscard]] Handler select_far(const Instruction& insn) noexcept;      ///< far_flow.cc, far_return.cc, call_in.cc
+[[nodiscard]] Handler select_far_return(const Instruction& insn) noexcept;
+[[nodiscard]] Handler select_call_in(const Instruction& insn) noexcept;
 [[nodiscard]] Handler select_stack(const Instruction& insn) noexcept;    ///< stack.cc
 [[nodiscard]] Handler select_string(const Instruction& insn) noexcept;   ///< strings.cc
 [[nodiscard]] Handler select_io(const Instruction& insn) noexcept;       ///< port_io.cc
 [[nodiscard]] Handler select_segment(const Instruction& insn) noexcept;  ///< segment_ops.cc
-[[nodiscard]] Handler select_system(const Instruction& insn) noexcept;   ///< system.cc, descriptor_ops.cc
+[[nodiscard]] Handler select_system(const Instruction& insn) noexcept;   ///< system.cc, control_registers.cc, descriptor_ops.cc
+[[nodiscard]] Handler select_control_register(const Instruction& insn) noexcept;
 [[nodiscard]] Handler select_descriptor(const Instruction& insn) noexcept;
 [[nodiscard]] Handler select_special(const Instruction& insn) noexcept;  ///< special.cc, vector_memory.cc, state_images.cc
 [[nodiscard]] Handler select_vector_memory(const Instruction& insn) noexcept;

@@ -39,6 +39,14 @@ inline StepResult raise_error(CpuState& cpu, std::uint8_t vector, std::uint32_t 
     return StepResult::Exception;
 }
 inline StepResult raise_gp(CpuState& cpu, std::uint32_t error = 0) noexcept { return raise_error(cpu, vec::kGp, error); }
+/// #GP(0) unless CPL is 0.
+inline bool privileged(CpuState& cpu) noexcept {
+    if (cpu.cpl != 0) {
+        (void)raise_gp(cpu);
+        return false;
+    }
+    return true;
+}
 inline StepResult raise_ud(CpuState& cpu) noexcept { return raise(cpu, vec::kUd); }
 
 // Instruction pointer.
