@@ -11,7 +11,9 @@
 #include "base/check.h"
 #include "engine/kvm/kvm_vm.h"
 #include "engine/kvm/vcpu_state.h"
+#include "engine/soft/interp/descriptors.h"
 #include "engine/soft/interp/interpreter.h"
+#include "engine/soft/mmu/mmu.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/runtime/arch_registers.h"
 #include "engine/soft/runtime/soft_vm.h"
@@ -42,6 +44,12 @@ std::uint64_t CpuState::*msr_field(std::uint32_t index) {
     return found == std::end(kCpuStateMsrs) ? nullptr : found->field;
 }
 
+/// One instruction, and the exception that it may raise.
+soft::StepResult step(CpuState& cpu) {
+    const soft::StepResult result = soft::interpret_one(cpu);
+    return result == soft::StepResult::Exception ? soft::deliver_exception(cpu) : result;
+}
+
 VcpuExit broken(const Error& error) { return {ExitReason::InternalError, error.text()}; }
 
 }  // namespace
@@ -62,6 +70,9 @@ class HelperVm final : public soft::SoftVm {
     [[nodiscard]] CpuState& cpu() { return *cpu_; }
     Result<> load(const arch::x86::ArchState& state);
     Result<> store(const arch::x86::ArchState& before);
+    /// At the entry of the handler of `vector`: takes the exception back if a system call of user mode caused it, and goes to that instruction.
+    /// False: nothing was changed.
+    bool back_to_system_call(std::uint8_t vector);
 
     soft::LocalApic& local_apic(CpuState& /*cpu*/) noexcept override {
         // Asked for only when the MMU's apic_page is hit or a PV hypercall is made; neither is set up here.
@@ -89,6 +100,11 @@ class HelperVm final : public soft::SoftVm {
     void send(const bus::MsiMessage& /*message*/) override {}
 
   private:
+    struct Frame {
+        std::uint64_t rip, cs, rflags, rsp, ss;
+    };
+    [[nodiscard]] bool system_call_raised(const Frame& frame, std::uint64_t error_code, bool code64);
+    [[nodiscard]] bool is_syscall(std::uint64_t linear);
     static Error none() { return {ErrorKind::NotSupported, "the instruction helper is no machine"}; }
 
     const KvmFd& vcpu_;
@@ -142,6 +158,72 @@ Result<> HelperVm::store(const arch::x86::ArchState& before) {
     return write_core_changes(vcpu_, before, after);
 }
 
+/// Whether user mode would execute 0F 05 at `linear`.
+bool HelperVm::is_syscall(std::uint64_t linear) {
+    constexpr std::array<std::byte, 2> kSyscall = {std::byte{0x0f}, std::byte{0x05}};
+    for (std::size_t i = 0; i < kSyscall.size(); ++i) {
+        std::uint64_t physical = 0;
+        if (!soft::translate_linear(*cpu_, linear + i, soft::MemAccess::Execute, soft::Privilege::User, physical)) {
+            cpu_->exception = {};
+            return false;
+        }
+        const auto in_ram = ram->ram_offset(memory::GuestAddress(physical));
+        if (!in_ram || ram->base()[*in_ram] != kSyscall[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/// Whether #PF at `frame` comes of a SYSCALL that arrived at the entry point in ring 3, and not of a program that jumped there with RCX and R11 of its
+/// own choice: SYSCALL has cleared what FMASK says, IF as a rule, which such a program cannot; flags that it could not have changed are compared else.
+bool HelperVm::system_call_raised(const Frame& frame, std::uint64_t error_code, bool code64) {
+    namespace fl = arch::x86::rflags;
+    constexpr std::uint64_t kUserFetch = 0x14, kNotUsers = fl::kIf | fl::kIopl | fl::kVm | fl::kVif | fl::kVip;
+    const CpuState& cpu = *cpu_;
+    const std::uint64_t entry = code64 ? cpu.lstar : cpu.cstar;
+    if (frame.rip != entry || cpu.cr2 != entry || (error_code & kUserFetch) != kUserFetch) {
+        return false;
+    }
+    const std::uint64_t saved = cpu.gpr[arch::x86::R11];
+    const bool masked = (frame.rflags & cpu.sfmask & ~fl::kRf) == 0;
+    const bool flags_are_its_own = (cpu.sfmask & fl::kIf) != 0 || ((saved ^ frame.rflags) & kNotUsers) == 0;
+    return masked && flags_are_its_own && is_syscall(cpu.gpr[arch::x86::Rcx] - 2);
+}
+
+bool HelperVm::back_to_system_call(std::uint8_t vector) {
+    namespace fl = arch::x86::rflags;
+    CpuState& cpu = *cpu_;
+    const bool page_fault = vector == arch::x86::vector::kPf;
+    std::uint64_t error_code = 0;
+    Frame frame{};
+    const std::uint64_t at = cpu.gpr[arch::x86::Rsp];
+    if ((page_fault && !soft::read_linear(cpu, at, &error_code, sizeof(error_code))) ||
+        !soft::read_linear(cpu, at + (page_fault ? sizeof(error_code) : 0), &frame, sizeof(frame))) {
+        cpu.exception = {};
+        return false;
+    }
+    if ((frame.cs & 3) != 3) {
+        return false;
+    }
+    soft::Descriptor segment;
+    soft::Segment ss;
+    if (!soft::read_descriptor(cpu, static_cast<std::uint16_t>(frame.cs), arch::x86::vector::kGp, segment) ||
+        !soft::check_stack_segment(cpu, static_cast<std::uint16_t>(frame.ss), 3, arch::x86::vector::kGp, ss)) {
+        cpu.exception = {};
+        return false;
+    }
+    if (page_fault && !system_call_raised(frame, error_code, segment.long_code())) {
+        return false;
+    }
+    cpu.gpr[arch::x86::Rsp] = frame.rsp;
+    cpu.rip = page_fault ? cpu.gpr[arch::x86::Rcx] - 2 : frame.rip;
+    cpu.rflags = ((page_fault ? cpu.gpr[arch::x86::R11] : frame.rflags) & ~fl::kRf) | fl::kFixed;
+    cpu.segments[arch::x86::Ss] = ss;
+    soft::set_cs(cpu, soft::segment_from(static_cast<std::uint16_t>(frame.cs), segment), 3);
+    return true;
+}
+
 bool HelperVm::read_msr(CpuState& cpu, std::uint32_t index, std::uint64_t& value) noexcept {
     if (const auto field = msr_field(index); field != nullptr) {
         value = cpu.*field;
@@ -183,7 +265,11 @@ void InstructionHelper::prepare() {
     soft::prepare_interpreter_thread(helper_->cpu());
 }
 
-std::optional<VcpuExit> InstructionHelper::execute() {
+std::optional<VcpuExit> InstructionHelper::execute() { return run(std::nullopt); }
+
+std::optional<VcpuExit> InstructionHelper::execute_at_handler(std::uint8_t vector) { return run(vector); }
+
+std::optional<VcpuExit> InstructionHelper::run(std::optional<std::uint8_t> handler_of) {
     if (!helper_) {
         prepare();
     }
@@ -195,9 +281,10 @@ std::optional<VcpuExit> InstructionHelper::execute() {
         return broken(loaded.error());
     }
     CpuState& cpu = helper_->cpu();
-    soft::StepResult result = soft::interpret_one(cpu);
-    if (result == soft::StepResult::Exception) {
-        result = soft::deliver_exception(cpu);
+    const bool taken_back = handler_of && helper_->back_to_system_call(*handler_of);
+    soft::StepResult result = step(cpu);
+    if (taken_back && cpu.cpl == 0 && cpu.rip == before.rip) {
+        result = step(cpu);  // the exception was right: past the breakpoint
     }
     if (result == soft::StepResult::TripleFault) {
         return VcpuExit{ExitReason::TripleFault, {}};
@@ -205,12 +292,14 @@ std::optional<VcpuExit> InstructionHelper::execute() {
     if (auto stored = helper_->store(before); !stored.ok()) {
         return broken(stored.error());
     }
-    if (result == soft::StepResult::Halted) {
-        kvm_mp_state halted = {};
-        halted.mp_state = KVM_MP_STATE_HALTED;
-        if (auto set = vcpu_.call(KVM_SET_MP_STATE, &halted, "halting a vCPU"); !set.ok()) {
-            return broken(set.error());
-        }
+    return result == soft::StepResult::Halted ? halt() : std::nullopt;
+}
+
+std::optional<VcpuExit> InstructionHelper::halt() {
+    kvm_mp_state halted = {};
+    halted.mp_state = KVM_MP_STATE_HALTED;
+    if (auto set = vcpu_.call(KVM_SET_MP_STATE, &halted, "halting a vCPU"); !set.ok()) {
+        return broken(set.error());
     }
     return std::nullopt;
 }

@@ -29,8 +29,15 @@ class InstructionHelper {
     void prepare();
     /// One step. nullopt: enter the guest again; otherwise what run() returns.
     std::optional<VcpuExit> execute();
+    /// KVM stands at the first instruction of the handler of exception `vector` (#PF or #UD), which it has delivered. If what raised it was a
+    /// SYSCALL or INT n of user mode that the host's KVM gets wrong (SystemCallMender), that instruction is executed instead; otherwise
+    /// the handler's first instruction is.
+    std::optional<VcpuExit> execute_at_handler(std::uint8_t vector);
 
   private:
+    std::optional<VcpuExit> run(std::optional<std::uint8_t> handler_of);
+    std::optional<VcpuExit> halt();
+
     KvmVm& vm_;
     const KvmFd& vcpu_;
     const VcpuConfig& config_;

@@ -12,6 +12,7 @@
 #include "arch/x86/registers.h"
 #include "engine/kvm/kvm_vm.h"
 #include "engine/kvm/service_probe.h"
+#include "engine/kvm/system_call_probe.h"
 
 namespace strata::engine::kvm {
 namespace {
@@ -114,6 +115,13 @@ void KvmEngine::look_for_limitations() {
         capabilities_.limitations.push_back(kept.error().text());
     } else if (!*kept) {
         capabilities_.limitations.emplace_back(kEndsInterruptsEarly);
+    }
+    const auto arrive = system_calls_reach_ring_0(device_, vcpu_mapping_size_);
+    if (!arrive.ok()) {
+        capabilities_.limitations.push_back(arrive.error().text());
+    } else if (!*arrive) {
+        loses_system_calls_ = true;
+        capabilities_.limitations.emplace_back(kLosesSystemCalls);
     }
 }
 

@@ -15,6 +15,10 @@ namespace strata::engine::kvm {
 inline constexpr std::string_view kEndsInterruptsEarly =
     "this host's KVM ends an interrupt when it delivers it (ISR stays clear), so a level-triggered one may come once too often";
 
+/// The limitation of hosts where system_calls_reach_ring_0() is false.
+inline constexpr std::string_view kLosesSystemCalls =
+    "this host's KVM leaves a guest in user mode at SYSCALL, which is mended if the guest's entry point is on a supervisor page";
+
 class KvmEngine final : public CpuEngine {
   public:
     /// Opens /dev/kvm and checks what it can do. NotFound: no such device; PermissionDenied: not for this user; NotSupported.
@@ -27,6 +31,8 @@ class KvmEngine final : public CpuEngine {
     [[nodiscard]] const KvmFd& device() const { return device_; }
     /// The MSRs whose values belong to a saved state, ascending.
     [[nodiscard]] const std::vector<std::uint32_t>& saved_msrs() const { return saved_msrs_; }
+    /// Guests need a SystemCallMender.
+    [[nodiscard]] bool loses_system_calls() const { return loses_system_calls_; }
     [[nodiscard]] int vcpu_mapping_size() const { return vcpu_mapping_size_; }
 
   private:
@@ -39,6 +45,7 @@ class KvmEngine final : public CpuEngine {
     Capabilities capabilities_;
     std::vector<std::uint32_t> saved_msrs_;
     int vcpu_mapping_size_ = 0;
+    bool loses_system_calls_ = false;
 };
 
 }  // namespace strata::engine::kvm

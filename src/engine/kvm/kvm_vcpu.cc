@@ -21,7 +21,11 @@ VcpuExit broken(std::string detail) { return {ExitReason::InternalError, std::mo
 }  // namespace
 
 KvmVcpu::KvmVcpu(KvmVm& vm, KvmFd fd, MmapRegion mapping, const VcpuConfig& config)
-    : vm_(vm), fd_(std::move(fd)), mapping_(std::move(mapping)), config_(config), helper_(vm, fd_, config_) {}
+    : vm_(vm), fd_(std::move(fd)), mapping_(std::move(mapping)), config_(config), helper_(vm, fd_, config_) {
+    if (vm.engine().loses_system_calls()) {
+        mender_.emplace(vm, fd_, helper_);
+    }
+}
 
 KvmVcpu::~KvmVcpu() { vm_.forget(*this); }
 
@@ -126,6 +130,10 @@ VcpuExit KvmVcpu::run() {
             end = broken(offered.error().text());
             break;
         }
+        if (auto watching = mender_ ? mender_->watch() : ok(); !watching.ok()) {
+            end = broken(watching.error().text());
+            break;
+        }
         const int answer = ::ioctl(fd_.get(), KVM_RUN, 0);
         const int error = answer < 0 ? errno : 0;
         // Delivered, unless KVM came back before it entered the guest: then it is not yet ready for another.
@@ -165,6 +173,9 @@ std::optional<VcpuExit> KvmVcpu::handle_exit() {
         case KVM_EXIT_SHUTDOWN:
         case KVM_EXIT_SYSTEM_EVENT:
             return VcpuExit{ExitReason::TripleFault, {}};
+        case KVM_EXIT_DEBUG:
+            helped_.fetch_add(1, std::memory_order_relaxed);
+            return mender_ ? mender_->stopped(run) : broken("KVM stopped at a breakpoint that nobody set");
         case KVM_EXIT_INTERNAL_ERROR:
             return internal_error();
         case KVM_EXIT_FAIL_ENTRY:

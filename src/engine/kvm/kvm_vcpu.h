@@ -6,7 +6,7 @@
 // before it answers EINTR, so state is always read between instructions.
 //
 // The kernel's instruction emulator may fail (internal error, suberror 1): the instruction is then executed by the
-// interpreter (InstructionHelper), and the guest goes on.
+// interpreter (InstructionHelper), and the guest goes on. Where KVM's SYSCALL loses its way, SystemCallMender brings it back.
 #pragma once
 
 #include <sys/types.h>
@@ -20,6 +20,7 @@
 #include "engine/cpu_engine.h"
 #include "engine/kvm/instruction_helper.h"
 #include "engine/kvm/kvm_vm.h"
+#include "engine/kvm/system_call_mender.h"
 
 namespace strata::engine::kvm {
 
@@ -70,6 +71,7 @@ class KvmVcpu final : public Vcpu {
     /// A vector given to KVM_INTERRUPT that KVM may not have delivered yet.
     std::optional<std::uint8_t> offered_vector_;
     InstructionHelper helper_;
+    std::optional<SystemCallMender> mender_;  ///< where the host's KVM needs it
     std::atomic<std::uint64_t> io_exits_{0}, interrupts_{0}, helped_{0};
 };
 
