@@ -1,11 +1,12 @@
 #!/bin/bash
-# Bench: the figures of docs/performance.md: micro benchmarks, then whole boots and guest programs next to QEMU's TCG in the same run.
+# Bench: the figures of docs/performance.md: micro benchmarks, then whole boots and guest programs next to QEMU's TCG, and disk
+# images next to qemu-img, in the same run.
 #
-# Usage: tools/bench.sh [micro|boot|guest]… (default: all). RUNS sets the rounds of boots and of guest programs (5). Results also go to build-bench/results/.
+# Usage: tools/bench.sh [micro|boot|guest|disk]… (default: all). RUNS sets the rounds of boots, of guest programs and of disk rows (5). Results also go to build-bench/results/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(micro boot guest)
+[ ${#rounds[@]} -gt 0 ] || rounds=(micro boot guest disk)
 out=build-bench/results
 mkdir -p "$out"
 
@@ -32,11 +33,16 @@ guest() {
     python3 bench/system/guest_bench.py --runs "${RUNS:-5}" --json "$out/guest.json" | tee "$out/guest.txt"
 }
 
+disk() {
+    echo "== disk images: Strata and Debian's qemu-img in turn"
+    python3 bench/block/disk_bench.py --runs "${RUNS:-5}" --json "$out/disk.json" | tee "$out/disk.txt"
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        micro | boot | guest) "$round" ;;
+        micro | boot | guest | disk) "$round" ;;
         *)
-            echo "bench: no round '$round': use micro, boot, guest" >&2
+            echo "bench: no round '$round': use micro, boot, guest, disk" >&2
             exit 2
             ;;
     esac

@@ -100,6 +100,9 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
             co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' was not closed, and its refcounts cannot all be repaired", options.path), EIO};
         }
     }
+    if (auto* grows = dynamic_cast<FileNode*>(node->file_.get()); grows != nullptr && !options.read_only && !options.for_check) {
+        grows->grow_ahead();
+    }
     co_return NodePtr(std::move(node));
 }
 

@@ -81,6 +81,7 @@ class Qcow2Node final : public Node {
     Task<std::uint64_t> write_in_place(std::uint64_t offset, Buffers from, Mapping first);
     Task<std::uint64_t> write_new(std::uint64_t offset, Buffers from, Mapping first);
     Task<std::uint64_t> write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused);
+    Task<> write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last, Allocation place, std::uint64_t begin, std::uint64_t end);
     Task<AlignedBuffer> old_content(std::uint64_t offset, std::uint64_t length, Mapping mapping, bool zeroed);
     [[nodiscard]] Entry entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from, std::uint64_t to, bool reused) const;
     Task<> relieve();

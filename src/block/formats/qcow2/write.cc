@@ -12,6 +12,7 @@ namespace strata::block::qcow2 {
 namespace {
 
 constexpr unsigned kSubclusters = 32;
+constexpr std::uint64_t kSmallWrite = 16U << 10;
 constexpr std::uint64_t kMaxRun = 4U << 20;  ///< bytes of new clusters at a time
 
 std::uint32_t bits(std::uint64_t first, std::uint64_t end) {
@@ -88,6 +89,31 @@ Entry Qcow2Node::entry_for(const Mapping& old, std::uint64_t host, std::uint64_t
     return entry;
 }
 
+// `data` for `offset`, and what [begin, end) of the disk round it had, into `place`.
+Task<> Qcow2Node::write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last, Allocation place, std::uint64_t begin, std::uint64_t end) {
+    const std::uint64_t host = place.host + begin % cluster(), before = offset - begin, behind = offset + data.size();
+    if (before + (end - behind) != 0 && end - begin <= cluster() && data.size() <= kSmallWrite) {
+        // One transfer each way.
+        STRATA_CO_TRY(const AlignedBuffer whole, co_await old_content(begin, end - begin, first, place.zeroed));
+        if (whole.size() != 0) {
+            data.copy_to(whole.bytes().subspan(before));
+            co_return co_await data_->write(host, whole.view());
+        }
+        co_return co_await data_->write(host + before, data);
+    }
+    STRATA_CO_TRY(const AlignedBuffer head, co_await old_content(begin, before, first, place.zeroed));
+    STRATA_CO_TRY(const AlignedBuffer tail, co_await old_content(behind, end - behind, last, place.zeroed));
+    const std::uint64_t at = host + before - head.size();
+    if (head.size() == 0 && tail.size() == 0) {
+        co_return co_await data_->write(at, data);
+    }
+    std::vector<iovec> pieces;
+    head.view().append_to(pieces);
+    data.append_to(pieces);
+    tail.view().append_to(pieces);
+    co_return co_await data_->write(at, Buffers(std::span<const iovec>(pieces)));
+}
+
 // The new clusters are complete before the tables name them; the old ones stay as they are until that is durable.
 Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused) {
     const std::uint64_t within = offset % cluster(), start = offset - within;
@@ -106,18 +132,7 @@ Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, st
         head_from = (first.allocated >> (within / unit) & 1) != 0 ? within : head_from;
         tail_to = (last.allocated >> ((end - 1) / unit) & 1) != 0 ? end : tail_to;
     }
-    STRATA_CO_TRY(const AlignedBuffer head, co_await old_content(start + head_from, within - head_from, first, place.zeroed));
-    STRATA_CO_TRY(const AlignedBuffer tail, co_await old_content(start + end, tail_to - end, last, place.zeroed));
-    std::uint64_t at = place.host + within - head.size();
-    if (head.size() == 0 && tail.size() == 0) {
-        STRATA_CO_TRY_VOID(co_await data_->write(at, from.slice(0, part)));
-    } else {
-        std::vector<iovec> pieces;
-        head.view().append_to(pieces);
-        from.slice(0, part).append_to(pieces);
-        tail.view().append_to(pieces);
-        STRATA_CO_TRY_VOID(co_await data_->write(at, Buffers(std::span<const iovec>(pieces))));
-    }
+    STRATA_CO_TRY_VOID(co_await write_between(offset, from.slice(0, part), first, last, place, start + head_from, start + tail_to));
     for (std::uint64_t i = 0; i < place.clusters; ++i) {
         const std::uint64_t lower = i == 0 ? head_from : 0;
         const std::uint64_t upper = i + 1 == place.clusters ? tail_to - i * cluster() : cluster();

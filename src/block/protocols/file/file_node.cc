@@ -63,7 +63,7 @@ Result<> FileNode::examine() {
     if (::fstat(fd_.get(), &status) != 0) {
         return Error::from_errno(fmt::format("cannot look at image '{}'", name()));
     }
-    size_ = STRATA_TRY(file_size(fd_.get(), name()));
+    opened_ = size_ = STRATA_TRY(file_size(fd_.get(), name()));
     device_ = S_ISBLK(status.st_mode);
     identity_ = {device_ ? status.st_rdev : status.st_dev, device_ ? 0 : status.st_ino};
     unsigned int physical = 4096;
@@ -159,6 +159,9 @@ Task<> FileNode::write(std::uint64_t offset, Buffers from) {
     }
     const std::uint64_t end = offset + from.size();
     reach_ = std::max(reach_, end);
+    if (ahead_ && end > size_) {
+        STRATA_CO_TRY_VOID(co_await set_aside(end));
+    }
     STRATA_CO_TRY_VOID(co_await transfer(true, offset, from));
     size_ = std::max(size_, end);
     co_return ok();
@@ -185,6 +188,13 @@ Task<> FileNode::flush() {
     co_return Error::from_errno(fmt::format("'{}': flushing to the disk", name()), static_cast<int>(-result));
 }
 
-Task<> FileNode::close() { co_return ok(); }
+Task<> FileNode::close() {
+    if (set_aside_ > size_ && ::ftruncate(fd_.get(), static_cast<off_t>(size_)) != 0) {
+        co_return Error::from_errno(fmt::format("'{}': giving back space behind its end", name()));
+    }
+    set_aside_ = 0;
+    ahead_ = false;
+    co_return ok();
+}
 
 }  // namespace strata::block

@@ -17,6 +17,7 @@
 namespace strata::block {
 namespace {
 
+constexpr std::uint64_t kLeastAhead = 1U << 20, kMostAhead = 64U << 20;
 constexpr std::size_t kZeroes = 1U << 16, kZeroVectors = 64;
 constexpr int kDiscardDevice = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE | FALLOC_FL_NO_HIDE_STALE;
 
@@ -44,6 +45,23 @@ Task<int> FileNode::allocate(int mode, std::uint64_t offset, std::uint64_t lengt
     co_return static_cast<int>(-result);
 }
 
+// As much again as the file has grown since it was opened, within limits. One request at a time sees to it; the others need not wait.
+Task<> FileNode::set_aside(std::uint64_t end) {
+    const std::uint64_t step = std::min(end - std::min(end, opened_), kMostAhead) / kLeastAhead * kLeastAhead;
+    if (step == 0 || setting_aside_ || end + step / 2 <= set_aside_) {
+        co_return ok();
+    }
+    setting_aside_ = true;
+    const std::uint64_t from = std::max(set_aside_, size_);
+    const std::uint64_t to = std::max(end, from) + step;
+    auto error = co_await allocate(0, from, to - from);
+    setting_aside_ = false;
+    STRATA_CO_TRY_VOID(std::move(error));
+    ahead_ = *error == 0;  // else a file system without room or without the call: writes make the file grow, or say why not
+    set_aside_ = ahead_ ? to : set_aside_;
+    co_return ok();
+}
+
 Task<> FileNode::write_out_zeroes(std::uint64_t offset, std::uint64_t length) {
     std::array<iovec, kZeroVectors> vectors{};
     // SAFETY: a write never stores through the view.
@@ -69,7 +87,7 @@ Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
         // What the file grows by is zeros. Other requests that make it grow are under way, perhaps: never shrink here.
         const std::uint64_t old = size_;
         const std::uint64_t end = std::max(offset + length, reach_);
-        if (::ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
+        if (end > set_aside_ && ::ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
             co_return failed("zeroing", offset, length, -errno);
         }
         size_ = end;
@@ -166,10 +184,12 @@ Task<> FileNode::resize(std::uint64_t size, Preallocation preallocation) {
         co_return ok();
     }
     data_to_ = data_from_;
-    if (::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
+    const bool inside = size > old && size <= set_aside_;
+    if (!inside && ::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
         co_return Error::from_errno(fmt::format("'{}': cannot resize it to {} bytes", name(), size));
     }
     size_ = reach_ = size;
+    set_aside_ = inside ? set_aside_ : 0;
     if (size <= old || preallocation == Preallocation::Off) {
         co_return ok();
     }
@@ -180,6 +200,7 @@ Task<> FileNode::resize(std::uint64_t size, Preallocation preallocation) {
     if (error != 0) {
         (void)::ftruncate(fd_.get(), static_cast<off_t>(old));  // undoing what failed; that error is told
         size_ = old;
+        set_aside_ = 0;
         co_return Error::from_errno(fmt::format("'{}': cannot set {} bytes aside", name(), size - old), error);
     }
     co_return ok();
