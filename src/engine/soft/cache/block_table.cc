@@ -29,7 +29,7 @@ bool Block::made_from(std::uint64_t offset, std::uint64_t length) const {
 }
 
 InsnMark Block::mark_at(std::uint32_t at) const {
-    const std::uint32_t host = at - code;
+    const std::uint32_t host = at - code <= code_size ? at - code : code_size + (at - cold);
     const auto after = std::upper_bound(marks.begin(), marks.end(), host,
                                         [](std::uint32_t value, const InsnMark& mark) { return value < mark.host; });
     return after == marks.begin() ? InsnMark{} : *std::prev(after);
@@ -58,18 +58,15 @@ void BlockIndex::remove(const Block& block) {
     link->store(block.next_in_bucket.load(std::memory_order_relaxed), std::memory_order_release);
 }
 
-void BlockIndex::clear() {
-    for (std::size_t i = 0; i < kBuckets; ++i) {
-        buckets_[i].store(nullptr, std::memory_order_relaxed);
-    }
-}
-
 BlockTable::BlockTable() = default;
 BlockTable::~BlockTable() = default;
 
-Block& BlockTable::insert(std::unique_ptr<Block> owned) {
+Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
     Block& block = *owned;
-    blocks_.push_back(std::move(owned));
+    if (region >= regions_.size()) {
+        regions_.resize(region + 1);
+    }
+    regions_[region].push_back(std::move(owned));
     index_.insert(block);
     const auto add = [this, &block](std::uint64_t page) {
         Block*& first = pages_[page];
@@ -83,14 +80,41 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned) {
     return block;
 }
 
-Block* BlockTable::locate(std::uint32_t at) const {
-    const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), at,
-                                        [](std::uint32_t value, const auto& block) { return value < block->code; });
-    if (after == blocks_.begin()) {
+Block* BlockTable::locate(std::uint32_t region, std::uint32_t at, bool cold) const {
+    if (empty(region)) {
+        return nullptr;
+    }
+    const auto& blocks = regions_[region];
+    const auto start = [cold](const Block& block) { return cold ? block.cold : block.code; };
+    const auto after = std::upper_bound(blocks.begin(), blocks.end(), at,
+                                        [&](std::uint32_t value, const auto& block) { return value < start(*block); });
+    if (after == blocks.begin()) {
         return nullptr;
     }
     Block* block = std::prev(after)->get();
-    return at - block->code <= block->code_size ? block : nullptr;
+    return at - start(*block) <= (cold ? block->cold_size : block->code_size) ? block : nullptr;
+}
+
+void BlockTable::detach(Block& block) {
+    unlink(block, block.ram_offset >> 12);
+    if (block.second_offset != 0) {
+        unlink(block, block.second_offset >> 12);
+    }
+    index_.remove(block);
+}
+
+std::vector<std::unique_ptr<Block>> BlockTable::take(std::uint32_t region) {
+    std::vector<std::unique_ptr<Block>> taken;
+    if (!empty(region)) {
+        taken = std::move(regions_[region]);
+        regions_[region].clear();
+    }
+    for (const auto& block : taken) {
+        if (!block->dead) {
+            detach(*block);
+        }
+    }
+    return taken;
 }
 
 void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<Block*>& killed) {
@@ -109,11 +133,7 @@ void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<
             }
         }
         for (Block* block : hit) {
-            unlink(*block, block->ram_offset >> 12);
-            if (block->second_offset != 0) {
-                unlink(*block, block->second_offset >> 12);
-            }
-            index_.remove(*block);
+            detach(*block);
             block->dead = true;
             killed.push_back(block);
         }
@@ -134,21 +154,6 @@ void BlockTable::unlink(Block& block, std::uint64_t page) {
     if (found->second == nullptr) {
         pages_.erase(found);
     }
-}
-
-std::vector<std::uint64_t> BlockTable::pages() const {
-    std::vector<std::uint64_t> result;
-    result.reserve(pages_.size());
-    for (const auto& [page, block] : pages_) {
-        result.push_back(page);
-    }
-    return result;
-}
-
-void BlockTable::clear() {
-    index_.clear();
-    pages_.clear();
-    blocks_.clear();
 }
 
 }  // namespace strata::engine::soft

@@ -1,7 +1,8 @@
 // BlockTable: which translated blocks exist, found by guest address, by host address, and by the RAM they were made from.
 //
 // A block is keyed by the RAM offset of its first byte, its linear address (constants in the code depend on it) and the
-// mode word. Blocks live until clear(): a killed block is only unlinked, so that a vCPU that still runs it comes to its end.
+// mode word. Blocks live until their region of the code memory is taken: a killed block is only unlinked, so that a vCPU that still
+// runs it comes to its end.
 // Not thread-safe, but for BlockIndex::find(): the translator's lock guards it.
 #pragma once
 
@@ -37,7 +38,7 @@ struct Exit {
 /// From this host offset in the block on, the code belongs to the guest instruction at `guest`.
 struct InsnMark {
     static constexpr std::uint16_t kHostFlags = 0x8000;
-    std::uint16_t host = 0;
+    std::uint16_t host = 0;   ///< cold code counts from the end of the hot
     std::uint16_t guest = 0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
 };
 
@@ -50,6 +51,7 @@ struct Block {
     FlagsPlace entry_flags = FlagsPlace::Dead;
     bool dead = false;
     std::uint32_t code = 0, code_size = 0;  ///< offset and size in the code memory
+    std::uint32_t cold = 0, cold_size = 0;  ///< of what stands apart
     // Offsets of the thunks before the block, 0 until somebody needs them.
     std::atomic<std::uint32_t> indirect_entry{0};  ///< checks mode, request and page; flags in memory. Read without the lock
     std::uint32_t guard_entry = 0;     ///< checks the page; flags in memory
@@ -90,7 +92,6 @@ class BlockIndex {
     void insert(Block& block);
     /// The block keeps its link, so that a reader that stands on it goes on.
     void remove(const Block& block);
-    void clear();
 
   private:
     // A compiler makes 200000 blocks; each further node of a chain costs a miss in the data cache.
@@ -111,24 +112,26 @@ class BlockTable {
 
     /// Outlives every reader; see BlockIndex.
     [[nodiscard]] const BlockIndex& index() const { return index_; }
-    Block& insert(std::unique_ptr<Block> block);
-    /// The block whose code holds offset `at` of the code memory; dead ones too.
-    [[nodiscard]] Block* locate(std::uint32_t at) const;
+    /// `region`: of the code memory, where its code is; behind that of the blocks that were inserted for the region before.
+    Block& insert(std::unique_ptr<Block> block, std::uint32_t region);
+    /// The block whose code holds offset `at` of the code memory, in `region`, in its cold half or not; dead ones too.
+    [[nodiscard]] Block* locate(std::uint32_t region, std::uint32_t at, bool cold) const;
     /// Takes blocks made from any byte of [offset, +length) out of the table and returns them (in `killed`).
     void remove(std::uint64_t offset, std::uint64_t length, std::vector<Block*>& killed);
     [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
-    /// RAM pages that have blocks.
-    [[nodiscard]] std::vector<std::uint64_t> pages() const;
-    void clear();
-    [[nodiscard]] std::size_t size() const { return blocks_.size(); }
+    /// Takes the blocks of a region out of the table. They keep their links.
+    std::vector<std::unique_ptr<Block>> take(std::uint32_t region);
+    [[nodiscard]] bool empty(std::uint32_t region) const { return region >= regions_.size() || regions_[region].empty(); }
 
   private:
     /// The link that follows `block` in the list of `page`.
     static Block*& next_of(Block& block, std::uint64_t page);
     void unlink(Block& block, std::uint64_t page);
+    /// Takes it out of all indexes.
+    void detach(Block& block);
     BlockIndex index_;
     std::unordered_map<std::uint64_t, Block*> pages_;
-    std::vector<std::unique_ptr<Block>> blocks_;  ///< ascending by code offset
+    std::vector<std::vector<std::unique_ptr<Block>>> regions_;  ///< each ascending by offset of hot, and of cold code
 };
 
 }  // namespace strata::engine::soft

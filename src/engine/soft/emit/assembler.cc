@@ -174,41 +174,36 @@ void Assembler::pop(Reg to) {
     byte(static_cast<std::uint8_t>(0x58 | (raw(to) & 7)));
 }
 
-void Assembler::bind(Label label) {
-    places_[label.id] = offset_;
+std::span<const std::uint8_t> Assembler::code() {
     for (const Fixup& fixup : fixups_) {
-        if (fixup.label == label.id) {
-            patch(fixup, offset_);
-        }
+        patch(fixup);
     }
-    std::erase_if(fixups_, [&](const Fixup& fixup) { return fixup.label == label.id; });
+    fixups_.clear();
+    return buffer_.first(offset_);
 }
 
-void Assembler::patch(const Fixup& fixup, std::uint32_t target) {
+void Assembler::patch(const Fixup& fixup) {
     if (overflow_) {
         return;
     }
+    const std::uint32_t target = places_[fixup.label];
+    STRATA_CHECK(target != kUnbound, "a label was never bound");
     if (fixup.short_form) {
         const std::int64_t distance = static_cast<std::int64_t>(target) - (fixup.offset + 1);
         STRATA_CHECK(fits8(distance), "short jump out of range");
         buffer_[fixup.offset] = static_cast<std::uint8_t>(distance);
         return;
     }
-    const std::uint32_t distance = target - (fixup.offset + 4);
+    const auto distance = static_cast<std::uint32_t>(address_of(target) - address_of(fixup.offset + 3) - 1);
     std::memcpy(&buffer_[fixup.offset], &distance, sizeof distance);
 }
 
 void Assembler::reference(Label to, bool short_form) {
-    const Fixup fixup{to.id, offset_, short_form};
+    fixups_.push_back({to.id, offset_, short_form});
     if (short_form) {
         byte(0);
     } else {
         u32(0);
-    }
-    if (places_[to.id] != kUnbound) {
-        patch(fixup, places_[to.id]);
-    } else {
-        fixups_.push_back(fixup);
     }
 }
 

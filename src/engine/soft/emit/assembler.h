@@ -1,7 +1,8 @@
 // Assembler: writes x86-64 host code into a buffer: the few instructions that translation adds around guest instructions.
 //
 // Code is written where it is not executed (a scratch buffer) and knows the address at which it will run, so that
-// rel32 distances to the glue come out right. Overflow of the buffer is sticky and checked once by the caller, who
+// rel32 distances to the glue come out right. What is seldom run can be set apart: from begin_cold() on, code is for another
+// address. Overflow of the buffer is sticky and checked once by the caller, who
 // throws the code away. Labels are local to one Assembler. Not thread-safe; one per translation.
 #pragma once
 
@@ -38,7 +39,7 @@ struct Mem {
     }
 };
 
-/// A place in the code, bound once; forward references are patched when it is bound.
+/// A place in the code, bound once, before or behind the references to it.
 struct Label {
     std::uint32_t id = 0;
 };
@@ -52,9 +53,20 @@ class Assembler {
     Assembler(std::span<std::uint8_t> buffer, std::uint64_t address) : buffer_(buffer), address_(address) {}
 
     [[nodiscard]] std::uint32_t offset() const { return offset_; }
-    [[nodiscard]] std::uint64_t here() const { return address_ + offset_; }
+    [[nodiscard]] std::uint64_t here() const { return address_of(offset_); }
     [[nodiscard]] bool overflowed() const { return overflow_; }
-    [[nodiscard]] std::span<const std::uint8_t> code() const { return buffer_.first(offset_); }
+    /// Everything, with all labels bound.
+    [[nodiscard]] std::span<const std::uint8_t> code();
+    /// The two parts of code(); cold() is empty without begin_cold().
+    [[nodiscard]] std::span<const std::uint8_t> hot() { return code().first(hot_size()); }
+    [[nodiscard]] std::span<const std::uint8_t> cold() { return code().subspan(hot_size()); }
+    [[nodiscard]] std::uint32_t hot_size() const { return cold_ < offset_ ? cold_ : offset_; }
+
+    /// What follows will run at `address`, within 2 GiB.
+    void begin_cold(std::uint64_t address) {
+        cold_ = offset_;
+        cold_address_ = address;
+    }
 
     void byte(std::uint8_t value) {
         if (offset_ < buffer_.size()) [[likely]] {
@@ -70,8 +82,7 @@ class Assembler {
         places_.push_back(kUnbound);
         return {static_cast<std::uint32_t>(places_.size() - 1)};
     }
-    void bind(Label label);
-    [[nodiscard]] std::uint32_t place(Label label) const { return places_[label.id]; }
+    void bind(Label label) { places_[label.id] = offset_; }
 
     /// An instruction of form opcode /reg with a register or memory r/m operand. `opcode` holds up to three bytes, the
     /// first written in the highest non-zero byte (0x0FB6 is 0F B6). `prefix`: 0, 0x66, 0xF2 or 0xF3.
@@ -118,7 +129,7 @@ class Assembler {
 
     void jmp(Label to);
     void jcc(Cond cond, Label to);
-    void jrcxz(Label to);  ///< rel8: the label must end up within 127 bytes ahead
+    void jrcxz(Label to);  ///< rel8: the label must end up within 127 bytes ahead, in the same part
     void jmp_to(std::uint64_t address);
     void jcc_to(Cond cond, std::uint64_t address);
     void call_to(std::uint64_t address);
@@ -141,11 +152,16 @@ class Assembler {
     static constexpr std::uint32_t opcode_of(Alu operation) { return static_cast<std::uint32_t>(operation) << 3; }
     void opcode_bytes(std::uint32_t opcode);
     void reference(Label to, bool short_form);
-    void patch(const Fixup& fixup, std::uint32_t target);
+    void patch(const Fixup& fixup);
+    [[nodiscard]] std::uint64_t address_of(std::uint32_t offset) const {
+        return offset < cold_ ? address_ + offset : cold_address_ + (offset - cold_);
+    }
 
     std::span<std::uint8_t> buffer_;
     std::uint64_t address_;
     std::uint32_t offset_ = 0;
+    std::uint32_t cold_ = ~0U;  ///< offset at which the cold part begins
+    std::uint64_t cold_address_ = 0;
     bool overflow_ = false;
     std::vector<std::uint32_t> places_;
     std::vector<Fixup> fixups_;

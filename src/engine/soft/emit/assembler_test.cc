@@ -3,6 +3,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -20,6 +21,7 @@ class AssemblerTest : public testing::Test {
 
     // Everything emitted so far in Intel syntax, instructions separated by "; ".
     std::string text() {
+        (void)a_.code();
         std::string result;
         for (std::size_t at = 0; at < a_.offset();) {
             ZydisDecoder decoder;
@@ -93,6 +95,25 @@ TEST_F(AssemblerTest, LabelsReachForwardsAndBackwards) {
     a_.bind(ahead);
     a_.ret();
     EXPECT_EQ(text(), "jnz 0x000000000001000D; jmp 0x0000000000010000; jrcxz 0x000000000001000D; ret");
+}
+
+TEST_F(AssemblerTest, ColdCodeRunsElsewhere) {
+    const Label cold = a_.label();
+    const Label back = a_.label();
+    a_.jcc(Cond::E, cold);
+    a_.bind(back);
+    a_.ret();
+    EXPECT_EQ(a_.here(), kAddress + 7);
+    a_.begin_cold(kAddress + 0x1000);
+    a_.bind(cold);
+    EXPECT_EQ(a_.here(), kAddress + 0x1000);
+    a_.call_to(kAddress + 0x2000);
+    a_.jmp(back);
+    EXPECT_EQ(a_.hot_size(), 7U);
+    const std::array<std::uint8_t, 7> hot{0x0F, 0x84, 0xFA, 0x0F, 0x00, 0x00, 0xC3};
+    const std::array<std::uint8_t, 10> elsewhere{0xE8, 0xFB, 0x0F, 0x00, 0x00, 0xE9, 0xFC, 0xEF, 0xFF, 0xFF};
+    EXPECT_TRUE(std::ranges::equal(a_.hot(), hot));
+    EXPECT_TRUE(std::ranges::equal(a_.cold(), elsewhere));
 }
 
 TEST_F(AssemblerTest, OverflowIsStickyAndWritesNothing) {

@@ -78,7 +78,7 @@ void BlockEmitter::push_return(std::uint64_t next) {
 
 void BlockEmitter::call_exit(std::uint64_t target) {
     a_.align_patch(1);
-    a_.call(exit_label(target, Exit::Kind::Direct, code_offset_ + a_.offset() + 1, flags_place()));
+    a_.call(exit_label(target, Exit::Kind::Direct, here() + 1, flags_place()));
 }
 
 // Where the host's return comes back to, with flags where flags_in_host says. They are put in order only where somebody wants them.
@@ -100,7 +100,7 @@ void BlockEmitter::emit_landing(Label landing, std::uint64_t call, std::uint64_t
         place = FlagsPlace::Memory;
     }
     a_.align_patch(1);
-    a_.jmp(exit_label(next, Exit::Kind::Direct, code_offset_ + a_.offset() + 1, place));
+    a_.jmp(exit_label(next, Exit::Kind::Direct, here() + 1, place));
 }
 
 void BlockEmitter::emit_return(const Unit& unit) {

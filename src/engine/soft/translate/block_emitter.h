@@ -37,6 +37,7 @@ struct TranslateOptions {
     bool direct_system = true;    ///< system instructions are called decoded; those that go elsewhere go on through the jump cache
     bool vectors = true;          ///< false: vector instructions go to the interpreter
     std::uint32_t max_units = 48; ///< instructions in a block
+    bool small_cache = false;     ///< 4 MiB of code memory, to see evictions
     bool trace_blocks = false;    ///< print guest and host code of every block to standard error
     bool report = false;          ///< print the counters at the end
 };
@@ -63,9 +64,9 @@ struct BlockSource {
 class BlockEmitter {
   public:
     /// `units` are instructions that can_translate() allowed, in order; the last may be a branch. `stop`: the
-    /// instruction behind them is the interpreter's. `code_offset` is where code at `a`'s address lies in the code memory.
+    /// instruction behind them is the interpreter's. `base` is where the code memory begins, `cold` where cold code will run.
     BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source, std::vector<Unit>& units,
-                 bool stop, std::uint32_t code_offset);
+                 bool stop, std::uint64_t base, std::uint64_t cold);
     /// Emits everything and returns the block, but for its code bytes.
     std::unique_ptr<Block> emit();
 
@@ -178,6 +179,8 @@ class BlockEmitter {
     void bail_out(const Unit& unit, FlagsPlace flags);
     void emit_exit_stubs();
     void mark(std::size_t unit);
+    /// Offset in the code memory.
+    [[nodiscard]] std::uint32_t here() const { return static_cast<std::uint32_t>(a_.here() - base_); }
 
     Assembler& a_;
     const Glue& glue_;
@@ -185,7 +188,7 @@ class BlockEmitter {
     const BlockSource& source_;
     std::vector<Unit>& units_;
     bool stop_;
-    std::uint32_t code_offset_;
+    std::uint64_t base_, cold_;
     std::size_t current_ = 0;
     Label after_;
     bool host_valid_ = false, memory_valid_ = false;

@@ -19,8 +19,8 @@ Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
 }  // namespace
 
 BlockEmitter::BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source,
-                           std::vector<Unit>& units, bool stop, std::uint32_t code_offset)
-    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), code_offset_(code_offset) {}
+                           std::vector<Unit>& units, bool stop, std::uint64_t base, std::uint64_t cold)
+    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), base_(base), cold_(cold) {}
 
 void BlockEmitter::mark(std::size_t unit) {
     const auto guest = static_cast<std::uint16_t>(units_[unit].rip - source_.rip);
@@ -39,7 +39,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->key_mode = source_.key_mode;
     block->second_offset = source_.second_offset;
     block->guest_length = static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
-    block->code = code_offset_;
+    block->code = here();
     analyse_flags(units_);
     if (!options_.track_flags) {
         for (Unit& unit : units_) {
@@ -66,6 +66,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
         emit_unit(i);
     }
     emit_end();
+    a_.begin_cold(cold_);
     emit_slow_sites();
     emit_jump_misses();
     emit_stack_sites();
@@ -77,7 +78,9 @@ std::unique_ptr<Block> BlockEmitter::emit() {
         a_.jmp(site.back);
     }
     emit_exit_stubs();
-    block->code_size = a_.offset();
+    block->code_size = a_.hot_size();
+    block->cold = static_cast<std::uint32_t>(cold_ - base_);
+    block->cold_size = a_.offset() - a_.hot_size();
     for (PendingExit& pending : exits_) {
         pending.exit.owner = block.get();
         block->exits.push_back(pending.exit);
@@ -288,12 +291,12 @@ Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint3
 
 void BlockEmitter::jump_exit(std::uint64_t target) {
     a_.align_patch(1);
-    a_.jmp(exit_label(target, Exit::Kind::Direct, code_offset_ + a_.offset() + 1, flags_place()));
+    a_.jmp(exit_label(target, Exit::Kind::Direct, here() + 1, flags_place()));
 }
 
 void BlockEmitter::branch_exit(Cond cond, std::uint64_t target) {
     a_.align_patch(2);
-    a_.jcc(cond, exit_label(target, Exit::Kind::Direct, code_offset_ + a_.offset() + 2, flags_place()));
+    a_.jcc(cond, exit_label(target, Exit::Kind::Direct, here() + 2, flags_place()));
 }
 
 // Leaves here and now, without a jump that could be patched.
@@ -303,10 +306,10 @@ void BlockEmitter::emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPl
     pending.exit.kind = kind;
     pending.exit.flags = flags;
     pending.exit.ungrouped = ungrouped;
-    pending.exit.stub = code_offset_ + a_.offset();
+    pending.exit.stub = here();
     a_.bind(pending.stub);
     a_.call_to(flags == FlagsPlace::Host ? glue_.exit_host : glue_.exit_memory);
-    pending.exit.stub_end = code_offset_ + a_.offset();
+    pending.exit.stub_end = here();
     exits_.push_back(pending);
 }
 
@@ -411,7 +414,7 @@ void BlockEmitter::bail_out(const Unit& unit, FlagsPlace flags) {
     pending.exit.kind = Exit::Kind::Direct;
     pending.exit.flags = flags;
     pending.exit.ungrouped = true;
-    pending.exit.patch = code_offset_ + a_.offset() + 1;
+    pending.exit.patch = here() + 1;
     a_.jmp(stub);
     exits_.push_back(pending);
 }
@@ -422,11 +425,11 @@ void BlockEmitter::emit_exit_stubs() {
             continue;
         }
         a_.bind(pending.stub);
-        pending.exit.stub = code_offset_ + a_.offset();
+        pending.exit.stub = here();
         a_.call_to(pending.exit.flags == FlagsPlace::Host     ? glue_.exit_host
                    : pending.exit.flags == FlagsPlace::Either ? glue_.exit_either
                                                               : glue_.exit_memory);
-        pending.exit.stub_end = code_offset_ + a_.offset();
+        pending.exit.stub_end = here();
     }
 }
 

@@ -18,6 +18,7 @@ constexpr std::uint64_t kSpare = 64U << 10U;  // room for one block and its thun
 constexpr std::uint64_t kThunkRoom = 64;     // of the thunk before a block
 constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
+constexpr std::size_t kMostSystemOps = 1U << 14U;  // a guest can make up any number of encodings
 constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
 
 bool ends_block(InsnClass cls) {
@@ -64,7 +65,7 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
         }
         // Both wait for other vCPUs, which may want the lock.
         if (memory_->free() <= kSpare) {
-            drop_everything(cpu);
+            make_room(cpu);
         } else {
             protect_pages(cpu, source);
         }
@@ -164,16 +165,17 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
     if (!units.empty()) {
         const std::uint64_t room = indirect ? kThunkRoom : 0;
         Assembler a(buffer_, memory_->next() + room);
-        BlockEmitter emitter(a, glue_, options_, source, units, stop, static_cast<std::uint32_t>(memory_->used() + room));
+        BlockEmitter emitter(a, glue_, options_, source, units, stop, memory_->base(), memory_->next_cold());
         block = emitter.emit();
         STRATA_CHECK(!a.overflowed(), "a block is larger than its buffer");
         if (indirect) {
             block->indirect_entry = make_indirect_thunk(*block, true);
         }
-        (void)memory_->write(a.code());
         if (options_.trace_blocks) {
-            trace_block(units, a.code(), a.here() - a.offset());
+            trace_block(units, a.hot(), memory_->next(), a.cold(), memory_->next_cold());
         }
+        (void)memory_->write(a.hot());
+        (void)memory_->write_cold(a.cold());
         counters_.blocks.fetch_add(1, std::memory_order_relaxed);
         counters_.guest_bytes.fetch_add(block->guest_length, std::memory_order_relaxed);
         counters_.host_bytes.fetch_add(a.offset(), std::memory_order_relaxed);
@@ -182,9 +184,10 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         block->ram_offset = source.ram_offset;
         block->rip = source.rip;
         block->key_mode = source.key_mode;
-        block->code = static_cast<std::uint32_t>(memory_->used());
+        block->code = static_cast<std::uint32_t>(memory_->next() - memory_->base());
+        block->cold = static_cast<std::uint32_t>(memory_->next_cold() - memory_->base());
     }
-    return &table_.insert(std::move(block));
+    return &table_.insert(std::move(block), memory_->current_region());
 }
 
 // r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks it up.
@@ -341,8 +344,8 @@ void Translator::remember_jump(CpuState& cpu, Block& to) {
     cpu.translator.jumps[layout::jump_slot(to.rip)] = {to.rip, memory_->base() + to.indirect_entry};
 }
 
-void Translator::kill(Block& block) {
-    counters_.killed.fetch_add(1, std::memory_order_relaxed);
+// Exits that led here go to their stubs again.
+void Translator::unlink_incoming(Block& block) const {
     for (Exit* exit = block.incoming; exit != nullptr;) {
         Exit* following = exit->next_incoming;
         memory_->patch32(memory_->base() + exit->patch, exit->stub - (exit->patch + 4));
@@ -351,6 +354,11 @@ void Translator::kill(Block& block) {
         exit = following;
     }
     block.incoming = nullptr;
+}
+
+void Translator::kill(Block& block) {
+    counters_.killed.fetch_add(1, std::memory_order_relaxed);
+    unlink_incoming(block);
     if (block.indirect_entry != 0) {
         // jmp glue.indirect: r10 holds the target there, which is this block's address.
         const std::uint64_t at = memory_->base() + block.indirect_entry;
@@ -378,24 +386,65 @@ void Translator::invalidate(CpuState* /*cpu*/, std::uint64_t ram_offset, std::ui
 }
 
 // Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but this thread, which forgets it.
-void Translator::drop_everything(CpuState& cpu) {
-    counters_.flushes.fetch_add(1, std::memory_order_relaxed);
+void Translator::make_room(CpuState& cpu) {
     vm_.run_exclusive(&cpu, [this] {
         const MutexLock lock(mutex_);
         if (memory_->free() > kSpare) {
             return;  // another vCPU was first
         }
         generation_.fetch_add(1, std::memory_order_release);
-        for (const std::uint64_t page : table_.pages()) {
-            vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+        std::uint32_t region = (memory_->current_region() + 1) % memory_->regions();
+        if (system_ops_.size() <= kMostSystemOps) {
+            evict(region);
+        } else {
+            for (region = memory_->regions(); region-- > 0;) {
+                evict(region);
+            }
+            region = 0;
+            system_ops_.clear();
         }
-        table_.clear();
-        system_ops_.clear();
-        memory_->reset(glue_end_);
-        for (CpuState* other : vm_.cpus()) {
-            reset_jumps(*other);
-        }
+        memory_->begin_region(region);
     });
+}
+
+void Translator::evict(std::uint32_t region) {
+    const std::vector<std::unique_ptr<Block>> blocks = table_.take(region);
+    if (blocks.empty()) {
+        return;
+    }
+    counters_.evictions.fetch_add(1, std::memory_order_relaxed);
+    for (const auto& block : blocks) {
+        for (const std::uint64_t page : {block->ram_offset >> 12, block->second_offset >> 12}) {
+            if (!table_.page_has_blocks(page)) {
+                vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+            }
+        }
+        unlink_incoming(*block);
+        for (const Exit& exit : block->exits) {
+            if (exit.linked != nullptr) {
+                forget_incoming(*exit.linked, region);
+            }
+        }
+    }
+    // Their thunks may lie in any region.
+    for (CpuState* cpu : vm_.cpus()) {
+        reset_jumps(*cpu);
+    }
+}
+
+// Once for each target: the exits that are taken off its list are linked no more.
+void Translator::forget_incoming(Block& block, std::uint32_t region) const {
+    Exit** link = &block.incoming;
+    while (*link != nullptr) {
+        Exit& exit = **link;
+        if (memory_->region_of(exit.owner->code) != region) {
+            link = &exit.next_incoming;
+            continue;
+        }
+        *link = exit.next_incoming;
+        exit.linked = nullptr;
+        exit.next_incoming = nullptr;
+    }
 }
 
 namespace {
@@ -430,7 +479,7 @@ std::string Translator::report() const {
            line("indirect_exits", c.indirect_exits) + line("lookups", c.lookups) + line("interpreted", c.interpreted) +
            line("interpreted_in_block", c.interpreted_in_block) + line("interpreted_in_place", c.interpreted_in_place) + line("slow_accesses", c.slow_accesses) +
            line("host_faults", c.host_faults) + line("invalidations", c.invalidations) + line("killed", c.killed) +
-           line("flushes", c.flushes) + most_interpreted(c);
+           line("evictions", c.evictions) + most_interpreted(c);
 }
 
 }  // namespace strata::engine::soft

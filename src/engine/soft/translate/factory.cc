@@ -57,6 +57,7 @@ constexpr std::array kSwitches = {
     Switch{"no-direct-faults", &TranslateOptions::direct_faults, false},
     Switch{"no-direct-system", &TranslateOptions::direct_system, false},
     Switch{"no-in-place", &TranslateOptions::interpret_in_place, false},
+    Switch{"small-cache", &TranslateOptions::small_cache, true},
     Switch{"trace", &TranslateOptions::trace_blocks, true},
     Switch{"report", &TranslateOptions::report, true},
 };

@@ -28,6 +28,7 @@ class SystemOps {
         }
         return op.get();
     }
+    [[nodiscard]] std::size_t size() const { return ops_.size(); }
     void clear() { ops_.clear(); }
 
   private:

@@ -50,13 +50,16 @@ Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const Transla
 Result<> Translator::prepare_memory(std::uint64_t cache_bytes) {
     constexpr std::uint64_t kLeast = 1U << 20U;
     constexpr std::uint64_t kMost = 1U << 30U;  // rel32 distances
+    constexpr std::uint64_t kSmall = 4U << 20U;
+    cache_bytes = options_.small_cache ? kSmall : cache_bytes;
     cache_bytes = std::clamp(cache_bytes & ~std::uint64_t{4095}, kLeast, kMost);
     if (vm_.ram->size() >> 40 != 0) {
         return Error(ErrorKind::NotSupported, "the translator handles at most 1 TiB of RAM");
     }
     memory_ = STRATA_TRY(CodeMemory::create(cache_bytes));
     glue_ = make_glue(*memory_, glue_helpers());
-    glue_end_ = memory_->used();
+    glue_end_ = memory_->next() - memory_->base();
+    memory_->keep();
     // SAFETY: the range is this object's code memory, unregistered before it is unmapped.
     STRATA_TRY_VOID(faults_.add(reinterpret_cast<const void*>(memory_->base()), memory_->size(), on_host_fault, this));
     return ok();
@@ -136,7 +139,7 @@ Translator::Next Translator::after_block(CpuState& cpu) {
     const bool fault = reason == ExitReasonCode::kFault;
     const auto at = static_cast<std::uint32_t>(cpu.translator.exit_pc - memory_->base());
     const MutexLock lock(mutex_);
-    Block* left = table_.locate(fault ? at : at - 1);
+    Block* left = locate(fault ? at : at - 1);
     STRATA_CHECK(left != nullptr, "translated code was left from nowhere");
     if (reason == ExitReasonCode::kSite) {
         counters_.site_exits.fetch_add(1, std::memory_order_relaxed);
@@ -201,7 +204,7 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     const Block* block = nullptr;
     {
         const MutexLock lock(mutex_);
-        block = table_.locate(at);
+        block = locate(at);
     }
     STRATA_CHECK(block != nullptr, "slow path of no block");
     const bool alive = !block->dead;  // only this thread's own store can have killed it, in asking for the page

@@ -5,7 +5,8 @@
 // that waits for the others; (2) under the lock the bytes are read, translated and published. A writer stores first and then
 // takes the lock to kill what was made of the bytes, so no block made of older bytes survives its store.
 // Killed blocks are unlinked: jumps to them go back to their stubs and the thunk that indirect jumps use is overwritten. Their
-// code stays until the whole cache is dropped, which happens while every vCPU is at a safe point.
+// code stays until its region of the code memory is used again, which happens while every vCPU is at a safe point. A block's thunks may be in a
+// later region than the block, never in an earlier one: what leads to them is unlinked with the block.
 //
 // Chaining: within a page jumps go straight; across pages through a thunk that compares the vCPU's own record of the target page's
 // fetch translation (TranslatorState::code_pages), which the MMU empties with its TLB. Indirect jumps hit a per-vCPU cache by whole
@@ -37,7 +38,7 @@ struct TranslatorCounters {
     std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0}, slow_accesses{0}, host_faults{0};
     static constexpr std::uint32_t kMnemonics = 2048;
     std::atomic<std::uint64_t> by_mnemonic[kMnemonics] = {};  ///< of interpreted_in_place; only for TranslateOptions::report
-    std::atomic<std::uint64_t> invalidations{0}, killed{0}, flushes{0};
+    std::atomic<std::uint64_t> invalidations{0}, killed{0}, evictions{0};
 };
 
 class Translator final : public Executor, public CodeInvalidator {
@@ -62,7 +63,7 @@ class Translator final : public Executor, public CodeInvalidator {
     }
     /// Whether page faults enter the guest's handler from within translated code.
     [[nodiscard]] bool delivers_faults() const { return options_.direct_faults; }
-    /// Changes whenever a block is killed or the cache is dropped.
+    /// Changes whenever blocks are killed or evicted.
     [[nodiscard]] std::uint64_t killed() const {
         return counters_.killed.load(std::memory_order_acquire) + generation_.load(std::memory_order_acquire);
     }
@@ -112,7 +113,17 @@ class Translator final : public Executor, public CodeInvalidator {
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
     void kill(Block& block) STRATA_REQUIRES(mutex_);
-    void drop_everything(CpuState& cpu);
+    void unlink_incoming(Block& block) const STRATA_REQUIRES(mutex_);
+    /// Takes the exits of blocks in `region` off the list.
+    void forget_incoming(Block& block, std::uint32_t region) const STRATA_REQUIRES(mutex_);
+    /// Goes on in the next region of the code memory, without what it held.
+    void make_room(CpuState& cpu);
+    /// While all vCPUs are at a safe point.
+    void evict(std::uint32_t region) STRATA_REQUIRES(mutex_);
+    /// The block whose code is at offset `at` of the code memory.
+    [[nodiscard]] Block* locate(std::uint32_t at) const STRATA_REQUIRES(mutex_) {
+        return table_.locate(memory_->region_of(at), at, memory_->is_cold(at));
+    }
 
     /// One instruction by the interpreter. True: `result` says why the run loop must look.
     bool step(CpuState& cpu, ExecResult& result);
@@ -133,7 +144,7 @@ class Translator final : public Executor, public CodeInvalidator {
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
     std::vector<ReturnStack> return_stacks_ STRATA_GUARDED_BY(mutex_);
-    std::atomic<std::uint64_t> generation_{1};  ///< changes when the cache is dropped: pointers to blocks and exits die
+    std::atomic<std::uint64_t> generation_{1};  ///< changes with every eviction: pointers to blocks and exits die
     TranslatorCounters counters_;
 };
 

@@ -257,7 +257,7 @@ TEST(TranslatorTest, InstructionAcrossPagesDependsOnBoth) {
     EXPECT_EQ(machine.cpu().gpr[kRax], 0x20005U);
 }
 
-TEST(TranslatorTest, FullCacheIsDroppedAndRefilled) {
+TEST(TranslatorTest, FullCacheIsEvictedAndRefilled) {
     Machine machine({}, 1U << 20U);
     for (std::uint32_t i = 0; i < 20000; ++i) {
         Bytes program{0xB8, 0, 0, 0, 0, 0xEB, 0x00, 0xF4};  // mov eax, i; jmp +0; hlt
@@ -267,7 +267,32 @@ TEST(TranslatorTest, FullCacheIsDroppedAndRefilled) {
         ASSERT_EQ(machine.run_translated(), ExecResult::Halted);
         ASSERT_EQ(machine.cpu().gpr[kRax], i);
     }
-    EXPECT_GE(machine.translator().counters().flushes.load(), 1U);
+    EXPECT_GE(machine.translator().counters().evictions.load(), 1U);
+}
+
+// Lasting code jumps to code that changes and back, across pages, until every region has been used several times.
+TEST(TranslatorTest, LastingCodeSurvivesEvictions) {
+    Machine machine({}, 1U << 20U);
+    machine.load(Bytes{0x01, 0xC3, 0xE9, 0xF9, 0x0F, 0x00, 0x00, 0xF4, 0xE9, 0xF3, 0x1F, 0x00, 0x00}, 0x0);  // add ebx, eax; jmp +1000h; hlt; jmp +2000h
+    machine.load(Bytes{0x01, 0xC3, 0x41, 0xFF, 0xE5}, 0x20);  // add ebx, eax; jmp r13
+    machine.load(Bytes{0x43, 0x8D, 0x04, 0x24, 0x90, 0xE9, 0xFE, 0xEF, 0xFF, 0xFF}, 0x1000);  // lea eax, [r12 + r12]; nop; jmp 0x1008 - 1000h
+    std::uint32_t sum = 0;
+    for (std::uint32_t i = 0; i < 30000; ++i) {
+        Bytes program{0xB8, 0, 0, 0, 0, 0xEB, 0x00, 0xE9, 0xFB, 0xDF, 0xFF, 0xFF};  // mov eax, i; jmp +0; jmp 0x7
+        std::memcpy(&program[1], &i, 4);
+        machine.reset();
+        machine.cpu().gpr[3] = sum;
+        machine.cpu().gpr[kRax] = 1;
+        machine.cpu().gpr[12] = i;
+        machine.cpu().gpr[13] = Machine::kCode + 0x1000;
+        machine.cpu().rip += i % 3000 < 1000 ? 0 : 0x20;  // by a jump whose target is known, then by one whose target is not
+        machine.load(program, 0x2000);
+        ASSERT_EQ(machine.run_translated(), ExecResult::Halted);
+        ++sum;
+        ASSERT_EQ(machine.cpu().gpr[3], sum);
+        ASSERT_EQ(machine.cpu().gpr[kRax], i);
+    }
+    EXPECT_GE(machine.translator().counters().evictions.load(), 8U);
 }
 
 TEST(TranslatorTest, StackAcrossAPageUsesSingleChecks) {
