@@ -23,12 +23,20 @@ constexpr std::array<std::pair<KernelEntry, std::string_view>, 3> kKernelEntries
     {KernelEntry::Stub, "stub"},
 }};
 
+constexpr std::array<std::pair<WriteErrors, std::string_view>, 4> kWriteErrors = {{
+    {WriteErrors::Enospc, "enospc"},
+    {WriteErrors::Report, "report"},
+    {WriteErrors::Stop, "stop"},
+    {WriteErrors::Ignore, "ignore"},
+}};
+
 Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
 
 Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
 
 Json disk_to_json(const DiskConfig& disk) {
-    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow}};
+    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow},
+                {"write_errors", to_text(disk.write_errors)}};
 }
 
 Json net_to_json(const NetConfig& net) {
@@ -69,6 +77,7 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     disk.format = reader.text("format", disk.format);
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
+    disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
     STRATA_TRY_VOID(reader.finish());
     return disk;
 }
@@ -165,6 +174,17 @@ Result<KernelEntry> kernel_entry_from_text(std::string_view text) {
         }
     }
     return invalid(fmt::format("'{}' is no way to enter a kernel: use auto, decompress or stub", text));
+}
+
+std::string_view to_text(WriteErrors policy) { return kWriteErrors.at(static_cast<std::size_t>(policy)).second; }
+
+Result<WriteErrors> write_errors_from_text(std::string_view text) {
+    for (const auto& [policy, name] : kWriteErrors) {
+        if (name == text) {
+            return policy;
+        }
+    }
+    return invalid(fmt::format("'{}' is no answer to write errors: use enospc, report, stop or ignore", text));
 }
 
 Result<> validate(const MachineConfig& config) {

@@ -27,6 +27,10 @@ enum class EngineChoice : std::uint8_t { Auto, Kvm, Soft };
 /// Who unpacks a bzImage: the loader if it can, the loader or nobody, the kernel's own stub.
 enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 
+/// What happens when a write to a disk's file fails: Enospc waits for room if the host's disk is full and reports all else to the guest; Report
+/// reports, Stop waits, Ignore says that it was written.
+enum class WriteErrors : std::uint8_t { Enospc, Report, Stop, Ignore };
+
 struct CpuTopology {
     std::uint32_t sockets = 1;
     std::uint32_t cores = 1;
@@ -48,6 +52,7 @@ struct DiskConfig {
     std::string format = "raw";
     bool read_only = false;
     bool follow = false;  ///< open the files that the image names (backing files): for trusted images
+    WriteErrors write_errors = WriteErrors::Enospc;
     bool operator==(const DiskConfig&) const = default;
 };
 
@@ -102,6 +107,9 @@ Result<EngineChoice> engine_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(KernelEntry entry);
 /// "auto", "decompress" or "stub".
 Result<KernelEntry> kernel_entry_from_text(std::string_view text);
+[[nodiscard]] std::string_view to_text(WriteErrors policy);
+/// "enospc", "report", "stop" or "ignore".
+Result<WriteErrors> write_errors_from_text(std::string_view text);
 
 /// Checks the limits above and what members mean together. What needs the host (files, CPU flags) is checked where it is used.
 Result<> validate(const MachineConfig& config);

@@ -20,7 +20,8 @@ MachineConfig full_config() {
     config.initrd = {.name = "initrd.img", .fd = 1};
     config.kernel_entry = KernelEntry::Stub;
     config.append = "console=ttyS0 root=\"/dev/vda\"";
-    config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "qcow2", .read_only = true, .follow = true}};
+    config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "qcow2", .read_only = true, .follow = true,
+                     .write_errors = WriteErrors::Stop}};
     config.nets = {{.forwards = {{.protocol = Protocol::Udp, .host_address = "0.0.0.0", .host_port = 53, .guest_port = 54}}}};
     config.serial_fd = 3;
     config.console = {.fd = 4, .columns = 132, .rows = 43};
@@ -100,6 +101,9 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_TRUE(disk->read_only);
     EXPECT_FALSE(disk->follow);
     EXPECT_TRUE(parse_disk("a.qcow2,format=qcow2,follow")->follow);
+    EXPECT_EQ(disk->write_errors, WriteErrors::Enospc);
+    EXPECT_EQ(parse_disk("a.raw,werror=report")->write_errors, WriteErrors::Report);
+    EXPECT_FALSE(parse_disk("a.raw,werror=panic").ok());
     EXPECT_FALSE(parse_disk("").ok());
     EXPECT_FALSE(parse_disk("a.raw,fast").ok());
 }

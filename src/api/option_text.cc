@@ -84,8 +84,14 @@ Result<DiskConfig> parse_disk(std::string_view text) {
             disk.follow = true;
         } else if (parts[i].starts_with("format=")) {
             disk.format = parts[i].substr(7);
+        } else if (parts[i].starts_with("werror=")) {
+            auto policy = write_errors_from_text(std::string_view(parts[i]).substr(7));
+            if (!policy) {
+                return std::move(policy).error().context(fmt::format("--disk {}", text));
+            }
+            disk.write_errors = *policy;
         } else {
-            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly or follow (a comma in a name: ,,)",
+            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow or werror=report (a comma in a name: ,,)",
                                        text, parts[i]));
         }
     }

@@ -8,7 +8,7 @@
 namespace strata::api {
 namespace {
 
-constexpr std::array<std::string_view, 4> kOperations = {"start", "stop", "power-button", "console-size"};
+constexpr std::array<std::string_view, 5> kOperations = {"start", "stop", "power-button", "console-size", "retry"};
 constexpr std::array<std::string_view, 7> kCauses = {"power-off",  "reset",   "panic", "triple-fault",
                                                      "debug-exit", "stopped", "error"};
 
@@ -89,6 +89,12 @@ Json to_json(const VmmEvent& event) {
     if (event.kind == VmmEvent::Kind::PowerButton) {
         return Json{{"event", "power-button"}, {"heard", event.heard}};
     }
+    if (event.kind == VmmEvent::Kind::Waiting) {
+        return Json{{"event", "waiting"}, {"reason", event.reason}};
+    }
+    if (event.kind == VmmEvent::Kind::GoingOn) {
+        return Json{{"event", "going-on"}};
+    }
     Json json{{"event", "exited"}, {"cause", to_text(event.cause)}};
     if (event.cause == ExitCause::DebugExit) {
         json["value"] = event.value;
@@ -110,6 +116,11 @@ Result<VmmEvent> vmm_event_from_json(const Json& json) {
     } else if (kind == "power-button") {
         event.kind = VmmEvent::Kind::PowerButton;
         event.heard = reader.boolean("heard", false);
+    } else if (kind == "waiting") {
+        event.kind = VmmEvent::Kind::Waiting;
+        event.reason = reader.text("reason");
+    } else if (kind == "going-on") {
+        event.kind = VmmEvent::Kind::GoingOn;
     } else if (kind == "exited") {
         const int place = place_of(kCauses, reader.text("cause"));
         if (place < 0) {

@@ -1,7 +1,7 @@
 // VMM protocol: the messages between a VMM process and whoever started it, one JSON object a packet.
 //
-// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`. From it: `started`, `power-button` in answer to
-// that request, then one `exited`.
+// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`, `retry`. From it: `started`, `power-button` in
+// answer to that request, `waiting` and `going-on` when the machine waits for the host and when it does no longer, then one `exited`.
 // The VMM ends when the socket closes. The packets travel over io/packet_socket.h.
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace strata::api {
 
-enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize };
+enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize, Retry };
 
 struct VmmRequest {
     VmmOperation operation = VmmOperation::Stop;
@@ -36,10 +36,10 @@ enum class ExitCause : std::uint8_t {
 };
 
 struct VmmEvent {
-    enum class Kind : std::uint8_t { Started, PowerButton, Exited };
+    enum class Kind : std::uint8_t { Started, PowerButton, Waiting, GoingOn, Exited };
     Kind kind = Kind::Exited;
     std::string engine;         ///< Started: "kvm" or "soft"
-    std::string reason;         ///< Started: why this engine
+    std::string reason;         ///< Started: why this engine; Waiting: for what, and what to do
     bool heard = false;         ///< PowerButton: the guest listens to it
     ExitCause cause = ExitCause::Error;
     std::uint32_t value = 0;    ///< DebugExit

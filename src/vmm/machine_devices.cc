@@ -4,12 +4,28 @@
 #include <fmt/format.h>
 
 #include "net/user/user_net.h"
-#include "virtio/blk/blk.h"
 #include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
 #include "virtio/transport/pci/virtio_pci.h"
 
 namespace strata::vmm {
+namespace {
+
+virtio::WriteErrorPolicy policy_of(api::WriteErrors wanted) {
+    switch (wanted) {
+        case api::WriteErrors::Enospc:
+            return virtio::WriteErrorPolicy::Enospc;
+        case api::WriteErrors::Report:
+            return virtio::WriteErrorPolicy::Report;
+        case api::WriteErrors::Stop:
+            return virtio::WriteErrorPolicy::Stop;
+        case api::WriteErrors::Ignore:
+            return virtio::WriteErrorPolicy::Ignore;
+    }
+    return virtio::WriteErrorPolicy::Enospc;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
                                                              io::EventLoop& loop) {
@@ -38,7 +54,7 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
     options.follow_references = config.follow;
     // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it closes would fail afterwards.
     options.engine = block::IoEngine::Threads;
-    images_.push_back(STRATA_TRY(block::open_disk(std::move(options))));
+    images_.push_back({STRATA_TRY(block::open_disk(std::move(options))), policy_of(config.write_errors)});
     return ok();
 }
 
@@ -65,8 +81,26 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
     virtio::BlkConfig config;
     config.label = fmt::format("virtio-blk{}", index);
     config.serial = fmt::format("strata-disk{}", index);
-    std::unique_ptr<virtio::VirtioDevice> device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(images_[index]), loop_));
-    return device;
+    config.write_errors = images_[index].write_errors;
+    config.on_wait = on_disk_wait_;
+    auto device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(images_[index].image), loop_));
+    disks_.push_back(device.get());
+    return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
+}
+
+std::optional<virtio::DiskWait> MachineDevices::waiting_disk() const {
+    for (const virtio::BlkDevice* disk : disks_) {
+        if (auto wait = disk->waiting()) {
+            return wait;
+        }
+    }
+    return std::nullopt;
+}
+
+void MachineDevices::retry_disks() {
+    for (virtio::BlkDevice* disk : disks_) {
+        disk->retry();
+    }
 }
 
 std::unique_ptr<virtio::VirtioDevice> MachineDevices::make_net(std::size_t index) {

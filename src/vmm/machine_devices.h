@@ -3,7 +3,9 @@
 // In two steps, so that the sandbox closes between them: what needs the host is opened first, the devices are made later.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "api/machine_config.h"
@@ -14,6 +16,7 @@
 #include "memory/guest_memory.h"
 #include "net/net_backend.h"
 #include "pci/pci_device.h"
+#include "virtio/blk/blk.h"
 #include "virtio/core/virtio_device.h"
 #include "vmm/console_cable.h"
 
@@ -28,6 +31,13 @@ class MachineDevices {
     /// Opens what lies on the host: disks, networks, the console's stream. Makes no thread. `fds` are the config's descriptors; those used are taken out.
     static Result<std::unique_ptr<MachineDevices>> open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
                                                         io::EventLoop& loop);
+
+    /// Called when waiting_disk() has begun or ceased to have an answer; before make_functions(). On the event loop's thread, with a lock held.
+    void on_disk_wait(std::function<void()> callback) { on_disk_wait_ = std::move(callback); }
+    /// What a disk waits for, if one does.
+    [[nodiscard]] std::optional<virtio::DiskWait> waiting_disk() const;
+    /// Asks the host again. Not after the machine is gone.
+    void retry_disks();
 
     /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that names in the guest do not move when
     /// something is added at the end. Once. `memory` outlives them; so does this.
@@ -46,7 +56,13 @@ class MachineDevices {
     std::unique_ptr<virtio::VirtioDevice> make_console();
 
     io::EventLoop& loop_;
-    std::vector<std::unique_ptr<block::DiskImage>> images_;
+    struct OpenDisk {
+        std::unique_ptr<block::DiskImage> image;
+        virtio::WriteErrorPolicy write_errors;
+    };
+    std::vector<OpenDisk> images_;
+    std::vector<virtio::BlkDevice*> disks_;  ///< the machine's
+    std::function<void()> on_disk_wait_;
     std::vector<std::unique_ptr<net::NetBackend>> networks_;
     std::unique_ptr<ConsoleCable> cable_;
     virtio::ConsoleConfig console_;

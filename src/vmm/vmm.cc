@@ -4,6 +4,9 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+
 #include <fmt/format.h>
 
 #include "arch/x86/cpu_model.h"
@@ -22,6 +25,8 @@ constexpr auto kFlushLimit = 1000ms;
 // A triple fault is a way to reset a PC (Linux: reboot=t); a guest that does nothing else would do it for ever.
 constexpr auto kShortLife = 2s;
 constexpr unsigned kMaxShortLives = 5;
+// Between two attempts to write to a disk that is full.
+constexpr auto kFirstRetry = 500ms, kLongestRetry = 8000ms;
 // Between pvpanic's report and the end: the kernel still prints.
 constexpr auto kPanicGrace = 200ms;
 
@@ -161,6 +166,7 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
 }
 
 Result<> Vmm::add_devices() {
+    devices_->on_disk_wait([this] { loop_->post([this] { look_at_disks(); }); });
     auto functions = STRATA_TRY(devices_->make_functions(machine_->ram()));
     for (auto& function : functions) {
         STRATA_TRY_VOID(machine_->add_device(std::move(function)));
@@ -197,6 +203,8 @@ void Vmm::on_control() {
         event.kind = api::VmmEvent::Kind::PowerButton;
         event.heard = machine_->press_power_button();
         send(event);
+    } else if (request->operation == api::VmmOperation::Retry && waiting_) {
+        devices_->retry_disks();
     } else if (request->operation == api::VmmOperation::ConsoleSize && devices_->console() != nullptr) {
         devices_->console()->resize(request->columns, request->rows);
     }
@@ -260,7 +268,10 @@ void Vmm::do_reset() {
         finish(api::ExitCause::Reset);
         return;
     }
-    auto done = threads_->hold(kHoldLimit);
+    auto done = waiting_ ? end_waiting() : ok();  // the reset gives up what waits
+    if (done) {
+        done = threads_->hold(kHoldLimit);
+    }
     if (done) {
         done = machine_->reset();
     }
@@ -271,6 +282,56 @@ void Vmm::do_reset() {
     threads_->unpark_all();
     running_since_ = io::EventLoop::Clock::now();
     threads_->release();
+}
+
+// A disk began to wait for the host, or none does any more. Any number of times.
+void Vmm::look_at_disks() {
+    const auto wait = devices_->waiting_disk();
+    if (ending_ || wait.has_value() == waiting_.has_value()) {
+        return;
+    }
+    if (auto done = wait ? begin_waiting(*wait) : end_waiting(); !done) {
+        fail(std::move(done).error().context(wait ? "holding the machine" : "letting the machine go on"));
+    }
+}
+
+Result<> Vmm::begin_waiting(const virtio::DiskWait& wait) {
+    STRATA_TRY_VOID(threads_->hold(kHoldLimit));
+    STRATA_TRY_VOID(machine_->pause());
+    state::StateWriter clock;
+    STRATA_TRY_VOID(machine_->vm().save_clock(clock));
+    waiting_.emplace(Waiting{.clock = {clock.bytes().begin(), clock.bytes().end()}, .pause = kFirstRetry});
+    api::VmmEvent event;
+    event.kind = api::VmmEvent::Kind::Waiting;
+    const bool full = wait.error == ENOSPC || wait.error == EDQUOT;
+    event.reason = fmt::format("{}{}", Error::from_errno(fmt::format("disk '{}' cannot be written at offset {}", wait.disk, wait.offset), wait.error).text(),
+                               full ? "; make room on its file system" : "");
+    send(event);
+    retry_later();
+    return ok();
+}
+
+Result<> Vmm::end_waiting() {
+    loop_->cancel(waiting_->next);
+    state::StateReader clock(waiting_->clock);
+    STRATA_TRY_VOID(machine_->vm().load_clock(clock));
+    waiting_.reset();
+    STRATA_TRY_VOID(machine_->resume());
+    api::VmmEvent event;
+    event.kind = api::VmmEvent::Kind::GoingOn;
+    send(event);
+    threads_->release();
+    return ok();
+}
+
+void Vmm::retry_later() {
+    waiting_->next = loop_->at(io::EventLoop::Clock::now() + waiting_->pause, [this] {
+        devices_->retry_disks();
+        if (waiting_) {
+            waiting_->pause = std::min<std::chrono::milliseconds>(waiting_->pause * 2, kLongestRetry);
+            retry_later();
+        }
+    });
 }
 
 void Vmm::finish(api::VmmEvent event) {

@@ -1,6 +1,10 @@
 // Vmm: the process of one VM: engine, machine, vCPU threads and event loop, from a start request to the machine's end.
 //
 //   waiting --start--> running --(guest or owner)--> ending --> over
+//                      |     ^
+//            a disk without room, and with it again
+//                      v     |
+//                      waiting
 //
 // Threads: the main thread runs the event loop, on which devices, control messages and every decision about the machine's life happen; vCPU
 // threads run guest code and only post what they notice. Lock order: none is held across these two.
@@ -63,6 +67,10 @@ class Vmm final : private machine::MachineEvents {
     void on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit);
     void on_triple_fault(std::size_t index, const std::string& detail);
     void do_reset();
+    void look_at_disks();
+    Result<> begin_waiting(const virtio::DiskWait& wait);
+    Result<> end_waiting();
+    void retry_later();
     void finish(api::VmmEvent event);
     void finish(api::ExitCause cause);
     void fail(const Error& error);
@@ -82,6 +90,13 @@ class Vmm final : private machine::MachineEvents {
     std::unique_ptr<VcpuThreads> threads_;
     io::EventLoop::Clock::time_point running_since_;  ///< the guest's last start
     unsigned short_lives_ = 0;                        ///< triple faults in a row, each right after a start
+    /// While the machine waits for a disk: its clock as it was; when the next attempt is due.
+    struct Waiting {
+        std::vector<std::byte> clock;
+        std::chrono::milliseconds pause;
+        io::EventLoop::TimerId next = 0;
+    };
+    std::optional<Waiting> waiting_;
     std::optional<api::VmmEvent> ending_;
 };
 

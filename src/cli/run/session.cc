@@ -120,6 +120,7 @@ class Session {
     void announce_start(const api::VmmEvent& event);
     void ask(std::optional<Error> why);
     void on_power_button(bool heard);
+    void on_waiting(const api::VmmEvent& event);
     void stop(std::optional<Error> why);
     void tell(api::VmmOperation operation);
     void finish_if_over();
@@ -139,6 +140,7 @@ class Session {
     std::optional<io::EventLoop::WatchId> control_watch_, words_watch_;
 
     bool started_ = false;
+    bool waiting_ = false;                ///< for the host: the VMM tries again from time to time
     bool asked_ = false;                  ///< the guest's power button was pressed
     std::optional<Error> ask_reason_;     ///< as stop_reason_, of the asking
     bool stopping_ = false;
@@ -304,6 +306,10 @@ void Session::on_event(const api::VmmEvent& event) {
         on_power_button(event.heard);
         return;
     }
+    if (event.kind == api::VmmEvent::Kind::Waiting || event.kind == api::VmmEvent::Kind::GoingOn) {
+        on_waiting(event);
+        return;
+    }
     if (event.kind == api::VmmEvent::Kind::Started) {
         started_ = true;
         if (!request_.as_json) {
@@ -323,8 +329,13 @@ void Session::on_event(const api::VmmEvent& event) {
 
 void Session::on_signal() {
     const int number = signals_->take();
-    if (number == SIGCONT && terminal_) {
-        terminal_->reenter();
+    if (number == SIGCONT) {
+        if (terminal_) {
+            terminal_->reenter();
+        }
+        if (waiting_) {
+            tell(api::VmmOperation::Retry);
+        }
     } else if (number == SIGWINCH) {
         send_console_size();
     } else if (number == SIGCHLD) {
@@ -390,6 +401,19 @@ void Session::on_power_button(bool heard) {
     } else if (!stopping_ && !request_.as_json) {
         say(fmt::format("the guest was asked to power off and has {} s; {} again ends it now", request_.stop_grace.count(),
                         terminal_ ? "Ctrl-]" : "the same"));
+    }
+}
+
+void Session::on_waiting(const api::VmmEvent& event) {
+    waiting_ = event.kind == api::VmmEvent::Kind::Waiting;
+    if (request_.as_json) {
+        return;
+    }
+    if (waiting_) {
+        say(fmt::format("the machine is paused: {} (nothing is lost: it tries again every few seconds, and at once after 'kill -CONT {}')",
+                        event.reason, getpid()), true);
+    } else {
+        say("the machine goes on", true);
     }
 }
 

@@ -13,6 +13,8 @@ namespace strata::virtio {
 BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image, io::EventLoop& loop)
     : QueuedDevice(config.label, std::vector<std::uint16_t>(config.queues, config.queue_size), loop),
       serial_(config.serial.substr(0, blk::kIdSize)),
+      write_errors_(config.write_errors),
+      on_wait_(config.on_wait),
       image_(std::move(image)),
       lanes_(config.queues) {}
 
@@ -43,6 +45,7 @@ Result<> BlkDevice::open_lanes() {
 
 BlkDevice::~BlkDevice() {
     const MutexLock lock(mutex_);
+    on_wait_ = {};
     for (unsigned index = 0; index < lanes_.size(); ++index) {
         loop().remove(lanes_[index].watch);
         queue_stopping(index);
@@ -96,7 +99,8 @@ Result<> BlkDevice::serve_chain(unsigned index, DescriptorChain chain) {
     Lane& lane = lanes_[index];
     const std::size_t at = place(lane);
     lane.requests[at].chain.emplace(std::move(chain));
-    begin(index, at, *header);
+    lane.requests[at].header = *header;
+    begin(index, at);
     return ok();
 }
 
@@ -109,8 +113,9 @@ std::size_t BlkDevice::place(Lane& lane) {
     lane.free.pop_back();
     Request& request = lane.requests[at];
     request.outstanding = 0;
-    request.failed = false;
+    request.error = 0;
     request.sync_after = false;
+    request.syncing = false;
     request.length = 0;
     return at;
 }
@@ -122,6 +127,12 @@ void BlkDevice::queue_stopping(unsigned index) {
             request.chain.reset();
         }
     }
+    std::erase_if(held_, [&](const std::pair<unsigned, std::size_t>& held) STRATA_REQUIRES(mutex_) {
+        if (held.first == index) {
+            finish(index, held.second, blk::Status::IoError);  // without a chain: only its place is given back
+        }
+        return held.first == index;
+    });
 }
 
 bool BlkDevice::quiet(unsigned index) const { return lanes_[index].disk->in_flight() == 0; }

@@ -3,9 +3,12 @@
 // Each virtqueue has a DiskQueue of its own. Data moves between the file and guest memory directly; a request's views of guest
 // memory live until the host has completed it, also when the driver has reset the queue meanwhile (the chain is
 // then given up, and the reset is complete when the last one has finished).
+// A write that the host refuses for want of room waits, as its policy says, until retry() succeeds: the guest is told nothing. Whoever runs the
+// machine is told, and should hold it meanwhile; while something waits the device cannot be saved.
 // Threads: requests and completions on the event loop under the device's lock; pause() may wait for I/O on its caller's thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,11 +20,29 @@
 
 namespace strata::virtio {
 
+/// What becomes of a write (zeroes and discards too) that the host refuses.
+enum class WriteErrorPolicy : std::uint8_t {
+    Enospc,  ///< waits if there is no room, is reported to the guest otherwise
+    Report,
+    Stop,    ///< waits
+    Ignore,  ///< counts as written
+};
+
+/// What a disk waits for.
+struct DiskWait {
+    std::string disk;
+    std::uint64_t offset = 0;  ///< of the disk, in bytes
+    int error = 0;
+};
+
 struct BlkConfig {
     std::string label = "virtio-blk0";
     std::string serial;       ///< what GET_ID answers, at most 20 bytes
     unsigned queues = 1;      ///< 1 to 64
     std::uint16_t queue_size = 256;
+    WriteErrorPolicy write_errors = WriteErrorPolicy::Enospc;
+    /// waiting() has begun or ceased to have an answer. On the event loop's thread, under the device's lock.
+    std::function<void()> on_wait = {};
 };
 
 class BlkDevice final : public QueuedDevice {
@@ -34,6 +55,12 @@ class BlkDevice final : public QueuedDevice {
     [[nodiscard]] std::uint64_t offered_features() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
     [[nodiscard]] const block::DiskImage& image() const { return *image_; }
+    /// The first request that waits for the host. Any thread.
+    [[nodiscard]] std::optional<DiskWait> waiting() const;
+    /// Asks the host again, for all that wait. On the event loop's thread.
+    void retry();
+    /// WrongState while requests wait.
+    Result<> save(state::StateWriter& writer) const override;
 
   private:
     static constexpr std::uint32_t kMaxSegments = 32;
@@ -43,10 +70,12 @@ class BlkDevice final : public QueuedDevice {
     struct Request {
         std::optional<DescriptorChain> chain;    ///< nullopt: free, or its queue is gone
         std::vector<memory::GuestSlices> views;
-        std::uint32_t type = 0;
+        blk::RequestHeader header{};
         unsigned outstanding = 0;  ///< disk requests that are not complete
-        bool failed = false;
+        int error = 0;             ///< of the first of them that failed
         bool sync_after = false;   ///< a write for a driver that knows no flush
+        bool syncing = false;      ///< its data is written, the flush is under way
+        bool waits = false;        ///< counted in waits_
         std::uint64_t length = 0;
     };
     /// One virtqueue's way to the disk.
@@ -67,20 +96,28 @@ class BlkDevice final : public QueuedDevice {
     void drain() STRATA_REQUIRES(mutex_) override;
 
     // request.cc
-    void begin(unsigned index, std::size_t at, const blk::RequestHeader& header) STRATA_REQUIRES(mutex_);
-    void transfer(unsigned index, std::size_t at, std::uint64_t sector) STRATA_REQUIRES(mutex_);
+    void begin(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
+    void transfer(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
     void change_ranges(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
     void get_id(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
     void submit(unsigned index, std::size_t at, block::DiskRequest request) STRATA_REQUIRES(mutex_);
     void reap(unsigned index) STRATA_REQUIRES(mutex_);
     void completed(unsigned index, const block::DiskCompletion& completion) STRATA_REQUIRES(mutex_);
+    [[nodiscard]] bool should_wait(const Request& request) const STRATA_REQUIRES(mutex_);
+    void hold(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
+    void complain(const Request& request) const STRATA_REQUIRES(mutex_);
     void finish(unsigned index, std::size_t at, blk::Status status) STRATA_REQUIRES(mutex_);
     std::size_t place(Lane& lane) STRATA_REQUIRES(mutex_);
 
     const std::string serial_;
+    const WriteErrorPolicy write_errors_;
+    std::function<void()> on_wait_ STRATA_GUARDED_BY(mutex_);
     const std::unique_ptr<block::DiskImage> image_;
     std::vector<Lane> lanes_ STRATA_GUARDED_BY(mutex_);
     std::vector<block::DiskCompletion> scratch_ STRATA_GUARDED_BY(mutex_);
+    std::vector<std::pair<unsigned, std::size_t>> held_ STRATA_GUARDED_BY(mutex_);  ///< those that wait and are not being tried: lane, place
+    std::size_t waits_ STRATA_GUARDED_BY(mutex_) = 0;
+    DiskWait wait_ STRATA_GUARDED_BY(mutex_);
 };
 
 }  // namespace strata::virtio

@@ -1,7 +1,10 @@
 // BlkDevice: serving one request: from its header to its status byte.
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+
+#include <fmt/format.h>
 
 #include "base/log.h"
 #include "virtio/blk/blk.h"
@@ -11,13 +14,19 @@ namespace strata::virtio {
 using blk::RequestType;
 using blk::Status;
 
-void BlkDevice::begin(unsigned index, std::size_t at, const blk::RequestHeader& header) {
-    Request& request = lanes_[index].requests[at];
-    request.type = header.type;
-    switch (request.type) {
+namespace {
+
+bool changes_disk(const blk::RequestHeader& header) {
+    return header.type == RequestType::kOut || header.type == RequestType::kWriteZeroes || header.type == RequestType::kDiscard;
+}
+
+}  // namespace
+
+void BlkDevice::begin(unsigned index, std::size_t at) {
+    switch (lanes_[index].requests[at].header.type) {
         case RequestType::kIn:
         case RequestType::kOut:
-            transfer(index, at, header.sector);
+            transfer(index, at);
             break;
         case RequestType::kFlush:
             submit(index, at, {.op = block::DiskOp::Flush});
@@ -35,9 +44,10 @@ void BlkDevice::begin(unsigned index, std::size_t at, const blk::RequestHeader& 
     }
 }
 
-void BlkDevice::transfer(unsigned index, std::size_t at, std::uint64_t sector) {
+void BlkDevice::transfer(unsigned index, std::size_t at) {
     Request& request = lanes_[index].requests[at];
-    const bool reading = request.type == RequestType::kIn;
+    const bool reading = request.header.type == RequestType::kIn;
+    const std::uint64_t sector = request.header.sector;
     const DescriptorChain& chain = *request.chain;
     request.length = reading ? chain.writable() - 1 : chain.readable() - sizeof(blk::RequestHeader);
     const std::uint64_t sectors = image_->traits().size / block::kSectorSize;
@@ -67,7 +77,7 @@ void BlkDevice::transfer(unsigned index, std::size_t at, std::uint64_t sector) {
 
 void BlkDevice::change_ranges(unsigned index, std::size_t at) {
     Request& request = lanes_[index].requests[at];
-    const bool zeroing = request.type == RequestType::kWriteZeroes;
+    const bool zeroing = request.header.type == RequestType::kWriteZeroes;
     const block::DiskTraits& traits = image_->traits();
     if (!(zeroing ? traits.write_zeroes : traits.discard)) {
         finish(index, at, Status::Unsupported);
@@ -130,21 +140,80 @@ void BlkDevice::reap(unsigned index) {
 }
 
 void BlkDevice::completed(unsigned index, const block::DiskCompletion& completion) {
-    static log::RateLimit limit;
     Request& request = lanes_[index].requests[completion.token];
-    request.failed = request.failed || completion.error != 0;
-    if (completion.error != 0 && limit.pass()) {
-        log::warn("a disk request failed; the guest is told device={} disk='{}' reason='{}'", label(), image_->name(),
-                  Error::from_errno("host", completion.error).text());
-    }
+    request.error = request.error != 0 ? request.error : completion.error;
     if (--request.outstanding != 0) {
         return;
     }
-    if (std::exchange(request.sync_after, false) && !request.failed) {
+    if (should_wait(request)) {
+        hold(index, completion.token);
+        return;
+    }
+    if (request.error != 0) {
+        complain(request);
+        const bool ignored = write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header);
+        request.error = ignored ? 0 : request.error;
+    }
+    if (std::exchange(request.sync_after, false) && request.error == 0) {
+        request.syncing = true;
         submit(index, completion.token, {.op = block::DiskOp::Flush});
         return;
     }
-    finish(index, completion.token, request.failed ? Status::IoError : Status::Ok);
+    finish(index, completion.token, request.error != 0 ? Status::IoError : Status::Ok);
+}
+
+void BlkDevice::complain(const Request& request) const {
+    static log::RateLimit limit;
+    if (limit.pass()) {
+        log::warn("a disk request failed; the guest is told{} device={} disk='{}' reason='{}'",
+                  write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header) ? " nothing (werror=ignore)" : "", label(),
+                  image_->name(), Error::from_errno("host", request.error).text());
+    }
+}
+
+/// A flush that failed does not wait: the host may have dropped what it was to write, and would find nothing wrong the next time.
+bool BlkDevice::should_wait(const Request& request) const {
+    const bool no_room = request.error == ENOSPC || request.error == EDQUOT;
+    const bool by_policy = write_errors_ == WriteErrorPolicy::Stop || (write_errors_ == WriteErrorPolicy::Enospc && no_room);
+    return request.error != 0 && by_policy && changes_disk(request.header) && !request.syncing && request.chain.has_value();
+}
+
+void BlkDevice::hold(unsigned index, std::size_t at) {
+    Request& request = lanes_[index].requests[at];
+    held_.emplace_back(index, at);
+    if (std::exchange(request.waits, true) || waits_++ != 0) {
+        return;
+    }
+    wait_ = {.disk = std::string(image_->name()), .offset = request.header.sector * block::kSectorSize, .error = request.error};
+    if (on_wait_) {
+        on_wait_();
+    }
+}
+
+std::optional<DiskWait> BlkDevice::waiting() const {
+    const MutexLock lock(mutex_);
+    return waits_ != 0 ? std::optional(wait_) : std::nullopt;
+}
+
+void BlkDevice::retry() {
+    const MutexLock lock(mutex_);
+    for (const auto& [index, at] : std::exchange(held_, {})) {
+        Request& request = lanes_[index].requests[at];
+        request.error = 0;
+        request.views.clear();
+        begin(index, at);
+    }
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        lanes_[index].disk->kick();
+        reap(index);
+    }
+}
+
+Result<> BlkDevice::save(state::StateWriter& writer) const {
+    if (const auto wait = waiting()) {
+        return Error{ErrorKind::WrongState, fmt::format("{}: requests wait for room for '{}' on the host", label(), wait->disk)};
+    }
+    return QueuedDevice::save(writer);
 }
 
 void BlkDevice::finish(unsigned index, std::size_t at, Status status) {
@@ -152,12 +221,15 @@ void BlkDevice::finish(unsigned index, std::size_t at, Status status) {
     Request& request = lane.requests[at];
     request.views.clear();  // reports what was written
     lane.free.push_back(at);
+    if (std::exchange(request.waits, false) && --waits_ == 0 && on_wait_) {
+        on_wait_();
+    }
     if (!request.chain) {
         return;  // its queue was reset meanwhile
     }
     DescriptorChain chain = std::move(*request.chain);
     request.chain.reset();
-    const bool fills = request.type == RequestType::kIn || request.type == RequestType::kGetId;
+    const bool fills = request.header.type == RequestType::kIn || request.header.type == RequestType::kGetId;
     // The status is the last byte of the writable part, wherever the data ends. VIRTIO 1.2, 5.2.6.
     if (const auto stored = chain.store(chain.writable() - 1, static_cast<std::uint8_t>(status)); !stored.ok()) {
         std::move(chain).abandon();
