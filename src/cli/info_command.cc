@@ -8,8 +8,8 @@
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/output.h"
-#include "cli/process.h"
 #include "cli/run/session.h"
+#include "host/tool.h"
 
 namespace strata::cli {
 namespace {
@@ -47,7 +47,7 @@ std::string table_of(const api::Json& info) {
 
 Result<int> run(const Arguments& arguments) {
     const std::string program = STRATA_TRY(vmm_program());
-    const std::string answer = STRATA_TRY(run_tool({.words = {program, "--probe"}, .folder = {}, .on_line = {}}));
+    const std::string answer = STRATA_TRY(host::run_tool({.words = {program, "--probe"}}));
     const api::Json info = STRATA_TRY(api::parse_json(answer));
     print_out(arguments.flag("--json") ? api::dump_json_pretty(info) : table_of(info));
     return 0;

@@ -30,6 +30,7 @@ constexpr std::size_t kMaxFiles = 1024;
 /// What the child needs, made before the fork.
 struct Plan {
     const char* program = nullptr;
+    const char* folder = nullptr;
     std::vector<char*> arguments;
     std::vector<char*> environment;
     std::vector<PassedFile> files;
@@ -94,6 +95,9 @@ void place_files(Plan& plan) {
     sigset_t none;
     ::sigemptyset(&none);
     (void)::sigprocmask(SIG_SETMASK, &none, nullptr);  // cannot fail with these arguments
+    if (plan.folder != nullptr && ::chdir(plan.folder) != 0) {
+        fail(plan.report);
+    }
     if (plan.new_session && ::setsid() < 0) {
         fail(plan.report);
     }
@@ -107,6 +111,12 @@ void place_files(Plan& plan) {
     }
     ::execve(plan.program, plan.arguments.data(), plan.environment.data());
     fail(plan.report);
+}
+
+/// A real-time signal has a number only.
+const char* describe_signal(int number) {
+    const char* text = ::sigdescr_np(number);
+    return text != nullptr ? text : "unknown";
 }
 
 ExitState state_of(const siginfo_t& info) {
@@ -125,10 +135,25 @@ Result<> check(const SpawnOptions& options) {
     return ok();
 }
 
+/// As a shell would find it: the first folder of $PATH that has an executable file of that name.
+std::string find_program(const std::string& name) {
+    const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody here changes the environment
+    const std::string folders = path != nullptr ? path : "/usr/bin:/bin";
+    for (std::size_t begin = 0; begin <= folders.size();) {
+        const std::size_t end = std::min(folders.find(':', begin), folders.size());
+        std::string candidate = fmt::format("{}/{}", end == begin ? "." : folders.substr(begin, end - begin), name);
+        if (::access(candidate.c_str(), X_OK) == 0) {
+            return candidate;
+        }
+        begin = end + 1;
+    }
+    return name;  // execve() says that there is none
+}
+
 }  // namespace
 
 std::string ExitState::text() const {
-    return signalled ? fmt::format("signal {} ({})", value, ::strsignal(value)) : fmt::format("exit status {}", value);
+    return signalled ? fmt::format("signal {} ({})", value, describe_signal(value)) : fmt::format("exit status {}", value);
 }
 
 Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
@@ -137,7 +162,10 @@ Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
     arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
     std::vector<std::string> environment = options.environment.value_or(std::vector<std::string>());
     Plan plan;
-    plan.program = options.program.c_str();
+    const bool search = options.search_path && options.program.find('/') == std::string::npos;
+    const std::string program = search ? find_program(options.program) : options.program;
+    plan.program = program.c_str();
+    plan.folder = options.folder.empty() ? nullptr : options.folder.c_str();
     plan.arguments = pointers(arguments);
     plan.environment = pointers(environment);
     if (!options.environment) {
@@ -148,6 +176,18 @@ Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
         plan.environment.push_back(nullptr);
     }
     plan.files = options.files;
+    UniqueFd nothing;
+    if (!options.inherit_standard_files) {
+        nothing.reset(::open("/dev/null", O_RDWR | O_CLOEXEC));
+        if (!nothing) {
+            return Error::from_errno("cannot open /dev/null");
+        }
+        for (int standard = 0; standard <= 2; ++standard) {
+            if (std::ranges::find(options.files, standard, &PassedFile::number) == options.files.end()) {
+                plan.files.push_back({nothing.get(), standard});
+            }
+        }
+    }
     plan.new_session = options.new_session;
     plan.die_with_parent = options.die_with_parent;
     plan.parent = ::getpid();

@@ -33,11 +33,14 @@ struct PassedFile {
 };
 
 struct SpawnOptions {
-    std::string program;                 ///< a path; no search in $PATH
+    std::string program;                 ///< a path
+    bool search_path = false;            ///< a `program` without a slash is looked up in $PATH
     std::vector<std::string> arguments;  ///< without argv[0]
     /// "NAME=value"; nothing: as ours.
     std::optional<std::vector<std::string>> environment;
-    std::vector<PassedFile> files;       ///< 0, 1 and 2 are inherited unless listed here
+    std::vector<PassedFile> files;
+    bool inherit_standard_files = true;  ///< 0, 1 and 2 that `files` does not list are ours, else /dev/null
+    std::string folder;                  ///< working directory; empty: ours
     bool new_session = false;            ///< setsid(): terminal signals do not reach it
     bool die_with_parent = true;         ///< SIGKILL when the thread that spawned it ends
 };

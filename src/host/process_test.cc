@@ -106,6 +106,22 @@ TEST(ChildProcessTest, OtherDescriptorsAreClosed) {
     EXPECT_EQ(out.drain(), "none\n");
 }
 
+TEST(ChildProcessTest, ProgramIsFoundInPathAndRunsInItsFolder) {
+    Pipe out;
+    SpawnOptions options = shell("pwd; readlink /proc/self/fd/0 /proc/self/fd/2");
+    options.program = "sh";
+    EXPECT_EQ(ChildProcess::spawn(options).error().kind(), ErrorKind::NotFound);
+    options.search_path = true;
+    options.folder = "/";
+    options.inherit_standard_files = false;
+    options.files = {{out.writer.get(), 1}};
+    auto child = ChildProcess::spawn(options);
+    ASSERT_TRUE(child.ok()) << child.error().text();
+    EXPECT_EQ(out.drain(), "/\n/dev/null\n/dev/null\n");
+    options.folder = "/nonexistent";
+    EXPECT_EQ(ChildProcess::spawn(options).error().kind(), ErrorKind::NotFound);
+}
+
 TEST(ChildProcessTest, EnvironmentIsReplaced) {
     Pipe out;
     SpawnOptions options = shell("echo $ONE-$HOME");

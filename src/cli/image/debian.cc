@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
-#include "cli/process.h"
+#include "cli/image/package_tool.h"
 
 namespace strata::cli {
 namespace {
@@ -87,7 +87,7 @@ Result<> check_packages(std::string_view packages) {
 
 Result<> run_step(std::vector<std::string> words, std::string_view what, const Progress& progress) {
     auto done =
-        run_tool({.words = std::move(words), .folder = {}, .on_line = [&](std::string_view line) {
+        run_package_tool({.words = std::move(words), .folder = {}, .on_line = [&](std::string_view line) {
                       if (line.starts_with("I: ")) {
                           progress(line.substr(3));
                       }
@@ -101,7 +101,7 @@ Result<> run_step(std::vector<std::string> words, std::string_view what, const P
 // The host's own sources of Debian 12, as lines of sources.list: the image asks the same mirrors.
 Result<std::string> host_sources() {
     const std::string targets = STRATA_TRY(
-        run_tool({.words = {"apt-get", "indextargets", "--format",
+        run_package_tool({.words = {"apt-get", "indextargets", "--format",
                             "deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"},
                   .folder = {},
                   .on_line = {}}));
@@ -154,6 +154,7 @@ std::vector<std::string> mmdebstrap_words(const std::string& work, const DebianO
 Result<Image> build_debian(const ImageDraft& draft, const DebianOptions& options,
                            const Progress& progress) {
     STRATA_TRY_VOID(check_packages(options.packages));
+    STRATA_TRY_VOID(check_subordinate_ids());
     const std::string work = draft.folder() + "/work";
     std::error_code code;
     fs::create_directories(work, code);

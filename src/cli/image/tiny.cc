@@ -10,7 +10,7 @@
 #include <fmt/format.h>
 
 #include "cli/image/cpio.h"
-#include "cli/process.h"
+#include "cli/image/package_tool.h"
 
 namespace strata::cli {
 namespace {
@@ -49,7 +49,7 @@ constexpr std::array<std::string_view, 24> kModules = {
 
 // The package that linux-image-amd64 stands for at the moment, "linux-image-6.1.0-…-amd64".
 Result<std::string> current_kernel_package() {
-    auto text = run_tool({.words = {"apt-cache", "show", "--no-all-versions", "linux-image-amd64"}});
+    auto text = run_package_tool({.words = {"apt-cache", "show", "--no-all-versions", "linux-image-amd64"}});
     if (!text) {
         return std::move(text).error().context("looking up Debian's kernel package (is apt-get update due?)");
     }
@@ -75,7 +75,7 @@ Result<std::string> only_file(const std::string& folder, std::string_view prefix
 
 Result<std::string> fetch(const std::string& folder, const std::string& package, const Progress& progress) {
     progress(fmt::format("fetching package {}", package));
-    auto done = run_tool({.words = {"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package}, .folder = folder});
+    auto done = run_package_tool({.words = {"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package}, .folder = folder});
     if (!done) {
         return std::move(done).error().context(fmt::format("fetching package {}", package));
     }
@@ -88,7 +88,7 @@ Result<> unpack(const std::string& package, const std::string& target, const std
     std::vector<std::string> words = {"sh", "-ec", R"(p=$1; t=$2; shift 2; dpkg-deb --fsys-tarfile "$p" | tar -x -C "$t" "$@")", "sh",
                                       package, target};
     words.insert(words.end(), members.begin(), members.end());
-    auto done = run_tool({.words = words});
+    auto done = run_package_tool({.words = words});
     if (!done) {
         return std::move(done).error().context(fmt::format("unpacking '{}'", package));
     }
@@ -97,7 +97,7 @@ Result<> unpack(const std::string& package, const std::string& target, const std
 
 // The modules in an initramfs-shaped tree below `root`, with modules.dep made by busybox itself.
 Result<> index_modules(const std::string& root, const std::string& version) {
-    auto done = run_tool({.words = {root + "/bin/busybox", "depmod", "-b", root, version}});
+    auto done = run_package_tool({.words = {root + "/bin/busybox", "depmod", "-b", root, version}});
     if (!done) {
         return std::move(done).error().context("indexing the kernel's modules");
     }

@@ -17,9 +17,9 @@
 
 #include "api/vmm_protocol.h"
 #include "cli/output.h"
-#include "cli/process.h"
 #include "cli/run/serial_link.h"
 #include "cli/run/terminal.h"
+#include "host/process.h"
 #include "io/event_loop.h"
 #include "io/packet_socket.h"
 
@@ -122,6 +122,7 @@ class Session {
     void on_power_button(bool heard);
     void on_waiting(const api::VmmEvent& event);
     void stop(std::optional<Error> why);
+    void kill_vmm();
     void tell(api::VmmOperation operation);
     void finish_if_over();
     void say(std::string_view text, bool always = false);
@@ -133,7 +134,7 @@ class Session {
     std::size_t links_open_ = 0;  ///< the VMM has not closed them yet
     std::unique_ptr<RawTerminal> terminal_;
     std::optional<io::PacketSocket> control_;
-    std::optional<Process> vmm_;
+    std::optional<host::ChildProcess> vmm_;
     UniqueFd vmm_words_;
     std::string vmm_line_;
     std::vector<io::EventLoop::WatchId> watches_;
@@ -147,7 +148,7 @@ class Session {
     bool left_ = false;                   ///< Ctrl-]
     std::optional<Error> stop_reason_;    ///< why we stopped it; none: Ctrl-]
     std::optional<api::VmmEvent> exited_;
-    std::optional<int> vmm_status_;
+    std::optional<host::ExitState> vmm_end_;
 };
 
 Session::~Session() {
@@ -227,10 +228,14 @@ Result<> Session::start_vmm() {
     }
     vmm_words_.reset(ends[0]);
     const UniqueFd words(ends[1]);
-    vmm_ = STRATA_TRY(Process::spawn({.words = {program, "--control-fd", std::to_string(kControlFd)},
-                                      .fds = {{sockets.second.fd(), kControlFd}, {words.get(), STDERR_FILENO}},
-                                      .folder = {},
-                                      .own_session = true}));
+    host::SpawnOptions options;
+    options.program = program;
+    options.arguments = {"--control-fd", std::to_string(kControlFd)};
+    options.files = {{sockets.second.fd(), kControlFd}, {words.get(), STDERR_FILENO}};
+    options.inherit_standard_files = false;
+    options.new_session = true;
+    options.die_with_parent = false;  // it ends in order when its control socket closes
+    vmm_ = STRATA_TRY(host::ChildProcess::spawn(options));
     control_ = std::move(sockets.first);
     return send_start();
 }
@@ -319,11 +324,7 @@ void Session::on_event(const api::VmmEvent& event) {
     }
     if (!exited_) {
         exited_ = event;
-        loop_.at(Clock::now() + kKillGrace, [this] {
-            if (vmm_) {
-                vmm_->send_signal(SIGKILL);
-            }
-        });
+        loop_.at(Clock::now() + kKillGrace, [this] { kill_vmm(); });
     }
 }
 
@@ -339,9 +340,9 @@ void Session::on_signal() {
     } else if (number == SIGWINCH) {
         send_console_size();
     } else if (number == SIGCHLD) {
-        const int status = vmm_ ? vmm_->try_wait() : -1;
-        if (status != -1) {
-            vmm_status_ = status;
+        const auto ended = vmm_ && !vmm_end_ ? vmm_->wait_for(std::chrono::milliseconds(0)) : std::optional<host::ExitState>();
+        if (ended && *ended) {
+            vmm_end_ = **ended;
             // What it said may still be on its way; a grandchild's hold on the sockets must not keep us.
             loop_.at(Clock::now() + kDrainGrace, [this] { loop_.stop(); });
             finish_if_over();
@@ -424,15 +425,20 @@ void Session::stop(std::optional<Error> why) {
     stopping_ = true;
     stop_reason_ = std::move(why);
     tell(api::VmmOperation::Stop);
-    loop_.at(Clock::now() + kKillGrace, [this] {
-        if (vmm_) {
-            vmm_->send_signal(SIGKILL);
-        }
-    });
+    loop_.at(Clock::now() + kKillGrace, [this] { kill_vmm(); });
+}
+
+void Session::kill_vmm() {
+    if (!vmm_) {
+        return;
+    }
+    if (const auto sent = vmm_->signal(SIGKILL); !sent) {
+        say(sent.error().text(), true);
+    }
 }
 
 void Session::finish_if_over() {
-    if (vmm_status_ && links_open_ == 0 && !words_watch_) {
+    if (vmm_end_ && links_open_ == 0 && !words_watch_) {
         loop_.stop();
     }
 }
@@ -453,7 +459,7 @@ Result<int> Session::outcome() {
     }
     if (!exited_) {
         return Error{ErrorKind::Failed, fmt::format("the VMM process ended without a word ({})",
-                                                    describe_wait_status(vmm_status_.value_or(0)))};
+                                                    vmm_end_.value_or(host::ExitState{}).text())};
     }
     if (exited_->cause == api::ExitCause::Error) {
         return Error{exited_->error_kind, exited_->error};
@@ -467,12 +473,7 @@ Result<int> Session::outcome() {
 }  // namespace
 
 Result<std::string> vmm_program() {
-    std::array<char, PATH_MAX> self{};
-    const ssize_t length = readlink("/proc/self/exe", self.data(), self.size() - 1);
-    if (length <= 0) {
-        return Error::from_errno("finding our own program");
-    }
-    const std::string own(self.data(), static_cast<std::size_t>(length));
+    const std::string own = STRATA_TRY(host::own_program());
     std::string program = own.substr(0, own.rfind('/')) + "/strata-vmm";
     if (access(program.c_str(), X_OK) != 0) {
         return Error::from_errno(fmt::format("the VMM program '{}'", program));
