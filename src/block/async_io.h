@@ -25,6 +25,7 @@ struct IoCommand {
     std::uint64_t length = 0;  ///< Fallocate
     const iovec* vectors = nullptr;
     unsigned count = 0;        ///< at most IOV_MAX
+    bool aside = false;        ///< costs CPU time (a copy from or to the host's cache): another thread is welcome to do it
     int flags = 0;             ///< Readv, Writev: RWF_*; Fallocate: the mode
     std::uint64_t token = 0;
 };

@@ -5,9 +5,11 @@
 #include <cerrno>
 #include <cstring>
 #include <span>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "block/jobs/buffer_pool.h"
 #include "block/sync.h"
 
 namespace strata::block {
@@ -17,15 +19,15 @@ constexpr std::uint64_t kChunk = 1U << 20;
 constexpr std::size_t kParallel = 8;
 constexpr std::size_t kSector = 512;
 
-Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length, JobControl& control) {
-    std::vector<std::byte> buffer(length);
-    STRATA_CO_TRY_VOID(co_await top.read(at, Buffers(std::span(buffer))));
-    STRATA_CO_TRY_VOID(co_await target.write(at, Buffers(std::span(buffer))));
+Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length, BufferPool& pool, JobControl& control) {
+    const auto buffer = pool.take(length);
+    STRATA_CO_TRY_VOID(co_await top.read(at, Buffers(buffer.bytes())));
+    STRATA_CO_TRY_VOID(co_await target.write(at, Buffers(buffer.bytes())));
     control.advance(length);
     co_return ok();
 }
 
-Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, JobControl& control) {
+Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, BufferPool& pool, JobControl& control) {
     const std::uint64_t size = top.size();
     for (std::uint64_t at = 0; at < size && !group.failed();) {
         STRATA_CO_TRY(const Extent extent, co_await status_of_chain(top, base, at, size - at));
@@ -42,7 +44,7 @@ Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& grou
         }
         const std::uint64_t chunk = std::min(extent.length, kChunk);
         STRATA_CO_TRY_VOID(co_await control.pause_point(top.loop(), chunk));
-        (void)co_await group.add(commit_chunk(top, target, at, chunk, control));
+        (void)co_await group.add(commit_chunk(top, target, at, chunk, pool, control));
         at += chunk;
     }
     co_return ok();
@@ -93,6 +95,7 @@ class Absorber {
     JobControl& control_;
     std::uint64_t tickets_ = 0, turn_of_ = 0;  ///< writes go in order: the overlay's layout follows the disk's
     WaitQueue turn_;
+    BufferPool pool_;
 };
 
 /// Writes the sectors of `wanted` that `there` has otherwise.
@@ -101,6 +104,9 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
         const std::size_t count = std::min(kSector, wanted.size() - place);
         return std::memcmp(wanted.data() + place, there.data() + place, count) != 0;
     };
+    if (std::memcmp(wanted.data(), there.data(), wanted.size()) == 0) {
+        co_return ok();
+    }
     for (std::size_t place = 0; place < wanted.size();) {
         const std::size_t start = place;
         const bool different = differs(place);
@@ -117,18 +123,18 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
 }
 
 Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
-    std::vector<std::byte> wanted(length);
-    std::vector<std::byte> there(length);
-    if (old_data) {
-        STRATA_CO_TRY_VOID(co_await old_.node->read(at, Buffers(std::span(wanted))));
-    }
-    if (new_data) {
-        STRATA_CO_TRY_VOID(co_await new_.node->read(at, Buffers(std::span(there))));
+    const auto wanted = pool_.take(length), there = pool_.take(length);
+    for (const auto& [side, has, bytes] : {std::tuple(&old_, old_data, wanted.bytes()), std::tuple(&new_, new_data, there.bytes())}) {
+        if (has) {
+            STRATA_CO_TRY_VOID(co_await side->node->read(at, Buffers(bytes)));
+        } else {
+            std::ranges::fill(bytes, std::byte{0});
+        }
     }
     while (turn_of_ != ticket) {
         co_await turn_.wait();
     }
-    co_return co_await write_difference(at, wanted, there, !old_data);
+    co_return co_await write_difference(at, wanted.bytes(), there.bytes(), !old_data);
 }
 
 Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
@@ -196,8 +202,9 @@ Task<> commit_layers(Node& top, const Node* base, Node& target, JobControl& cont
     if (target.size() < top.size()) {
         STRATA_CO_TRY_VOID(co_await target.resize(top.size(), Preallocation::Off));
     }
+    BufferPool pool;
     TaskGroup group(top.loop(), kParallel);
-    Result<> walked = co_await commit_extents(top, base, target, group, control);
+    Result<> walked = co_await commit_extents(top, base, target, group, pool, control);
     Result<> written = co_await group.finish();
     STRATA_CO_TRY_VOID(std::move(walked));
     STRATA_CO_TRY_VOID(std::move(written));

@@ -8,20 +8,36 @@
 #include <utility>
 #include <vector>
 
+#include "block/jobs/buffer_pool.h"
 #include "block/sync.h"
 
 namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kChunk = 1U << 20;
-constexpr std::size_t kSector = 512;
+constexpr std::size_t kSector = 512, kScan = 65536;
 constexpr std::size_t kParallel = 8;
 
 /// The first place where they differ, rounded down to a sector.
 std::optional<std::size_t> first_difference(std::span<const std::byte> first, std::span<const std::byte> second) {
+    if (std::memcmp(first.data(), second.data(), first.size()) == 0) {
+        return std::nullopt;
+    }
     for (std::size_t at = 0; at < first.size(); at += kSector) {
         const std::size_t count = std::min(kSector, first.size() - at);
         if (std::memcmp(first.data() + at, second.data() + at, count) != 0) {
+            return at;
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<std::size_t> first_nonzero(std::span<const std::byte> bytes) {
+    for (std::size_t at = 0; at < bytes.size(); at += kScan) {
+        if (!is_zero(bytes.subspan(at, std::min(kScan, bytes.size() - at)))) {
+            while (is_zero(bytes.subspan(at, std::min(kSector, bytes.size() - at)))) {
+                at += kSector;
+            }
             return at;
         }
     }
@@ -42,7 +58,7 @@ class Comparer {
     Task<Extent> extent(unsigned which, std::uint64_t at, std::uint64_t end);
     Task<std::uint64_t> step(std::uint64_t at, std::uint64_t end, TaskGroup& group);
     Task<> compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has);
-    Task<> fetch(unsigned which, std::uint64_t at, std::vector<std::byte>& buffer);
+    Task<> fetch(unsigned which, std::uint64_t at, std::span<std::byte> buffer);
     void differs(Comparison::Verdict verdict, std::uint64_t offset);
     void failed(CompareFailure::What what, unsigned which, std::uint64_t offset);
 
@@ -53,6 +69,7 @@ class Comparer {
     JobControl& control_;
     CompareFailure* failure_;
     Comparison result_;
+    BufferPool pool_;
 };
 
 void Comparer::differs(Comparison::Verdict verdict, std::uint64_t offset) {
@@ -89,8 +106,8 @@ Task<Extent> Comparer::extent(unsigned which, std::uint64_t at, std::uint64_t en
     co_return left;
 }
 
-Task<> Comparer::fetch(unsigned which, std::uint64_t at, std::vector<std::byte>& buffer) {
-    Result<> done = co_await nodes_[which]->read(at, Buffers(std::span(buffer)));
+Task<> Comparer::fetch(unsigned which, std::uint64_t at, std::span<std::byte> buffer) {
+    Result<> done = co_await nodes_[which]->read(at, Buffers(buffer));
     if (!done.ok()) {
         failed(CompareFailure::What::Read, which, at);
     }
@@ -98,14 +115,14 @@ Task<> Comparer::fetch(unsigned which, std::uint64_t at, std::vector<std::byte>&
 }
 
 Task<> Comparer::compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has) {
-    std::array<std::vector<std::byte>, 2> buffers;
+    const auto first = pool_.take(length), second = pool_.take(length);
     for (unsigned which = 0; which < 2; ++which) {
-        buffers[which].resize(length);
         if (has[which]) {
-            STRATA_CO_TRY_VOID(co_await fetch(which, at, buffers[which]));
+            STRATA_CO_TRY_VOID(co_await fetch(which, at, which == 0 ? first.bytes() : second.bytes()));
         }
     }
-    if (const auto place = first_difference(buffers[0], buffers[1])) {
+    const auto place = has[0] && has[1] ? first_difference(first.bytes(), second.bytes()) : first_nonzero(has[0] ? first.bytes() : second.bytes());
+    if (place) {
         differs(Comparison::Verdict::Content, at + *place);
     }
     control_.advance(length);

@@ -5,18 +5,20 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "block/jobs/buffer_pool.h"
 #include "block/jobs/zero_runs.h"
 #include "block/sync.h"
 
 namespace strata::block {
 namespace {
 
-constexpr std::uint64_t kChunk = 2U << 20;
+constexpr std::uint64_t kChunk = 1U << 20, kPackedChunk = 128U << 10;  ///< the latter: where compression costs more than transfers
 constexpr std::uint64_t kSector = 512;
 
 struct Part {
@@ -58,7 +60,6 @@ class Copier {
     Task<> zero(std::uint64_t offset, std::uint64_t length);
     Task<bool> offload(const Chunk& chunk);
     [[nodiscard]] const Part& part_at(std::uint64_t offset) const;
-    std::vector<std::byte> take_buffer();
 
     Node& target_;
     CopyOptions options_;
@@ -72,22 +73,13 @@ class Copier {
     bool failed_ = false;
     bool counting_ = false;
     WaitQueue turn_;
-    std::vector<std::vector<std::byte>> free_;
+    BufferPool pool_;
 };
 
 const Part& Copier::part_at(std::uint64_t offset) const {
     const auto after = std::upper_bound(parts_.begin(), parts_.end(), offset,
                                         [](std::uint64_t place, const Part& part) { return place < part.start; });
     return *std::prev(after);  // empty sources share a start with the next: the last of them is the one with content
-}
-
-std::vector<std::byte> Copier::take_buffer() {
-    if (free_.empty()) {
-        return std::vector<std::byte>(std::max(kChunk, cluster_));
-    }
-    std::vector<std::byte> buffer = std::move(free_.back());
-    free_.pop_back();
-    return buffer;
 }
 
 Error at_byte(const Error& error, const char* what, std::uint64_t offset) {
@@ -98,7 +90,7 @@ Error at_byte(const Error& error, const char* what, std::uint64_t offset) {
 void Copier::shape(Chunk& chunk) const {
     const bool carried = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
     if (carried) {
-        const std::uint64_t step = std::max(kChunk, cluster_);
+        const std::uint64_t step = std::max(options_.compress || extent_.compressed ? kPackedChunk : kChunk, cluster_);
         chunk.length = std::min(chunk.length, step - chunk.offset % step);
     }
     if (cluster_ > 1) {
@@ -236,12 +228,12 @@ Task<bool> Copier::offload(const Chunk& chunk) {
 /// Reads, waits for its turn if there are turns, and writes.
 Task<> Copier::carry(Chunk chunk) {
     STRATA_CO_TRY(const bool copied, co_await offload(chunk));
-    std::vector<std::byte> buffer;
+    std::optional<BufferPool::Lease> buffer;
     std::span<std::byte> bytes;
     const bool carries = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
     if (!copied && carries) {
-        buffer = take_buffer();
-        bytes = std::span(buffer).first(chunk.length);
+        buffer.emplace(pool_.take(chunk.length));
+        bytes = buffer->bytes();
         if (chunk.kind == ChunkKind::Zero) {
             std::ranges::fill(bytes, std::byte{0});
         } else {
@@ -257,7 +249,7 @@ Task<> Copier::carry(Chunk chunk) {
     Result<> done = ok();
     if (!copied && carries) {
         done = co_await write(chunk, bytes);
-        free_.push_back(std::move(buffer));
+        buffer.reset();
     } else if (chunk.kind == ChunkKind::Zero) {
         done = co_await zero(chunk.offset, chunk.length);
     }

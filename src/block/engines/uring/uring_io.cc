@@ -43,6 +43,9 @@ void UringIo::prepare(io_uring_sqe& entry, const IoCommand& command) {
                                       static_cast<off_t>(command.length));
             break;
     }
+    if (command.aside) {
+        ::io_uring_sqe_set_flags(&entry, IOSQE_ASYNC);
+    }
     ::io_uring_sqe_set_data64(&entry, command.token);
 }
 

@@ -47,9 +47,9 @@ Error Metadata::corrupt(std::string_view what) const {
     return {ErrorKind::Failed, fmt::format("qcow2 image '{}' is corrupt: {}", file_.name(), what), EIO};
 }
 
-bool Metadata::forbidden(std::uint64_t host) const {
+bool Metadata::forbidden(std::uint64_t host, std::uint64_t clusters) const {
     const auto within = [&](std::uint64_t start, std::uint64_t bytes) {
-        return host < start + bytes && start < host + header_.cluster();
+        return host < start + bytes && start < host + clusters * header_.cluster();
     };
     return within(0, header_.cluster()) || within(header_.l1_offset, header_.l1_entries * 8ULL) ||
            within(header_.refcount_table_offset, std::uint64_t{header_.refcount_table_clusters} << header_.cluster_bits) ||
@@ -156,6 +156,47 @@ bool Metadata::look_up_now(std::uint64_t guest, Result<Mapping>& out) {
     std::memcpy(words, slice + at % l2_.bytes(), header_.entry_bytes());
     out = decode(words[0], words[1], guest);
     return true;
+}
+
+std::uint64_t Metadata::run_now(std::uint64_t guest, std::uint64_t most) {
+    const std::uint64_t entries = header_.l2_entries();
+    const std::uint64_t index = guest / header_.cluster() % entries;
+    const Result<std::uint64_t> table = l2_table(guest);
+    if (!table.ok() || most <= 1) {
+        return 1;
+    }
+    if (*table == 0) {
+        std::uint64_t count = entries - index;
+        for (std::size_t next = guest / header_.cluster() / entries + 1; count < most && next < l1_.size() && l1_[next] == 0; ++next) {
+            count += entries;
+        }
+        return std::min(count, most);
+    }
+    const std::uint64_t at = index * header_.entry_bytes();
+    const std::byte* slice = l2_.find(*table + at / l2_.bytes() * l2_.bytes());
+    if (slice == nullptr) {
+        return 1;
+    }
+    const std::size_t words = header_.entry_bytes() / 8;
+    const std::size_t here = at % l2_.bytes() / 8;
+    const std::uint64_t limit = std::min<std::uint64_t>(most, (l2_.bytes() / 8 - here) / words);
+    const auto word = [&](std::size_t i) {
+        Be64 value = 0ULL;
+        std::memcpy(&value, slice + (here + i) * 8, sizeof value);
+        return static_cast<std::uint64_t>(value);
+    };
+    const std::uint64_t first = word(0);
+    const bool placed = (first & kOffsetMask) != 0;
+    if ((first & kCompressed) != 0 || (header_.extended() && (placed || word(1) != 0)) || (placed && data_elsewhere_)) {
+        return 1;
+    }
+    const std::uint64_t step = placed ? header_.cluster() : 0;
+    std::uint64_t count = 1;
+    while (count < limit && word(count * words) == first + count * step && (words == 1 || word(count * words + 1) == 0)) {
+        ++count;
+    }
+    const std::uint64_t host = first & kOffsetMask;
+    return placed && (host + count * step > end_ || forbidden(host, count)) ? 1 : count;
 }
 
 Task<Mapping> Metadata::look_up(std::uint64_t guest) {

@@ -73,6 +73,8 @@ class Metadata {
     /// Answers at once if the table is in memory; false: await look_up().
     bool look_up_now(std::uint64_t guest, Result<Mapping>& out);
     Task<Mapping> look_up(std::uint64_t guest);
+    /// How many clusters from `guest` on, of at most `most`, are as the first one, side by side or nowhere, as far as a look at memory tells: at least 1.
+    [[nodiscard]] std::uint64_t run_now(std::uint64_t guest, std::uint64_t most);
     /// Same, of an L2 entry's two words.
     Result<Mapping> decode(std::uint64_t entry, std::uint64_t bitmap, std::uint64_t guest) const;
     /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with release().
@@ -132,7 +134,7 @@ class Metadata {
         std::vector<std::uint64_t> clusters;
     };
     Metadata(Node& file, Header header, bool discard);
-    [[nodiscard]] bool forbidden(std::uint64_t host) const;
+    [[nodiscard]] bool forbidden(std::uint64_t host, std::uint64_t clusters = 1) const;
     Task<std::vector<std::uint64_t>> read_table(std::uint64_t offset, std::uint64_t entries);
     using Entries = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< index and value
     static Entries take(std::set<std::uint64_t>& dirty, const std::vector<std::uint64_t>& table);

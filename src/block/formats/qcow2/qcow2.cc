@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -47,6 +48,22 @@ Task<NodePtr> open_data(const NodePtr& file, const Header& h, const OpenOptions&
     co_return co_await open_reference(file->loop(), options, std::move(reference), options.read_only);
 }
 
+/// The first cluster, or what a file too short for one has: 64 KiB at least.
+Task<std::vector<std::byte>> first_cluster(Node& file) {
+    constexpr std::uint64_t kFirst = 1U << 16, kMost = 1U << 21;
+    std::vector<std::byte> start(std::min(file.size(), kFirst));
+    STRATA_CO_TRY_VOID(co_await file.read(0, Buffers(std::span(start))));
+    Be32 bits = 0U;
+    if (start.size() == kFirst) {
+        std::memcpy(&bits, start.data() + kClusterBitsField, sizeof bits);
+        if (bits > 16 && file.size() > kFirst) {
+            start.resize(std::min(file.size(), kMost));
+            STRATA_CO_TRY_VOID(co_await file.read(kFirst, Buffers(std::span(start).subspan(kFirst))));
+        }
+    }
+    co_return std::move(start);
+}
+
 unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
     constexpr std::array kStart{std::byte{'Q'}, std::byte{'F'}, std::byte{'I'}, std::byte{0xFB}};
     const bool magic = start.size() >= 8 && std::equal(kStart.begin(), kStart.end(), start.begin());
@@ -78,8 +95,7 @@ Qcow2Node::Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_pt
 Qcow2Node::~Qcow2Node() = default;
 
 Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
-    std::vector<std::byte> start(std::min<std::uint64_t>(file->size(), 1U << 21));
-    STRATA_CO_TRY_VOID(co_await file->read(0, Buffers(std::span(start))));
+    STRATA_CO_TRY(const std::vector<std::byte> start, co_await first_cluster(*file));
     STRATA_CO_TRY(Header header, parse_header(start, options.path));
     STRATA_CO_TRY_VOID(check_supported(header, options));
     STRATA_CO_TRY(NodePtr backing, co_await open_backing(file->loop(), header, options));

@@ -40,13 +40,18 @@ Task<> Qcow2Node::read_compressed(std::uint64_t offset, Buffers into, Mapping m)
     }
     AlignedBuffer packed(m.length);
     STRATA_CO_TRY_VOID(co_await file_->read(m.host, packed.view()));
-    const auto whole = std::make_shared<std::vector<std::byte>>(cluster());
     const Compression method = header().compression;
     const std::span<const std::byte> from = packed.bytes();
-    std::vector<std::byte>* to = whole.get();
-    const bool good = co_await loop().offload([method, from, to] { return decompress(method, from, *to); });
+    std::span<std::byte> to;
+    const bool direct = into.size() == cluster() && into.contiguous(to);
+    const auto whole = std::make_shared<std::vector<std::byte>>(direct ? 0 : cluster());
+    to = direct ? to : std::span<std::byte>(*whole);
+    const bool good = co_await loop().offload([method, from, to] { return decompress(method, from, to); });
     if (!good) {
         co_return metadata_->corrupt(fmt::format("the compressed cluster at {:#x} (for {:#x}) is broken", m.host, offset));
+    }
+    if (direct) {
+        co_return ok();
     }
     into.copy_from(std::span(*whole).subspan(within, into.size()));
     if (into.size() != cluster()) {  // the rest may be read next
@@ -141,8 +146,11 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
     const std::uint64_t unit = header().extended() ? cluster() / kSubclusters : cluster();
     while (done < length) {
         const std::uint64_t at = offset + done;
-        const std::uint64_t part = std::min(length - done, unit - at % unit);
+        std::uint64_t part = std::min(length - done, unit - at % unit);
         STRATA_CO_TRY(const Mapping m, co_await look_up(at));
+        if (const std::uint64_t run = metadata_->run_now(at, (length - done + cluster() - 1) / cluster()); run > 1) {
+            part = std::min(length - done, run * cluster() - at % cluster());
+        }
         Extent here{.kind = Extent::Kind::Data, .owner = this};
         const unsigned bit = header().extended() ? static_cast<unsigned>(at % cluster() / unit) : 0;
         const bool split = header().extended() && m.kind == Mapping::Kind::Normal;
