@@ -28,6 +28,17 @@ bool Block::made_from(std::uint64_t offset, std::uint64_t length) const {
            (second_offset != 0 && overlap(second_offset, bytes_in_second(), offset, length));
 }
 
+std::uint64_t Block::lines_in(std::uint64_t page) const {
+    std::uint64_t lines = 0;
+    if (ram_offset >> 12 == page) {
+        lines |= CodeLines::mask(ram_offset, std::min(bytes_in_first(), kPage - (ram_offset & (kPage - 1))));
+    }
+    if (second_offset != 0 && second_offset >> 12 == page) {
+        lines |= CodeLines::mask(second_offset, bytes_in_second());
+    }
+    return lines;
+}
+
 InsnMark Block::mark_at(std::uint32_t at) const {
     const std::uint32_t host = at - code <= code_size ? at - code : code_size + (at - cold);
     const auto after = std::upper_bound(marks.begin(), marks.end(), host,
@@ -58,7 +69,7 @@ void BlockIndex::remove(const Block& block) {
     link->store(block.next_in_bucket.load(std::memory_order_relaxed), std::memory_order_release);
 }
 
-BlockTable::BlockTable() = default;
+BlockTable::BlockTable(CodeLines lines) : lines_(std::move(lines)) {}
 BlockTable::~BlockTable() = default;
 
 Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
@@ -74,8 +85,10 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
         first = &block;
     };
     add(block.ram_offset >> 12);
+    lines_.add(block.ram_offset, std::min(block.bytes_in_first(), kPage - (block.ram_offset & (kPage - 1))));
     if (block.second_offset != 0) {
         add(block.second_offset >> 12);
+        lines_.add(block.second_offset, block.bytes_in_second());
     }
     return block;
 }
@@ -124,18 +137,22 @@ void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<
     for (std::uint64_t page = offset >> 12; page <= (offset + length - 1) >> 12; ++page) {
         const auto found = pages_.find(page);
         if (found == pages_.end()) {
+            lines_.set(page, 0);
             continue;
         }
-        std::vector<Block*> hit;
+        const std::size_t before = killed.size();
+        std::uint64_t lines = 0;
         for (Block* block = found->second; block != nullptr; block = next_of(*block, page)) {
             if (block->made_from(offset, length)) {
-                hit.push_back(block);
+                killed.push_back(block);
+            } else {
+                lines |= block->lines_in(page);
             }
         }
-        for (Block* block : hit) {
-            detach(*block);
-            block->dead = true;
-            killed.push_back(block);
+        lines_.set(page, lines);
+        for (std::size_t i = before; i < killed.size(); ++i) {
+            detach(*killed[i]);
+            killed[i]->dead = true;
         }
     }
 }

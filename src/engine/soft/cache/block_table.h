@@ -12,6 +12,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/soft/cache/code_lines.h"
+
 namespace strata::engine::soft {
 
 struct Block;
@@ -69,6 +71,8 @@ struct Block {
     /// Bytes that it was made from: in the page of ram_offset, and from second_offset on.
     [[nodiscard]] std::uint64_t bytes_in_first() const;
     [[nodiscard]] std::uint64_t bytes_in_second() const;
+    /// The lines of `page` (a RAM page number) that it was made from.
+    [[nodiscard]] std::uint64_t lines_in(std::uint64_t page) const;
     [[nodiscard]] bool made_from(std::uint64_t offset, std::uint64_t length) const;
     /// The mark that host code offset `at` (of the code memory) belongs to.
     [[nodiscard]] InsnMark mark_at(std::uint32_t at) const;
@@ -105,13 +109,14 @@ class BlockIndex {
 
 class BlockTable {
   public:
-    BlockTable();
+    explicit BlockTable(CodeLines lines);
     ~BlockTable();
     BlockTable(const BlockTable&) = delete;
     BlockTable& operator=(const BlockTable&) = delete;
 
     /// Outlives every reader; see BlockIndex.
     [[nodiscard]] const BlockIndex& index() const { return index_; }
+    [[nodiscard]] const CodeLines& lines() const { return lines_; }
     /// `region`: of the code memory, where its code is; behind that of the blocks that were inserted for the region before.
     Block& insert(std::unique_ptr<Block> block, std::uint32_t region);
     /// The block whose code holds offset `at` of the code memory, in `region`, in its cold half or not; dead ones too.
@@ -130,6 +135,7 @@ class BlockTable {
     /// Takes it out of all indexes.
     void detach(Block& block);
     BlockIndex index_;
+    CodeLines lines_;
     std::unordered_map<std::uint64_t, Block*> pages_;
     std::vector<std::vector<std::unique_ptr<Block>>> regions_;  ///< each ascending by offset of hot, and of cold code
 };

@@ -69,6 +69,9 @@ struct TranslatorState {
     std::uint64_t return_epoch = 0; ///< fetch_epoch under which the pairs of the return stack were pushed
     std::uint64_t flags_in_host = 0;  ///< at a return: whether the guest's flags are in host RFLAGS, else in `flags`
     std::uint64_t return_base = 0;  ///< where the return stack is empty: see translate/return_stack.h
+    /// RAM page number + 1 of a store to a page of code that may be under way: see cache/code_lines.h. Read by other vCPUs.
+    std::atomic<std::uint64_t> stored_page{0};
+    std::uint32_t idle_stores = 0;  ///< of those, how many found no code at all in their page
     std::uint64_t exit_pc = 0;    ///< host address that identifies the place where generated code was left
     std::uint64_t exit_reason = 0;
     /// Page of recent stack accesses (readable and writable) and host address - linear address there. Every tag matches some

@@ -47,6 +47,7 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
     source.next_page = locate_next_page(cpu);
     const bool indirect = next.from == nullptr && !next.ungrouped && options_.jump_cache;
     for (;;) {
+        bool wait = false;
         {
             const MutexLock lock(mutex_);
             Block* block = index_.find(source.ram_offset, source.rip, source.key_mode);
@@ -56,15 +57,20 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
                 if (block == nullptr && source.second_offset == 0) {
                     return nullptr;
                 }
+                wait = block != nullptr && !settled(cpu, *block);
             }
-            if (block != nullptr) {
+            if (wait) {
+                kill_range(block->ram_offset, 1);
+            } else if (block != nullptr) {
                 connect(cpu, *block, next);
                 const bool elsewhere = block->second_offset != 0 && block->second_offset != source.next_page;
                 return block->guest_length == 0 || elsewhere ? nullptr : block;
             }
         }
-        // Both wait for other vCPUs, which may want the lock.
-        if (memory_->free() <= kSpare) {
+        // All of these wait for other vCPUs, which may want the lock.
+        if (wait) {
+            settle(cpu);
+        } else if (memory_->free() <= kSpare) {
             make_room(cpu);
         } else {
             protect_pages(cpu, source);
@@ -367,22 +373,67 @@ void Translator::kill(Block& block) {
     }
 }
 
-void Translator::invalidate(CpuState* /*cpu*/, std::uint64_t ram_offset, std::uint64_t length) noexcept {
+void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset, std::uint64_t length) noexcept {
     if (length == 0 || ram_offset >= vm_.ram->size()) {
         return;
     }
     counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
-    std::vector<Block*> killed;
     const MutexLock lock(mutex_);
-    table_.remove(ram_offset, length, killed);
-    for (Block* block : killed) {
-        kill(*block);
+    kill_range(ram_offset, length);
+    // After a small store of a vCPU more are to come, and new code: making it a page of code again would cost more than they do.
+    constexpr std::uint64_t kLarge = 512;
+    if (cpu != nullptr && length < kLarge) {
+        return;
     }
     for (std::uint64_t page = ram_offset >> 12; page <= (ram_offset + length - 1) >> 12; ++page) {
         if (!table_.page_has_blocks(page)) {
             vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
         }
     }
+}
+
+void Translator::kill_range(std::uint64_t ram_offset, std::uint64_t length) {
+    std::vector<Block*> killed;
+    table_.remove(ram_offset, length, killed);
+    for (Block* block : killed) {
+        kill(*block);
+    }
+}
+
+bool Translator::kill_before_store(std::uint64_t ram_offset, std::uint64_t length, std::uint64_t pc) noexcept {
+    counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
+    const MutexLock lock(mutex_);
+    kill_range(ram_offset, length);
+    const Block* running = locate(static_cast<std::uint32_t>(pc - 1 - memory_->base()));
+    STRATA_CHECK(running != nullptr, "a store of no block");
+    return !running->dead;
+}
+
+void Translator::release_page(std::uint64_t ram_page) noexcept {
+    const MutexLock lock(mutex_);
+    if (!table_.page_has_blocks(ram_page)) {
+        vm_.ram->page_flags(ram_page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+    }
+}
+
+bool Translator::settled(const CpuState& cpu, const Block& block) const {
+    for (const CpuState* other : vm_.cpus()) {
+        const std::uint64_t stored = other->translator.stored_page.load(std::memory_order_seq_cst);
+        if (other != &cpu && stored != 0 &&
+            (stored - 1 == block.ram_offset >> 12 || (block.second_offset != 0 && stored - 1 == block.second_offset >> 12))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// A vCPU that is at a safe point has done the stores that it was given an address for.
+void Translator::settle(CpuState& cpu) {
+    vm_.run_exclusive(&cpu, [this] {
+        for (CpuState* other : vm_.cpus()) {
+            other->translator.stored_page.store(0, std::memory_order_relaxed);
+        }
+    });
 }
 
 // Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but this thread, which forgets it.

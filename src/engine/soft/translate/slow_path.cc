@@ -49,6 +49,38 @@ bool known_code(const CpuState& cpu, std::uint64_t linear) {
            page_has_code(cpu, entry.host_page - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base()));
 }
 
+// A store to a page of code that known_code() knows: where it goes, or null if the interpreter has to do it, since the page may not be
+// written as it is or the running block is one that the store hits.
+std::byte* code_store(CpuState& cpu, std::uint64_t linear, std::uint32_t size, std::uint64_t pc, bool live) {
+    constexpr std::uint32_t kIdle = 64;
+    TlbEntry& entry = cpu.tlb[tlb_index(linear)];
+    if ((entry.tag_execute_and_page & TlbFlags::kWritable) == 0) {
+        return nullptr;
+    }
+    memory::GuestRam& ram = *cpu.vm->ram;
+    const std::uint64_t offset = entry.host_page - reinterpret_cast<std::uint64_t>(ram.base()) + (linear & (kPage - 1));
+    Translator* translator = translator_of(cpu);
+    if (cpu.vm->cpus().size() > 1) {
+        cpu.translator.stored_page.store((offset >> 12) + 1, std::memory_order_seq_cst);
+    }
+    if (ram.dirty_logging()) {
+        ram.dirty().mark(offset >> 12);
+    }
+    if (translator->lines().any(offset, size)) {
+        save_vector_state(cpu);
+        const bool alive = translator->kill_before_store(offset, size, pc);
+        restore_vectors(cpu, live);
+        return alive ? ram.base() + offset : nullptr;
+    }
+    if (!translator->lines().page_has_any(offset >> 12) && ++cpu.translator.idle_stores >= kIdle) {
+        cpu.translator.idle_stores = 0;
+        save_vector_state(cpu);
+        translator->release_page(offset >> 12);
+        restore_vectors(cpu, live);
+    }
+    return ram.base() + offset;
+}
+
 // A load that crosses pages reads a copy.
 bool copy_in(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     return read_linear(cpu, linear, cpu.translator.bounce, size);
@@ -111,7 +143,12 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
         return GlueHelpers::kCopyOut;
     }
     cpu->exception = {};
-    if (!misaligned && !crosses && !(write && known_code(*cpu, linear))) {
+    const bool to_code = write && !misaligned && !crosses && known_code(*cpu, linear);
+    if (to_code) {
+        if (std::byte* host = code_store(*cpu, linear, size, pc, live); host != nullptr) {
+            return reinterpret_cast<std::uint64_t>(host);
+        }
+    } else if (!misaligned && !crosses) {
         std::byte* host = host_pointer(*cpu, linear, size, write ? MemAccess::Write : MemAccess::Read);
         // A store into a page of code must be followed by an invalidation, and maybe by leaving the block.
         if (host != nullptr && !cpu->mmu->rewrite_pending) {

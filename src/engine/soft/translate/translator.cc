@@ -39,10 +39,12 @@ void flags_from_guest(CpuState& cpu) { cpu.translator.flags = (cpu.rflags & kAri
 
 }  // namespace
 
-Translator::Translator(SoftVm& vm, const TranslateOptions& options) : vm_(vm), options_(options), index_(table_.index()), buffer_(32768) {}
+Translator::Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines)
+    : vm_(vm), options_(options), table_(std::move(lines)), index_(table_.index()), lines_(table_.lines()), buffer_(32768) {}
 
 Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
-    std::unique_ptr<Translator> translator(new Translator(vm, options));
+    CodeLines lines = STRATA_TRY(CodeLines::create(vm.ram->size()));
+    std::unique_ptr<Translator> translator(new Translator(vm, options, std::move(lines)));
     STRATA_TRY_VOID(translator->prepare_memory(cache_bytes));
     return translator;
 }

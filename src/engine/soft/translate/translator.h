@@ -70,10 +70,17 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Where code for cpu.rip stands that an indirect branch may enter with flags in memory, or 0 if there is none or a request waits.
     /// Enters it into the vCPU's jump table. For general registers only, without the lock.
     std::uint64_t find_target(CpuState& cpu) noexcept;
+    /// Where code may be; without the lock, for general registers only. See stored_page.
+    [[nodiscard]] const CodeLines& lines() const { return lines_; }
+    /// A store to [ram_offset, +length) follows, by translated code at `pc`: kills what was made of those bytes. Whether the block of
+    /// `pc` lives on. After save_vector_state().
+    bool kill_before_store(std::uint64_t ram_offset, std::uint64_t length, std::uint64_t pc) noexcept;
+    /// Stores to that page found no code in it for a while: it need not be a page of code. After save_vector_state().
+    void release_page(std::uint64_t ram_page) noexcept;
     void count_slow_access() { counters_.slow_accesses.fetch_add(1, std::memory_order_relaxed); }
 
   private:
-    Translator(SoftVm& vm, const TranslateOptions& options);
+    Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines);
     Result<> prepare_memory(std::uint64_t cache_bytes);
     static bool on_host_fault(void* self, HostFault& fault) noexcept;
 
@@ -113,6 +120,11 @@ class Translator final : public Executor, public CodeInvalidator {
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
     void kill(Block& block) STRATA_REQUIRES(mutex_);
+    void kill_range(std::uint64_t ram_offset, std::uint64_t length) STRATA_REQUIRES(mutex_);
+    /// Whether no other vCPU may be storing to the pages that the block was made from.
+    [[nodiscard]] bool settled(const CpuState& cpu, const Block& block) const;
+    /// Waits until such stores are done.
+    void settle(CpuState& cpu);
     void unlink_incoming(Block& block) const STRATA_REQUIRES(mutex_);
     /// Takes the exits of blocks in `region` off the list.
     void forget_incoming(Block& block, std::uint32_t region) const STRATA_REQUIRES(mutex_);
@@ -140,6 +152,7 @@ class Translator final : public Executor, public CodeInvalidator {
     Mutex mutex_;
     BlockTable table_ STRATA_GUARDED_BY(mutex_);
     const BlockIndex& index_;  ///< table_'s: to be read without the lock
+    const CodeLines& lines_;   ///< likewise
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);

@@ -270,6 +270,30 @@ TEST(TranslatorTest, FullCacheIsEvictedAndRefilled) {
     EXPECT_GE(machine.translator().counters().evictions.load(), 1U);
 }
 
+// A function is written anew before each call, by three stores from a page of its own: only the first finds code that has to go.
+TEST(TranslatorTest, StoresToCodeStayInTranslatedCode) {
+    Machine machine;
+    machine.load(Bytes{0x41, 0xC6, 0x45, 0x00, 0xB8,              // mov byte [r13], B8h
+                       0x41, 0x89, 0x4D, 0x01,                    // mov [r13+1], ecx
+                       0x41, 0xC6, 0x45, 0x05, 0xC3,              // mov byte [r13+5], C3h
+                       0x41, 0xFF, 0xD5,                          // call r13: mov eax, ecx; ret
+                       0x48, 0x01, 0xC3,                          // add rbx, rax
+                       0x41, 0xFF, 0x85, 0x80, 0x00, 0x00, 0x00,  // inc dword [r13+80h]: data beside the code
+                       0xFF, 0xC9, 0x75, 0xE1, 0xF4});            // dec ecx; jnz; hlt
+    machine.load(Bytes{0xCC}, 0x1000);
+    machine.cpu().gpr[13] = Machine::kCode + 0x1000;
+    machine.cpu().gpr[1] = 1000;
+    machine.cpu().gpr[3] = 0;
+    EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+    EXPECT_EQ(machine.cpu().gpr[3], 500500U);
+    std::uint32_t data = 0;
+    std::memcpy(&data, machine.code(0x1080), sizeof data);
+    EXPECT_EQ(data, 1000U);
+    const TranslatorCounters& counters = machine.translator().counters();
+    EXPECT_LT(counters.invalidations.load(), 1010U);
+    EXPECT_LT(counters.interpreted_in_block.load(), 10U);
+}
+
 // Lasting code jumps to code that changes and back, across pages, until every region has been used several times.
 TEST(TranslatorTest, LastingCodeSurvivesEvictions) {
     Machine machine({}, 1U << 20U);
