@@ -216,15 +216,16 @@ bool LocalApic::set_pv_eoi(std::uint64_t value) noexcept {
     if ((value & 2) != 0) {
         return false;
     }
-    pv_eoi_flag_ = nullptr;
+    std::atomic<std::uint8_t>* flag = nullptr;
     if ((value & 1) != 0) {
         const auto offset = ram_.ram_offset(memory::GuestAddress(value & ~3ULL));
         if (!offset) {
-            return false;
+            return false;  // the write faults: what was set before holds
         }
         // SAFETY: the byte lies in RAM, which outlives the APIC; guest and host only use single-byte atomics on it.
-        pv_eoi_flag_ = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset);
+        flag = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset);
     }
+    pv_eoi_flag_ = flag;
     pv_eoi_ = value;
     return true;
 }

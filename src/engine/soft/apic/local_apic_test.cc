@@ -382,7 +382,15 @@ TEST_F(LocalApicTest, ParavirtualEoiIsTakenBackWhenSomethingWaits) {
     EXPECT_TRUE(pending(0, 0x46));
 }
 
-TEST_F(LocalApicTest, ParavirtualEoiOutsideRamIsRefused) { EXPECT_FALSE(apics_[0]->set_pv_eoi(0xffffffff00000001)); }
+TEST_F(LocalApicTest, ParavirtualEoiOutsideRamIsRefusedAndChangesNothing) {
+    constexpr std::uint64_t kFlag = 0x8000;
+    ASSERT_TRUE(apics_[0]->set_pv_eoi(kFlag | 1));
+    EXPECT_FALSE(apics_[0]->set_pv_eoi(0xffffffff00000001));
+    EXPECT_EQ(apics_[0]->pv_eoi(), kFlag | 1);
+    ipi(0, 0, 0x45);
+    apics_[0]->acknowledge(0x45);
+    EXPECT_EQ(ram_->base()[kFlag], std::byte{1}) << "the flag of before is still in use";
+}
 
 TEST_F(LocalApicTest, SavedStateBehavesTheSame) {
     ipi(0, 1, 0x45);
