@@ -79,16 +79,13 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
     }
     regions_[region].push_back(std::move(owned));
     index_.insert(block);
-    const auto add = [this, &block](std::uint64_t page) {
-        Block*& first = pages_[page];
-        next_of(block, page) = first;
-        first = &block;
-    };
-    add(block.ram_offset >> 12);
+    link(block, block.ram_offset >> 12);
     lines_.add(block.ram_offset, std::min(block.bytes_in_first(), kPage - (block.ram_offset & (kPage - 1))));
     if (block.second_offset != 0) {
-        add(block.second_offset >> 12);
         lines_.add(block.second_offset, block.bytes_in_second());
+    }
+    if (block.in_two_pages()) {
+        link(block, block.second_offset >> 12);
     }
     return block;
 }
@@ -110,7 +107,7 @@ Block* BlockTable::locate(std::uint32_t region, std::uint32_t at, bool cold) con
 
 void BlockTable::detach(Block& block) {
     unlink(block, block.ram_offset >> 12);
-    if (block.second_offset != 0) {
+    if (block.in_two_pages()) {
         unlink(block, block.second_offset >> 12);
     }
     index_.remove(block);
@@ -142,7 +139,7 @@ void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<
         }
         const std::size_t before = killed.size();
         std::uint64_t lines = 0;
-        for (Block* block = found->second; block != nullptr; block = next_of(*block, page)) {
+        for (Block* block = found->second; block != nullptr; block = place_in(*block, page).next) {
             if (block->made_from(offset, length)) {
                 killed.push_back(block);
             } else {
@@ -157,20 +154,29 @@ void BlockTable::remove(std::uint64_t offset, std::uint64_t length, std::vector<
     }
 }
 
-Block*& BlockTable::next_of(Block& block, std::uint64_t page) {
-    return block.ram_offset >> 12 == page ? block.next_in_page : block.next_in_second;
+PagePlace& BlockTable::place_in(Block& block, std::uint64_t page) {
+    return block.ram_offset >> 12 == page ? block.in_page : block.in_second;
+}
+
+void BlockTable::link(Block& block, std::uint64_t page) {
+    Block*& first = pages_[page];  // its address stays while the page has blocks
+    PagePlace& place = place_in(block, page);
+    place = {first, &first};
+    if (first != nullptr) {
+        place_in(*first, page).link = &place.next;
+    }
+    first = &block;
 }
 
 void BlockTable::unlink(Block& block, std::uint64_t page) {
-    const auto found = pages_.find(page);
-    Block** link = &found->second;
-    while (*link != &block) {
-        link = &next_of(**link, page);
-    }
-    *link = next_of(block, page);
-    if (found->second == nullptr) {
+    PagePlace& place = place_in(block, page);
+    *place.link = place.next;
+    if (place.next != nullptr) {
+        place_in(*place.next, page).link = place.link;
+    } else if (const auto found = pages_.find(page); found->second == nullptr) {
         pages_.erase(found);
     }
+    place = {};
 }
 
 }  // namespace strata::engine::soft

@@ -44,6 +44,12 @@ struct InsnMark {
     std::uint16_t guest = 0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
 };
 
+/// A block's place in the list of those made from a page. A page of a library has thousands, one set for each address it is mapped at.
+struct PagePlace {
+    Block* next = nullptr;
+    Block** link = nullptr;  ///< what points to the block
+};
+
 struct Block {
     std::uint64_t ram_offset = 0;
     std::uint64_t rip = 0;
@@ -65,9 +71,10 @@ struct Block {
     std::vector<InsnMark> marks;       ///< ascending by host
     Exit* incoming = nullptr;
     std::atomic<Block*> next_in_bucket{nullptr};
-    Block* next_in_page = nullptr;
-    Block* next_in_second = nullptr;  ///< the same list of the page of second_offset
+    PagePlace in_page, in_second;  ///< of ram_offset's page, of second_offset's
 
+    /// It is in the list of another page than ram_offset's, too. A guest may map one page twice in a row.
+    [[nodiscard]] bool in_two_pages() const { return second_offset != 0 && second_offset >> 12 != ram_offset >> 12; }
     /// Bytes that it was made from: in the page of ram_offset, and from second_offset on.
     [[nodiscard]] std::uint64_t bytes_in_first() const;
     [[nodiscard]] std::uint64_t bytes_in_second() const;
@@ -129,8 +136,8 @@ class BlockTable {
     [[nodiscard]] bool empty(std::uint32_t region) const { return region >= regions_.size() || regions_[region].empty(); }
 
   private:
-    /// The link that follows `block` in the list of `page`.
-    static Block*& next_of(Block& block, std::uint64_t page);
+    static PagePlace& place_in(Block& block, std::uint64_t page);
+    void link(Block& block, std::uint64_t page);
     void unlink(Block& block, std::uint64_t page);
     /// Takes it out of all indexes.
     void detach(Block& block);
