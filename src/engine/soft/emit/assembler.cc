@@ -18,77 +18,86 @@ std::uint8_t scale_bits(std::uint8_t scale) {
 
 }  // namespace
 
-void Assembler::u32(std::uint32_t value) {
-    for (int i = 0; i < 4; ++i) {
-        byte(static_cast<std::uint8_t>(value >> (8 * i)));
-    }
-}
+namespace {
 
-void Assembler::u64(std::uint64_t value) {
-    u32(static_cast<std::uint32_t>(value));
-    u32(static_cast<std::uint32_t>(value >> 32));
-}
+// One instruction, put together where it is quick and written at once.
+struct Bytes {
+    std::uint8_t bytes[20];
+    std::uint32_t count = 0;
 
-void Assembler::opcode_bytes(std::uint32_t opcode) {
-    if (opcode > 0xFFFF) {
-        byte(static_cast<std::uint8_t>(opcode >> 16));
+    void add(std::uint8_t value) { bytes[count++] = value; }
+    void add32(std::int32_t value) {
+        std::memcpy(&bytes[count], &value, sizeof value);
+        count += sizeof value;
     }
-    if (opcode > 0xFF) {
-        byte(static_cast<std::uint8_t>(opcode >> 8));
+    void opcode(std::uint32_t opcode) {
+        if (opcode > 0xFFFF) {
+            add(static_cast<std::uint8_t>(opcode >> 16));
+        }
+        if (opcode > 0xFF) {
+            add(static_cast<std::uint8_t>(opcode >> 8));
+        }
+        add(static_cast<std::uint8_t>(opcode));
     }
-    byte(static_cast<std::uint8_t>(opcode));
-}
+};
+
+}  // namespace
 
 void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm, std::uint8_t prefix) {
+    Bytes out;
     if (prefix != 0) {
-        byte(prefix);
+        out.add(prefix);
     }
     const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) | (raw(rm) >> 3));
     if (rex != 0x40) {
-        byte(rex);
+        out.add(rex);
     }
-    opcode_bytes(opcode);
-    byte(static_cast<std::uint8_t>(0xC0 | ((reg & 7) << 3) | (raw(rm) & 7)));
+    out.opcode(opcode);
+    out.add(static_cast<std::uint8_t>(0xC0 | ((reg & 7) << 3) | (raw(rm) & 7)));
+    append(out.bytes, out.count);
 }
 
 void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm, std::uint8_t prefix,
                    std::uint8_t /*immediate_bytes*/) {
+    Bytes out;
     if (rm.gs) {
-        byte(kGsPrefix);
+        out.add(kGsPrefix);
     }
     if (prefix != 0) {
-        byte(prefix);
+        out.add(prefix);
     }
     const std::uint8_t base = rm.base == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.base);
     const std::uint8_t index = rm.index == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.index);
     const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) |
                                                        ((index >> 3) << 1) | (base >> 3));
     if (rex != 0x40) {
-        byte(rex);
+        out.add(rex);
     }
-    opcode_bytes(opcode);
+    out.opcode(opcode);
     const std::uint8_t reg_bits = static_cast<std::uint8_t>((reg & 7) << 3);
     const bool sib = rm.index != Mem::kNone || rm.base == Mem::kNone || (base & 7) == 4;
     const std::uint8_t index_bits = rm.index == Mem::kNone ? 4 : (index & 7);
     const std::uint8_t sib_byte = static_cast<std::uint8_t>((scale_bits(rm.scale) << 6) | (index_bits << 3) |
                                                             (rm.base == Mem::kNone ? 5 : (base & 7)));
     if (rm.base == Mem::kNone) {
-        byte(reg_bits | 4);
-        byte(sib_byte);
-        u32(static_cast<std::uint32_t>(rm.disp));
+        out.add(reg_bits | 4);
+        out.add(sib_byte);
+        out.add32(rm.disp);
+        append(out.bytes, out.count);
         return;
     }
     // rbp and r13 as base need a displacement: mod 00 means something else there.
     const std::uint8_t mod = rm.disp == 0 && (base & 7) != 5 ? 0 : fits8(rm.disp) ? 1 : 2;
-    byte(static_cast<std::uint8_t>((mod << 6) | reg_bits | (sib ? 4 : (base & 7))));
+    out.add(static_cast<std::uint8_t>((mod << 6) | reg_bits | (sib ? 4 : (base & 7))));
     if (sib) {
-        byte(sib_byte);
+        out.add(sib_byte);
     }
     if (mod == 1) {
-        byte(static_cast<std::uint8_t>(rm.disp));
+        out.add(static_cast<std::uint8_t>(rm.disp));
     } else if (mod == 2) {
-        u32(static_cast<std::uint32_t>(rm.disp));
+        out.add32(rm.disp);
     }
+    append(out.bytes, out.count);
 }
 
 void Assembler::mov_imm(Reg to, std::uint64_t value) {
@@ -261,9 +270,7 @@ void Assembler::nop(std::uint32_t bytes) {
                                                   {0x0F, 0x1F, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00}};
     while (bytes > 0) {
         const std::uint32_t length = bytes < 8 ? bytes : 8;
-        for (std::uint32_t i = 0; i < length; ++i) {
-            byte(kForms[length - 1][i]);
-        }
+        append(kForms[length - 1], length);
         bytes -= length;
     }
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -51,6 +52,15 @@ class Assembler {
   public:
     /// Writes into `buffer`; the first byte will run at `address`.
     Assembler(std::span<std::uint8_t> buffer, std::uint64_t address) : buffer_(buffer), address_(address) {}
+    /// As if made anew, with the memory that it has.
+    void restart(std::uint64_t address) {
+        address_ = address;
+        offset_ = 0;
+        cold_ = ~0U;
+        overflow_ = false;
+        places_.clear();
+        fixups_.clear();
+    }
 
     [[nodiscard]] std::uint32_t offset() const { return offset_; }
     [[nodiscard]] std::uint64_t here() const { return address_of(offset_); }
@@ -75,8 +85,17 @@ class Assembler {
             overflow_ = true;
         }
     }
-    void u32(std::uint32_t value);
-    void u64(std::uint64_t value);
+    void u32(std::uint32_t value) { append(&value, sizeof value); }
+    void u64(std::uint64_t value) { append(&value, sizeof value); }
+    /// The machine's own byte order is the one of instructions.
+    void append(const void* bytes, std::uint32_t count) {
+        if (count <= buffer_.size() - offset_) [[likely]] {
+            std::memcpy(&buffer_[offset_], bytes, count);
+            offset_ += count;
+        } else {
+            overflow_ = true;
+        }
+    }
 
     Label label() {
         places_.push_back(kUnbound);
@@ -150,7 +169,6 @@ class Assembler {
         bool short_form;
     };
     static constexpr std::uint32_t opcode_of(Alu operation) { return static_cast<std::uint32_t>(operation) << 3; }
-    void opcode_bytes(std::uint32_t opcode);
     void reference(Label to, bool short_form);
     void patch(const Fixup& fixup);
     [[nodiscard]] std::uint64_t address_of(std::uint32_t offset) const {

@@ -56,7 +56,7 @@ inline constexpr std::uint32_t kTlbEntries = 1024;  ///< per bank, direct-mapped
 /// forgets the stack page and code_pages whenever a translation that was used before may no longer hold.
 struct TranslatorState {
     static constexpr std::uint32_t kCodePages = 512;    ///< per privilege class, direct-mapped by linear page number
-    static constexpr std::uint32_t kJumpEntries = 4096;
+    static constexpr std::uint32_t kJumpEntries = 16384;
     /// Empty entries of slot i hold an address that no lookup of slot i can have.
     struct JumpEntry {
         std::uint64_t linear;  ///< the whole address of the target

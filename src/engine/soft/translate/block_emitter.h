@@ -12,6 +12,8 @@
 #pragma once
 
 #include <memory>
+#include <memory_resource>
+#include <span>
 #include <vector>
 
 #include "engine/soft/cache/block_table.h"
@@ -64,9 +66,10 @@ struct BlockSource {
 class BlockEmitter {
   public:
     /// `units` are instructions that can_translate() allowed, in order; the last may be a branch. `stop`: the
-    /// instruction behind them is the interpreter's. `base` is where the code memory begins, `cold` where cold code will run.
+    /// instruction behind them is the interpreter's. `base` is where the code memory begins, `cold` where cold code will run, `scratch`
+    /// memory to work in.
     BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source, std::vector<Unit>& units,
-                 bool stop, std::uint64_t base, std::uint64_t cold);
+                 bool stop, std::uint64_t base, std::uint64_t cold, std::span<std::byte> scratch);
     /// Emits everything and returns the block, but for its code bytes.
     std::unique_ptr<Block> emit();
 
@@ -194,15 +197,16 @@ class BlockEmitter {
     bool host_valid_ = false, memory_valid_ = false;
     bool vectors_checked_ = false;
     bool ended_ = false;
-    std::vector<SlowSite> slow_;
-    std::vector<StackSite> stack_;
-    std::vector<RunSite> run_;
-    std::vector<VectorSite> vector_;
-    std::vector<SystemSite> system_;
-    std::vector<JumpMiss> misses_;
-    std::vector<CallMiss> call_misses_;
-    std::vector<PendingExit> exits_;
-    std::vector<InsnMark> marks_;
+    std::pmr::monotonic_buffer_resource arena_;
+    std::pmr::vector<SlowSite> slow_{&arena_};
+    std::pmr::vector<StackSite> stack_{&arena_};
+    std::pmr::vector<RunSite> run_{&arena_};
+    std::pmr::vector<VectorSite> vector_{&arena_};
+    std::pmr::vector<SystemSite> system_{&arena_};
+    std::pmr::vector<JumpMiss> misses_{&arena_};
+    std::pmr::vector<CallMiss> call_misses_{&arena_};
+    std::pmr::vector<PendingExit> exits_{&arena_};
+    std::pmr::vector<InsnMark> marks_{&arena_};
 };
 
 }  // namespace strata::engine::soft

@@ -19,8 +19,11 @@ Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
 }  // namespace
 
 BlockEmitter::BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source,
-                           std::vector<Unit>& units, bool stop, std::uint64_t base, std::uint64_t cold)
-    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), base_(base), cold_(cold) {}
+                           std::vector<Unit>& units, bool stop, std::uint64_t base, std::uint64_t cold, std::span<std::byte> scratch)
+    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), base_(base), cold_(cold),
+      arena_(scratch.data(), scratch.size()) {
+    marks_.reserve(4 * units.size());
+}
 
 void BlockEmitter::mark(std::size_t unit) {
     const auto guest = static_cast<std::uint16_t>(units_[unit].rip - source_.rip);
@@ -81,11 +84,12 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->code_size = a_.hot_size();
     block->cold = static_cast<std::uint32_t>(cold_ - base_);
     block->cold_size = a_.offset() - a_.hot_size();
+    block->exits.reserve(exits_.size());
     for (PendingExit& pending : exits_) {
         pending.exit.owner = block.get();
         block->exits.push_back(pending.exit);
     }
-    block->marks = std::move(marks_);
+    block->marks.assign(marks_.begin(), marks_.end());
     return block;
 }
 

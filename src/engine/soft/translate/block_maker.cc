@@ -105,13 +105,13 @@ void Translator::connect(CpuState& cpu, Block& block, const Next& next) {
     }
 }
 
-std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) {
-    std::vector<Unit> units;
+void Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) {
+    units_.clear();
     std::uint64_t at = 0;
     const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
     stop = false;
     unsigned branches = 0;
-    while (units.size() < options_.max_units && at < room) {
+    while (units_.size() < options_.max_units && at < room) {
         std::uint8_t bytes[kMaxLength] = {};
         auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
         std::memcpy(bytes, vm_.ram->base() + source.ram_offset + at, available);
@@ -119,11 +119,12 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
             std::memcpy(bytes + available, vm_.ram->base() + source.second_offset, kMaxLength - available);
             available = kMaxLength;
         }
-        Unit unit;
+        Unit& unit = units_.emplace_back();
         unit.rip = source.rip + at;
         const DecodeStatus status = decode(bytes, available, CodeMode::Bits64, *isa_, unit.insn);
         if (status == DecodeStatus::Truncated && available < kMaxLength) {
             reaches_on = true;  // into the next page: a block of its own
+            units_.pop_back();
             break;
         }
         const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
@@ -136,10 +137,10 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
         }
         if (!good || (unit.interpreted && unit.op == nullptr && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
             stop = true;
+            units_.pop_back();
             break;
         }
         at += unit.insn.length;
-        units.push_back(unit);
         if (unit.op != nullptr && leaves_block(unit.insn)) {
             break;
         }
@@ -152,7 +153,6 @@ std::vector<Unit> Translator::decode_units(const BlockSource& source, std::uint3
             ++branches;
         }
     }
-    return units;
 }
 
 Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) {
@@ -161,24 +161,25 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
     }
     bool stop = false;
     bool reaches_on = false;
-    std::vector<Unit> units = decode_units(source, cpu.mode, stop, reaches_on);
-    if (units.empty() && reaches_on) {
+    decode_units(source, cpu.mode, stop, reaches_on);
+    if (units_.empty() && reaches_on) {
         const bool same_page = source.next_page >> 12 == source.ram_offset >> 12;
         source.second_offset = same_page ? 0 : source.next_page;
         return nullptr;
     }
     std::unique_ptr<Block> block;
-    if (!units.empty()) {
+    if (!units_.empty()) {
         const std::uint64_t room = indirect ? kThunkRoom : 0;
-        Assembler a(buffer_, memory_->next() + room);
-        BlockEmitter emitter(a, glue_, options_, source, units, stop, memory_->base(), memory_->next_cold());
+        Assembler& a = assembler_;
+        a.restart(memory_->next() + room);
+        BlockEmitter emitter(a, glue_, options_, source, units_, stop, memory_->base(), memory_->next_cold(), scratch_);
         block = emitter.emit();
         STRATA_CHECK(!a.overflowed(), "a block is larger than its buffer");
         if (indirect) {
             block->indirect_entry = make_indirect_thunk(*block, true);
         }
         if (options_.trace_blocks) {
-            trace_block(units, a.hot(), memory_->next(), a.cold(), memory_->next_cold());
+            trace_block(units_, a.hot(), memory_->next(), a.cold(), memory_->next_cold());
         }
         (void)memory_->write(a.hot());
         (void)memory_->write_cold(a.cold());
@@ -393,9 +394,9 @@ void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset, std::uint64
 }
 
 void Translator::kill_range(std::uint64_t ram_offset, std::uint64_t length) {
-    std::vector<Block*> killed;
-    table_.remove(ram_offset, length, killed);
-    for (Block* block : killed) {
+    killed_.clear();
+    table_.remove(ram_offset, length, killed_);
+    for (Block* block : killed_) {
         kill(*block);
     }
 }

@@ -318,7 +318,7 @@ void emit_flags_place(Assembler& a, Label memory) {
 void take_flags_place(Assembler& a) { a.mov(Rcx, R11); }
 
 void emit_jump_lookup(Assembler& a, Label miss, bool call) {
-    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0xFFF));
+    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0x3FFF));
     a.rorx(OpSize::Bits64, R11, R10, 12);
     a.alu(Alu::Xor, OpSize::Bits32, R11, R10);
     a.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);

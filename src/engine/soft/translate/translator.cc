@@ -40,7 +40,7 @@ void flags_from_guest(CpuState& cpu) { cpu.translator.flags = (cpu.rflags & kAri
 }  // namespace
 
 Translator::Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines)
-    : vm_(vm), options_(options), table_(std::move(lines)), index_(table_.index()), lines_(table_.lines()), buffer_(32768) {}
+    : vm_(vm), options_(options), table_(std::move(lines)), index_(table_.index()), lines_(table_.lines()), buffer_(32768), scratch_(65536), assembler_(buffer_, 0) {}
 
 Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
     CodeLines lines = STRATA_TRY(CodeLines::create(vm.ram->size()));

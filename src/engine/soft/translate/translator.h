@@ -110,7 +110,8 @@ class Translator final : public Executor, public CodeInvalidator {
     /// `indirect`: an indirect branch led there, so the block is made with its thunk before it.
     /// Null: the first instruction reaches into the next page; source.second_offset is set then, if that can be fetched.
     Block* translate(CpuState& cpu, BlockSource& source, bool indirect) STRATA_REQUIRES(mutex_);
-    std::vector<Unit> decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) STRATA_REQUIRES(mutex_);
+    /// Into units_.
+    void decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) STRATA_REQUIRES(mutex_);
     void link(Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t entry_for(const Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t make_thunk(Block& to, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
@@ -155,7 +156,12 @@ class Translator final : public Executor, public CodeInvalidator {
     const CodeLines& lines_;   ///< likewise
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
+    // Memory that one translation after the other uses.
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
+    std::vector<std::byte> scratch_ STRATA_GUARDED_BY(mutex_);
+    std::vector<Unit> units_ STRATA_GUARDED_BY(mutex_);
+    std::vector<Block*> killed_ STRATA_GUARDED_BY(mutex_);
+    Assembler assembler_ STRATA_GUARDED_BY(mutex_);
     std::vector<ReturnStack> return_stacks_ STRATA_GUARDED_BY(mutex_);
     std::atomic<std::uint64_t> generation_{1};  ///< changes with every eviction: pointers to blocks and exits die
     TranslatorCounters counters_;
