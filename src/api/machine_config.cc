@@ -132,6 +132,9 @@ Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds
     if (const Json* cpus = reader.member("cpus")) {
         config.cpus = STRATA_TRY(read_cpus(*cpus));
     }
+    if (const Json* profile = reader.member("profile")) {
+        config.profile = STRATA_TRY(read_file(*profile, "profile", fds));
+    }
     if (const Json* kernel = reader.member("kernel")) {
         config.kernel = STRATA_TRY(read_file(*kernel, "kernel", fds));
     }
@@ -229,6 +232,7 @@ Json to_json(const MachineConfig& config) {
     return Json{{"name", config.name},
                 {"engine", to_text(config.engine)},
                 {"interpret_only", config.interpret_only},
+                {"profile", file_to_json(config.profile)},
                 {"cpu_model", config.cpu_model},
                 {"cpus",
                  {{"sockets", config.cpus.sockets}, {"cores", config.cpus.cores}, {"threads", config.cpus.threads}}},

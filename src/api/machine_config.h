@@ -85,6 +85,7 @@ struct MachineConfig {
     std::string name = "strata";
     EngineChoice engine = EngineChoice::Auto;
     bool interpret_only = false;       ///< soft engine without its translator: for bisecting
+    FileRef profile;                   ///< soft engine: where its profile of guest code goes; "write" access
     std::string cpu_model = "host";    ///< "host", "x86-64-v3", … with +flag, -flag
     CpuTopology cpus;
     std::uint64_t memory_bytes = 1ULL << 30;

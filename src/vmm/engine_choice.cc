@@ -6,9 +6,10 @@
 
 namespace strata::vmm {
 
-Result<ChosenEngine> choose_engine(const api::MachineConfig& config) {
+Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile_fd) {
     engine::soft::SoftOptions options;
     options.translate = !config.interpret_only;
+    options.profile_fd = profile_fd;
     engine::EngineChoice choice = STRATA_TRY(engine::select_engine(api::to_text(config.engine), options));
     return ChosenEngine{std::move(choice.engine), std::move(choice.reason)};
 }

@@ -15,8 +15,8 @@ struct ChosenEngine {
     std::string reason;  ///< one sentence without full stop, for people
 };
 
-/// NotSupported or PermissionDenied, with the reason, if what was insisted on cannot be had.
-Result<ChosenEngine> choose_engine(const api::MachineConfig& config);
+/// NotSupported or PermissionDenied, with the reason, if what was insisted on cannot be had. `profile_fd`: SoftOptions::profile_fd.
+Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile_fd);
 
 /// What `strata info` shows, as JSON: the host, each engine's verdict, and what auto would take.
 api::Json probe_host();

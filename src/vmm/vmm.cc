@@ -125,7 +125,8 @@ UniqueFd Vmm::take_fd(std::int64_t place) {
 
 Result<> Vmm::start(const api::MachineConfig& config) {
     reboot_ = config.reboot;
-    chosen_ = STRATA_TRY(choose_engine(config));
+    profile_ = take_fd(config.profile.fd);
+    chosen_ = STRATA_TRY(choose_engine(config, profile_.get()));
     serial_fd_ = take_fd(config.serial_fd);
     serial_ = STRATA_TRY(devices::open_fd_backend(*loop_, serial_fd_.get(), serial_fd_.get()));
     devices_ = STRATA_TRY(MachineDevices::open(config, fds_, *loop_));

@@ -82,6 +82,7 @@ class Vmm final : private machine::MachineEvents {
     std::optional<io::EventLoop::WatchId> control_watch_, stop_watch_;
     std::vector<UniqueFd> fds_;
     bool reboot_ = true;
+    UniqueFd profile_;  ///< outlives the machine, which writes it
     ChosenEngine chosen_;
     UniqueFd serial_fd_;
     std::unique_ptr<devices::SerialBackend> serial_;

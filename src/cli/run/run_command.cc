@@ -57,6 +57,7 @@ constexpr std::array kOptions = {
     Option{"--timeout", 't', "SECONDS", "Stop the machine after so long; the exit status is then 7."},
     Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
     Option{"--debug-exit", 0, "", "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
+    Option{"--profile", 0, "FILE", "Soft engine: at the end, which guest code ran how often; tools/perf_blocks.py brings it together with perf.", Completes::Files},
     Option{"--interpret-only", 0, "", "Soft engine without its translator. For finding faults in it."},
 };
 
@@ -142,6 +143,14 @@ Result<> apply_processor(const Arguments& arguments, api::MachineConfig& config)
 
 Result<> apply_boot(const Arguments& arguments, Plan& plan) {
     api::MachineConfig& config = plan.request.config;
+    if (const auto path = arguments.value("--profile")) {
+        config.profile.name = *path;
+        UniqueFd fd(open(config.profile.name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
+        if (!fd.valid()) {
+            return Error::from_errno(fmt::format("profile '{}'", *path));
+        }
+        config.profile.fd = plan.add(std::move(fd));
+    }
     if (const auto path = arguments.value("--kernel")) {
         STRATA_TRY_VOID(open_file(plan, config.kernel, "kernel", std::string(*path)));
     }

@@ -22,6 +22,7 @@ Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, I
         // For developers: which optimisations are off, what is printed (factory.h lists the words).
         const char* words = std::getenv("STRATA_TRANSLATOR");
         TranslateOptions options = STRATA_TRY(parse_translate_options(words != nullptr ? words : ""));
+        options.profile_fd = options_.profile_fd;
         options.track_flags = options.track_flags && !options_.exact_flags;
         vm->set_executor_factory(STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes)));
     }

@@ -67,6 +67,7 @@ struct Block {
     std::uint32_t load_entry = 0;      ///< flags from memory to host
     std::uint32_t save_entry = 0;      ///< flags from host to memory
     std::uint32_t return_entry = 0;    ///< flags from either place to where the block wants them
+    std::uint64_t executions = 0;      ///< counted by its code, if at all
     std::vector<Exit> exits;           ///< never resized once linked
     std::vector<InsnMark> marks;       ///< ascending by host
     Exit* incoming = nullptr;
@@ -133,6 +134,7 @@ class BlockTable {
     [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
     /// Takes the blocks of a region out of the table. They keep their links.
     std::vector<std::unique_ptr<Block>> take(std::uint32_t region);
+    [[nodiscard]] const std::vector<std::vector<std::unique_ptr<Block>>>& regions() const { return regions_; }
     [[nodiscard]] bool empty(std::uint32_t region) const { return region >= regions_.size() || regions_[region].empty(); }
 
   private:

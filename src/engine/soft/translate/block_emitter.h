@@ -41,6 +41,7 @@ struct TranslateOptions {
     std::uint32_t max_units = 48; ///< instructions in a block
     bool small_cache = false;     ///< 4 MiB of code memory, to see evictions
     bool trace_blocks = false;    ///< print guest and host code of every block to standard error
+    int profile_fd = -1;          ///< blocks count their executions; where that is written at the end
     bool report = false;          ///< print the counters at the end
 };
 
@@ -120,6 +121,7 @@ class BlockEmitter {
         Exit exit;
     };
 
+    void count_execution(Block& block);
     void emit_head();
     void check_second_page();
     void emit_unit(std::size_t index);

@@ -61,6 +61,9 @@ std::unique_ptr<Block> BlockEmitter::emit() {
                                                    : FlagsPlace::Dead;
     host_valid_ = need == FlagsNeed::Host;
     memory_valid_ = need == FlagsNeed::Exit;
+    if (options_.profile_fd >= 0) {
+        count_execution(*block);
+    }
     emit_head();
     if (source_.second_offset != 0) {
         check_second_page();
@@ -91,6 +94,14 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     }
     block->marks.assign(marks_.begin(), marks_.end());
     return block;
+}
+
+// The block outlives its code. Flags stay.
+void BlockEmitter::count_execution(Block& block) {
+    a_.mov_imm(R11, reinterpret_cast<std::uint64_t>(&block.executions));
+    a_.load(R10, Mem::at(R11));
+    a_.lea(R10, Mem::at(R10, 1));
+    a_.store(Mem::at(R11), R10);
 }
 
 // A block with a backward branch looks at `request` when it is entered, so no loop of direct jumps can ignore one.

@@ -471,6 +471,9 @@ void Translator::evict(std::uint32_t region) {
                 vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
             }
         }
+        if (options_.profile_fd >= 0) {
+            evicted_.add(*block);
+        }
         unlink_incoming(*block);
         for (const Exit& exit : block->exits) {
             if (exit.linked != nullptr) {
@@ -520,6 +523,17 @@ std::string most_interpreted(const TranslatorCounters& counters) {
 }
 
 }  // namespace
+
+std::string Translator::profile() {
+    const MutexLock lock(mutex_);
+    for (const auto& region : table_.regions()) {
+        for (const auto& block : region) {
+            evicted_.add(*block);
+            block->executions = 0;
+        }
+    }
+    return evicted_.text();
+}
 
 std::string Translator::report() const {
     const auto line = [](const char* name, const std::atomic<std::uint64_t>& value) {

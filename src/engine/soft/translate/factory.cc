@@ -1,8 +1,12 @@
 // Translator factory: executors that share one Translator, and the developer's switches.
 #include "engine/soft/translate/factory.h"
 
+#include <unistd.h>
+
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "engine/soft/translate/translator.h"
 
@@ -21,10 +25,14 @@ class SharedExecutor final : public Executor {
 
 class TranslatorFactory final : public ExecutorFactory {
   public:
-    TranslatorFactory(std::unique_ptr<Translator> translator, bool report) : translator_(std::move(translator)), report_(report) {}
+    TranslatorFactory(std::unique_ptr<Translator> translator, const TranslateOptions& options)
+        : translator_(std::move(translator)), report_(options.report), profile_fd_(options.profile_fd) {}
     TranslatorFactory(const TranslatorFactory&) = delete;
     TranslatorFactory& operator=(const TranslatorFactory&) = delete;
     ~TranslatorFactory() override {
+        if (profile_fd_ >= 0) {
+            write_profile();
+        }
         if (report_) {
             (void)std::fputs(translator_->report().c_str(), stderr);  // a report that cannot be written is no error
         }
@@ -33,8 +41,20 @@ class TranslatorFactory final : public ExecutorFactory {
     CodeInvalidator* invalidator() override { return translator_.get(); }
 
   private:
+    void write_profile() {
+        const std::string text = translator_->profile();
+        for (std::size_t done = 0; done < text.size();) {
+            const ssize_t count = ::write(profile_fd_, text.data() + done, text.size() - done);
+            if (count <= 0 && errno != EINTR) {
+                std::fprintf(stderr, "strata: the profile could not be written: %s\n", std::strerror(errno));
+                return;
+            }
+            done += count > 0 ? static_cast<std::size_t>(count) : 0;
+        }
+    }
     std::unique_ptr<Translator> translator_;
     bool report_;
+    int profile_fd_;
 };
 
 struct Switch {
@@ -66,7 +86,7 @@ constexpr std::array kSwitches = {
 
 Result<std::unique_ptr<ExecutorFactory>> make_translator_factory(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
     auto translator = STRATA_TRY(Translator::create(vm, options, cache_bytes));
-    return std::unique_ptr<ExecutorFactory>(std::make_unique<TranslatorFactory>(std::move(translator), options.report));
+    return std::unique_ptr<ExecutorFactory>(std::make_unique<TranslatorFactory>(std::move(translator), options));
 }
 
 Result<TranslateOptions> parse_translate_options(std::string_view text) {

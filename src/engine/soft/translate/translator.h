@@ -25,6 +25,7 @@
 #include "engine/soft/runtime/host_faults.h"
 #include "engine/soft/runtime/soft_vm.h"
 #include "engine/soft/translate/block_emitter.h"
+#include "engine/soft/translate/profile.h"
 #include "engine/soft/translate/return_stack.h"
 #include "engine/soft/translate/system_ops.h"
 
@@ -52,6 +53,8 @@ class Translator final : public Executor, public CodeInvalidator {
     [[nodiscard]] const TranslatorCounters& counters() const { return counters_; }
     /// The counters as text, one a line; with the instructions that the interpreter ran most, if they were counted.
     [[nodiscard]] std::string report() const;
+    /// See BlockProfile. When no vCPU runs.
+    [[nodiscard]] std::string profile();
 
     /// Slow path of a memory access that only the interpreter can do: runs the whole instruction. As GlueHelpers::slow_access.
     std::uint64_t interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept;
@@ -162,6 +165,7 @@ class Translator final : public Executor, public CodeInvalidator {
     std::vector<Unit> units_ STRATA_GUARDED_BY(mutex_);
     std::vector<Block*> killed_ STRATA_GUARDED_BY(mutex_);
     Assembler assembler_ STRATA_GUARDED_BY(mutex_);
+    BlockProfile evicted_ STRATA_GUARDED_BY(mutex_);
     std::vector<ReturnStack> return_stacks_ STRATA_GUARDED_BY(mutex_);
     std::atomic<std::uint64_t> generation_{1};  ///< changes with every eviction: pointers to blocks and exits die
     TranslatorCounters counters_;
