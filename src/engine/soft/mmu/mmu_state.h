@@ -55,12 +55,18 @@ struct RegionFilter {
     std::uint64_t words[16];
 };
 
+/// Bloom filter of pages.
+struct PageFilter {
+    std::uint64_t words[256];
+};
+
 struct AsidSlot {
     TlbBank banks[kRights];
     std::uint64_t generation;         ///< of fetch translations; never used twice
     std::uint64_t global_generation;  ///< of those of global pages
     std::uint64_t epoch;              ///< changes with anything that may concern a fetch translation: see CpuState::fetch_epoch
     RegionFilter fetched;             ///< large pages that were fetched from since `global_generation` began
+    PageFilter fetched_pages;         ///< pages fetched from since the slot was flushed, but those of MmuState::fetched_pages
     RegionFilter large_low, large_high;  ///< large pages with fragments here, in the lower, upper half of the address space
     bool global_low;                  ///< a global page of the lower half may be here
     std::uint64_t user_code[TranslatorState::kCodePages];  ///< TranslatorState::code_pages[1] while the slot is not current
@@ -74,6 +80,7 @@ struct MmuState {
     std::uint64_t uses;         ///< clock of last_use
     std::uint64_t generations;  ///< the newest generation
     std::uint64_t config;       ///< CR0, CR4, EFER bits that the cached translations were made under
+    PageFilter fetched_pages;   ///< of the upper half and global ones: fetched from since everything was flushed
     std::uint64_t apic_page;    ///< guest physical page of the xAPIC registers, or ~0
     std::uint32_t physical_bits;
     bool gigabyte_pages;

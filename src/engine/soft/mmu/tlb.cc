@@ -68,6 +68,10 @@ void filter_add(RegionFilter& filter, std::uint64_t linear, std::uint64_t flags)
     filter.words[bit / 64] |= 1ULL << (bit % 64);
 }
 
+std::uint64_t page_bit(std::uint64_t linear) { return ((linear >> 12) * 0x9e3779b97f4a7c15ULL) >> 50; }
+void pages_add(PageFilter& filter, std::uint64_t linear) { filter.words[page_bit(linear) / 64] |= 1ULL << (page_bit(linear) % 64); }
+bool pages_have(const PageFilter& filter, std::uint64_t linear) { return ((filter.words[page_bit(linear) / 64] >> (page_bit(linear) % 64)) & 1) != 0; }
+
 bool upper_half(std::uint64_t linear) { return (linear >> 47) != 0; }
 bool is_current(const CpuState& cpu, const AsidSlot& slot) { return &slot == &cpu.mmu->slots[cpu.mmu->current]; }
 std::uint64_t* user_code(CpuState& cpu, AsidSlot& slot) { return is_current(cpu, slot) ? cpu.translator.code_pages[1] : slot.user_code; }
@@ -114,6 +118,7 @@ void flush_slot(CpuState& cpu, AsidSlot& slot, bool keep_global) {
     if (!slot.global_low) {
         slot.large_low = {};
     }
+    slot.fetched_pages = {};
     new_generation(cpu, slot);
     forget_code(cpu, slot, keep_global);
 }
@@ -157,6 +162,11 @@ void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
         slot.global_generation = ++cpu.mmu->generations;
         new_generation(cpu, slot);
         forget_code(cpu, slot, false);
+        return;
+    }
+    // Whatever knows a fetch translation of this page was told by translate_linear(). Most pages hold data: the epoch then stays, and with
+    // it the return stack.
+    if (!pages_have(slot.fetched_pages, linear) && !pages_have(cpu.mmu->fetched_pages, linear)) {
         return;
     }
     for (TlbBank& bank : slot.banks) {
@@ -293,7 +303,9 @@ bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Pri
         }
         slot.global_low = slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
     }
-    if (rights != Rights::User && entry.generation != slot.global_generation) {
+    const bool global = entry.generation == slot.global_generation;
+    pages_add(global || upper_half(linear) ? cpu.mmu->fetched_pages : slot.fetched_pages, linear);
+    if (rights != Rights::User && !global) {
         cpu.translator.local_code = true;
     }
     physical = entry.physical_page | (linear & kPageMask);
@@ -305,6 +317,7 @@ void flush_tlb_all(CpuState& cpu) noexcept {
         flush_slot(cpu, slot, false);
     }
     cpu.mmu->keys = 0;
+    cpu.mmu->fetched_pages = {};
     address_space_changed(cpu, true);
 }
 

@@ -32,11 +32,18 @@ TEST_F(MmuTest, InvlpgForgetsThatCodePageAlone) {
     const auto slot = [this](std::uint64_t linear) -> std::uint64_t& {
         return cpu_.translator.code_pages[1][(linear >> 12) & (TranslatorState::kCodePages - 1)];
     };
+    map(kP | kW | kU);
+    std::uint64_t physical = 0;
+    ASSERT_TRUE(translate_linear(cpu_, kLinear, MemAccess::Execute, Privilege::User, physical));
+    const std::uint64_t epoch = cpu_.fetch_epoch;
+    flush_tlb_page(cpu_, kLinear + 0x1000);
+    EXPECT_EQ(cpu_.fetch_epoch, epoch);  // nothing was fetched from there
     slot(kLinear) = (kLinear >> 12) << 28 | 5;
     slot(kLinear + 0x1000) = ((kLinear >> 12) + 1) << 28 | 6;
     flush_tlb_page(cpu_, kLinear);
     EXPECT_EQ(slot(kLinear), 0U);
     EXPECT_NE(slot(kLinear + 0x1000), 0U);
+    EXPECT_NE(cpu_.fetch_epoch, epoch);
 }
 
 TEST_F(MmuTest, UserCodePagesComeBackWithTheirPcid) {

@@ -56,8 +56,7 @@ std::uint64_t Translator::find_target(CpuState& cpu) noexcept {
     if (entry == 0) {
         return 0;
     }
-    // Not exact when several vCPUs count; an exact count would cost more than the lookup.
-    counters_.lookups.store(counters_.lookups.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    TranslatorCounters::bump(counters_.lookups);
     const std::uint64_t host = memory_->base() + entry;
     cpu.translator.jumps[layout::jump_slot(cpu.rip)] = {cpu.rip, host};
     return host;

@@ -124,12 +124,12 @@ bool Translator::ends_run(CpuState& cpu, StepResult step, ExecResult& result) {
 }
 
 bool Translator::step(CpuState& cpu, ExecResult& result) {
-    counters_.interpreted.fetch_add(1, std::memory_order_relaxed);
+    TranslatorCounters::bump(counters_.interpreted);
     return ends_run(cpu, interpret_one(cpu), result);
 }
 
 void Translator::execute(CpuState& cpu, const Block& block) {
-    counters_.enters.fetch_add(1, std::memory_order_relaxed);
+    TranslatorCounters::bump(counters_.enters);
     flags_from_guest(cpu);
     glue_.enter(&cpu, memory_->base() + block.code);
     save_vector_state(cpu);  // what follows is ordinary C++
@@ -144,7 +144,7 @@ Translator::Next Translator::after_block(CpuState& cpu) {
     Block* left = locate(fault ? at : at - 1);
     STRATA_CHECK(left != nullptr, "translated code was left from nowhere");
     if (reason == ExitReasonCode::kSite) {
-        counters_.site_exits.fetch_add(1, std::memory_order_relaxed);
+        TranslatorCounters::bump(counters_.site_exits);
         Exit* from = left->exit_at(at);
         STRATA_CHECK(from != nullptr, "unknown exit");
         cpu.rip = from->target;
@@ -156,7 +156,7 @@ Translator::Next Translator::after_block(CpuState& cpu) {
     if (!fault) {
         return {};
     }
-    counters_.host_faults.fetch_add(1, std::memory_order_relaxed);
+    TranslatorCounters::bump(counters_.host_faults);
     if ((mark.guest & InsnMark::kHostFlags) != 0) {
         cpu.translator.flags = cpu.translator.spill[2];
         flags_to_guest(cpu);
@@ -182,7 +182,7 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
         next.generation = generation_.load(std::memory_order_acquire);
         execute(cpu, *block);
         switch (cpu.translator.exit_reason) {
-            case ExitReasonCode::kIndirect: counters_.indirect_exits.fetch_add(1, std::memory_order_relaxed); break;
+            case ExitReasonCode::kIndirect: TranslatorCounters::bump(counters_.indirect_exits); break;
             case ExitReasonCode::kResume:
                 if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result)) {
                     return result;
@@ -201,7 +201,7 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
 }
 
 std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept {
-    counters_.interpreted_in_block.fetch_add(1, std::memory_order_relaxed);
+    TranslatorCounters::bump(counters_.interpreted_in_block);
     const auto at = static_cast<std::uint32_t>(pc - 1 - memory_->base());
     const Block* block = nullptr;
     {

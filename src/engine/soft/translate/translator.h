@@ -31,8 +31,13 @@
 
 namespace strata::engine::soft {
 
-/// Relaxed counters of everything that leaves the fast path.
+/// Relaxed counters of everything that leaves the fast path. Not exact when several vCPUs count: an exact count would cost more than some of
+/// what is counted.
 struct TranslatorCounters {
+    static void bump(std::atomic<std::uint64_t>& counter) {
+        counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
+
     std::atomic<std::uint64_t> blocks{0}, guest_bytes{0}, host_bytes{0};
     std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
     std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, lookups{0};
@@ -59,7 +64,7 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Slow path of a memory access that only the interpreter can do: runs the whole instruction. As GlueHelpers::slow_access.
     std::uint64_t interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept;
     void count_interpreted(std::uint32_t mnemonic) {
-        counters_.interpreted_in_place.fetch_add(1, std::memory_order_relaxed);
+        TranslatorCounters::bump(counters_.interpreted_in_place);
         if (options_.report) {
             counters_.by_mnemonic[mnemonic % TranslatorCounters::kMnemonics].fetch_add(1, std::memory_order_relaxed);
         }
@@ -80,7 +85,7 @@ class Translator final : public Executor, public CodeInvalidator {
     bool kill_before_store(std::uint64_t ram_offset, std::uint64_t length, std::uint64_t pc) noexcept;
     /// Stores to that page found no code in it for a while: it need not be a page of code. After save_vector_state().
     void release_page(std::uint64_t ram_page) noexcept;
-    void count_slow_access() { counters_.slow_accesses.fetch_add(1, std::memory_order_relaxed); }
+    void count_slow_access() { TranslatorCounters::bump(counters_.slow_accesses); }
 
   private:
     Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines);
