@@ -234,6 +234,16 @@ void Loop::update_fd(int fd, const FdWaiters& waiters) {
 }
 
 void Loop::fd_event(int fd, std::uint32_t events) {
+    if (const auto watched = watches_.find(fd); watched != watches_.end()) {
+        const bool broken = (events & (EPOLLERR | EPOLLHUP)) != 0;
+        if (broken || (events & (EPOLLIN | EPOLLRDHUP)) != 0) {
+            watched->second->wake(watched->second->in_);
+        }
+        if (broken || (events & EPOLLOUT) != 0) {
+            watched->second->wake(watched->second->out_);
+        }
+        return;
+    }
     const auto found = fds_.find(fd);
     if (found == fds_.end()) {
         return;
@@ -252,6 +262,47 @@ void Loop::fd_event(int fd, std::uint32_t events) {
         (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);  // nobody waits; it may be closed now
         fds_.erase(found);
     }
+}
+
+Result<std::unique_ptr<Loop::Watch>> Loop::Watch::create(Loop& loop, int fd) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    event.data.u32 = static_cast<std::uint32_t>(fd);
+    if (::epoll_ctl(loop.epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+        return Error::from_errno("cannot watch a descriptor");
+    }
+    std::unique_ptr<Watch> watch(new Watch(loop, fd));
+    loop.watches_[fd] = watch.get();
+    return watch;
+}
+
+Loop::Watch::~Watch() {
+    STRATA_CHECK(in_.waiting.empty() && out_.waiting.empty(), "a watch goes before who waits for it");
+    loop_.watches_.erase(fd_);
+    (void)::epoll_ctl(loop_.epoll_.get(), EPOLL_CTL_DEL, fd_, nullptr);  // fails only if it is closed already
+}
+
+void Loop::Watch::wake() {
+    wake(in_);
+    wake(out_);
+}
+
+void Loop::Watch::wake(Side& side) {
+    side.ready = side.waiting.empty();
+    for (const std::coroutine_handle<> each : side.waiting) {
+        loop_.resume_later(each);
+    }
+    side.waiting.clear();
+}
+
+void Loop::Alarm::ring() {
+    if (!asleep_) {
+        rung_ = true;
+        return;
+    }
+    asleep_ = false;
+    loop_.resume_later(place_->second);
+    loop_.timers_.erase(place_);
 }
 
 }  // namespace strata::block

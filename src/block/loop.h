@@ -130,6 +130,9 @@ class Loop {
     /// EPOLLERR. One waiter for each direction at a time.
     [[nodiscard]] FdAwaiter wait_fd(int fd, std::uint32_t events) { return {*this, fd, events}; }
 
+    class Watch;
+    class Alarm;
+
   private:
     struct FdWaiters {
         FdAwaiter* in = nullptr;
@@ -162,6 +165,7 @@ class Loop {
     std::deque<std::coroutine_handle<>> ready_;
     std::multimap<Clock::time_point, std::coroutine_handle<>> timers_;
     std::map<int, FdWaiters> fds_;
+    std::map<int, Watch*> watches_;
     std::vector<IoCompletion> completions_;
     std::size_t spawned_ = 0;
     unsigned busy_turns_ = 0;  ///< since descriptors were looked at
@@ -170,6 +174,67 @@ class Loop {
     std::vector<std::coroutine_handle<>> worked_ STRATA_GUARDED_BY(mutex_);  ///< offloaded, done
     bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
     std::unique_ptr<WorkerPool> workers_;  ///< last: joined before the rest goes
+};
+
+/// A descriptor (a socket) that is watched for as long as this lives, which must not be longer than it is open: no system call for
+/// each wait, unlike wait_fd(). It tells of changes: try first, wait after EAGAIN, try again; wake-ups may be without cause.
+class Loop::Watch {
+  public:
+    static Result<std::unique_ptr<Watch>> create(Loop& loop, int fd);
+    ~Watch();
+    Watch(const Watch&) = delete;
+    Watch& operator=(const Watch&) = delete;
+
+    struct Side {
+        bool ready = false;
+        std::vector<std::coroutine_handle<>> waiting{};
+    };
+    struct Awaiter {
+        Side& side;
+        [[nodiscard]] bool await_ready() const noexcept { return std::exchange(side.ready, false); }
+        void await_suspend(std::coroutine_handle<> self) { side.waiting.push_back(self); }
+        void await_resume() const noexcept {}
+    };
+    [[nodiscard]] Awaiter readable() { return {in_}; }
+    [[nodiscard]] Awaiter writable() { return {out_}; }
+    /// Wakes whoever waits.
+    void wake();
+
+  private:
+    friend class Loop;
+    Watch(Loop& loop, int fd) : loop_(loop), fd_(fd) {}
+    void wake(Side& side);
+    Loop& loop_;
+    const int fd_;
+    Side in_, out_;
+};
+
+/// A sleep that can be cut short: `co_await alarm.until(when)`, by one coroutine at a time.
+class Loop::Alarm {
+  public:
+    explicit Alarm(Loop& loop) : loop_(loop) {}
+    ~Alarm() { STRATA_CHECK(!asleep_, "an alarm goes before who waits for it"); }
+    Alarm(const Alarm&) = delete;
+    Alarm& operator=(const Alarm&) = delete;
+
+    struct Awaiter {
+        Alarm& alarm;
+        Clock::time_point when;
+        [[nodiscard]] bool await_ready() const noexcept { return std::exchange(alarm.rung_, false); }
+        void await_suspend(std::coroutine_handle<> self) {
+            alarm.place_ = alarm.loop_.timers_.emplace(when, self);
+            alarm.asleep_ = true;
+        }
+        void await_resume() const noexcept { alarm.asleep_ = false; }
+    };
+    [[nodiscard]] Awaiter until(Clock::time_point when) { return {*this, when}; }
+    /// Ends the sleep, or the next one if nobody sleeps.
+    void ring();
+
+  private:
+    Loop& loop_;
+    std::multimap<Clock::time_point, std::coroutine_handle<>>::iterator place_{};
+    bool asleep_ = false, rung_ = false;
 };
 
 }  // namespace strata::block
