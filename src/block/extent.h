@@ -20,6 +20,7 @@ struct Extent {
     bool compressed = false;
     const Node* owner = nullptr;  ///< the layer that says so; null: it follows from a layer's end
     const Node* file = nullptr;   ///< what `offset` is an offset of; null: unknown
+    int context = -1;  ///< NBD: the flags of a metadata context that was asked for instead of allocation (x-dirty-bitmap); -1: none
 };
 
 }  // namespace strata::block

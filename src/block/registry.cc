@@ -23,6 +23,7 @@
 #include "block/formats/vhd/vhd.h"
 #include "block/formats/vhdx/vhdx.h"
 #include "block/formats/vmdk/vmdk.h"
+#include "block/nbd/client/nbd_node.h"
 #include "block/protocols/file/file_node.h"
 
 namespace strata::block {
@@ -116,6 +117,52 @@ Task<std::string> probe_format(Node& file) {
     co_return name;
 }
 
+bool is_location(std::string_view name) { return nbd::is_location(name); }
+
+Result<> set_location(OpenOptions& options, std::string_view name) {
+    const nbd::Location location = STRATA_TRY(nbd::parse_location(name));
+    options.path = name;
+    options.protocol = "nbd";
+    options.protocol_options = nbd::location_options(location);
+    return ok();
+}
+
+Task<NodePtr> open_format(NodePtr file, OpenOptions options) {
+    auto driver = find_format(options.format);
+    if (!driver.ok()) {
+        co_return std::move(driver).error().context(fmt::format("image '{}'", options.path));
+    }
+    co_return co_await (*driver)->open(std::move(file), std::move(options));
+}
+
+namespace {
+
+Task<NodePtr> open_nbd(Loop& loop, OpenOptions options) {
+    STRATA_CO_TRY(nbd::Location location, nbd::take_location(options.protocol_options));
+    if (!options.protocol_options.empty()) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("Block protocol 'nbd' doesn't support the option '{}'", options.protocol_options[0].first)};
+    }
+    if (options.above.size() >= kMaxChain) {
+        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is the end of a chain of more than {} layers", options.path, kMaxChain), ELOOP};
+    }
+    STRATA_CO_TRY(NodePtr node, co_await nbd::NbdNode::open(loop, std::move(location), options.read_only));
+    if (options.format == "file") {
+        co_return node;
+    }
+    if (options.path.empty()) {
+        options.path = node->name();
+    }
+    options.above.emplace_back(~0ULL, options.above.size());  // counts: whether a server leads back to us cannot be known
+    NodePtr file = node;
+    auto top = co_await open_format(std::move(node), std::move(options));
+    if (!top.ok()) {
+        (void)co_await file->close();  // the other error is told
+    }
+    co_return top;
+}
+
+}  // namespace
+
 Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
     const FormatDriver* driver = nullptr;
     if (options.format != "file") {
@@ -124,6 +171,9 @@ Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
             co_return std::move(found).error().context(fmt::format("image '{}'", options.path));
         }
         driver = *found;
+    }
+    if (options.protocol == "nbd") {
+        co_return co_await open_nbd(loop, std::move(options));
     }
     STRATA_CO_TRY(std::shared_ptr<FileNode> file, FileNode::open(loop, options));
     const auto identity = file->identity();
@@ -141,6 +191,16 @@ Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
 }
 
 Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
+    if (is_location(path)) {
+        STRATA_CO_TRY(nbd::Location location, nbd::parse_location(path));
+        STRATA_CO_TRY(NodePtr node, co_await nbd::NbdNode::open(loop, std::move(location), false));
+        if (size > node->size()) {
+            const std::uint64_t has = node->size();
+            (void)co_await node->close();  // the other error is told
+            co_return Error{ErrorKind::Failed, fmt::format("'{}' has {} bytes, {} are needed", path, has, size), ENOSPC};
+        }
+        co_return node;
+    }
     STRATA_CO_TRY(std::shared_ptr<FileNode> file, FileNode::create(loop, path, size));
     co_return NodePtr(std::move(file));
 }
@@ -162,6 +222,8 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     options.path = std::move(found->path);
     options.fd = std::move(found->fd);
     options.format = std::move(found->format);
+    options.protocol = std::move(found->protocol);
+    options.protocol_options = std::move(found->protocol_options);
     if (options.format.empty()) {
         if (reference.kind == Reference::Kind::Backing) {
             co_return Error{ErrorKind::NotSupported, fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'", what)};

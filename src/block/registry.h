@@ -38,6 +38,8 @@ struct Resolved {
     std::string path;
     UniqueFd fd;         ///< already open, or invalid
     std::string format;  ///< empty: unknown
+    std::string protocol{};           ///< as in OpenOptions
+    OptionList protocol_options{};
 };
 
 /// Decides whether and how files that images name are opened.
@@ -54,6 +56,8 @@ struct OpenOptions {
     std::string path;          ///< what to open, or with `fd` only for messages and as the base of relative names
     UniqueFd fd;               ///< already open
     std::string format = "raw";  ///< empty only for "file": a bare protocol node
+    std::string protocol;      ///< what is below the format: empty for a file or device, or "nbd"
+    OptionList protocol_options;  ///< where a protocol other than files finds it (nbd/address.h)
     bool read_only = false;
     CacheMode cache = CacheMode::Writeback;
     bool lock = true;          ///< refuse an image that another program writes to
@@ -101,8 +105,14 @@ Task<std::string> probe_format(Node& file);
 
 /// Opens an image with what it refers to, as far as the policy allows. Format "file": the bare protocol node.
 Task<NodePtr> open_node(Loop& loop, OpenOptions options);
+/// The format of options over `file`, which is open already.
+Task<NodePtr> open_format(NodePtr file, OpenOptions options);
+/// `name` is a location of a protocol, nbd://host/export for instance, and no file's name: options for it.
+[[nodiscard]] bool is_location(std::string_view name);
+Result<> set_location(OpenOptions& options, std::string_view name);
 /// For formats: makes `path` an empty file of `size` bytes (what was there is dropped) and opens it as a protocol node. A device keeps
 /// its size, which must do.
+/// An NBD export, named by its location, is as a device.
 Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size);
 /// For formats: opens what `reference` names, below `parent`; `read_only` unless said otherwise, format from the reference
 /// (Data and Extent: a bare protocol node if it has none).

@@ -16,6 +16,13 @@ MapEntry entry_of(const Extent& extent, std::uint64_t start, unsigned depth) {
     entry.offset = extent.offset;
     entry.file = extent.has_offset ? extent.file : nullptr;
     entry.compressed = extent.compressed;
+    if (extent.context >= 0) {  // as the peer shows it: bit 0 is "hole", bit 1 "zero", whatever the context means by them
+        entry.data = (extent.context & 1) == 0;
+        entry.zero = (extent.context & 2) != 0;
+        entry.present = entry.data || entry.zero;
+        entry.has_offset = entry.present;
+        entry.file = entry.present ? extent.file : nullptr;
+    }
     return entry;
 }
 

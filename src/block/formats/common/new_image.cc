@@ -6,12 +6,11 @@
 #include <fmt/format.h>
 
 #include "block/formats/common/wire.h"
-#include "block/protocols/file/file_node.h"
 
 namespace strata::block {
 
 Task<> write_new_image(Loop& loop, std::string path, Pieces pieces, std::uint64_t size, Preallocation preallocation) {
-    STRATA_CO_TRY(const auto file, FileNode::create(loop, path, preallocation == Preallocation::Off ? size : 0));
+    STRATA_CO_TRY(const NodePtr file, co_await open_new(loop, std::move(path), preallocation == Preallocation::Off ? size : 0));
     if (preallocation != Preallocation::Off) {
         STRATA_CO_TRY_VOID(co_await file->resize(size, preallocation));
     }

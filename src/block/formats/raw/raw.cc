@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
-#include "block/protocols/file/file_node.h"
 
 namespace strata::block::raw {
 namespace {
@@ -56,7 +55,7 @@ Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(const Preallocation preallocation, preallocation_of(request));
     const std::uint64_t size = (request.size + kSectorSize - 1) / kSectorSize * kSectorSize;
     const bool plain = preallocation == Preallocation::Off;
-    STRATA_CO_TRY(const auto file, FileNode::create(loop, request.path, plain ? size : 0));
+    STRATA_CO_TRY(const NodePtr file, co_await open_new(loop, request.path, plain ? size : 0));
     if (!plain) {
         STRATA_CO_TRY_VOID(co_await file->resize(size, preallocation));
     }

@@ -1,0 +1,73 @@
+// Harness: two ends of a connection on one loop, and a peer that says what the fuzzer says.
+#pragma once
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "base/check.h"
+#include "block/nbd/stream.h"
+#include "block/registry.h"
+
+namespace strata::block::nbd {
+
+inline constexpr std::uint64_t kFuzzDisk = 256U << 10;
+
+inline Loop& fuzz_loop() {
+    static const auto kLoop = [] {
+        auto loop = Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1});
+        STRATA_CHECK(loop.ok(), "no loop");
+        return std::move(*loop);
+    }();
+    return *kLoop;
+}
+
+inline std::array<std::unique_ptr<Stream>, 2> fuzz_pair() {
+    std::array<int, 2> ends{};
+    STRATA_CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0, "no sockets");
+    std::array<std::unique_ptr<Stream>, 2> pair;
+    for (std::size_t i = 0; i < 2; ++i) {
+        auto stream = Stream::adopt(fuzz_loop(), UniqueFd(ends.at(i)), "fuzz");
+        STRATA_CHECK(stream.ok(), "no stream");
+        pair.at(i) = std::move(*stream);
+    }
+    return pair;
+}
+
+inline NodePtr fuzz_disk() {
+    OpenOptions options;
+    options.path = "fuzz";
+    options.fd = UniqueFd(::memfd_create("disk", MFD_CLOEXEC));
+    STRATA_CHECK(::ftruncate(options.fd.get(), kFuzzDisk) == 0, "no memory");
+    options.lock = false;
+    auto node = fuzz_loop().run(open_node(fuzz_loop(), std::move(options)));
+    STRATA_CHECK(node.ok(), "no disk");
+    return *node;
+}
+
+/// Says all of it, then nothing more.
+inline Task<> say(Stream& stream, std::span<const std::byte> bytes) {
+    STRATA_CO_TRY_VOID(co_await stream.send(bytes, {}, true));
+    stream.end_output();
+    co_return ok();
+}
+
+inline Task<> listen_to_the_end(Stream& stream) {
+    for (;;) {
+        STRATA_CO_TRY_VOID(co_await stream.skip(1));
+    }
+}
+
+/// Lets all that was spawned end.
+inline Task<> settle(Loop& loop) {
+    while (loop.spawned() > 1) {
+        co_await loop.yield();
+    }
+    co_return ok();
+}
+
+}  // namespace strata::block::nbd
