@@ -1,4 +1,4 @@
-// strata: the command line program; called as qemu-img (a link), that program's stand-in.
+// strata: the command line program; called as qemu-img or qemu-nbd (links), those programs' stand-in.
 #include <csignal>
 #include <span>
 #include <string_view>
@@ -6,11 +6,16 @@
 
 #include "cli/command.h"
 #include "qemu_img/main.h"
+#include "qemu_nbd/main.h"
 
 int main(int argc, char** argv) {
     const std::string_view called = argc > 0 ? argv[0] : "";
+    const std::span<char*> all(argv, static_cast<std::size_t>(argc));
     if (called.substr(called.rfind('/') + 1) == "qemu-img") {
-        return strata::qemu_img::run(std::span(argv, static_cast<std::size_t>(argc)));
+        return strata::qemu_img::run(all);
+    }
+    if (called.substr(called.rfind('/') + 1) == "qemu-nbd") {
+        return strata::qemu_nbd::run(all);
     }
     // A closed pipe is an error of write(2), not our death: terminals are restored first.
     (void)std::signal(SIGPIPE, SIG_IGN);

@@ -112,7 +112,8 @@ Result<Arguments> Arguments::parse(const Command& command, std::span<const std::
             options_ended = true;
         } else if (!options_ended && word.size() > 1 && word.front() == '-') {
             STRATA_TRY_VOID(arguments.take_option(command, words, place));
-        } else if (arguments.positionals_.size() < command.positionals.size()) {
+        } else if (arguments.positionals_.size() < command.positionals.size() ||
+                   (!command.positionals.empty() && command.positionals.back().repeatable)) {
             arguments.positionals_.push_back(word);
         } else {
             return usage(command, fmt::format("unexpected '{}'", word));

@@ -37,6 +37,7 @@ struct Positional {
     bool required = false;
     Completes completes = Completes::Nothing;
     std::string_view choices = {};  ///< with Completes::Choices: "bash|zsh|fish"
+    bool repeatable = false;        ///< the last one only: as many as there are
 };
 
 struct Command {

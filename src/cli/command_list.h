@@ -21,6 +21,7 @@ extern const Command kImageResizeCommand;   // image/change_commands.cc
 extern const Command kImageSnapshotCommand;  // image/change_commands.cc
 extern const Command kImageCommitCommand;   // image/change_commands.cc
 extern const Command kImageRebaseCommand;   // image/change_commands.cc
+extern const Command kImageServeCommand;    // image/serve_command.cc
 extern const Command kImageListCommand;    // image/image_commands.cc
 extern const Command kImagePathCommand;    // image/image_commands.cc
 extern const Command kVersionCommand;      // version_command.cc

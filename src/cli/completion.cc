@@ -2,6 +2,7 @@
 // from the command tables, so that options and image names are always those of the installed program.
 //
 // A candidate is a line "value" or "value<TAB>description"; the line ":files" asks the shell for file names.
+#include <algorithm>
 #include <array>
 #include <set>
 #include <string>
@@ -171,7 +172,10 @@ Result<int> complete_words(std::span<const std::string_view> words) {
             }
         }
     } else {
-        const std::size_t place = positionals_in(*command, before.subspan(used));
+        std::size_t place = positionals_in(*command, before.subspan(used));
+        if (!command->positionals.empty() && command->positionals.back().repeatable) {
+            place = std::min(place, command->positionals.size() - 1);
+        }
         if (place < command->positionals.size()) {
             const Positional& positional = command->positionals[place];
             candidates.add_values(positional.completes, positional.choices);

@@ -79,6 +79,7 @@ std::string help_of(const Command& command) {
     std::string out = fmt::format("{}.\n\n", command.summary) + heading("Usage:") + fmt::format("  strata {}", command.name);
     for (const Positional& positional : command.positionals) {
         out += positional.required ? fmt::format(" {}", positional.name) : fmt::format(" [{}]", positional.name);
+        out += positional.repeatable ? "..." : "";
     }
     out += " [OPTIONS]\n";
     if (!command.description.empty()) {

@@ -10,9 +10,20 @@
 
 namespace strata::qemu_img {
 
+namespace {
+
+std::string_view& program_name() {
+    static std::string_view name = "qemu-img";
+    return name;
+}
+
+}  // namespace
+
+void set_program_name(std::string_view name) { program_name() = name; }
+
 void report_error(std::string_view text) {
     (void)std::fflush(stdout);
-    fmt::print(stderr, "qemu-img: {}\n", text);
+    fmt::print(stderr, "{}: {}\n", program_name(), text);
 }
 
 void report_warning(std::string_view text) { report_error(fmt::format("warning: {}", text)); }

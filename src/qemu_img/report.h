@@ -9,6 +9,8 @@
 
 namespace strata::qemu_img {
 
+/// The name that messages begin with; "qemu-img" if nobody says otherwise. It must stay where it is.
+void set_program_name(std::string_view name);
 /// "qemu-img: TEXT" on standard error.
 void report_error(std::string_view text);
 /// "qemu-img: warning: TEXT".

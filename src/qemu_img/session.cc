@@ -89,6 +89,16 @@ class PeerReferences : public block::ReferencePolicy {
     Result<block::Resolved> resolve(const block::Reference& reference) const override {
         std::string name = reference.name;
         std::string format = reference.format;
+        if (block::is_location(name)) {
+            OpenOptions options;
+            STRATA_TRY_VOID(block::set_location(options, name));
+            block::Resolved resolved;
+            resolved.path = name;
+            resolved.format = format;
+            resolved.protocol = options.protocol;
+            resolved.protocol_options = std::move(options.protocol_options);
+            return resolved;
+        }
         if (name.starts_with("json:")) {
             Pairs pairs = STRATA_TRY(json_pairs(name));
             name = take(pairs, "file.filename").value_or(take(pairs, "filename").value_or(""));
@@ -128,19 +138,51 @@ void apply_flags(Pairs& pairs, OpenOptions& options) {
     }
 }
 
+/// What says where an NBD server is: all of a driver's own options, or those of "file.".
+void take_protocol(Pairs& pairs, bool nested, OpenOptions& options) {
+    options.protocol = "nbd";
+    for (auto each = pairs.begin(); each != pairs.end();) {
+        const bool inner = each->first.starts_with("file.");
+        if (inner == nested && each->first != "backing") {
+            options.protocol_options.emplace_back(nested ? each->first.substr(5) : each->first, std::move(each->second));
+            each = pairs.erase(each);
+        } else {
+            ++each;
+        }
+    }
+}
+
 /// Options by name, from --image-opts or json:.
 Result<OpenOptions> from_pairs(Pairs pairs, OpenOptions options) {
     options.format = take(pairs, "driver").value_or("");
+    if (options.format == "nbd") {
+        apply_flags(pairs, options);
+        take_protocol(pairs, false, options);
+        options.format = "file";  // the bare export
+        return options;
+    }
     std::string protocol = take(pairs, "file.driver").value_or("file");
     auto path = take(pairs, "file.filename");
     if (!path) {
         path = take(pairs, "filename");
     }
-    if (!path && (path = take(pairs, "file"))) {
+    if (!path && (path = take(pairs, "file")) && !block::is_location(*path)) {
         path = STRATA_TRY(plain_path(*path));
     }
     if (options.format == "file" || options.format == "host_device") {
         protocol = std::exchange(options.format, "raw");
+    }
+    if (protocol == "nbd") {
+        apply_flags(pairs, options);
+        take_protocol(pairs, true, options);
+        options.extra = std::move(pairs);
+        return options;
+    }
+    if (path && block::is_location(*path)) {
+        STRATA_TRY_VOID(block::set_location(options, *path));
+        apply_flags(pairs, options);
+        options.extra = std::move(pairs);
+        return options;
     }
     if (protocol != "file" && protocol != "host_device") {
         return failure(fmt::format("Unknown driver '{}'", protocol));
@@ -179,7 +221,7 @@ std::string open_reason(const Error& error, const std::string& path) {
 }  // namespace
 
 std::string beside(const std::string& referrer, const std::string& name) {
-    if (name.starts_with('/')) {
+    if (name.starts_with('/') || block::is_location(name)) {
         return name;
     }
     const auto slash = referrer.rfind('/');
@@ -187,6 +229,9 @@ std::string beside(const std::string& referrer, const std::string& name) {
 }
 
 Result<std::string> plain_path(const std::string& name) {
+    if (block::is_location(name)) {
+        return name;
+    }
     if (name.starts_with("file:")) {
         return name.substr(5);
     }
@@ -242,14 +287,63 @@ Result<> Session::add_object(const std::string& text) {
     Pairs pairs = STRATA_TRY(parse_pairs(text, "qom-type"));
     const std::string type = take(pairs, "qom-type").value_or("");
     const std::string id = take(pairs, "id").value_or("");
-    if (type != "secret") {
+    const bool tls = type == "tls-creds-x509" || type == "tls-creds-psk";
+    if (type != "secret" && type != "authz-simple" && !tls) {
         return failure(fmt::format("invalid object type: {}", type));
     }
     if (id.empty()) {
         return failure("Parameter 'id' is missing");
     }
+    if (tls) {
+        tls_objects_[id] = {.psk = type == "tls-creds-psk",
+                            .server = take(pairs, "endpoint").value_or("client") == "server",
+                            .verify = take(pairs, "verify-peer").value_or("on") != "off",
+                            .folder = take(pairs, "dir").value_or(""),
+                            .user = take(pairs, "username").value_or("qemu")};
+        return ok();
+    }
+    if (type == "authz-simple") {
+        authorized_[id] = take(pairs, "identity").value_or("");
+        return ok();
+    }
     const auto data = take(pairs, "data");
     secrets_[id] = data.value_or("");
+    return ok();
+}
+
+Result<Session::TlsObject> Session::tls_object(const std::string& id) const {
+    const auto found = tls_objects_.find(id);
+    if (found == tls_objects_.end()) {
+        return failure(fmt::format("No TLS credentials with id '{}'", id));
+    }
+    return found->second;
+}
+
+Result<std::string> Session::authorized_name(const std::string& id) const {
+    const auto found = authorized_.find(id);
+    if (found == authorized_.end()) {
+        return failure(fmt::format("No authorization object with id '{}'", id));
+    }
+    return found->second;
+}
+
+/// tls-creds=ID becomes what the object says.
+Result<> Session::expand_credentials(block::OptionList& options) const {
+    const auto id = take(options, "tls-creds");
+    if (!id) {
+        return ok();
+    }
+    const TlsObject object = STRATA_TRY(tls_object(*id));
+    if (object.server) {
+        return failure("Expecting TLS credentials with a client endpoint");
+    }
+    options.insert(options.end(), {{"tls", "on"}, {"tls-folder", object.folder}});
+    if (object.psk) {
+        options.insert(options.end(), {{"tls-psk", "on"}, {"tls-user", object.user}});
+    }
+    if (!object.verify) {
+        options.emplace_back("tls-verify", "off");
+    }
     return ok();
 }
 
@@ -273,6 +367,9 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
             pairs.emplace_back("driver", *spec.format);
         }
         options = STRATA_TRY(from_pairs(std::move(pairs), std::move(options)));
+    } else if (block::is_location(spec.text)) {
+        STRATA_TRY_VOID(block::set_location(options, spec.text));
+        options.format = spec.format.value_or("");
     } else {
         options.path = STRATA_TRY(plain_path(spec.text));
         options.format = spec.format ? *spec.format : STRATA_TRY(probe_path(options.path));
@@ -280,7 +377,10 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
             warn_of_guess(spec.text);
         }
     }
-    if (options.format == "file" || options.format == "host_device") {
+    STRATA_TRY_VOID(expand_credentials(options.protocol_options));
+    if (!options.protocol.empty()) {
+        options.format = options.format == "nbd" ? "file" : options.format;
+    } else if (options.format == "file" || options.format == "host_device") {
         options.format = "raw";
     }
     for (auto& [name, value] : options.extra) {
@@ -291,13 +391,40 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
     return options;
 }
 
+/// Guesses the format by what a server's export holds, with one connection for both.
+Result<block::NodePtr> Session::open_guessing(OpenOptions options, bool warn) {
+    OpenOptions bare;
+    bare.path = options.path;
+    bare.format = "file";
+    bare.protocol = options.protocol;
+    bare.protocol_options = options.protocol_options;
+    bare.read_only = options.read_only;
+    block::NodePtr file = STRATA_TRY(loop_->run(block::open_node(*loop_, std::move(bare))));
+    options.format = STRATA_TRY(loop_->run(block::probe_format(*file)));
+    if (options.path.empty()) {
+        options.path = file->name();
+    }
+    if (options.format == "raw" && warn) {
+        warn_of_guess(options.path);
+    }
+    auto node = loop_->run(block::open_format(file, std::move(options)));
+    if (!node.ok()) {
+        (void)loop_->run(file->close());  // the other error is told
+    }
+    return node;
+}
+
 Result<block::NodePtr> Session::open(const ImageSpec& spec, const OpenMode& mode) {
     auto options = options_of(spec, mode);
     if (!options.ok()) {
         return failure(fmt::format("Could not open '{}': {}", spec.text, options.error().text()));
     }
     const std::string path = options->path;
-    if (!block::find_format(options->format).ok()) {
+    if (!options->protocol.empty() && options->format.empty()) {
+        auto node = open_guessing(std::move(options).value(), mode.write);
+        return node.ok() ? std::move(node) : failure(fmt::format("Could not open '{}': {}", spec.text, node.error().text()));
+    }
+    if (options->format != "file" && !block::find_format(options->format).ok()) {
         return failure(fmt::format("Could not open '{}': Unknown driver '{}'", spec.text, options->format));
     }
     auto node = loop_->run(block::open_node(*loop_, std::move(options).value()));

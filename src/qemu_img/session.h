@@ -55,8 +55,16 @@ class Session {
     Result<T> run(block::Task<T> task) {
         return loop_->run(std::move(task));
     }
-    /// --object secret,id=…: kept for the formats that ask for it.
+    /// --object secret,id=… and tls-creds-x509, tls-creds-psk, authz-simple: kept for what asks for them.
     Result<> add_object(const std::string& text);
+    /// --object tls-creds-…: what it says, by name. The error is the peer's.
+    struct TlsObject {
+        bool psk = false, server = false, verify = true;
+        std::string folder, user;
+    };
+    Result<TlsObject> tls_object(const std::string& id) const;
+    /// --object authz-simple: the only name that may come in.
+    Result<std::string> authorized_name(const std::string& id) const;
 
     /// "Could not open 'NAME': reason" if it cannot.
     Result<block::NodePtr> open(const ImageSpec& spec, const OpenMode& mode);
@@ -66,15 +74,19 @@ class Session {
   private:
     explicit Session(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
     Result<block::OpenOptions> options_of(const ImageSpec& spec, const OpenMode& mode) const;
+    Result<> expand_credentials(block::OptionList& options) const;
+    Result<block::NodePtr> open_guessing(block::OpenOptions options, bool warn);
     std::unique_ptr<block::Loop> loop_;
     std::map<std::string, std::string> secrets_;
+    std::map<std::string, TlsObject> tls_objects_;
+    std::map<std::string, std::string> authorized_;
 };
 
 /// The path that `name` in an image at `referrer` leads to: relative names lie beside the image.
 std::string beside(const std::string& referrer, const std::string& name);
 /// The format that the file looks like ("raw" if none). Errors as open(2).
 Result<std::string> probe_path(const std::string& path);
-/// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped.
+/// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped, locations (NBD) stay.
 Result<std::string> plain_path(const std::string& name);
 
 /// Options that most commands share.

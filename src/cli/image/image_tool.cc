@@ -19,12 +19,17 @@ constexpr std::chrono::milliseconds kRedraw{100};
 
 block::Task<std::string> look(block::Loop& loop, std::string path) {
     block::OpenOptions options;
+    if (block::is_location(path)) {
+        STRATA_CO_TRY_VOID(block::set_location(options, path));
+    }
     options.path = std::move(path);
     options.format = "file";
     options.read_only = true;
     options.lock = false;
     STRATA_CO_TRY(block::NodePtr file, co_await block::open_node(loop, std::move(options)));
-    co_return co_await block::probe_format(*file);
+    auto format = co_await block::probe_format(*file);
+    STRATA_CO_TRY_VOID(co_await file->close());
+    co_return format;
 }
 
 }  // namespace
@@ -33,10 +38,14 @@ Result<ImageTool> ImageTool::start() { return ImageTool(STRATA_TRY(block::Loop::
 
 Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access) {
     block::OpenOptions options;
+    if (block::is_location(path)) {
+        STRATA_TRY_VOID(block::set_location(options, path));
+    }
     options.path = path;
     options.format = format;
     options.read_only = !access.write;
     options.lock = access.lock;
+    options.cache = access.cache;
     options.lock_backing = access.lock && !access.free_backing;
     options.open_backing = access.backing;
     options.open_data = access.backing;

@@ -32,6 +32,7 @@ struct ImageAccess {
     bool free_backing = false;  ///< without locks there: one of its layers is written to besides
     bool check = false;
     bool lock = true;
+    block::CacheMode cache = block::CacheMode::Writeback;
 };
 
 class ImageTool {

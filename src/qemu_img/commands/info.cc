@@ -1,5 +1,6 @@
 // info: what an image says about itself.
 #include <array>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
@@ -23,7 +24,8 @@ constexpr std::array kOptions = {OptionSpec{'f', "format", true}, kOutputOption,
 /// One image, with all that both outputs say.
 struct Layer {
     std::string file, format;
-    std::uint64_t size = 0, on_disk = 0;
+    std::uint64_t size = 0;
+    std::optional<std::uint64_t> on_disk;
     block::FormatInfo about;
     std::vector<block::SnapshotInfo> snapshots;
     std::string backing_path;
@@ -37,7 +39,7 @@ Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
     layer.size = node->size();
     layer.about = STRATA_TRY(session.run(node->info()));
     const auto on_disk = session.run(node->allocated_bytes());
-    layer.on_disk = on_disk.ok() ? on_disk.value() : 0;
+    layer.on_disk = on_disk.ok() ? std::optional(on_disk.value()) : std::nullopt;
     auto snapshots = session.run(node->snapshots());
     if (snapshots.ok()) {
         layer.snapshots = std::move(snapshots).value();
@@ -65,7 +67,10 @@ Json snapshot_json(const block::SnapshotInfo& snapshot) {
 }
 
 Json layer_json(const Layer& layer) {
-    Json result = {{"filename", layer.file}, {"format", layer.format}, {"virtual-size", layer.size}, {"actual-size", layer.on_disk}};
+    Json result = {{"filename", layer.file}, {"format", layer.format}, {"virtual-size", layer.size}};
+    if (layer.on_disk) {
+        result["actual-size"] = *layer.on_disk;
+    }
     result["dirty-flag"] = layer.about.dirty;
     if (layer.about.encrypted) {
         result["encrypted"] = true;
@@ -91,7 +96,7 @@ Json layer_json(const Layer& layer) {
 
 std::string layer_text(const Layer& layer) {
     std::string text = fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n", layer.file, layer.format,
-                                   human_size(layer.size), layer.size, human_size(layer.on_disk));
+                                   human_size(layer.size), layer.size, layer.on_disk ? human_size(*layer.on_disk) : "unavailable");
     text += layer.about.encrypted ? "encrypted: yes\n" : "";
     if (layer.about.cluster_size != 0) {
         text += fmt::format("cluster_size: {}\n", layer.about.cluster_size);
