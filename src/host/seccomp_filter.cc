@@ -16,6 +16,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <initializer_list>
 #include <memory>
 #include <span>
@@ -85,6 +86,9 @@ constexpr unsigned long kIoctlTypeMask = 0xff00;
 
 constexpr std::array kPrctls{PR_SET_NAME,      PR_GET_NAME,         PR_SET_TIMERSLACK, PR_SET_SECCOMP,
                              PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, 0x53564d41 /* PR_SET_VMA */};
+
+/// What it takes to turn a new process into one that runs guest code.
+constexpr std::array kMakesProcesses{SCMP_SYS(dup2), SCMP_SYS(close_range)};
 
 /// A filter under construction; the first mistake is kept.
 class Builder {
@@ -165,6 +169,11 @@ void allow_common(Builder& filter, const SandboxConfig& config) {
     allow_mappings(filter, config);
     allow_ioctls(filter, config);
     filter.allow(SCMP_SYS(tgkill), {equal(0, static_cast<std::uint64_t>(::getpid()))});  // kicks, abort()
+    if (config.signals_processes) {
+        for (const int number : {SIGUSR1, SIGKILL}) {
+            filter.allow(SCMP_SYS(pidfd_send_signal), {equal(1, static_cast<std::uint64_t>(number)), equal(2, 0)});
+        }
+    }
 }
 
 void allow_threads(Builder& filter) {
@@ -174,6 +183,12 @@ void allow_threads(Builder& filter) {
     for (const int option : kPrctls) {
         filter.allow(SCMP_SYS(prctl), {equal(0, static_cast<std::uint64_t>(option))});
     }
+}
+
+void allow_new_processes(Builder& filter) {
+    filter.allow(kMakesProcesses);
+    filter.allow(SCMP_SYS(clone), {equal(0, CLONE_PIDFD | SIGCHLD)});
+    filter.allow(SCMP_SYS(prctl), {equal(0, PR_SET_TSC)});
 }
 
 void allow_files(Builder& filter, bool may_open) {
@@ -201,6 +216,9 @@ Result<> load_process_filter(const SandboxConfig& config, bool may_open) {
     allow_files(filter, may_open);
     if (config.network) {
         allow_network(filter);
+    }
+    if (config.makes_processes) {
+        allow_new_processes(filter);
     }
     if (config.io_uring) {
         filter.allow(kIoUring);

@@ -3,6 +3,7 @@
 
 #include "engine/select.h"
 #include "vmm/host_info.h"
+#include "vmm/lock_up.h"
 
 namespace strata::vmm {
 
@@ -10,6 +11,10 @@ Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile
     engine::soft::SoftOptions options;
     options.translate = !config.interpret_only;
     options.profile_fd = profile_fd;
+    options.lock_up_helper = [sandbox = helper_sandbox()]() -> Result<> {
+        (void)STRATA_TRY(host::enter_sandbox(sandbox));
+        return ok();
+    };
     engine::EngineChoice choice = STRATA_TRY(engine::select_engine(api::to_text(config.engine), options));
     return ChosenEngine{std::move(choice.engine), std::move(choice.reason)};
 }

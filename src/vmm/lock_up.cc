@@ -9,6 +9,12 @@ namespace {
 // Above any user that a system makes; by process, so that two VMs are strangers to each other.
 constexpr uid_t kFirstUid = 0x70000000;
 
+void be_nobody(host::SandboxConfig& sandbox) {
+    const auto own = kFirstUid + static_cast<uid_t>(getpid());
+    sandbox.uid = own;
+    sandbox.gid = own;
+}
+
 }  // namespace
 
 host::SandboxConfig sandbox_for(const api::MachineConfig& config, bool kvm) {
@@ -19,9 +25,17 @@ host::SandboxConfig sandbox_for(const api::MachineConfig& config, bool kvm) {
     if (sandbox.network) {
         sandbox.readable_files = {"/etc/resolv.conf"};  // the user-mode network's name server follows the host's
     }
-    const auto own = kFirstUid + static_cast<uid_t>(getpid());
-    sandbox.uid = own;
-    sandbox.gid = own;
+    sandbox.signals_processes = !kvm;
+    be_nobody(sandbox);
+    return sandbox;
+}
+
+host::SandboxConfig helper_sandbox() {
+    host::SandboxConfig sandbox;
+    sandbox.network = false;
+    sandbox.kvm = false;
+    sandbox.makes_processes = true;
+    be_nobody(sandbox);
     return sandbox;
 }
 

@@ -2,29 +2,54 @@
 #include "engine/soft/soft_engine.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "arch/x86/cpu_model.h"
+#include "base/log.h"
+#include "engine/soft/direct/direct_executor.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
 #include "engine/soft/runtime/tsc_clock.h"
 #include "engine/soft/translate/factory.h"
 
 namespace strata::engine::soft {
+namespace {
+
+// For developers: which optimisations are off, what is printed (factory.h lists the words).
+Result<TranslateOptions> developers_options() {
+    const char* words = std::getenv("STRATA_TRANSLATOR");
+    return parse_translate_options(words != nullptr ? words : "");
+}
+
+}  // namespace
 
 SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
     capabilities_.supported_cpuid = arch::x86::software_cpuid(arch::x86::host_cpuid());
     capabilities_.tsc_khz = host_tsc_khz();
     capabilities_.max_vcpus = 254;
+    const auto words = developers_options();
+    if (options.translate && words.ok() && words->direct) {
+        // Now: with the first machine the process may be locked up already.
+        auto started = Zygote::start(options.lock_up_helper);
+        if (started) {
+            zygote_ = std::move(started).value();
+        } else {
+            log::warn("guest user code stays with the translator: {}", started.error().text());
+        }
+    }
 }
 
 Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, IoDispatcher& io) {
     auto vm = std::make_unique<SoftVmImpl>(ram, io, capabilities_.tsc_khz);
     if (options_.translate) {
-        // For developers: which optimisations are off, what is printed (factory.h lists the words).
-        const char* words = std::getenv("STRATA_TRANSLATOR");
-        TranslateOptions options = STRATA_TRY(parse_translate_options(words != nullptr ? words : ""));
+        TranslateOptions options = STRATA_TRY(developers_options());
         options.profile_fd = options_.profile_fd;
         options.track_flags = options.track_flags && !options_.exact_flags;
-        vm->set_executor_factory(STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes)));
+        auto factory = STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes));
+        if (auto zygote = std::exchange(zygote_, nullptr)) {
+            STRATA_TRY_VOID(zygote->set_ram(ram.fd()));
+            factory = make_direct_factory(std::move(factory), std::move(zygote), capabilities_.tsc_khz, options.report);
+        }
+        vm->set_executor_factory(std::move(factory));
     }
     return std::unique_ptr<EngineVm>(std::move(vm));
 }

@@ -1,10 +1,12 @@
 // SoftEngine: the CPU engine that needs nothing of the host but an x86-64 processor: Strata's own software CPU.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string_view>
 
 #include "engine/cpu_engine.h"
+#include "engine/soft/direct/zygote.h"
 #include "engine/soft/runtime/executor.h"
 
 namespace strata::engine::soft {
@@ -17,6 +19,7 @@ struct SoftOptions {
     bool exact_flags = false;  ///< true: translated code keeps even flags that nothing reads, so that a fault shows them right
     std::uint64_t code_cache_bytes = 128ULL << 20;  ///< the most that translated code may take
     int profile_fd = -1;  ///< where the profile of translated blocks goes when a machine ends; the caller's, open until then
+    std::function<Result<>()> lock_up_helper = {};  ///< what the process that makes stub processes does to lock itself up
 };
 
 class SoftEngine final : public CpuEngine {
@@ -29,6 +32,7 @@ class SoftEngine final : public CpuEngine {
 
   private:
     SoftOptions options_;
+    std::shared_ptr<Zygote> zygote_;  ///< for the first machine
     Capabilities capabilities_;
 };
 

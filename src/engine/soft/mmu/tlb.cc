@@ -3,6 +3,7 @@
 
 #include "arch/x86/registers.h"
 #include "base/check.h"
+#include "engine/soft/direct/direct_events.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/runtime/soft_vm.h"
 
@@ -313,6 +314,7 @@ bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Pri
 }
 
 void flush_tlb_all(CpuState& cpu) noexcept {
+    note_flush_all(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         flush_slot(cpu, slot, false);
     }
@@ -321,9 +323,13 @@ void flush_tlb_all(CpuState& cpu) noexcept {
     address_space_changed(cpu, true);
 }
 
-void flush_tlb_non_global(CpuState& cpu) noexcept { flush_slot(cpu, current_slot(cpu), true); }
+void flush_tlb_non_global(CpuState& cpu) noexcept {
+    note_flush_pcid(cpu, current_pcid(cpu));
+    flush_slot(cpu, current_slot(cpu), true);
+}
 
 void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept {
+    note_page_event(cpu, (linear & ~kPageMask) | DirectEvents::kLinearPage);
     // INVLPG drops global translations of the page whatever their PCID, and the current PCID's own.
     AsidSlot& current = current_slot(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
@@ -336,12 +342,14 @@ void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept {
 }
 
 void flush_tlb_pcid(CpuState& cpu, std::uint16_t pcid, bool keep_global) noexcept {
+    note_flush_pcid(cpu, pcid);
     if (AsidSlot* slot = find_slot(*cpu.mmu, pcid); slot != nullptr) {
         flush_slot(cpu, *slot, keep_global);
     }
 }
 
 void flush_tlb_pcid_page(CpuState& cpu, std::uint16_t pcid, std::uint64_t linear) noexcept {
+    note_page_event(cpu, (linear & ~kPageMask) | DirectEvents::kLinearPage);
     if (AsidSlot* slot = find_slot(*cpu.mmu, pcid); slot != nullptr) {
         flush_page_in_slot(cpu, *slot, linear, Flushed::Local);
     }
@@ -350,6 +358,9 @@ void flush_tlb_pcid_page(CpuState& cpu, std::uint16_t pcid, std::uint64_t linear
 void address_space_changed(CpuState& cpu, bool keep) noexcept {
     MmuState& mmu = *cpu.mmu;
     const std::uint16_t pcid = current_pcid(cpu);
+    if (!keep) {
+        note_flush_pcid(cpu, pcid);
+    }
     AsidSlot* slot = find_slot(mmu, pcid);
     if (slot == nullptr) {
         slot = &claim_slot(cpu, pcid);
@@ -409,6 +420,7 @@ void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {
 
 void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept {
     const auto host = reinterpret_cast<std::uint64_t>(host_page);
+    note_page_event(cpu, (host - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base())) | DirectEvents::kRamPage);
     forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {

@@ -25,6 +25,7 @@ namespace strata::engine::soft {
 using arch::x86::Segment;
 
 class SoftVm;
+struct DirectEvents;
 struct MmuState;
 
 /// Bits of CpuState::request: why the vCPU should leave the fast path at its next poll. Set by any thread.
@@ -141,6 +142,7 @@ struct alignas(64) CpuState {
     std::uint32_t interrupt_window;
     std::uint32_t index;         ///< in SoftVm::cpus()
     std::uint32_t pkru;          ///< changed by write_pkru(); never in `xsave`
+    DirectEvents* direct;        ///< direct execution's own: null without it
 
     alignas(64) std::byte xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it
 

@@ -31,6 +31,8 @@ class Executor {
     virtual void prepare_thread(CpuState& cpu) noexcept { prepare_interpreter_thread(cpu); }
     /// Runs guest code from CS:RIP. On the vCPU's own thread; no request bit that needs work was set just before.
     virtual ExecResult run(CpuState& cpu) noexcept = 0;
+    /// Request bits were set just now: what does not poll them has to be stopped. Any thread.
+    virtual void kick() noexcept {}
     /// For VcpuCounters::blocks_translated; relaxed, any thread.
     [[nodiscard]] virtual std::uint64_t blocks_translated() const noexcept { return 0; }
 };

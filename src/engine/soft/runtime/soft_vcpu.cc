@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "arch/x86/registers.h"
+#include "engine/soft/direct/direct_events.h"
 #include "engine/soft/mmu/mmu.h"
 #include "engine/soft/runtime/soft_vm_impl.h"
 #include "engine/soft/runtime/tsc_clock.h"
@@ -67,6 +68,8 @@ void SoftVcpu::kick(std::uint32_t bits) noexcept {
     cpu_->request.fetch_or(bits, std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst)) {
         futex_wake(cpu_->request);
+    } else if (executor_ != nullptr) {
+        executor_->kick();
     }
 }
 
@@ -262,6 +265,7 @@ void SoftVcpu::sleep() {
     }
     sleeping_.store(false, std::memory_order_seq_cst);
     vm_.safe_points().enter(safe_point_);
+    note_sleep(cpu);
     wake_up();
 }
 

@@ -43,6 +43,7 @@ struct TranslateOptions {
     bool trace_blocks = false;    ///< print guest and host code of every block to standard error
     int profile_fd = -1;          ///< blocks count their executions; where that is written at the end
     bool report = false;          ///< print the counters at the end
+    bool direct = false;          ///< user code in stub processes (direct/), where the host allows
 };
 
 /// What a block is made from.

@@ -78,6 +78,8 @@ constexpr std::array kSwitches = {
     Switch{"no-direct-system", &TranslateOptions::direct_system, false},
     Switch{"no-in-place", &TranslateOptions::interpret_in_place, false},
     Switch{"small-cache", &TranslateOptions::small_cache, true},
+    Switch{"direct", &TranslateOptions::direct, true},
+    Switch{"no-direct", &TranslateOptions::direct, false},
     Switch{"trace", &TranslateOptions::trace_blocks, true},
     Switch{"report", &TranslateOptions::report, true},
 };

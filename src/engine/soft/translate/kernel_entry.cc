@@ -3,6 +3,7 @@
 // Compiled for general registers only, as slow_path.cc: the guest's vector values stay where they are. In sanitizer builds each
 // function saves them first.
 #include "arch/x86/registers.h"
+#include "engine/soft/direct/direct_events.h"
 #include "engine/soft/interp/context.h"
 #include "engine/soft/runtime/executor.h"
 #include "engine/soft/translate/helpers.h"
@@ -100,6 +101,10 @@ std::uint64_t run_transfer(CpuState* state, std::uint64_t word) noexcept {
     CpuState& cpu = *state;
     (void)enter_helper(cpu);
     const StepResult step = execute(cpu, op_of(word));
+    if (cpu.direct != nullptr && cpu.cpl == 3 && note_user_return(cpu)) {
+        cpu.direct->enter = true;
+        return leave(cpu, step);
+    }
     return goes_on(cpu, step, false) ? 0 : leave(cpu, step);
 }
 

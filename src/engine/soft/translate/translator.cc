@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "arch/x86/registers.h"
+#include "engine/soft/direct/direct_events.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/translate/helpers.h"
 #include "engine/soft/translate/layout.h"
@@ -184,7 +185,7 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
         switch (cpu.translator.exit_reason) {
             case ExitReasonCode::kIndirect: TranslatorCounters::bump(counters_.indirect_exits); break;
             case ExitReasonCode::kResume:
-                if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result)) {
+                if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result) || (cpu.direct != nullptr && cpu.direct->enter)) {
                     return result;
                 }
                 break;

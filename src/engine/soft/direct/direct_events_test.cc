@@ -1,0 +1,67 @@
+// DirectEvents: when user code counts as running long enough.
+#include "engine/soft/direct/direct_events.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+namespace strata::engine::soft {
+namespace {
+
+class DirectEventsTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        cpu_->direct = events_.get();
+        cpu_->cr3 = 0x1000;
+        events_->tsc_khz = 1;  // so that any time is long: a thousand cycles are a second
+    }
+    std::unique_ptr<CpuState> cpu_ = std::make_unique<CpuState>();
+    std::unique_ptr<DirectEvents> events_ = std::make_unique<DirectEvents>();
+};
+
+TEST_F(DirectEventsTest, LongUserTimeMakesTheSpaceActive) {
+    bool active = false;
+    for (int i = 0; i < 20 && !active; ++i) {
+        active = note_user_return(*cpu_);
+    }
+    EXPECT_TRUE(active);
+    EXPECT_TRUE(current_space(*cpu_).active);
+}
+
+TEST_F(DirectEventsTest, ShortUserTimeDoesNot) {
+    events_->tsc_khz = 4'000'000'000U;
+    for (int i = 0; i < 1000; ++i) {
+        EXPECT_FALSE(note_user_return(*cpu_));
+    }
+}
+
+TEST_F(DirectEventsTest, SpacesAreApart) {
+    while (!note_user_return(*cpu_)) {
+    }
+    cpu_->cr3 = 0x2000;
+    EXPECT_FALSE(current_space(*cpu_).active);
+    cpu_->cr3 = 0x1000;
+    EXPECT_TRUE(note_user_return(*cpu_));
+}
+
+TEST_F(DirectEventsTest, BackoffKeepsItOut) {
+    while (!note_user_return(*cpu_)) {
+    }
+    current_space(*cpu_).not_before = ~0ULL;
+    EXPECT_FALSE(note_user_return(*cpu_));
+}
+
+TEST_F(DirectEventsTest, FlushesAreCounted) {
+    note_flush_all(*cpu_);
+    note_flush_pcid(*cpu_, 3);
+    note_page_event(*cpu_, 0x5000);
+    EXPECT_EQ(events_->flushes_all, 1U);
+    EXPECT_EQ(events_->flushes[3], 1U);
+    EXPECT_EQ(events_->ring[0], 0x5000U);
+    EXPECT_EQ(events_->head, 1U);
+    cpu_->direct = nullptr;
+    note_flush_all(*cpu_);  // nobody listens
+}
+
+}  // namespace
+}  // namespace strata::engine::soft

@@ -1,0 +1,293 @@
+// DirectRunner: which stub, and what it has mapped.
+#include <sys/random.h>
+
+#include "arch/x86/cpu_model.h"
+#include "arch/x86/registers.h"
+#include "base/log.h"
+#include "engine/soft/direct/direct_runner.h"
+#include "engine/soft/direct/guest_tables.h"
+#include "engine/soft/direct/page_scan.h"
+#include "engine/soft/mmu/mmu_state.h"
+#include "engine/soft/runtime/soft_vm.h"
+
+namespace strata::engine::soft {
+namespace {
+
+namespace x86 = arch::x86;
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kLowest = 0x10000;            // below, the host refuses to map
+constexpr std::uint64_t kHighest = 0x7fffffffe000;    // the host's last page of user addresses
+constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage;
+constexpr std::uint64_t kNeighbourRuns = 24;          // mappings that a fault makes beside its own
+constexpr std::uint64_t kMostRuns = 30'000;           // the host allows 65530 mappings
+constexpr std::size_t kMostLeaves = 16'384;
+constexpr std::uint32_t kSameFaults = 4;
+
+}  // namespace
+
+// An address for a new stub's area, far from anything that the current address space has; 0: none found.
+std::uint64_t DirectRunner::find_base() const {
+    constexpr std::uint64_t kFrom = 0x100000000000, kBytes = 0x600000000000;
+    for (int attempt = 0; attempt < 16; ++attempt) {
+        std::uint64_t random = 0;
+        if (getrandom(&random, sizeof random, 0) != sizeof random) {
+            return 0;
+        }
+        const std::uint64_t base = kFrom + random % kBytes / kRegionBytes * kRegionBytes;
+        if (GuestRegion(cpu_, base).empty()) {
+            return base;
+        }
+    }
+    return 0;
+}
+
+void DirectRunner::discard(Stub& stub) {
+    for (auto& place : stubs_) {
+        if (place.get() == &stub) {
+            window_stub_ = nullptr;
+            place.reset();
+            return;
+        }
+    }
+}
+
+std::uint64_t DirectRunner::flushes_now() const {
+    const std::uint64_t pcid = (cpu_.cr4 & x86::cr4::kPcide) != 0 ? cpu_.cr3 & 0xfff : 0;
+    return events_->flushes_all + events_->flushes[pcid % DirectEvents::kPcids];
+}
+
+DirectRunner::Stub* DirectRunner::current_stub() const {
+    for (const auto& stub : stubs_) {
+        if (stub != nullptr && stub->cr3 == cpu_.cr3) {
+            return stub.get();
+        }
+    }
+    return nullptr;
+}
+
+DirectRunner::Stub* DirectRunner::stub_for_space() {
+    const std::uint64_t time = __builtin_ia32_rdtsc();
+    Stub* stub = current_stub();
+    if (stub == nullptr) {
+        stub = unusable_ ? nullptr : take_stub();
+        if (stub == nullptr) {
+            return nullptr;
+        }
+        stub->cr3 = cpu_.cr3;
+        stub->flushes = flushes_now();
+        stub->head = events_->head;
+        stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
+    }
+    stub->last_use = time;
+    return stub;
+}
+
+// A new stub, or the one that was not used for longest, emptied.
+DirectRunner::Stub* DirectRunner::take_stub() {
+    std::unique_ptr<Stub>* oldest = &stubs_[0];
+    for (auto& place : stubs_) {
+        if (place == nullptr) {
+            oldest = &place;
+            break;
+        }
+        oldest = place->last_use < (*oldest)->last_use ? &place : oldest;
+    }
+    if (*oldest != nullptr) {
+        Stub& stub = **oldest;
+        const std::uint64_t base = stub.process->base(), end = base + sizeof(StubArea);
+        const StubMap everything[2] = {{0, base, 0, 0, 0}, {end, kHighest + kPage - end, 0, 0, 0}};
+        stub.map.clear();
+        if (GuestRegion(cpu_, base).empty() && stub.process->apply(everything)) {
+            counters_.recycled.fetch_add(1, std::memory_order_relaxed);
+            return &stub;
+        }
+        oldest->reset();
+    }
+    const std::uint64_t base = find_base();
+    if (base == 0) {
+        return nullptr;
+    }
+    auto made = StubProcess::create(zygote_, base);
+    if (!made) {
+        log::warn("guest user code stays with the translator: {}", made.error().text());
+        unusable_ = true;
+        return nullptr;
+    }
+    counters_.stubs.fetch_add(1, std::memory_order_relaxed);
+    *oldest = std::make_unique<Stub>();
+    (*oldest)->process = std::move(made).value();
+    return oldest->get();
+}
+
+bool DirectRunner::bring_up_to_date(Stub& stub) {
+    if (!GuestRegion(cpu_, stub.process->base()).empty() || stub.map.runs() > kMostRuns || stub.map.leaves() > kMostLeaves) {
+        discard(stub);
+        return false;
+    }
+    const std::uint64_t flushes = flushes_now();
+    bool all = flushes != stub.flushes || events_->head - stub.head > DirectEvents::kRing;
+    for (std::uint64_t i = stub.head; i != events_->head && !all; ++i) {
+        const std::uint64_t event = events_->ring[i % DirectEvents::kRing];
+        if ((event & DirectEvents::kRamPage) != 0) {
+            all = stub.writable[event / kPage];
+        } else if (stub.map.at(event / kPage).mapped()) {
+            validate_page(stub, event / kPage);
+        }
+    }
+    if (all) {
+        validate(stub);
+    }
+    stub.flushes = flushes;
+    stub.head = events_->head;
+    return apply(stub);
+}
+
+bool DirectRunner::apply(Stub& stub) {
+    if (!stub.map.changed()) {
+        return true;
+    }
+    const std::vector<StubMap> orders = stub.map.take_orders();
+    counters_.orders.fetch_add(orders.size(), std::memory_order_relaxed);
+    if (stub.process->apply(orders)) {
+        return true;
+    }
+    discard(stub);
+    return false;
+}
+
+void DirectRunner::set_page(Stub& stub, std::uint64_t page, ShadowPage entry) {
+    if ((entry.rights() & ShadowPage::kWrite) != 0) {
+        stub.writable[entry.ram_page()] = true;
+    }
+    stub.map.set(page, entry);
+}
+
+void DirectRunner::validate_page(Stub& stub, std::uint64_t page) {
+    const ShadowPage old = stub.map.at(page);
+    const GuestRegion region(cpu_, page * kPage);
+    set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read));
+}
+
+// Everything that is mapped, against the guest's tables as they are now. Nothing is gained here, only lost or moved.
+void DirectRunner::validate(Stub& stub) {
+    counters_.validations.fetch_add(1, std::memory_order_relaxed);
+    stub.writable.assign(stub.writable.size(), false);
+    stub.map.for_each_leaf([&](std::uint64_t first, ShadowMap::Leaf& leaf) {
+        const GuestRegion region(cpu_, first * kPage);
+        for (std::uint64_t i = 0; i < ShadowMap::kLeafPages; ++i) {
+            if (leaf[i].mapped()) {
+                set_page(stub, first + i, wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
+            }
+        }
+    });
+}
+
+// The bytes of a page, and what lies before and behind it in the address space.
+bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
+    std::uint8_t bytes[kScanBefore + kPageBytes + kScanReach];
+    const memory::GuestRam& ram = *cpu_.vm->ram;
+    const auto copy = [&](std::uint64_t address, std::size_t from, std::size_t count, std::uint8_t* to) {
+        const GuestPage page = GuestRegion(cpu_, address).page(address / kPage % ShadowMap::kLeafPages);
+        if (!page.present) {
+            return false;
+        }
+        __builtin_memcpy(to, ram.base() + page.ram_page * kPage + from, count);
+        return true;
+    };
+    const std::uint64_t start = linear & ~(kPage - 1);
+    __builtin_memcpy(bytes + kScanBefore, ram.base() + ram_page * kPage, kPageBytes);
+    const bool before = copy(start - kPage, kPage - kScanBefore, kScanBefore, bytes);
+    const bool behind = copy(start + kPage, 0, kScanReach, bytes + kScanBefore + kPageBytes);
+    const std::size_t skipped = before ? 0 : kScanBefore;
+    const std::span<const std::uint8_t> all(bytes, sizeof bytes - (behind ? 0 : kScanReach));
+    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped)) {
+        return true;
+    }
+    counters_.sensitive_pages.fetch_add(1, std::memory_order_relaxed);
+    return false;
+}
+
+// What the page of `linear` may be mapped as, being `now`, for an access of this kind.
+ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now, MemAccess access) {
+    const GuestPage page = region.page(linear / kPage % ShadowMap::kLeafPages);
+    if (!page.present) {
+        return {};
+    }
+    const auto& flags = cpu_.vm->ram->page_flags(page.ram_page);
+    const bool writable = page.writable && (flags.load(std::memory_order_acquire) & memory::PageFlags::kCode) == 0;
+    const bool same = now.mapped() && now.ram_page() == page.ram_page;
+    const bool runs = same && (now.rights() & ShadowPage::kExecute) != 0 && page.executable;
+    if (writable && access != MemAccess::Execute && (access == MemAccess::Write || !runs)) {
+        return {page.ram_page, ShadowPage::kRead | ShadowPage::kWrite};
+    }
+    // What was mapped without the right to execute is looked at again only when it is executed.
+    const bool look = access == MemAccess::Execute || !now.mapped();
+    if (runs || (page.executable && look && scan(linear, page.ram_page))) {
+        return {page.ram_page, ShadowPage::kRead | ShadowPage::kExecute};
+    }
+    return {page.ram_page, ShadowPage::kRead};
+}
+
+// User code writes to a page that blocks were made from: mostly the blocks are of somebody who had the page before. True: they are gone.
+bool DirectRunner::forget_code(const GuestPage& page) {
+    if (!page.writable || cpu_.vm->code == nullptr) {
+        return false;
+    }
+    cpu_.vm->code->invalidate(&cpu_, page.ram_page * kPage, kPage);
+    return (cpu_.vm->ram->page_flags(page.ram_page).load(std::memory_order_acquire) & memory::PageFlags::kCode) == 0;
+}
+
+DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, MemAccess access) {
+    if (!check_canonical(cpu_, linear)) {
+        cpu_.exception = {};
+        return Fault::Refused;  // only a forged report says so
+    }
+    PageWalk walk;
+    if (!walk_page_tables(cpu_, linear, access, Rights::User, walk)) {
+        return Fault::Exception;
+    }
+    if (linear < kLowest || linear >= kHighest || stub.process->owns(linear)) {
+        return Fault::Refused;
+    }
+    const GuestRegion region(cpu_, linear);
+    const std::uint64_t page = linear / kPage;
+    ShadowPage entry = wanted(linear, region, stub.map.at(page), access);
+    if (access == MemAccess::Write && (entry.rights() & ShadowPage::kWrite) == 0 && forget_code(region.page(page % ShadowMap::kLeafPages))) {
+        entry = wanted(linear, region, stub.map.at(page), access);
+    }
+    const std::uint32_t needed = access == MemAccess::Write ? ShadowPage::kWrite : access == MemAccess::Execute ? ShadowPage::kExecute : ShadowPage::kRead;
+    if ((entry.rights() & needed) == 0) {
+        return Fault::Refused;
+    }
+    counters_.mapping_faults.fetch_add(1, std::memory_order_relaxed);
+    same_faults_ = page == last_fault_ ? same_faults_ + 1 : 0;
+    last_fault_ = page;
+    if (same_faults_ > kSameFaults && stub.map.at(page) == entry) {
+        stub.map.set(page, {});  // it is not as the book says: once more
+    }
+    set_page(stub, page, entry);
+    map_neighbours(stub, region, linear);
+    return Fault::Mapped;
+}
+
+void DirectRunner::map_neighbours(Stub& stub, const GuestRegion& region, std::uint64_t linear) {
+    const std::uint64_t page = linear / kPage;
+    const std::uint64_t first = page / ShadowMap::kLeafPages * ShadowMap::kLeafPages, end = first + ShadowMap::kLeafPages;
+    const std::uint64_t pages = stub.map.pages(), most = stub.map.runs() + kNeighbourRuns;
+    const auto map = [&](std::uint64_t at) {
+        const ShadowPage old = stub.map.at(at);
+        if (!old.mapped() && at * kPage >= kLowest && at * kPage < kHighest) {
+            set_page(stub, at, wanted(at * kPage, region, old, MemAccess::Read));
+        }
+        return stub.map.runs() < most;
+    };
+    // Upwards first: that is where programs go on.
+    for (std::uint64_t at = page + 1; at < end && map(at); ++at) {
+    }
+    for (std::uint64_t at = page; at > first && map(at - 1); --at) {
+    }
+    counters_.pages_mapped.fetch_add(stub.map.pages() - pages + 1, std::memory_order_relaxed);
+}
+
+}  // namespace strata::engine::soft

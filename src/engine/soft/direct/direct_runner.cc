@@ -1,0 +1,406 @@
+// DirectRunner: entering stubs, and serving what they come back with.
+#include "engine/soft/direct/direct_runner.h"
+
+#include <signal.h>
+#include <time.h>
+
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include "arch/x86/cpu_model.h"
+#include "arch/x86/registers.h"
+#include "base/log.h"
+#include "engine/soft/direct/guest_tables.h"
+#include "engine/soft/interp/descriptors.h"
+#include "engine/soft/mmu/mmu_state.h"
+#include "engine/soft/runtime/soft_vm.h"
+#include "engine/soft/runtime/vector_state.h"
+
+namespace strata::engine::soft {
+namespace {
+
+namespace x86 = arch::x86;
+namespace fl = x86::rflags;
+
+// What user code can change by itself: CF PF AF ZF SF TF DF OF NT AC ID.
+constexpr std::uint64_t kUserFlags = 0x244dd5;
+constexpr std::uint64_t kFixedFlags = 0x202;
+constexpr std::uint64_t kXcr0Pkru = 1U << 9U;
+constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
+constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
+constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
+constexpr std::uint64_t kEntryNs = 7000;  // of a stub's own time: signal, waiting, entering
+constexpr std::uint64_t kShortRunUs = 40;  // not worth the way there and back
+constexpr std::uint64_t kFirstBackoffUs = 10'000, kLastBackoffUs = 1'000'000;
+constexpr std::uint32_t kStrikes = 3;
+
+std::uint64_t now() { return __builtin_ia32_rdtsc(); }
+std::uint64_t thread_cpu() {
+    timespec time{};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);  // cannot fail for a thread's own clock
+    return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(time.tv_nsec);
+}
+bool canonical(std::uint64_t address) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address; }
+
+struct HostSelectors {
+    std::uint16_t cs = 0, ss = 0;
+};
+HostSelectors host_selectors() {
+    HostSelectors found;
+    __asm__("movw %%cs, %0\n\tmovw %%ss, %1" : "=r"(found.cs), "=r"(found.ss));
+    return found;
+}
+
+// A feature of user code that this vCPU hides, though the engine offers it: its instructions would run in a stub all the same.
+bool hides_features(const x86::CpuidTable& shown) {
+    const x86::CpuidTable offered = x86::software_cpuid(x86::host_cpuid());
+    for (const x86::CpuFeature& feature : x86::cpu_features()) {
+        const bool instructions = feature.soft == x86::SoftSupport::Host && feature.shown != x86::Shown::OnRequest;
+        if (instructions && has_feature(offered, feature) && !has_feature(shown, feature)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace
+
+DirectRunner::DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz)
+    : cpu_(cpu), zygote_(zygote), events_(std::make_unique<DirectEvents>()), cycles_per_us_(tsc_khz / 1000) {
+    *events_ = {};
+    events_->tsc_khz = static_cast<std::uint32_t>(tsc_khz);
+    cpu_.direct = events_.get();
+}
+
+DirectRunner::~DirectRunner() { cpu_.direct = nullptr; }
+
+bool DirectRunner::eligible() const {
+    constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging | ModeBits::kSse | ModeBits::kXsave;
+    constexpr std::uint32_t kRefused = ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086 | ModeBits::kFpuBlocked;
+    static const HostSelectors host = host_selectors();
+    const CpuState& cpu = cpu_;
+    if (cpu.cpl != 3 || (cpu.mode & (kNeeded | kRefused)) != kNeeded || cpu.interrupt_shadow || cpu.exception.pending) {
+        return false;
+    }
+    if ((cpu.rflags & (fl::kIf | fl::kIopl | fl::kAc | fl::kTf)) != fl::kIf || (cpu.cr4 & kCr4Fsgsbase) == 0 || (cpu.efer & x86::efer::kNxe) == 0) {
+        return false;
+    }
+    if ((cpu.xcr0 & ~kXcr0Pkru) != host_vector_mask() || ((cpu.cr4 & x86::cr4::kPke) != 0 && (cpu.pkru & 3U) != 0)) {
+        return false;
+    }
+    const Segment* segments = cpu.segments;
+    const unsigned null = segments[x86::Ds].selector | segments[x86::Es].selector | segments[x86::Fs].selector | segments[x86::Gs].selector;
+    return null == 0 && segments[x86::Cs].selector == host.cs && segments[x86::Ss].selector == host.ss && !cpu.vm->ram->dirty_logging();
+}
+
+DirectRunner::Outcome DirectRunner::run() noexcept {
+    save_vector_state(cpu_);
+    UserSpace& space = current_space(cpu_);
+    if (!eligible()) {
+        return Outcome::Refused;
+    }
+    if (!checked_) {
+        checked_ = true;
+        unusable_ = hides_features(cpu_.vm->cpuid(cpu_));
+    }
+    const std::uint64_t cpu_began = thread_cpu();
+    Then then = Then::Refused;
+    Stub* stub = stub_for_space();
+    if (stub == nullptr) {
+        space.active = false;
+        space.credit = 0;
+        space.not_before = unusable_ ? ~0ULL : now() + kLastBackoffUs * cycles_per_us_;
+        return Outcome::Refused;
+    }
+    do {
+        if (!bring_up_to_date(*stub)) {
+            then = Then::Refused;
+            stub = nullptr;
+            break;
+        }
+        then = enter(*stub);
+    } while (then == Then::Again);
+    judge(space, current_stub(), cpu_began);
+    events_->since = now();
+    events_->hold = last_run_ < kShortRunUs * cycles_per_us_;
+    switch (then) {
+        case Then::Again:
+        case Then::Polled: return Outcome::Polled;
+        case Then::Exception: return Outcome::Exception;
+        case Then::Refused: break;
+    }
+    return Outcome::Refused;
+}
+
+// Whether the stub's time was worth what it cost, by windows of processor time: the host's other work does not count.
+void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_began) {
+    const std::uint64_t cost = thread_cpu() - cpu_began;
+    counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
+    if (stub == nullptr || window_stub_ != stub) {
+        window_stub_ = stub;
+        window_cost_ = window_runs_ = 0;
+        window_cpu_ = stub != nullptr ? stub->process->cpu_time() : 0;
+        return;
+    }
+    window_cost_ += cost;
+    if (window_cost_ < kWindowCostNs && window_runs_ < kWindowRuns) {
+        return;
+    }
+    const std::uint64_t spent = stub->process->cpu_time();
+    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs;
+    const std::uint64_t native = taken > fixed ? taken - fixed : 0;
+    counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
+    const bool won = native > window_cost_ + fixed;
+    window_cost_ = window_runs_ = 0;
+    window_cpu_ = spent;
+    if (won) {
+        space.strikes = 0;
+        space.backoff = 0;
+        return;
+    }
+    if (++space.strikes < kStrikes) {
+        return;
+    }
+    counters_.given_up.fetch_add(1, std::memory_order_relaxed);
+    space.backoff = space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 3, kLastBackoffUs);
+    space.not_before = now() + space.backoff * cycles_per_us_;
+    space.active = false;
+    space.credit = 0;
+}
+
+void DirectRunner::kick() noexcept {
+    // seq_cst with enter(): either it sees the request, or we see that it is inside.
+    if (inside_.load(std::memory_order_seq_cst)) {
+        const MutexLock lock(mutex_);
+        if (running_ != nullptr) {
+            running_->kick();
+        }
+    }
+}
+
+StubRegisters DirectRunner::registers_out() const {
+    StubRegisters out{};
+    for (unsigned i = 0; i < 16; ++i) {
+        out.gpr[i] = cpu_.gpr[i];
+    }
+    out.rip = cpu_.rip;
+    out.rflags = (cpu_.rflags & kUserFlags & ~(fl::kTf | fl::kAc)) | kFixedFlags;
+    out.fs_base = cpu_.segments[x86::Fs].base;
+    out.gs_base = cpu_.segments[x86::Gs].base;
+    return out;
+}
+
+DirectRunner::Then DirectRunner::enter(Stub& stub) {
+    {
+        const MutexLock lock(mutex_);
+        running_ = stub.process.get();
+    }
+    inside_.store(true, std::memory_order_seq_cst);
+    StubExit exit;
+    bool entered = false, good = true;
+    if (cpu_.request.load(std::memory_order_seq_cst) == 0) {
+        entered = true;
+        const std::uint64_t began = now();
+        good = stub.process->run(registers_out(), cpu_.xsave, exit);
+        last_run_ = now() - began;
+        ++window_runs_;
+        counters_.runs.fetch_add(1, std::memory_order_relaxed);
+    }
+    inside_.store(false, std::memory_order_seq_cst);
+    {
+        const MutexLock lock(mutex_);
+        running_ = nullptr;
+    }
+    if (!entered) {
+        return Then::Polled;
+    }
+    return good ? serve(stub, exit) : lost(stub);
+}
+
+// The process is gone, or what it reports cannot have come about by guest code that kept to its own memory.
+DirectRunner::Then DirectRunner::lost(Stub& stub) {
+    static log::RateLimit limit;
+    if (limit.pass()) {
+        log::warn("a process that ran guest user code is lost, and the guest's registers with it: the guest gets #GP");
+    }
+    counters_.lost.fetch_add(1, std::memory_order_relaxed);
+    discard(stub);
+    UserSpace& space = current_space(cpu_);
+    space.active = false;
+    space.not_before = ~0ULL;
+    sanitize_xsave(cpu_.xsave);
+    cpu_.exception = {};
+    cpu_.exception.vector = x86::vector::kGp;
+    cpu_.exception.has_error = true;
+    cpu_.exception.pending = true;
+    return Then::Exception;
+}
+
+bool DirectRunner::load_selectors(const StubRegisters& registers) {
+    const HostSelectors host = host_selectors();
+    const std::uint16_t data[4] = {registers.ds, registers.es, registers.fs, registers.gs};
+    constexpr unsigned kNumbers[4] = {x86::Ds, x86::Es, x86::Fs, x86::Gs};
+    for (unsigned i = 0; i < 4; ++i) {
+        if (data[i] != 0 && !load_segment(cpu_, kNumbers[i], data[i])) {
+            return false;
+        }
+    }
+    if (registers.ss != host.ss && !load_segment(cpu_, x86::Ss, registers.ss)) {
+        return false;
+    }
+    if (registers.cs != host.cs) {
+        Descriptor descriptor;
+        if (is_null(registers.cs) || !read_descriptor(cpu_, registers.cs, x86::vector::kGp, descriptor)) {
+            return false;
+        }
+        if (!descriptor.code() || !descriptor.present() || descriptor.dpl() != 3) {
+            return selector_fault(cpu_, x86::vector::kGp, registers.cs);
+        }
+        set_cs(cpu_, segment_from(registers.cs, descriptor), 3);
+    }
+    return true;
+}
+
+// False: cpu.exception is pending.
+bool DirectRunner::registers_in(const StubRegisters& registers) {
+    CpuState& cpu = cpu_;
+    for (unsigned i = 0; i < 16; ++i) {
+        cpu.gpr[i] = registers.gpr[i];
+    }
+    cpu.rip = registers.rip;
+    cpu.rflags = (cpu.rflags & ~(kUserFlags | fl::kRf)) | (registers.rflags & kUserFlags);
+    sanitize_xsave(cpu.xsave);
+    const bool loaded = load_selectors(registers);
+    cpu.segments[x86::Fs].base = canonical(registers.fs_base) ? registers.fs_base : 0;
+    cpu.segments[x86::Gs].base = canonical(registers.gs_base) ? registers.gs_base : 0;
+    update_mode(cpu);
+    return loaded;
+}
+
+DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
+    const bool kicked = exit.signal == kStubKick;
+    if (!exit.entered) {
+        if (kicked) {
+            counters_.kicks.fetch_add(1, std::memory_order_relaxed);
+            return cpu_.request.load(std::memory_order_acquire) != 0 ? Then::Polled : Then::Again;
+        }
+        discard(stub);  // it cannot even be entered
+        return Then::Refused;
+    }
+    if (!canonical(exit.registers.rip)) {
+        return lost(stub);
+    }
+    if (!registers_in(exit.registers)) {
+        return Then::Exception;
+    }
+    if (kicked) {
+        counters_.kicks.fetch_add(1, std::memory_order_relaxed);
+        if (cpu_.request.load(std::memory_order_acquire) != 0) {
+            return Then::Polled;
+        }
+        return eligible() ? Then::Again : Then::Refused;
+    }
+    if (exit.signal == SIGSYS) {
+        return serve_system_call();
+    }
+    constexpr std::uint32_t kPageFault = 14;
+    if (exit.trap != kPageFault) {
+        return serve_trap(exit);
+    }
+    constexpr std::uint32_t kWrote = 2, kFetched = 16;
+    const MemAccess access = (exit.error & kFetched) != 0 ? MemAccess::Execute : (exit.error & kWrote) != 0 ? MemAccess::Write : MemAccess::Read;
+    switch (map_fault(stub, exit.address, access)) {
+        case Fault::Mapped: return Then::Again;
+        case Fault::Exception: counters_.guest_faults.fetch_add(1, std::memory_order_relaxed); return Then::Exception;
+        case Fault::Refused: break;
+    }
+    if (access != MemAccess::Execute) {
+        return interpret();
+    }
+    return step_off_page();
+}
+
+// Code of a page that may not run natively: mostly a few instructions of it, then it is back on others.
+DirectRunner::Then DirectRunner::step_off_page() {
+    constexpr int kMost = 100;
+    counters_.refused.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t page = cpu_.rip >> 12U;
+    for (int i = 0; i < kMost; ++i) {
+        const Then then = interpret();
+        if (then != Then::Again || cpu_.rip >> 12U != page) {
+            return then;
+        }
+    }
+    return Then::Refused;
+}
+
+// The instruction is executed anew by the translator: SYSCALL has left RCX and R11 as it will again.
+DirectRunner::Then DirectRunner::serve_system_call() {
+    counters_.kernel_entries.fetch_add(1, std::memory_order_relaxed);
+    std::uint8_t bytes[2] = {};
+    constexpr std::uint64_t kVsyscallPage = 0xffffffffff600000;
+    const bool read = fetch_code(cpu_, cpu_.rip - 2, bytes, 2) == 2;
+    cpu_.exception = {};  // a fetch that failed is raised again where it belongs
+    const bool call = read && ((bytes[0] == 0x0f && bytes[1] == 0x05) || (bytes[0] == 0xcd && bytes[1] == 0x80));
+    if (call) {
+        cpu_.rip -= 2;
+        return Then::Refused;
+    }
+    // The host's page of legacy system calls: the kernel has emulated the return, its number is in RAX.
+    constexpr std::uint64_t kNumbers[3] = {96, 201, 309};
+    for (std::uint64_t i = 0; i < 3; ++i) {
+        if (cpu_.gpr[x86::Rax] == kNumbers[i]) {
+            cpu_.rip = kVsyscallPage + i * 0x400;
+            cpu_.gpr[x86::Rsp] -= 8;
+            break;
+        }
+    }
+    return Then::Refused;
+}
+
+DirectRunner::Then DirectRunner::serve_trap(const StubExit& exit) {
+    if (exit.trap == x86::vector::kDb) {
+        cpu_.dr6 |= (cpu_.rflags & fl::kTf) != 0 ? kDr6SingleStep : 0;
+        cpu_.exception = {};
+        cpu_.exception.vector = x86::vector::kDb;
+        cpu_.exception.trap = true;
+        cpu_.exception.pending = true;
+        return Then::Exception;
+    }
+    if (exit.trap == x86::vector::kBp) {
+        std::uint8_t byte = 0;
+        const bool short_form = fetch_code(cpu_, cpu_.rip - 1, &byte, 1) == 1 && byte == 0xcc;
+        cpu_.exception = {};
+        cpu_.rip -= short_form ? 1 : 2;
+        return Then::Refused;
+    }
+    return interpret();
+}
+
+DirectRunner::Then DirectRunner::interpret() {
+    counters_.interpreted.fetch_add(1, std::memory_order_relaxed);
+    const StepResult result = interpret_one(cpu_);
+    save_vector_state(cpu_);
+    if (result == StepResult::Exception) {
+        return Then::Exception;
+    }
+    if (cpu_.request.load(std::memory_order_acquire) != 0 || window_open(cpu_, result == StepResult::EndBlock)) {
+        return Then::Polled;
+    }
+    return eligible() ? Then::Again : Then::Refused;
+}
+
+std::string DirectRunner::report() const {
+    const auto get = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    const DirectCounters& c = counters_;
+    constexpr double kMs = 1e6;
+    return fmt::format(
+        "direct: runs {} native-ms {:.1f} cost-ms {:.1f} kernel-entries {} guest-faults {} mapping-faults {} kicks {} interpreted {} refused {}\n"
+        "direct: pages {} orders {} validations {} stubs {} recycled {} lost {} given-up {} sensitive-pages {}\n",
+        get(c.runs), static_cast<double>(get(c.native_ns)) / kMs, static_cast<double>(get(c.cost_ns)) / kMs, get(c.kernel_entries),
+        get(c.guest_faults), get(c.mapping_faults), get(c.kicks), get(c.interpreted), get(c.refused), get(c.pages_mapped), get(c.orders),
+        get(c.validations), get(c.stubs), get(c.recycled), get(c.lost), get(c.given_up), get(c.sensitive_pages));
+}
+
+}  // namespace strata::engine::soft

@@ -1,0 +1,102 @@
+// PageScan: candidates by byte pairs, then the vote of decoders.
+#include "engine/soft/direct/page_scan.h"
+
+#include <Zydis/Zydis.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace strata::engine::soft {
+namespace {
+
+constexpr std::size_t kBefore = 120;  // how far before a candidate decoding begins
+constexpr std::size_t kNear = 40;     // starts closer than that may not have fallen into step
+constexpr std::size_t kStride = 9;
+
+constexpr std::array kSensitive = {
+    ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_XGETBV,    ZYDIS_MNEMONIC_RDPID,     ZYDIS_MNEMONIC_RDPKRU,     ZYDIS_MNEMONIC_WRPKRU,
+    ZYDIS_MNEMONIC_SLDT,     ZYDIS_MNEMONIC_STR,       ZYDIS_MNEMONIC_VERR,      ZYDIS_MNEMONIC_VERW,       ZYDIS_MNEMONIC_LAR,
+    ZYDIS_MNEMONIC_LSL,      ZYDIS_MNEMONIC_SGDT,      ZYDIS_MNEMONIC_SIDT,      ZYDIS_MNEMONIC_SMSW,       ZYDIS_MNEMONIC_RDPMC,
+    ZYDIS_MNEMONIC_RDPRU,    ZYDIS_MNEMONIC_VMCALL,    ZYDIS_MNEMONIC_VMMCALL,   ZYDIS_MNEMONIC_VMFUNC,     ZYDIS_MNEMONIC_SYSENTER,
+    ZYDIS_MNEMONIC_XSAVE,    ZYDIS_MNEMONIC_XSAVE64,   ZYDIS_MNEMONIC_XSAVEC,    ZYDIS_MNEMONIC_XSAVEC64,   ZYDIS_MNEMONIC_XSAVEOPT,
+    ZYDIS_MNEMONIC_XSAVEOPT64, ZYDIS_MNEMONIC_XRSTOR,  ZYDIS_MNEMONIC_XRSTOR64,  ZYDIS_MNEMONIC_MONITORX,   ZYDIS_MNEMONIC_MWAITX,
+    ZYDIS_MNEMONIC_CLZERO,   ZYDIS_MNEMONIC_UMONITOR,  ZYDIS_MNEMONIC_UMWAIT,    ZYDIS_MNEMONIC_TPAUSE,     ZYDIS_MNEMONIC_ENCLU,
+};
+
+/// Whether 0F `second` `third` may be one of them, whatever stands before.
+bool is_candidate(std::uint8_t second, std::uint8_t third) {
+    const unsigned reg = (third >> 3U) & 7U;
+    const bool memory = third < 0xc0;
+    switch (second) {
+        case 0x00: return reg == 0 || reg == 1 || reg == 4 || reg == 5;
+        case 0x01: return memory ? reg == 0 || reg == 1 || reg == 4 : true;
+        case 0x02:
+        case 0x03:
+        case 0x33:
+        case 0x34:
+        case 0xa2: return true;
+        case 0xae: return memory ? reg >= 4 && reg <= 6 : reg == 6;
+        case 0xc7: return memory ? reg == 4 : reg == 7;
+        default: return false;
+    }
+}
+
+const ZydisDecoder& decoder() {
+    static const ZydisDecoder made = [] {
+        ZydisDecoder decoder;
+        (void)ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);  // cannot fail with these
+        return decoder;
+    }();
+    return made;
+}
+
+/// Decoding from `start` on: is the opcode at `at` a sensitive instruction's?
+bool reaches(std::span<const std::uint8_t> code, std::size_t start, std::size_t at) {
+    while (start <= at) {
+        ZydisDecodedInstruction insn;
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder(), nullptr, code.data() + start, code.size() - start, &insn))) {
+            ++start;
+            continue;
+        }
+        if (start + insn.length > at) {
+            return std::find(kSensitive.begin(), kSensitive.end(), insn.mnemonic) != kSensitive.end();
+        }
+        start += insn.length;
+    }
+    return false;
+}
+
+/// The vote of the starting points, of which a real instruction has nearly all, and bytes within another next to none.
+bool is_sensitive(std::span<const std::uint8_t> code, std::size_t at) {
+    if (at < kNear) {
+        return reaches(code, 0, at) || reaches(code, at, at);  // the page before is not known: nothing to vote with
+    }
+    std::size_t real = 0, votes = 0;
+    for (std::size_t start = at - std::min(at, kBefore); start <= at - kNear; start += kStride) {
+        real += reaches(code, start, at) ? 1U : 0U;
+        ++votes;
+    }
+    return real * 2 >= votes;
+}
+
+}  // namespace
+
+bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before) noexcept {
+    const std::size_t end = std::min(code.size(), before + kPageBytes);
+    for (std::size_t at = before; at < end; ++at) {
+        const void* found = std::memchr(code.data() + at, 0x0f, end - at);
+        if (found == nullptr) {
+            return true;
+        }
+        at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - code.data());
+        const std::uint8_t second = at + 1 < code.size() ? code[at + 1] : 0x90;
+        const std::uint8_t third = at + 2 < code.size() ? code[at + 2] : 0;
+        if (is_candidate(second, third) && is_sensitive(code, at)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace strata::engine::soft

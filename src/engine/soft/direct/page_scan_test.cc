@@ -1,0 +1,62 @@
+// PageScan: what is found, and what only looks like it.
+#include "engine/soft/direct/page_scan.h"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+#include <vector>
+
+namespace strata::engine::soft {
+namespace {
+
+constexpr std::size_t kMiddle = 2000;
+
+// A page of NOPs with these bytes at `at`, and some of the next page behind it.
+std::vector<std::uint8_t> page_with(std::size_t at, std::initializer_list<std::uint8_t> bytes) {
+    std::vector<std::uint8_t> page(kPageBytes + kScanReach, 0x90);
+    std::copy(bytes.begin(), bytes.end(), page.begin() + static_cast<std::ptrdiff_t>(at));
+    return page;
+}
+bool runs(std::size_t at, std::initializer_list<std::uint8_t> bytes) { return page_runs_natively(page_with(at, bytes), 0); }
+
+TEST(PageScanTest, OrdinaryCodeRuns) {
+    EXPECT_TRUE(runs(kMiddle, {0x48, 0x89, 0xd8, 0x0f, 0xb6, 0xc0, 0xc3}));
+    EXPECT_TRUE(runs(kMiddle, {0x0f, 0x05}));        // syscall traps by itself
+    EXPECT_TRUE(runs(kMiddle, {0x0f, 0x31}));        // rdtsc as well, in a stub
+    EXPECT_TRUE(runs(kMiddle, {0x0f, 0xae, 0xe8}));  // lfence shares its opcode with xrstor
+    EXPECT_TRUE(runs(kMiddle, {0x0f, 0xc7, 0x4c, 0x24, 0x08}));  // cmpxchg8b
+}
+
+TEST(PageScanTest, SensitiveInstructionsAreFound) {
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xa2}));                    // cpuid
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xd0}));              // xgetbv
+    EXPECT_FALSE(runs(kMiddle, {0xf3, 0x0f, 0xc7, 0xf8}));        // rdpid
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xef}));              // wrpkru
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x03, 0xc1}));              // lsl
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0x44, 0x24, 0x08}));  // sgdt
+    EXPECT_FALSE(runs(kMiddle, {0x66, 0x0f, 0x00, 0xc8}));        // str
+    EXPECT_FALSE(runs(kMiddle, {0x48, 0x0f, 0xc7, 0x64, 0x24, 0x40}));  // xsavec64
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xae, 0x28}));              // xrstor
+}
+
+TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
+    EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));        // mov edx, 15
+    EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));        // call
+    EXPECT_TRUE(runs(kMiddle, {0x48, 0xb8, 1, 2, 0x0f, 0xa2, 3, 4, 5, 6}));  // mov rax, constant
+}
+
+TEST(PageScanTest, PageEdges) {
+    EXPECT_FALSE(runs(0, {0x0f, 0xa2}));
+    EXPECT_FALSE(runs(kPageBytes - 1, {0x0f, 0xa2}));  // the second byte is on the next page
+    EXPECT_TRUE(runs(kPageBytes, {0x0f, 0xa2}));       // wholly on the next page
+}
+
+TEST(PageScanTest, ThePageBeforeTellsWhereInstructionsBegin) {
+    std::vector<std::uint8_t> code(kScanBefore + kPageBytes, 0x90);
+    const std::uint8_t move[] = {0xba, 0x0f, 0x00, 0x00, 0x00};
+    std::copy(std::begin(move), std::end(move), code.begin() + kScanBefore - 1);
+    EXPECT_TRUE(page_runs_natively(code, kScanBefore));
+}
+
+}  // namespace
+}  // namespace strata::engine::soft

@@ -1,0 +1,190 @@
+// StubProcess: guest code in a real process: registers, faults, mappings, kicks, and code that attacks its stub.
+#include "engine/soft/direct/stub_process.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "arch/x86/arch_state.h"
+#include "engine/soft/runtime/vector_state.h"
+
+namespace strata::engine::soft {
+namespace {
+
+namespace x86 = arch::x86;
+
+constexpr std::uint64_t kBase = 0x123400000000, kCode = 0x400000, kData = 0x600000;
+constexpr std::uint64_t kRamBytes = 16 << 12;
+
+class StubProcessTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        auto zygote = Zygote::start({});
+        ASSERT_TRUE(zygote.ok());
+        zygote_ = std::move(zygote).value();
+        ram_ = UniqueFd(memfd_create("ram", MFD_CLOEXEC));
+        ASSERT_EQ(ftruncate(ram_.get(), kRamBytes), 0);
+        auto mapping = MmapRegion::map(kRamBytes, PROT_READ | PROT_WRITE, MAP_SHARED, ram_.get());
+        ASSERT_TRUE(mapping.ok());
+        memory_ = std::move(mapping).value();
+        ASSERT_TRUE(zygote_->set_ram(ram_.get()).ok());
+        auto stub = StubProcess::create(*zygote_, kBase);
+        if (!stub.ok()) {
+            GTEST_SKIP() << stub.error().text();
+        }
+        stub_ = std::move(stub).value();
+        reset_xsave(xsave_, 0x37f);
+        registers_.rip = kCode;
+        registers_.rflags = 0x202;
+        const StubMap maps[] = {{kCode, 4096, 0, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED},
+                                {kData, 4096, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED}};
+        ASSERT_TRUE(stub_->apply(maps));
+    }
+    void put_code(const std::vector<std::uint8_t>& bytes) { std::memcpy(memory_.data(), bytes.data(), bytes.size()); }
+    // A stub that was slow to stop was kicked for it, and ends its next run at once.
+    bool run() {
+        bool good = stub_->run(registers_, xsave_, exit_);
+        while (good && !exit_.entered && exit_.signal == kStubKick && !kicked_) {
+            good = stub_->run(registers_, xsave_, exit_);
+        }
+        return good;
+    }
+
+    std::unique_ptr<Zygote> zygote_;
+    UniqueFd ram_;
+    MmapRegion memory_;
+    std::unique_ptr<StubProcess> stub_;
+    StubRegisters registers_{};
+    StubExit exit_;
+    bool kicked_ = false;
+    alignas(64) std::array<std::byte, x86::kXsaveBytes> xsave_{};
+};
+
+TEST_F(StubProcessTest, SystemCallComesBackWithAllRegisters) {
+    put_code({0x48, 0xff, 0xc3, 0x0f, 0x05});  // inc rbx; syscall
+    for (unsigned i = 0; i < 16; ++i) {
+        registers_.gpr[i] = 0x1111111111111111ULL * i;
+    }
+    registers_.fs_base = 0x7000;
+    registers_.gs_base = 0x8000;
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(exit_.entered);
+    EXPECT_EQ(exit_.signal, SIGSYS);
+    EXPECT_EQ(exit_.registers.rip, kCode + 5);
+    EXPECT_EQ(exit_.registers.gpr[x86::Rax], 0U);
+    EXPECT_EQ(exit_.registers.gpr[x86::Rbx], 0x3333333333333334ULL);
+    EXPECT_EQ(exit_.registers.gpr[x86::Rsp], 0x4444444444444444ULL);
+    EXPECT_EQ(exit_.registers.gpr[x86::R15], 0xffffffffffffffffULL);
+    EXPECT_EQ(exit_.registers.fs_base, 0x7000U);
+    EXPECT_EQ(exit_.registers.gs_base, 0x8000U);
+}
+
+TEST_F(StubProcessTest, VectorValuesGoBothWays) {
+    put_code({0x66, 0x0f, 0xfe, 0xc0, 0x0f, 0x05});  // paddd xmm0, xmm0; syscall
+    const std::uint32_t lanes[4] = {1, 2, 3, 4};
+    std::memcpy(&xsave_[160], lanes, sizeof lanes);
+    ASSERT_TRUE(run());
+    std::uint32_t after[4] = {};
+    std::memcpy(after, &xsave_[160], sizeof after);
+    EXPECT_EQ(after[0], 2U);
+    EXPECT_EQ(after[3], 8U);
+}
+
+TEST_F(StubProcessTest, UnmappedAddressIsAPageFault) {
+    put_code({0x48, 0x8b, 0x00});  // mov rax, [rax]
+    registers_.gpr[x86::Rax] = 0x12345678;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.trap, 14U);
+    EXPECT_EQ(exit_.address, 0x12345678U);
+    EXPECT_EQ(exit_.registers.rip, kCode);
+}
+
+TEST_F(StubProcessTest, UnmappedPageIsGone) {
+    put_code({0x48, 0x8b, 0x00, 0x0f, 0x05});
+    registers_.gpr[x86::Rax] = kData;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, SIGSYS);
+    const StubMap unmap[] = {{kData, 4096, 0, 0, 0}};
+    ASSERT_TRUE(stub_->apply(unmap));
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.trap, 14U);
+}
+
+TEST_F(StubProcessTest, TimeStampCounterTraps) {
+    put_code({0x0f, 0x31});
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.trap, 13U);
+    EXPECT_EQ(exit_.registers.rip, kCode);
+}
+
+TEST_F(StubProcessTest, KickEndsALoop) {
+    put_code({0xeb, 0xfe});
+    std::thread kicker([this] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        stub_->kick();
+    });
+    ASSERT_TRUE(run());
+    kicker.join();
+    EXPECT_EQ(exit_.signal, kStubKick);
+    EXPECT_EQ(exit_.registers.rip, kCode);
+}
+
+TEST_F(StubProcessTest, KickBeforeTheRunEndsItAtOnce) {
+    put_code({0xeb, 0xfe});
+    stub_->kick();
+    kicked_ = true;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, kStubKick);
+}
+
+// The guest jumps to the stub's own system calls with arguments of its own.
+TEST_F(StubProcessTest, StubsSystemCallsRefuseOtherArguments) {
+    put_code({0xff, 0xe1});  // jmp rcx
+    for (const char* call : {strata_stub_wake_call, strata_stub_wait_call, strata_stub_mask_call}) {
+        registers_.gpr[x86::Rcx] = stub_place(kBase, call) - 2;
+        registers_.gpr[x86::Rax] = 9;  // mmap
+        ASSERT_TRUE(run());
+        EXPECT_EQ(exit_.signal, SIGSYS);
+        EXPECT_TRUE(exit_.entered || call == strata_stub_mask_call);
+    }
+}
+
+// The guest forges the end of its run: writes `done` and goes on. The kernel's count finds it out.
+TEST_F(StubProcessTest, ForgedEndIsFoundOut) {
+    // mov dword [rax], 1; inc qword [rbx]; jmp to the inc
+    put_code({0xc7, 0x00, 0x01, 0x00, 0x00, 0x00, 0x48, 0xff, 0x03, 0xeb, 0xfb});
+    registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, reports) + offsetof(StubReports, done);
+    registers_.gpr[x86::Rbx] = kData;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, kStubKick);
+    const volatile auto* counter = reinterpret_cast<const volatile std::uint64_t*>(memory_.data() + 4096);
+    const std::uint64_t seen = *counter;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_EQ(*counter, seen);  // it does stand still
+}
+
+TEST_F(StubProcessTest, OrdersAndCodeAreReadOnly) {
+    put_code({0x48, 0x89, 0x00});  // mov [rax], rax
+    for (const std::uint64_t offset : {std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x4ff8}}) {
+        registers_.gpr[x86::Rax] = kBase + offset;
+        ASSERT_TRUE(run());
+        EXPECT_EQ(exit_.trap, 14U);
+        EXPECT_EQ(exit_.address, kBase + offset);
+    }
+}
+
+// With its stack pointer near the bottom of the signal stack no signal can be delivered: the process ends.
+TEST_F(StubProcessTest, StubThatEndsItselfIsNoticed) {
+    put_code({0x0f, 0x0b});
+    registers_.gpr[x86::Rsp] = kBase + offsetof(StubArea, reports) + offsetof(StubReports, stack) + 1024;
+    EXPECT_FALSE(run());
+}
+
+}  // namespace
+}  // namespace strata::engine::soft
