@@ -8,7 +8,7 @@ import tempfile
 import time
 import unittest
 
-from strata_program import IMAGES, Terminal
+from strata_program import IMAGES, Terminal, run
 
 ENGINE = os.environ.get("STRATA_TEST_ENGINE", "soft")
 LIMIT = int(os.environ.get("STRATA_TEST_BOOT_LIMIT", "240"))
@@ -60,6 +60,27 @@ class FullDiskTest(unittest.TestCase):
         terminal.expect(r"filled 0", 60)
         self.assertNotIn("dd failed", terminal.seen)
         self.end(terminal)
+
+    def test_qcow2_grows_where_it_stopped(self):
+        raw, self.disk = self.disk, self.disk.with_suffix(".qcow2")
+        raw.unlink()
+        made = run("image", "create", self.disk, f"{WRITTEN + 1}M", "--format", "qcow2")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        terminal = self.boot(",format=qcow2")
+        terminal.expect(r"the machine is paused: disk '[^']*disk.qcow2' cannot be written at offset \d+: No space left on device", 60)
+        time.sleep(3)
+        self.make_room()
+        terminal.expect(r"the machine goes on", 20)
+        terminal.expect(r"filled 0", 60)
+        self.assertNotIn("dd failed", terminal.seen)
+        terminal.send("sha256sum /dev/vda; poweroff -f\n")
+        seen = terminal.expect(r"([0-9a-f]{64})  /dev/vda", 60).group(1)
+        self.assertEqual(terminal.wait(60), 0)
+        checked = run("image", "check", self.disk, "--format", "qcow2")
+        self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+        copied = run("image", "convert", self.disk, raw, "--format", "qcow2")
+        self.assertEqual(copied.returncode, 0, copied.stderr)
+        self.assertEqual(hashlib.sha256(raw.read_bytes()).hexdigest(), seen)
 
     def test_signal_makes_it_try_at_once(self):
         terminal = self.boot()
