@@ -79,7 +79,7 @@ def main():
     source = options.folder / "source"
     subprocess.run(["dd", "if=/dev/urandom", f"of={source}", "bs=1M", f"count={options.size}"], check=True, stderr=subprocess.DEVNULL)
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", options.format, source, image], check=True)
-    programs = {"strata": (options.build / "bin/qemu-nbd").resolve(), "qemu": shutil.which("qemu-nbd")}
+    programs = {"strata": (options.build / "bin/qemu-nbd").absolute(), "qemu": shutil.which("qemu-nbd")}
     results = {name: [] for name in programs}
     for turn in range(options.rounds):
         for name in sorted(programs, reverse=turn % 2 == 1):

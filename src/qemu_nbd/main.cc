@@ -248,7 +248,11 @@ Result<int> serve(Session& session, const Settings& settings, UniqueFd signals, 
     nbd::SessionContext context = STRATA_TRY(context_of(session, settings));
     UniqueFd listener = STRATA_TRY(listener_of(settings));
     block::NodePtr node = STRATA_TRY(open_image(session, settings));
-    context.exports.push_back(STRATA_TRY(session.run(nbd::Export::create(node, settings.exported))));
+    nbd::ExportOptions exported = settings.exported;
+    if (!settings.image.format && !settings.image.options && node->format() == "raw") {
+        exported.minimum_block = block::kSectorSize;  // guessed: as the peer does then
+    }
+    context.exports.push_back(STRATA_TRY(session.run(nbd::Export::create(node, std::move(exported)))));
     if (!settings.pid_file.empty()) {
         STRATA_TRY_VOID(write_pid_file(settings.pid_file));
     }

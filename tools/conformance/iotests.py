@@ -76,7 +76,7 @@ def environment(options, fmt, image_program, nbd_program, folder):
                SAMPLE_IMG_DIR=str(tests / "sample_images"), PYTHON=sys.executable, QEMU_PROG=shutil.which("qemu-system-x86_64") or "/bin/false",
                QEMU_IMG_PROG=str(image_program), QEMU_IO_PROG=shutil.which("qemu-io") or "/bin/false", QEMU_NBD_PROG=str(nbd_program),
                QSD_PROG=shutil.which("qemu-storage-daemon") or "/bin/false", QEMU_OPTIONS="-nodefaults -display none -accel qtest",
-               QEMU_IO_OPTIONS=io if fmt == "luks" else f"{io} -f {fmt}", QEMU_IO_OPTIONS_NO_FMT=io, IMGFMT=fmt, IMGPROTO="file",
+               QEMU_IO_OPTIONS=io if fmt == "luks" else f"{io} -f {fmt}", QEMU_IO_OPTIONS_NO_FMT=io, IMGFMT=fmt, IMGPROTO=options.protocol,
                AIOMODE="threads", CACHEMODE="writeback", CACHEMODE_IS_DEFAULT="true", QEMU_DEFAULT_MACHINE="pc",
                IMGFMT_GENERIC="false" if fmt in ("bochs", "cloop", "dmg") else "true", IMGOPTSSYNTAX="true" if fmt == "luks" else "false")
     if fmt == "luks":
@@ -175,6 +175,7 @@ def arguments():
     parser.add_argument("--program", type=Path, help="the program called as qemu-img (a link named qemu-img)")
     parser.add_argument("--nbd", type=Path, default=shutil.which("qemu-nbd"), help="the program called as qemu-nbd")
     parser.add_argument("--peer", action="store_true", help="run QEMU's own qemu-img too")
+    parser.add_argument("--protocol", default="file", choices=["file", "nbd"], help="how the tests reach their images; nbd: through --nbd's program")
     parser.add_argument("--formats", default=",".join(FORMATS), help="comma separated (default: all)")
     parser.add_argument("--only", default="", help="test names, comma separated")
     parser.add_argument("--work", type=Path, default=Path("/tmp/strata-iotests"))
@@ -189,6 +190,8 @@ def arguments():
         parser.error("nothing to run: name --program or --peer")
     if options.program:
         options.program = options.program.absolute()
+    if options.nbd:
+        options.nbd = Path(options.nbd).absolute()
     return options
 
 

@@ -91,6 +91,13 @@ Task<std::vector<StatusDescriptor>> Export::status(std::size_t context, std::uin
         } else {
             STRATA_CO_TRY(next, co_await allocation(context, offset + done, left));
         }
+        const auto rest = static_cast<std::uint32_t>((done + next.length) % options_.minimum_block);
+        if (context == 0 && rest != 0 && done + next.length < length) {
+            // Blocks are not taken apart: what ends within one goes on to its end, as data if need be.
+            const bool whole = next.length > rest;
+            next.length = whole ? next.length - rest : std::min<std::uint32_t>(next.length + options_.minimum_block - rest, left);
+            next.flags = whole ? next.flags : Be32(0U);
+        }
         done += next.length;
         if (!all.empty() && all.back().flags == next.flags) {
             all.back().length = all.back().length + next.length;

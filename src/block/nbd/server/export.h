@@ -21,6 +21,7 @@ struct ExportOptions {
     bool allocation_depth = false;  ///< offer qemu:allocation-depth
     std::vector<std::string> bitmaps;  ///< offered as qemu:dirty-bitmap:NAME; of the node or the nearest layer below that has it
     DetectZeroes detect_zeroes = DetectZeroes::Off;
+    std::uint32_t minimum_block = 1;  ///< what clients are told, a power of two; requests of less are carried out all the same
 };
 
 class Export {

@@ -207,7 +207,8 @@ Task<> Session::info(std::uint32_t code, std::span<const std::byte> data) {
         const Message description = text(InfoType::Description, chosen->options().description);
         STRATA_CO_TRY_VOID(co_await reply(code, OptionReply::Info, description.bytes()));
     }
-    const InfoBlockSize blocks{static_cast<std::uint16_t>(InfoType::BlockSize), 1, std::max(4096U, chosen->node().traits().request_alignment), kMaxPayload};
+    const std::uint32_t minimum = wants(InfoType::BlockSize) ? chosen->options().minimum_block : 1;
+    const InfoBlockSize blocks{static_cast<std::uint16_t>(InfoType::BlockSize), minimum, std::max(4096U, chosen->node().traits().request_alignment), kMaxPayload};
     STRATA_CO_TRY_VOID(co_await reply(code, OptionReply::Info, bytes_of(blocks)));
     const InfoExport about{static_cast<std::uint16_t>(InfoType::Export), chosen->size(), chosen->flags(structured_)};
     STRATA_CO_TRY_VOID(co_await reply(code, OptionReply::Info, bytes_of(about)));
