@@ -314,6 +314,7 @@ bool has_plain_handler(const Instruction& insn) noexcept {
         case InsnClass::FarFlow:
         case InsnClass::Stack:
         case InsnClass::Segment:
+        case InsnClass::String:
         case InsnClass::System: return true;
         case InsnClass::Io: return insn.mnemonic == ZYDIS_MNEMONIC_IN || insn.mnemonic == ZYDIS_MNEMONIC_OUT;
         case InsnClass::Special: return special_without_stub(insn);

@@ -321,6 +321,7 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
 }
 
 void BlockEmitter::group_check(const Unit& unit) {
+    r10_holds_ = kNothing;
     StackSite site{a_.label(), a_.label(), current_, FlagsPlace::Dead, false};
     a_.lea(R10, Mem::at(R9, unit.group_low));
     site.live = begin_clobber(unit);
@@ -350,6 +351,7 @@ void BlockEmitter::run_check(const Unit& unit) {
     a_.load(R10, Mem::at(R11, layout::kHostPage));
     a_.alu(Alu::Sub, OpSize::Bits64, R10, Mem::at(R11, tag));
     a_.store(layout::delta(static_cast<unsigned>(unit.slot)), R10);
+    r10_holds_ = unit.slot;
     end_clobber(site.live);
     run_.push_back(site);
 }
@@ -359,6 +361,7 @@ void BlockEmitter::vector_check(const Unit& unit) {
         return;
     }
     vectors_checked_ = true;
+    r10_holds_ = kNothing;  // the helper has clobbered it
     const VectorSite site{a_.label(), a_.label()};
     const bool live = begin_clobber(unit);
     a_.alu_imm(Alu::Cmp, OpSize::Bits32, Mem::gs_at(layout::kVectorLive), 0);
@@ -377,10 +380,10 @@ void BlockEmitter::emit_copy(const Unit& unit) {
     Reg borrowed = Rsp;  // a low register lent to the address
     const bool memory = touches_memory(insn);
     if (memory && unit.grouped) {
-        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        load_stack_host();
         rewrite.memory = Mem::at(R10, R9, 1, static_cast<std::int32_t>(insn.mem.displacement));
     } else if (memory && unit.slot != Unit::kNoSlot) {
-        a_.load(R10, layout::delta(static_cast<unsigned>(unit.slot)));
+        load_delta(unit.slot);
         rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1, static_cast<std::int32_t>(insn.mem.displacement));
     } else if (memory) {
         check(unit, {}, access_bytes(insn), insn.mem.write);
@@ -449,11 +452,46 @@ void BlockEmitter::emit_lea(const Unit& unit) {
     }
 }
 
+void BlockEmitter::load_stack_host() {
+    if (r10_holds_ != kStackHeld) {
+        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        r10_holds_ = kStackHeld;
+    }
+}
+
+void BlockEmitter::load_delta(std::int8_t slot) {
+    if (r10_holds_ != slot) {
+        a_.load(R10, layout::delta(static_cast<unsigned>(slot)));
+        r10_holds_ = slot;
+    }
+}
+
+bool BlockEmitter::keeps_r10(const Unit& unit) const {
+    const Instruction& insn = unit.insn;
+    if (unit.interpreted || unit.inlined || insn.uses_high_byte) {
+        return false;
+    }
+    switch (insn.cls) {
+        case InsnClass::Nop:
+        case InsnClass::Fence: return true;
+        case InsnClass::Copy:
+        case InsnClass::CopyVector: {
+            const bool checked = touches_memory(insn) && !unit.grouped && unit.slot == Unit::kNoSlot;
+            return !checked && __builtin_popcount(data_registers(insn) & kInMemory) <= 1;
+        }
+        case InsnClass::Stack: return unit.grouped && !insn.mem.present && insn.mnemonic != ZYDIS_MNEMONIC_LEAVE;
+        default: return false;
+    }
+}
+
 void BlockEmitter::emit_unit(std::size_t index) {
     const Unit& unit = units_[index];
     current_ = index;
     after_ = a_.label();
     mark(index);
+    if (!keeps_r10(unit)) {
+        r10_holds_ = kNothing;
+    }
     if (unit.group_start) {
         group_check(unit);
     }

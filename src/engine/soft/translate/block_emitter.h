@@ -158,6 +158,11 @@ class BlockEmitter {
 
     void address_of_operand(const Unit& unit);
     void emit_address(const Unit& unit, const Address& address);
+    /// r10 = what is to be added to a linear address of the stack group, of the run, unless it is there already.
+    void load_stack_host();
+    void load_delta(std::int8_t slot);
+    /// Whether the code of the unit leaves r10 alone.
+    [[nodiscard]] bool keeps_r10(const Unit& unit) const;
     /// r10 = host address of the access.
     void check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write);
     void constant_check(std::uint64_t linear, bool write, Label slow);
@@ -199,6 +204,8 @@ class BlockEmitter {
     Label after_;
     bool host_valid_ = false, memory_valid_ = false;
     bool vectors_checked_ = false;
+    static constexpr std::int8_t kNothing = -1, kStackHeld = -2;
+    std::int8_t r10_holds_ = kNothing;  ///< the delta of this slot, or of the stack group
     bool ended_ = false;
     std::pmr::monotonic_buffer_resource arena_;
     std::pmr::vector<SlowSite> slow_{&arena_};

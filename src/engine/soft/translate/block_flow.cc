@@ -176,7 +176,7 @@ void BlockEmitter::emit_push(const Unit& unit) {
     }
     Mem slot = Mem::at(R10);
     if (unit.grouped) {
-        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        load_stack_host();
         slot = Mem::at(R10, R9, 1, -8);
     } else {
         check(unit, {Address::Kind::Stack, -8}, 8, true);
@@ -199,7 +199,7 @@ void BlockEmitter::emit_pop(const Unit& unit) {
     const unsigned to = insn.modrm_offset != kNoOffset ? insn.rm : insn.opcode_reg;
     Mem slot = Mem::at(R10);
     if (unit.grouped) {
-        a_.load(R10, Mem::gs_at(layout::kStackHost));
+        load_stack_host();
         slot = Mem::at(R10, R9, 1, 0);
     } else {
         check(unit, {Address::Kind::Stack, 0}, 8, false);

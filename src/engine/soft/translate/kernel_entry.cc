@@ -82,7 +82,12 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     const std::uint64_t page = code_page(cpu, cpu.rip);
     const std::uint32_t mode = cpu.mode;
     const std::uint64_t next = cpu.rip + op.insn.length;
-    const StepResult step = execute(cpu, op);
+    const std::uint64_t rip = cpu.rip;
+    StepResult step = execute(cpu, op);
+    // A REP instruction works in chunks.
+    while (step == StepResult::Done && cpu.rip == rip && cpu.request.load(std::memory_order_relaxed) == 0) {
+        step = execute(cpu, op);
+    }
     const bool last = (word & SystemWord::kLast) != 0;
     if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode || translator.killed() != killed) {
         return leave(cpu, step);
