@@ -1,20 +1,23 @@
 // Strings: MOVS, STOS, LODS, SCAS, CMPS with and without REP.
 //
-// A REP instruction works in chunks: as many elements as fit in the pages at hand, all in RAM, at the host's speed; then registers
-// are brought up to date and the step ends, with rip left in place until the count is zero. So it is interruptible and
-// restartable at each chunk. What the fast chunk cannot do (devices, page crossings, DF = 1, watchpoints) goes element by element.
+// A REP instruction works in chunks: as many elements as fit in the pages at hand that follow each other in the host too, all in RAM,
+// at the host's speed; then registers are brought up to date. The step ends, with rip left in place, as soon as a request waits. So it
+// is interruptible and restartable at each chunk. What the fast chunk cannot do (devices, page crossings, DF = 1, watchpoints) goes
+// element by element.
 #include <Zydis/Mnemonic.h>
 
 #include <algorithm>
 
 #include "engine/soft/interp/handlers.h"
 #include "engine/soft/interp/operands.h"
+#include "engine/soft/mmu/mmu_state.h"
 
 namespace strata::engine::soft {
 namespace {
 
 namespace fl = x86::rflags;
-constexpr std::uint64_t kMaxElements = 4096;  // per step: a page of bytes
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kMaxBytes = 16 * kPage;  // of a chunk: some microseconds
 
 enum class Kind : std::uint8_t { Movs, Stos, Lods, Scas, Cmps };
 
@@ -100,27 +103,58 @@ bool one_element(const StringState& s, Kind kind) {
     return false;
 }
 
-/// How many elements from `offset` stay in one page, the segment and the address size, upward.
-std::uint64_t run_length(const StringState& s, std::uint64_t offset, std::uint64_t linear) {
-    const std::uint64_t page_room = (0x1000 - (linear & 0xfffU)) / s.size;
-    const std::uint64_t wrap_room = s.address == 8 ? ~0ULL : (size_mask(s.address) - offset + 1) / s.size;
-    return std::min(page_room, wrap_room);
+/// As host_pointer(), but what the TLB knows is found without a call.
+std::byte* page_pointer(CpuState& cpu, std::uint64_t linear, std::uint64_t bytes, bool write) {
+    const TlbEntry& entry = cpu.tlb[tlb_index(linear)];
+    if (((write ? entry.tag_write : entry.tag_read) ^ linear) < kPage) [[likely]] {
+        // SAFETY: the MMU vouches for the page; the caller stays in it.
+        return reinterpret_cast<std::byte*>(entry.host_page + (linear & (kPage - 1)));
+    }
+    return host_pointer(cpu, linear, static_cast<std::uint32_t>(bytes), write ? MemAccess::Write : MemAccess::Read);
+}
+
+/// How many of `count` elements from `linear` on lie behind each other in the host's memory too; the first `found`, at `host`, do.
+/// A page that would fault, or holds code to be forgotten, ends the chunk.
+std::uint64_t extend(const StringState& s, std::uint64_t linear, bool write, const std::byte* host, std::uint64_t found, std::uint64_t count) {
+    CpuState& cpu = s.cpu;
+    if (((linear + found * s.size) & (kPage - 1)) != 0) {
+        return found;  // an element crosses the page's end
+    }
+    while (found < count && !cpu.mmu->rewrite_pending) {
+        const std::uint64_t part = std::min(count - found, kPage / s.size);
+        const std::byte* next = page_pointer(cpu, linear + found * s.size, part * s.size, write);
+        if (next != host + found * s.size) {
+            break;
+        }
+        found += part;
+    }
+    return found;
 }
 
 /// Host memory for `count` elements at segment:offset; lowers `count` to what fits. Null: go element by element.
 std::byte* chunk(const StringState& s, unsigned segment, std::uint64_t offset, bool write, std::uint64_t& count) {
     CpuState& cpu = s.cpu;
-    std::uint64_t linear = 0;
-    if (!segment_linear(cpu, segment, offset, s.size, write, linear)) {
+    std::uint64_t linear = offset;
+    // 64-bit mode has no segments but FS and GS; that addresses are canonical is seen when a page is looked up.
+    const bool flat = s.address == 8 && segment < x86::Fs;
+    const auto within = [&](std::uint64_t elements) {
+        return flat || segment_linear(cpu, segment, offset, static_cast<std::uint32_t>(elements * s.size), write, linear);
+    };
+    if (!within(1)) {
         cpu.exception.pending = false;  // one_element() finds it again
         return nullptr;
     }
-    count = std::min(count, run_length(s, offset, linear));
-    if (count < 2 || !segment_linear(cpu, segment, offset, static_cast<std::uint32_t>(count * s.size), write, linear)) {
+    const std::uint64_t wrap_room = s.address == 8 ? ~0ULL : (size_mask(s.address) - offset + 1) / s.size;
+    const std::uint64_t wanted = std::min(count, wrap_room);
+    count = std::min(wanted, (kPage - (linear & (kPage - 1))) / s.size);
+    if (count < 2 || !within(count)) {
         cpu.exception.pending = false;
         return nullptr;
     }
-    std::byte* host = host_pointer(cpu, linear, static_cast<std::uint32_t>(count * s.size), write ? MemAccess::Write : MemAccess::Read);
+    std::byte* host = page_pointer(cpu, linear, count * s.size, write);
+    if (host != nullptr && count < wanted && within(wanted)) {
+        count = extend(s, linear, write, host, count, wanted);
+    }
     cpu.exception.pending = false;
     return host;
 }
@@ -149,7 +183,7 @@ std::uint64_t fast_chunk(const StringState& s, Kind kind, std::uint64_t wanted) 
     if (s.down || (kind != Kind::Movs && kind != Kind::Stos) || (cpu.mode & (ModeBits::kTrap | ModeBits::kAlignCheck)) != 0) {
         return 0;
     }
-    std::uint64_t count = std::min(wanted, kMaxElements);
+    std::uint64_t count = std::min(wanted, kMaxBytes / s.size);
     const std::byte* from = nullptr;
     if (kind == Kind::Movs) {
         from = chunk(s, s.insn.implicit_segment, s.reg(x86::Rsi), false, count);
@@ -192,19 +226,28 @@ StepResult op_string(CpuState& cpu, Op& op) noexcept {
         return done(cpu, insn);
     }
     std::uint64_t did = fast_chunk(s, kind, count);
+    while (did != 0) {
+        count -= did;
+        set_gpr(cpu, x86::Rcx, insn.address_size, count);
+        if (count == 0) {
+            return done(cpu, insn);
+        }
+        if (cpu.request.load(std::memory_order_relaxed) != 0) {
+            return StepResult::Done;
+        }
+        did = fast_chunk(s, kind, count);
+    }
     bool fault = false;
     bool early = false;
     const std::uint64_t limit = (cpu.mode & ModeBits::kTrap) != 0 ? 1 : std::min<std::uint64_t>(count, 256);
-    if (did == 0) {
-        do {
-            fault = !one_element(s, kind);
-            if (fault) {
-                break;
-            }
-            ++did;
-            early = ends_early(cpu, insn, kind);
-        } while (did < limit && !early && cpu.request.load(std::memory_order_relaxed) == 0);
-    }
+    do {
+        fault = !one_element(s, kind);
+        if (fault) {
+            break;
+        }
+        ++did;
+        early = ends_early(cpu, insn, kind);
+    } while (did < limit && !early && cpu.request.load(std::memory_order_relaxed) == 0);
     count -= did;
     if (did != 0) {
         set_gpr(cpu, x86::Rcx, insn.address_size, count);  // a fault before the first element leaves even the upper half alone
