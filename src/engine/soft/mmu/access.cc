@@ -75,6 +75,7 @@ Reach reach(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights
     if (access == MemAccess::Write) {
         grant_write(cpu, filled, target);
     }
+    fill_neighbours(cpu, bank, linear, walk, access);
     return Reach::Ram;
 }
 

@@ -108,6 +108,9 @@ struct PageWalk {
     std::uint64_t physical = 0;  ///< of the byte asked for
     std::uint64_t flags = 0;     ///< TlbFlags
     bool keyed = false;          ///< PKRU had a say: a user page under CR4.PKE
+    static constexpr std::uint64_t kNoEntry = ~0ULL;
+    std::uint64_t entry_offset = kNoEntry;  ///< where in RAM the leaf entry stands, in long mode, if it maps 4 KiB
+    std::uint64_t entry = 0;                ///< and what it holds now
 };
 
 /// The rights that an access under `privilege` has now.
@@ -121,6 +124,9 @@ void note_ram_write(CpuState& cpu, std::uint64_t ram_offset, std::uint64_t lengt
 
 /// Enters a translation of RAM at host address `host_page`; tag_write is granted apart.
 TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const PageWalk& walk, std::byte* host_page) noexcept;
+/// Enters pages beside that of `linear`, which `walk` translated for `access`, as far as the page table entries beside its own say the same of them: only
+/// where a page next to it is known already, because memory is gone through in order then. Sets no A or D bit.
+void fill_neighbours(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const PageWalk& walk, MemAccess access) noexcept;
 [[nodiscard]] AsidSlot& current_slot(CpuState& cpu) noexcept;
 
 /// Withdraws tag_write of one RAM page (host address of its start) or of all, everywhere in this vCPU. With `mark`, pages whose

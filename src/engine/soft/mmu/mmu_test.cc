@@ -28,6 +28,33 @@ TEST_F(MmuTest, WriteSetsDirtyAlsoAfterReadFilledTheTlb) {
     EXPECT_EQ(peek(kData), 0x1122334455667788U);
 }
 
+TEST_F(MmuTest, APageBesideAKnownOneBringsThoseThatAreTheSame) {
+    long_mode();
+    constexpr std::uint64_t kAll = kP | kW | kU | kA | kD, kPage = 0x1000;
+    map(kAll);
+    const std::uint64_t leaves[] = {kAll, kAll, kAll, kAll & ~kA, kAll & ~kW, 0, kAll | kNx, kAll & ~kD};
+    for (std::uint64_t i = 0; i < std::size(leaves); ++i) {
+        poke(kLevel1 + i * 8, (kData + i * kPage) | leaves[i]);
+    }
+    const auto known = [&](std::uint64_t i) {
+        const std::uint64_t linear = kLinear + i * kPage;
+        return current_slot(cpu_).banks[static_cast<std::uint32_t>(access_rights(cpu_, Privilege::Current))].entries[tlb_index(linear)].tag_read == linear;
+    };
+    ASSERT_TRUE(read(kLinear));
+    EXPECT_FALSE(known(1));  // nothing says that memory is gone through in order
+    ASSERT_TRUE(read(kLinear + kPage));
+    for (std::uint64_t i = 0; i < std::size(leaves); ++i) {
+        EXPECT_EQ(known(i), i <= 2 || i == 7) << i;
+    }
+    EXPECT_EQ(peek(kLevel1 + 3 * 8) & kA, 0U);
+    ASSERT_TRUE(write(kLinear + 7 * kPage));
+    EXPECT_EQ(peek(kLevel1 + 7 * 8) & kD, kD);
+    EXPECT_EQ(peek(kData + 7 * kPage), 0x1122334455667788U);
+    poke(kLevel1 + 2 * 8, 0);
+    flush_tlb_page(cpu_, kLinear + 2 * kPage);
+    EXPECT_FALSE(read(kLinear + 2 * kPage));
+}
+
 TEST_F(MmuTest, NotPresentReportsAccessAndPrivilege) {
     long_mode();
     map(0);

@@ -13,7 +13,7 @@ namespace x86 = arch::x86;
 
 constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40, kLarge = 0x80, kGlobalBit = 0x100;
 constexpr std::uint64_t kNoExecute = 1ULL << 63;
-constexpr std::uint64_t kNotRam = ~0ULL;
+constexpr std::uint64_t kNotRam = PageWalk::kNoEntry;
 
 enum class Outcome : std::uint8_t { Translated, NotPresent, Reserved, Denied, Changed };
 
@@ -161,6 +161,8 @@ Outcome Walker::finish(std::uint64_t base, std::uint64_t size, PageWalk& out) {
     if ((leaf & kGlobalBit) != 0 && (cpu.cr4 & x86::cr4::kPge) != 0) {
         out.flags |= TlbFlags::kGlobal;
     }
+    out.entry_offset = long_mode() && size == 0x1000 ? steps[count - 1].offset : PageWalk::kNoEntry;
+    out.entry = leaf;
     if (size > 0x1000) {
         out.flags |= size > 0x400000 ? TlbFlags::kLarge1G : TlbFlags::kLarge2M;
     }
@@ -264,6 +266,7 @@ bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rig
         out.physical = linear;
         out.flags = TlbFlags::kWritable;
         out.keyed = false;
+        out.entry_offset = PageWalk::kNoEntry;
         return true;
     }
     for (;;) {
