@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/soft/cache/code_lines.h"
+#include "engine/soft/cache/loop_windows.h"
 
 namespace strata::engine::soft {
 
@@ -68,6 +69,8 @@ struct Block {
     std::uint32_t save_entry = 0;      ///< flags from host to memory
     std::uint32_t return_entry = 0;    ///< flags from either place to where the block wants them
     std::uint64_t executions = 0;      ///< counted by its code, if at all
+    std::uint32_t loop_entry = 0;      ///< for its own jump back: pages are not looked up
+    std::unique_ptr<LoopWindows> loop; ///< its code refers to it
     std::vector<Exit> exits;           ///< never resized once linked
     std::vector<InsnMark> marks;       ///< ascending by host
     Exit* incoming = nullptr;

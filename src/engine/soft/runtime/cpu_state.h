@@ -80,8 +80,8 @@ struct TranslatorState {
     static constexpr std::uint64_t kNoStack = 1, kNoStackHost = 1ULL << 63U;
     std::uint64_t stack_tag = kNoStack;
     std::uint64_t stack_host = kNoStackHost;
-    static constexpr std::uint32_t kDeltas = 8;
-    std::uint64_t deltas[kDeltas] = {};  ///< host minus linear address of pages checked for a run of accesses, within one block
+    static constexpr std::uint32_t kDeltas = 16;
+    std::uint64_t deltas[kDeltas] = {};  ///< host minus linear address of pages checked for a run of accesses, within one block; in a loop: loop_windows.h
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user of the current
     /// address space; chained code is guarded by them.
     std::uint64_t code_pages[2][kCodePages] = {};

@@ -225,6 +225,7 @@ namespace {
 
 constexpr std::uint16_t kNotABase = 0x0E10;  // rsp has groups of its own; guest r9 to r11 are not in registers
 constexpr std::int64_t kFarDisplacement = 1 << 20;
+constexpr std::int8_t kRunSlots = 8;  // of TranslatorState::deltas
 
 struct Run {
     std::vector<std::size_t> members;
@@ -243,7 +244,7 @@ bool run_access(const Unit& unit) {
 }
 
 void close_run(std::vector<Unit>& units, Run& run, std::int8_t& slots) {
-    if (run.members.size() >= 2 && slots < static_cast<std::int8_t>(TranslatorState::kDeltas)) {
+    if (run.members.size() >= 2 && slots < kRunSlots) {
         for (const std::size_t member : run.members) {
             units[member].slot = slots;
         }

@@ -36,6 +36,10 @@ struct Unit {
     bool run_start = false, run_write = false;
     std::int32_t run_low = 0;    ///< relative to the base register
     std::int32_t run_bytes = 0;
+    // In a loop (loops.h) the slot's base covers the access: its address is deltas[slot] + stepping register * scale + displacement.
+    bool hoisted = false;
+    std::int8_t stepping = kNoRegister;
+    std::int32_t displacement = 0;
 };
 
 /// A stack access at a fixed distance from rsp, as an instruction makes it.

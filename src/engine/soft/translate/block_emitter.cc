@@ -232,49 +232,6 @@ void BlockEmitter::emit_address(const Unit& unit, const Address& address) {
     }
 }
 
-void BlockEmitter::put_away_flags() {
-    if (host_valid_ && !memory_valid_) {
-        a_.pushfq();
-        a_.pop(layout::flags());
-        memory_valid_ = true;
-    }
-}
-
-void BlockEmitter::flags_into_rax() {
-    a_.store(layout::spill(0), Rax);
-    a_.lahf();
-    a_.op(OpSize::Bits32, 0x0F90, 0, Rax);  // seto al
-}
-
-bool BlockEmitter::begin_clobber(const Unit& unit) {
-    const FlagsNeed need = unit.need_before;
-    if (need == FlagsNeed::Host && host_valid_) {
-        flags_into_rax();
-        return true;
-    }
-    if (need != FlagsNeed::None) {
-        put_away_flags();
-    }
-    drop_host_flags();
-    return false;
-}
-
-void BlockEmitter::drop_host_flags() {
-    if (host_valid_) {
-        host_valid_ = false;
-        mark(current_);  // a host fault from here on must not take the guest's flags from the host
-    }
-}
-
-void BlockEmitter::end_clobber(bool live) {
-    if (live) {
-        a_.byte(0x04);  // add al, 7Fh: OF = al
-        a_.byte(0x7F);
-        a_.sahf();
-        a_.load(Rax, layout::spill(0));
-    }
-}
-
 void BlockEmitter::constant_check(std::uint64_t linear, bool write, Label slow) {
     const auto entry = static_cast<std::int32_t>(((linear >> 12) & (kTlbEntries - 1)) * sizeof(TlbEntry));
     a_.load(R11, Mem::gs_at(layout::kTlb));
@@ -288,6 +245,10 @@ void BlockEmitter::constant_check(std::uint64_t linear, bool write, Label slow) 
 }
 
 void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write) {
+    if (loop_ != nullptr) {
+        check_or_bail(unit, bytes, write);
+        return;
+    }
     SlowSite site{a_.label(), a_.label(), after_, current_, address, bytes, false};
     site.word |= (write ? SiteWord::kWrite : 0) |
                  (address.kind == Address::Kind::Operand && unit.insn.mem.aligned ? SiteWord::kAligned : 0);
@@ -308,16 +269,20 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
     }
     emit_address(unit, address);
     site.live = begin_clobber(unit);
+    tlb_check(bytes, write, site.entry);
+    end_clobber(site.live);
+    a_.bind(site.resume);
+    slow_.push_back(site);
+}
+
+void BlockEmitter::tlb_check(std::uint32_t bytes, bool write, Label miss) {
     a_.rorx(OpSize::Bits32, R11, R10, 7);
     a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
     a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
     a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, write ? layout::kTagWrite : layout::kTagRead));
     a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - static_cast<std::int32_t>(bytes));
-    a_.jcc(Cond::A, site.entry);
+    a_.jcc(Cond::A, miss);
     a_.alu(Alu::Add, OpSize::Bits64, R10, Mem::at(R11, layout::kHostPage));
-    end_clobber(site.live);
-    a_.bind(site.resume);
-    slow_.push_back(site);
 }
 
 void BlockEmitter::group_check(const Unit& unit) {
@@ -382,6 +347,8 @@ void BlockEmitter::emit_copy(const Unit& unit) {
     if (memory && unit.grouped) {
         load_stack_host();
         rewrite.memory = Mem::at(R10, R9, 1, static_cast<std::int32_t>(insn.mem.displacement));
+    } else if (memory && unit.hoisted) {
+        rewrite.memory = hoisted_operand(unit);
     } else if (memory && unit.slot != Unit::kNoSlot) {
         load_delta(unit.slot);
         rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1, static_cast<std::int32_t>(insn.mem.displacement));

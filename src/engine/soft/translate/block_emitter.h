@@ -20,6 +20,7 @@
 #include "engine/soft/emit/assembler.h"
 #include "engine/soft/translate/analysis.h"
 #include "engine/soft/translate/glue.h"
+#include "engine/soft/translate/loops.h"
 
 namespace strata::engine::soft {
 
@@ -27,6 +28,7 @@ namespace strata::engine::soft {
 struct TranslateOptions {
     bool group_stack = true;      ///< one check for a run of stack accesses
     bool group_runs = true;       ///< one check for a run of accesses off one register
+    bool hoist_loops = true;      ///< one check for many iterations of a loop
     bool extend_blocks = true;    ///< go on behind a conditional branch that is not taken
     bool chain = true;            ///< direct jumps between blocks
     bool chain_pages = true;      ///< … also across pages, guarded
@@ -52,6 +54,7 @@ struct BlockSource {
     std::uint64_t ram_offset = 0;
     std::uint32_t key_mode = 0;
     bool ungrouped = false;
+    bool flat = false;                ///< a loop whose checks were hoisted, and that did not pay
     std::uint64_t next_page = 0;      ///< RAM offset of the next page, if rip is near its page's end and that can be fetched
     std::uint64_t second_offset = 0;  ///< RAM offset of the next page, if the only instruction reaches into it
 };
@@ -100,6 +103,12 @@ class BlockEmitter {
         FlagsPlace flags = FlagsPlace::Dead;
         bool live = false;
     };
+    struct BailSite {
+        Label entry;
+        std::size_t unit = 0;
+        FlagsPlace flags = FlagsPlace::Dead;
+        bool live = false;
+    };
     struct SystemSite {
         Label entry, back;
         std::size_t unit = 0;
@@ -124,6 +133,13 @@ class BlockEmitter {
 
     void count_execution(Block& block);
     void emit_head();
+    void emit_loop_head(Block& block);
+    void note_loop_end();
+    void check_or_bail(const Unit& unit, std::uint32_t bytes, bool write);
+    void emit_loop_sites();
+    /// Jumps to `miss` unless the access at r10 is in a page that the TLB knows, else r10 = its host address. Clobbers r11 and flags.
+    void tlb_check(std::uint32_t bytes, bool write, Label miss);
+    [[nodiscard]] Mem hoisted_operand(const Unit& unit);
     void check_second_page();
     void emit_unit(std::size_t index);
     void emit_interpreted(const Unit& unit);
@@ -211,6 +227,10 @@ class BlockEmitter {
     std::pmr::vector<SlowSite> slow_{&arena_};
     std::pmr::vector<StackSite> stack_{&arena_};
     std::pmr::vector<RunSite> run_{&arena_};
+    std::pmr::vector<BailSite> bails_{&arena_};
+    std::unique_ptr<LoopWindows> loop_;  ///< the block is a loop whose checks stand at its head
+    std::uint32_t loop_entry_ = 0;
+    Label loop_again_, loop_fill_;
     std::pmr::vector<VectorSite> vector_{&arena_};
     std::pmr::vector<SystemSite> system_{&arena_};
     std::pmr::vector<JumpMiss> misses_{&arena_};

@@ -49,10 +49,13 @@ std::unique_ptr<Block> BlockEmitter::emit() {
             unit.need_before = unit.need_after = FlagsNeed::Host;
         }
     }
-    if (options_.group_stack && !source_.ungrouped) {
+    if (options_.hoist_loops && !source_.ungrouped && !source_.flat && source_.second_offset == 0) {
+        loop_ = find_loop(units_, source_.ram_offset);
+    }
+    if (options_.group_stack && !source_.ungrouped && loop_ == nullptr) {
         group_stack_accesses(units_);
     }
-    if (options_.group_runs && !source_.ungrouped) {
+    if (options_.group_runs && !source_.ungrouped && loop_ == nullptr) {
         group_base_accesses(units_);
     }
     const FlagsNeed need = units_.front().need_before;
@@ -64,7 +67,11 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     if (options_.profile_fd >= 0) {
         count_execution(*block);
     }
-    emit_head();
+    if (loop_ != nullptr) {
+        emit_loop_head(*block);
+    } else {
+        emit_head();
+    }
     if (source_.second_offset != 0) {
         check_second_page();
     }
@@ -77,6 +84,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     emit_jump_misses();
     emit_stack_sites();
     emit_run_sites();
+    emit_loop_sites();
     emit_system_sites();
     for (const VectorSite& site : vector_) {
         a_.bind(site.entry);
@@ -88,6 +96,8 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->cold = static_cast<std::uint32_t>(cold_ - base_);
     block->cold_size = a_.offset() - a_.hot_size();
     block->exits.reserve(exits_.size());
+    block->loop_entry = loop_entry_;
+    block->loop = std::move(loop_);
     for (PendingExit& pending : exits_) {
         pending.exit.owner = block.get();
         block->exits.push_back(pending.exit);
@@ -230,6 +240,9 @@ void BlockEmitter::emit_flow(const Unit& unit) {
     switch (insn.cls) {
         case InsnClass::Jcc:
             branch_exit(static_cast<Cond>(insn.opcode & 15), target);
+            if (current_ + 1 == units_.size()) {
+                note_loop_end();
+            }
             if (current_ + 1 < units_.size() || stop_) {
                 return;  // the block goes on behind the branch
             }

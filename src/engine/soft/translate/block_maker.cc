@@ -19,6 +19,7 @@ constexpr std::uint64_t kThunkRoom = 64;     // of the thunk before a block
 constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
 constexpr std::size_t kMostSystemOps = 1U << 14U;  // a guest can make up any number of encodings
+constexpr std::size_t kManyLoops = 1U << 16U;
 constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
 
 bool ends_block(InsnClass cls) {
@@ -167,6 +168,7 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         source.second_offset = same_page ? 0 : source.next_page;
         return nullptr;
     }
+    source.flat = flat_loops_.contains(source.ram_offset);
     std::unique_ptr<Block> block;
     if (!units_.empty()) {
         const std::uint64_t room = indirect ? kThunkRoom : 0;
@@ -309,7 +311,8 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     }
     const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags || from.flags == FlagsPlace::Dead;
     if (fits) {
-        return to.code;
+        const bool again = from.owner == &to && !from.ungrouped && to.loop_entry != 0;
+        return again ? to.loop_entry : to.code;
     }
     if (from.flags == FlagsPlace::Either) {
         if (to.return_entry == 0) {
@@ -435,6 +438,17 @@ void Translator::settle(CpuState& cpu) {
             other->translator.stored_page.store(0, std::memory_order_relaxed);
         }
     });
+}
+
+void Translator::flatten_loop(CpuState& cpu, const LoopWindows& loop) noexcept {
+    {
+        const MutexLock lock(mutex_);
+        if (flat_loops_.size() >= kManyLoops) {
+            flat_loops_.clear();
+        }
+        flat_loops_.insert(loop.ram_offset);
+    }
+    invalidate(&cpu, loop.ram_offset, 1);
 }
 
 // Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but this thread, which forgets it.

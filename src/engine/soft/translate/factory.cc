@@ -66,6 +66,7 @@ struct Switch {
 constexpr std::array kSwitches = {
     Switch{"no-groups", &TranslateOptions::group_stack, false},
     Switch{"no-runs", &TranslateOptions::group_runs, false},
+    Switch{"no-loops", &TranslateOptions::hoist_loops, false},
     Switch{"no-extend", &TranslateOptions::extend_blocks, false},
     Switch{"no-chain", &TranslateOptions::chain, false},
     Switch{"no-page-chain", &TranslateOptions::chain_pages, false},

@@ -242,6 +242,21 @@ void emit_run(Assembler& a, const GlueHelpers& helpers) {
     return_behind(a);
 }
 
+void emit_loop(Assembler& a, const GlueHelpers& helpers) {
+    const Label fail = a.label();
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R11);
+    call_helper(a, address_of(helpers.fill_loop));
+    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
+    a.jcc(Cond::E, fail);
+    load_homes(a);
+    a.ret();
+    a.bind(fail);
+    load_homes(a);
+    return_behind(a);
+}
+
 void emit_interpret(Assembler& a, const GlueHelpers& helpers) {
     const Label stop = a.label();
     a.store(Mem::gs_at(layout::kRip), R11);
@@ -370,6 +385,9 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     a.align(16);
     glue.run = a.here();
     emit_run(a, helpers);
+    a.align(16);
+    glue.loop = a.here();
+    emit_loop(a, helpers);
     a.align(16);
     glue.interpret = a.here();
     emit_interpret(a, helpers);

@@ -10,6 +10,7 @@
 //   stack                called by grouped stack checks: r10 = linear address, r11d = bytes. Fills stack_tag/stack_host, or returns
 //                        5 bytes behind. All guest registers are kept, flags are not.
 //   run                  called by checks of runs: r10 = linear address, r11d = RunWord. As stack, for the TLB entry.
+//   loop                 called at a loop's head: r11 = its LoopWindows: makes the windows, or returns 5 bytes behind. As run.
 //   vector               called where vector_live is 0: makes it 1. Keeps all guest registers but flags.
 //   interpret            called: r11 = rip, r10d = length and mnemonic: the interpreter executes that instruction; returns if the block can go on,
 //                        with flags both in memory and in host RFLAGS.
@@ -24,6 +25,7 @@
 #include <cstdint>
 
 #include "engine/soft/cache/code_memory.h"
+#include "engine/soft/cache/loop_windows.h"
 #include "engine/soft/emit/assembler.h"
 #include "engine/soft/runtime/cpu_state.h"
 
@@ -50,6 +52,8 @@ struct GlueHelpers {
     void (*fill_stack)(CpuState* cpu, std::uint64_t linear) noexcept;
     /// Tries to enter the page of `linear` into the TLB with the rights of `word`; 0 if not, or if the run leaves the page.
     std::uint64_t (*fill_run)(CpuState* cpu, std::uint64_t linear, std::uint64_t word) noexcept;
+    /// Makes the windows for an iteration with the registers as they are; 0 if it leaves a page or one cannot be reached.
+    std::uint64_t (*fill_loop)(CpuState* cpu, LoopWindows* loop) noexcept;
     void (*load_vectors)(CpuState* cpu) noexcept;
     /// Where the code for cpu->rip stands that is entered with flags in memory; 0: leave.
     std::uint64_t (*find_target)(CpuState* cpu) noexcept;
@@ -65,7 +69,7 @@ struct GlueHelpers {
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
     std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0, fault = 0, interpret = 0, run = 0, store = 0;
-    std::uint64_t system = 0, transfer = 0, return_end = 0, exit_either = 0;
+    std::uint64_t system = 0, transfer = 0, return_end = 0, exit_either = 0, loop = 0;
 };
 
 /// The address of an Op (interp/context.h), and bits below it.

@@ -64,7 +64,8 @@ void emit_modrm(Assembler& a, const Instruction& insn, const Rewrite& rewrite, c
     const std::uint8_t mod = mem.disp == 0 && (mem.base & 7) != 5 ? 0 : 2;
     a.byte(static_cast<std::uint8_t>((mod << 6) | reg_bits | (sib ? 4 : (mem.base & 7))));
     if (sib) {
-        a.byte(static_cast<std::uint8_t>(((mem.index & 7) << 3) | (mem.base & 7)));
+        const auto scale = static_cast<std::uint8_t>(__builtin_ctz(mem.scale));
+        a.byte(static_cast<std::uint8_t>((scale << 6) | ((mem.index & 7) << 3) | (mem.base & 7)));
     }
     if (mod == 2) {
         a.u32(static_cast<std::uint32_t>(mem.disp));

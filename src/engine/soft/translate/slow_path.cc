@@ -81,8 +81,27 @@ std::byte* code_store(CpuState& cpu, std::uint64_t linear, std::uint32_t size, s
     return ram.base() + offset;
 }
 
+// Not one access of the host's, as a processor's would not be either.
+void copy_bytes(std::byte* to, const std::byte* from, std::uint32_t size) {
+    for (; size >= 8; size -= 8, to += 8, from += 8) {
+        __builtin_memcpy(to, from, 8);
+    }
+    for (; size > 0; --size) {
+        *to++ = *from++;
+    }
+}
+
 // A load that crosses pages reads a copy.
 bool copy_in(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
+    const std::uint64_t page = linear & ~(kPage - 1), next = page + kPage;
+    const TlbEntry &low = cpu.tlb[tlb_index(page)], &high = cpu.tlb[tlb_index(next)];
+    if (low.tag_read == page && high.tag_read == next) {
+        // SAFETY: the TLB vouches for both pages.
+        const auto first = static_cast<std::uint32_t>(next - linear);
+        copy_bytes(cpu.translator.bounce, reinterpret_cast<const std::byte*>(low.host_page + (linear & (kPage - 1))), first);
+        copy_bytes(cpu.translator.bounce + first, reinterpret_cast<const std::byte*>(high.host_page), size - first);
+        return true;
+    }
     return read_linear(cpu, linear, cpu.translator.bounce, size);
 }
 
@@ -91,6 +110,15 @@ bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     TranslatorState& state = cpu.translator;
     const auto first = static_cast<std::uint32_t>(kPage - (linear & (kPage - 1)));
     const std::uint64_t second = linear + first;
+    state.bounce_first = first;
+    state.bounce_size = size;
+    const TlbEntry &one = cpu.tlb[tlb_index(linear)], &other = cpu.tlb[tlb_index(second)];
+    if (one.tag_write == second - kPage && other.tag_write == second) {
+        // SAFETY: the TLB vouches for both pages.
+        state.bounce_low = reinterpret_cast<std::byte*>(one.host_page + (linear & (kPage - 1)));
+        state.bounce_high = reinterpret_cast<std::byte*>(other.host_page);
+        return true;
+    }
     // Read rights first: asking for a writable pointer to code would drop that code.
     for (const std::uint64_t at : {linear, second}) {
         if (host_pointer(cpu, at, 1, MemAccess::Read) == nullptr || known_code(cpu, at)) {
@@ -106,18 +134,14 @@ bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     }
     state.bounce_low = low;
     state.bounce_high = high;
-    state.bounce_first = first;
-    state.bounce_size = size;
     return true;
 }
 
 void finish_store(CpuState* cpu) noexcept {
     const TranslatorState& state = cpu->translator;
     const bool live = enter_slow_path(*cpu);
-    for (std::uint32_t i = 0; i < state.bounce_size; ++i) {
-        std::byte* to = i < state.bounce_first ? state.bounce_low + i : state.bounce_high + (i - state.bounce_first);
-        __atomic_store_n(reinterpret_cast<std::uint8_t*>(to), static_cast<std::uint8_t>(state.bounce[i]), __ATOMIC_RELAXED);
-    }
+    copy_bytes(state.bounce_low, state.bounce, state.bounce_first);
+    copy_bytes(state.bounce_high, state.bounce + state.bounce_first, state.bounce_size - state.bounce_first);
     restore_vectors(*cpu, live);
 }
 
@@ -202,6 +226,96 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
     return filled && (write ? entry.tag_write : entry.tag_read) == (linear & ~(kPage - 1)) ? 1 : 0;
 }
 
+// The loop that was entered before has run: was that worth a fill?
+void note_run(const CpuState& cpu, LoopWindows& loop) {
+    constexpr std::uint64_t kLong = 10, kFar = 1U << 20U;
+    const std::int64_t step = loop.steppers[0].step;
+    const std::uint64_t moved = cpu.translator.deltas[LoopWindows::kLast] - loop.first.load(std::memory_order_relaxed);
+    const std::uint64_t way = step < 0 ? 0 - moved : moved, by = static_cast<std::uint64_t>(step < 0 ? -step : step);
+    if (way < kFar && way >= kLong * by) {
+        loop.long_ones.store(loop.long_ones.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
+}
+
+// Notes a fill; every 1024 of them (a loop may be left early for a while): whether enough were followed by many iterations.
+bool pays(CpuState& cpu, LoopWindows& loop) {
+    constexpr std::uint32_t kFills = 1024, kEnough = kFills / 4;
+    std::uint64_t& owner = cpu.translator.deltas[LoopWindows::kOwner];
+    if (owner != 0) {
+        // SAFETY: set below; zeroed when blocks are freed.
+        note_run(cpu, *reinterpret_cast<LoopWindows*>(owner));
+    }
+    owner = reinterpret_cast<std::uint64_t>(&loop);
+    const std::uint64_t now = cpu.gpr[loop.steppers[0].reg & 15];
+    cpu.translator.deltas[LoopWindows::kLast] = now;  // left in another way: as if no iteration had been
+    loop.first.store(now, std::memory_order_relaxed);
+    const std::uint32_t fills = loop.fills.load(std::memory_order_relaxed) + 1;
+    loop.fills.store(fills % kFills, std::memory_order_relaxed);
+    return fills < kFills || loop.long_ones.exchange(0, std::memory_order_relaxed) >= kEnough;
+}
+
+// The host's address of a whole range in one page, if the TLB has it or can be given it; 0: no.
+std::uint64_t reach_range(CpuState& cpu, std::uint64_t linear, std::uint32_t bytes, bool write) {
+    const std::uint64_t page = linear & ~(kPage - 1);
+    const TlbEntry& entry = cpu.tlb[tlb_index(linear)];
+    if ((linear & (kPage - 1)) + bytes > kPage) {
+        return 0;
+    }
+    if ((write ? entry.tag_write : entry.tag_read) != page) {
+        if (!fill(cpu, linear, write ? MemAccess::Write : MemAccess::Read) || (write ? entry.tag_write : entry.tag_read) != page) {
+            return 0;
+        }
+    }
+    return entry.host_page + (linear & (kPage - 1));
+}
+
+// How many more iterations stay in the page of `linear`, where the range of a base is now.
+std::uint32_t iterations_left(const LoopWindows& loop, const LoopWindows::Base& base, std::uint64_t linear) {
+    const auto offset = static_cast<std::uint32_t>(linear & (kPage - 1));
+    const std::int32_t step = loop.steppers[static_cast<std::uint8_t>(base.stepper)].step;
+    if (step < 0) {
+        return (offset >> base.shift) / static_cast<std::uint32_t>(-step);
+    }
+    return ((static_cast<std::uint32_t>(kPage) - static_cast<std::uint32_t>(base.bytes) - offset) >> base.shift) / static_cast<std::uint32_t>(step);
+}
+
+bool make_windows(CpuState& cpu, const LoopWindows& loop) {
+    std::uint32_t most = LoopWindows::kMostIterations;
+    for (std::uint32_t i = 0; i < loop.base_count; ++i) {
+        const LoopWindows::Base& base = loop.bases[i];
+        const std::uint64_t fixed = base.constant + (base.base >= 0 ? cpu.gpr[base.base & 15] : 0) +
+                                    (base.index >= 0 ? cpu.gpr[base.index & 15] * base.index_scale : 0);
+        const bool steps = base.stepper >= 0;
+        const std::uint64_t moving = steps ? cpu.gpr[loop.steppers[static_cast<std::uint8_t>(base.stepper)].reg & 15] << base.shift : 0;
+        const std::uint64_t linear = fixed + moving + static_cast<std::uint64_t>(static_cast<std::int64_t>(base.low));
+        const std::uint64_t host = reach_range(cpu, linear, static_cast<std::uint32_t>(base.bytes), base.write);
+        if (host == 0) {
+            return false;
+        }
+        cpu.translator.deltas[LoopWindows::kBase + i] = host - linear + fixed;
+        const std::uint32_t left = steps ? iterations_left(loop, base, linear) : most;
+        most = left < most ? left : most;
+    }
+    const LoopWindows::Stepper& lead = loop.steppers[0];
+    cpu.translator.deltas[LoopWindows::kStop] = cpu.gpr[lead.reg & 15] + static_cast<std::uint64_t>(std::int64_t{lead.step}) * (most + 1);
+    return true;
+}
+
+std::uint64_t fill_loop(CpuState* cpu, LoopWindows* loop) noexcept {
+    const bool live = enter_slow_path(*cpu);
+    if (!pays(*cpu, *loop)) {
+        save_vector_state(*cpu);
+        translator_of(*cpu)->flatten_loop(*cpu, *loop);
+        restore_vectors(*cpu, live);
+        return 0;
+    }
+    const bool made = make_windows(*cpu, *loop);
+    restore_vectors(*cpu, live);
+    return made ? 1 : 0;
+}
+
+static_assert(LoopWindows::kBases <= LoopWindows::kStop && LoopWindows::kOwner < TranslatorState::kDeltas);
+
 std::uint64_t find_target(CpuState* cpu) noexcept {
     const bool live = enter_slow_path(*cpu);
     const std::uint64_t host = translator_of(*cpu)->find_target(*cpu);
@@ -253,7 +367,7 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 }  // namespace
 
 GlueHelpers glue_helpers() {
-    return {slow_access, finish_store, fill_stack, fill_run, load_vectors, find_target, interpret_here, run_system, run_transfer};
+    return {slow_access, finish_store, fill_stack, fill_run, fill_loop, load_vectors, find_target, interpret_here, run_system, run_transfer};
 }
 
 }  // namespace strata::engine::soft

@@ -88,6 +88,7 @@ void Translator::reset_jumps(CpuState& cpu) const {
     for (TranslatorState::JumpEntry& entry : cpu.translator.jumps) {
         entry = {0, glue_.indirect};
     }
+    cpu.translator.deltas[LoopWindows::kOwner] = 0;
 }
 
 void Translator::give_return_stack(CpuState& cpu) {

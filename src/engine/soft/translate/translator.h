@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <memory>
+#include <unordered_set>
 
 #include "base/mutex.h"
 #include "engine/soft/cache/block_table.h"
@@ -86,6 +87,8 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Stores to that page found no code in it for a while: it need not be a page of code. After save_vector_state().
     void release_page(std::uint64_t ram_page) noexcept;
     void count_slow_access() { TranslatorCounters::bump(counters_.slow_accesses); }
+    /// The loop's block is made anew without windows.
+    void flatten_loop(CpuState& cpu, const LoopWindows& loop) noexcept;
 
   private:
     Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines);
@@ -164,6 +167,7 @@ class Translator final : public Executor, public CodeInvalidator {
     const CodeLines& lines_;   ///< likewise
     std::unique_ptr<IsaSupport> isa_ STRATA_GUARDED_BY(mutex_);
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
+    std::unordered_set<std::uint64_t> flat_loops_ STRATA_GUARDED_BY(mutex_);  ///< RAM offsets of loops whose windows did not pay
     // Memory that one translation after the other uses.
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::byte> scratch_ STRATA_GUARDED_BY(mutex_);
