@@ -26,7 +26,7 @@ enum class Rights : std::uint8_t {
 
 inline constexpr std::uint32_t kRights = 3;
 inline constexpr std::uint32_t kAsidSlots = 8;
-inline constexpr std::uint32_t kFetchEntries = 128;
+inline constexpr std::uint32_t kFetchEntries = 512;
 inline constexpr std::uint64_t kPageMask = 0xfff;
 
 /// Flag bits in the low 12 bits of TlbEntry::tag_execute_and_page.
@@ -69,7 +69,8 @@ struct AsidSlot {
     PageFilter fetched_pages;         ///< pages fetched from since the slot was flushed, but those of MmuState::fetched_pages
     RegionFilter large_low, large_high;  ///< large pages with fragments here, in the lower, upper half of the address space
     bool global_low;                  ///< a global page of the lower half may be here
-    std::uint64_t user_code[TranslatorState::kCodePages];  ///< TranslatorState::code_pages[1] while the slot is not current
+    std::uint64_t user_code[TranslatorState::kCodePages];  ///< TranslatorState::code_pages[1] while the slot is not current,
+    std::uint64_t user_groups;                             ///< and code_groups[1]: entries of other groups mean nothing
     std::uint64_t last_use;
     std::uint16_t pcid;
 };

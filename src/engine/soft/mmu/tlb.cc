@@ -89,14 +89,38 @@ void new_generation(CpuState& cpu, AsidSlot& slot) {
     new_epoch(cpu, slot);
 }
 
+// Calls visit(first entry) for each group of `groups`.
+template <typename Visit>
+void for_each_group(std::uint64_t groups, Visit visit) {
+    for (; groups != 0; groups &= groups - 1) {
+        visit(static_cast<std::uint64_t>(__builtin_ctzll(groups)) * TranslatorState::kCodeGroup);
+    }
+}
+
+void clear_groups(std::uint64_t* entries, std::uint64_t& groups) {
+    for_each_group(groups, [entries](std::uint64_t at) { clear_words(entries + at, TranslatorState::kCodeGroup); });
+    groups = 0;
+}
+
+// The user's code pages of `from`, which are the vCPU's, give way to those of `to`.
+void exchange_user_code(CpuState& cpu, AsidSlot& from, AsidSlot& to) {
+    std::uint64_t* entries = cpu.translator.code_pages[1];
+    std::uint64_t& groups = cpu.translator.code_groups[1];
+    from.user_groups = groups;
+    for_each_group(groups, [&](std::uint64_t at) { copy_words(from.user_code + at, entries + at, TranslatorState::kCodeGroup); });
+    for_each_group(groups & ~to.user_groups, [&](std::uint64_t at) { clear_words(entries + at, TranslatorState::kCodeGroup); });
+    for_each_group(to.user_groups, [&](std::uint64_t at) { copy_words(entries + at, to.user_code + at, TranslatorState::kCodeGroup); });
+    groups = to.user_groups;
+}
+
 void forget_supervisor_code(CpuState& cpu) {
-    clear_words(cpu.translator.code_pages[0], TranslatorState::kCodePages);
+    clear_groups(cpu.translator.code_pages[0], cpu.translator.code_groups[0]);
     cpu.translator.local_code = false;
 }
 
 // What chained code relies on in one address space; of the supervisor's, global pages are kept if `keep_global`.
 void forget_code(CpuState& cpu, AsidSlot& slot, bool keep_global) {
-    clear_words(user_code(cpu, slot), TranslatorState::kCodePages);
+    clear_groups(user_code(cpu, slot), is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups);
     if (!keep_global || (is_current(cpu, slot) && cpu.translator.local_code)) {
         forget_supervisor_code(cpu);
     }
@@ -369,8 +393,7 @@ void address_space_changed(CpuState& cpu, bool keep) noexcept {
     }
     slot->last_use = ++mmu.uses;
     if (!is_current(cpu, *slot)) {
-        copy_words(current_slot(cpu).user_code, cpu.translator.code_pages[1], TranslatorState::kCodePages);
-        copy_words(cpu.translator.code_pages[1], slot->user_code, TranslatorState::kCodePages);
+        exchange_user_code(cpu, current_slot(cpu), *slot);
         mmu.current = static_cast<std::uint32_t>(slot - mmu.slots);
         if (cpu.translator.local_code) {
             forget_supervisor_code(cpu);

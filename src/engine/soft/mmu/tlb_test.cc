@@ -50,7 +50,7 @@ TEST_F(MmuTest, UserCodePagesComeBackWithTheirPcid) {
     long_mode();
     cpu_.cr4 |= x86::cr4::kPcide;
     flush_tlb_all(cpu_);
-    cpu_.translator.code_pages[1][7] = 77;
+    cpu_.translator.note_code_page(1, 7 << 12, 77);
     cpu_.cr3 |= 1;
     address_space_changed(cpu_, true);
     EXPECT_EQ(cpu_.translator.code_pages[1][7], 0U);

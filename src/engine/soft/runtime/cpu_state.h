@@ -56,7 +56,8 @@ inline constexpr std::uint32_t kTlbEntries = 1024;  ///< per bank, direct-mapped
 /// The translator's own part of a vCPU: reached by generated code at fixed gs: offsets. Others leave it alone, but for the MMU, which
 /// forgets the stack page and code_pages whenever a translation that was used before may no longer hold.
 struct TranslatorState {
-    static constexpr std::uint32_t kCodePages = 512;    ///< per privilege class, direct-mapped by linear page number
+    static constexpr std::uint32_t kCodePages = 2048;   ///< per privilege class, direct-mapped by linear page number
+    static constexpr std::uint32_t kCodeGroup = kCodePages / 64;
     static constexpr std::uint32_t kJumpEntries = 16384;
     /// Empty entries of slot i hold an address that no lookup of slot i can have.
     struct JumpEntry {
@@ -85,6 +86,12 @@ struct TranslatorState {
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0] supervisor, [1] user of the current
     /// address space; chained code is guarded by them.
     std::uint64_t code_pages[2][kCodePages] = {};
+    std::uint64_t code_groups[2] = {};  ///< bit N: entries from N * kCodeGroup on may be in use; the others are 0
+    void note_code_page(std::uint32_t side, std::uint64_t linear, std::uint64_t entry) {
+        const std::uint64_t index = (linear >> 12) & (kCodePages - 1);
+        code_pages[side][index] = entry;
+        code_groups[side] |= 1ULL << (index / kCodeGroup);
+    }
     bool local_code = false;  ///< code_pages[0] may hold entries of pages that are not global: they go with the address space
     JumpEntry jumps[kJumpEntries] = {};
     /// A page-crossing access works on this copy; a store's bytes then go to `bounce_first` bytes at bounce_low, the rest at bounce_high.

@@ -12,8 +12,8 @@ constexpr std::uint64_t kPage = 4096;
 }  // namespace
 
 bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t& ram_offset) const {
-    std::uint64_t& slot =
-        cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(linear >> 12) & (TranslatorState::kCodePages - 1)];
+    const std::uint32_t side = cpu.cpl == 3 ? 1 : 0;
+    const std::uint64_t slot = cpu.translator.code_pages[side][(linear >> 12) & (TranslatorState::kCodePages - 1)];
     const auto canonical = static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << 16) >> 16);
     if (slot != 0 && canonical == linear && (slot >> 28) == (layout::code_page_key(linear, 0) >> 28)) {
         ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (linear & (kPage - 1));
@@ -29,8 +29,9 @@ bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t&
         return false;
     }
     ram_offset = *offset;
-    slot = layout::code_page_key(linear, ram_offset);
-    return slot != 0;
+    const std::uint64_t key = layout::code_page_key(linear, ram_offset);
+    cpu.translator.note_code_page(side, linear, key);
+    return key != 0;
 }
 
 std::uint64_t Translator::locate_next_page(CpuState& cpu) const {
