@@ -51,11 +51,11 @@ Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::uint64_t size) {
 
 // One huge page at a time, before it is written: there is nothing to copy then, and the host allocates no more than one ahead. A host
 // that refuses goes on with small pages.
-void CodeMemory::use_huge_pages(std::uint64_t end) {
-    for (std::uint64_t page = hot_ / kHuge; page * kHuge < end && (page + 1) * kHuge <= hot_end(); ++page) {
+void CodeMemory::use_huge_pages(std::uint64_t at, std::uint64_t size, std::uint64_t end) {
+    for (std::uint64_t page = at / kHuge; page * kHuge < at + size && (page + 1) * kHuge <= end; ++page) {
         if (!huge_[page]) {
             huge_[page] = true;
-            write_[hot_] = std::byte{};  // some page of the range must be there
+            write_[std::max(at, page * kHuge)] = std::byte{};  // some page of the range must be there
             (void)madvise(execute_ + page * kHuge, kHuge, kMadvCollapse);
         }
     }
@@ -67,7 +67,9 @@ void CodeMemory::begin_region(std::uint32_t index) {
     cold_ = hot_end();
 }
 
-std::uint64_t CodeMemory::append(std::uint64_t& at, std::span<const std::uint8_t> code) {
+std::uint64_t CodeMemory::append(std::uint64_t& at, std::span<const std::uint8_t> code, std::uint64_t end) {
+    STRATA_CHECK(code.size() <= end - at, "code memory overrun");
+    use_huge_pages(at, code.size(), end);
     const std::uint64_t address = base() + at;
     std::memcpy(write_ + at, code.data(), code.size());
     at = (at + code.size() + 15) & ~std::uint64_t{15};
@@ -75,14 +77,11 @@ std::uint64_t CodeMemory::append(std::uint64_t& at, std::span<const std::uint8_t
 }
 
 std::uint64_t CodeMemory::write(std::span<const std::uint8_t> code) {
-    STRATA_CHECK(code.size() <= hot_end() - hot_, "code memory overrun");
-    use_huge_pages(hot_ + code.size());
-    return append(hot_, code);
+    return append(hot_, code, hot_end());
 }
 
 std::uint64_t CodeMemory::write_cold(std::span<const std::uint8_t> code) {
-    STRATA_CHECK(code.size() <= hot_end() + region_size_ / 2 - cold_, "code memory overrun");
-    return append(cold_, code);
+    return append(cold_, code, hot_end() + region_size_ / 2);
 }
 
 void CodeMemory::patch32(std::uint64_t address, std::uint32_t value) {

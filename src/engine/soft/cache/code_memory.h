@@ -5,8 +5,8 @@
 //
 // The memory is a ring of regions. Each has a hot half, for what a block runs usually, and a cold one, for slow paths and stubs: hot
 // code lies close together then, for the host's caches. Space is handed out in ascending order within the current region; when that
-// is full the caller empties the next one, the oldest, and begins it anew. Where the host can, hot halves are huge pages of 2 MiB, made one by
-// one as space is used.
+// is full the caller empties the next one, the oldest, and begins it anew. Where the host can, pages are huge, 2 MiB, made one by
+// one as space is used: code is several times as large as the guest's, and small pages of it would miss in the instruction TLB.
 // Threads: the owner serialises everything but patches, which are single atomic stores and may race with execution.
 #pragma once
 
@@ -57,9 +57,9 @@ class CodeMemory {
     /// The whole file at an address that huge pages need.
     Result<std::byte*> map_aligned(int protection, MmapRegion& space) const;
     [[nodiscard]] std::uint64_t hot_end() const { return current_ * region_size_ + region_size_ / 2; }
-    /// Backs hot code up to `end` with huge pages, where the host can.
-    void use_huge_pages(std::uint64_t end);
-    std::uint64_t append(std::uint64_t& at, std::span<const std::uint8_t> code);
+    /// Backs [at, at + size) of a half that ends at `end` with huge pages, where the host can.
+    void use_huge_pages(std::uint64_t at, std::uint64_t size, std::uint64_t end);
+    std::uint64_t append(std::uint64_t& at, std::span<const std::uint8_t> code, std::uint64_t end);
 
     UniqueFd fd_;
     MmapRegion write_space_, execute_space_;  ///< address space; the mappings lie in it

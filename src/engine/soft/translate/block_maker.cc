@@ -20,6 +20,7 @@ constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
 constexpr std::size_t kMostSystemOps = 1U << 14U;  // a guest can make up any number of encodings
 constexpr std::size_t kManyLoops = 1U << 16U;
+constexpr unsigned kMostWaits = 3;           // for stores of other vCPUs before the interpreter is asked instead
 constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
 
 bool ends_block(InsnClass cls) {
@@ -47,7 +48,7 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
     source.key_mode = cpu.mode | (next.ungrouped ? kUngrouped : 0);
     source.next_page = locate_next_page(cpu);
     const bool indirect = next.from == nullptr && !next.ungrouped && options_.jump_cache;
-    for (;;) {
+    for (unsigned waits = 0;;) {
         bool wait = false;
         {
             const MutexLock lock(mutex_);
@@ -70,6 +71,9 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
         }
         // All of these wait for other vCPUs, which may want the lock.
         if (wait) {
+            if (++waits > kMostWaits) {
+                return nullptr;  // another vCPU stores beside this code all the time
+            }
             settle(cpu);
         } else if (memory_->free() <= kSpare) {
             make_room(cpu);
