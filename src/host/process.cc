@@ -135,6 +135,23 @@ Result<> check(const SpawnOptions& options) {
     return ok();
 }
 
+/// Adds /dev/null for each of 0, 1 and 2 that `files` lacks, if that is wanted; answers what must stay open until the fork.
+Result<UniqueFd> close_standard_files(const SpawnOptions& options, std::vector<PassedFile>& files) {
+    if (options.inherit_standard_files) {
+        return UniqueFd();
+    }
+    UniqueFd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!nothing) {
+        return Error::from_errno("cannot open /dev/null");
+    }
+    for (int standard = 0; standard <= 2; ++standard) {
+        if (std::ranges::find(options.files, standard, &PassedFile::number) == options.files.end()) {
+            files.push_back({nothing.get(), standard});
+        }
+    }
+    return nothing;
+}
+
 /// As a shell would find it: the first folder of $PATH that has an executable file of that name.
 std::string find_program(const std::string& name) {
     const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody here changes the environment
@@ -176,18 +193,7 @@ Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
         plan.environment.push_back(nullptr);
     }
     plan.files = options.files;
-    UniqueFd nothing;
-    if (!options.inherit_standard_files) {
-        nothing.reset(::open("/dev/null", O_RDWR | O_CLOEXEC));
-        if (!nothing) {
-            return Error::from_errno("cannot open /dev/null");
-        }
-        for (int standard = 0; standard <= 2; ++standard) {
-            if (std::ranges::find(options.files, standard, &PassedFile::number) == options.files.end()) {
-                plan.files.push_back({nothing.get(), standard});
-            }
-        }
-    }
+    const UniqueFd nothing = STRATA_TRY(close_standard_files(options, plan.files));
     plan.new_session = options.new_session;
     plan.die_with_parent = options.die_with_parent;
     plan.parent = ::getpid();
@@ -226,14 +232,14 @@ Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)), ended_(std::move(other.ended_)) {}
+    : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)), ended_(other.ended_) {}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
     if (this != &other) {
         end();
         pid_ = std::exchange(other.pid_, -1);
         pidfd_ = std::move(other.pidfd_);
-        ended_ = std::move(other.ended_);
+        ended_ = other.ended_;
     }
     return *this;
 }
