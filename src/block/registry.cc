@@ -65,6 +65,20 @@ constexpr std::string_view role(Reference::Kind kind) {
     return kind == Reference::Kind::Backing ? "backing file" : kind == Reference::Kind::Data ? "data file" : "extent";
 }
 
+Result<> check_names(std::string_view format, const OptionList& options, std::span<const CreateOption> known) {
+    for (const auto& option : options) {
+        const std::string& name = option.first;
+        if (std::none_of(known.begin(), known.end(), [&](const CreateOption& each) { return each.name == name; })) {
+            std::string all;
+            for (const CreateOption& each : known) {
+                all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
+            }
+            return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}' here; known are {}", format, name, all)};
+        }
+    }
+    return ok();
+}
+
 }  // namespace
 
 std::span<const FormatDriver> format_drivers() { return table(); }
@@ -249,18 +263,7 @@ Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
     if (driver->create == nullptr) {
         co_return Error{ErrorKind::NotSupported, fmt::format("images of format '{}' can be read, not made", format)};
     }
-    for (const auto& option : request.options) {
-        const std::string& name = option.first;
-        const auto known = std::find_if(driver->create_options.begin(), driver->create_options.end(),
-                                        [&](const CreateOption& each) { return each.name == name; });
-        if (known == driver->create_options.end()) {
-            std::string all;
-            for (const CreateOption& each : driver->create_options) {
-                all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
-            }
-            co_return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}'; known are {}", format, name, all)};
-        }
-    }
+    STRATA_CO_TRY_VOID(check_names(format, request.options, driver->create_options));
     if (request.size > (1ULL << 62)) {
         co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", request.size)};
     }
@@ -269,6 +272,16 @@ Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
         STRATA_CO_TRY(request.size, parse_size(size));
     }
     co_return co_await driver->create(loop, std::move(request));
+}
+
+Task<> amend_image(NodePtr node, AmendRequest request) {
+    const std::string format(node->format());
+    const auto driver = find_format(format);
+    if (!driver.ok() || (*driver)->amend_options.empty()) {
+        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': {} images have no options that can be changed", node->name(), format)};
+    }
+    STRATA_CO_TRY_VOID(check_names(format, request.options, (*driver)->amend_options));
+    co_return co_await node->amend(std::move(request));
 }
 
 }  // namespace strata::block

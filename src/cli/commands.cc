@@ -28,7 +28,7 @@ constexpr std::array kCommonOptions = {
 constexpr std::array kCommands = {
     &kRunCommand,       &kInfoCommand,    &kImageBuildCommand,
     &kImageCreateCommand, &kImageConvertCommand, &kImageInfoCommand, &kImageCheckCommand, &kImageMapCommand, &kImageCompareCommand,
-    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageServeCommand, &kImageListCommand,
+    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageServeCommand, &kImageAmendCommand, &kImageListCommand,
     &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
 };
 

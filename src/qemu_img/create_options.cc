@@ -27,10 +27,12 @@ constexpr std::array<std::string_view, 7> kToldIfGiven = {"preallocation", "comp
 
 std::size_t rank(std::string_view name) { return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin()); }
 
-const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) {
-    const auto place = std::ranges::find_if(driver.create_options, [&](const CreateOption& one) { return one.name == name; });
-    return place == driver.create_options.end() ? nullptr : &*place;
+const CreateOption* find_option(std::span<const CreateOption> known, std::string_view name) {
+    const auto place = std::ranges::find_if(known, [&](const CreateOption& one) { return one.name == name; });
+    return place == known.end() ? nullptr : &*place;
 }
+
+const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) { return find_option(driver.create_options, name); }
 
 std::string_view kind_name(CreateOption::Kind kind) {
     switch (kind) {
@@ -40,6 +42,13 @@ std::string_view kind_name(CreateOption::Kind kind) {
         case CreateOption::Kind::Number: return "num";
     }
     return "str";
+}
+
+void print_options(std::vector<CreateOption> known) {
+    std::ranges::sort(known, {}, &CreateOption::name);
+    for (const CreateOption& option : known) {
+        print(fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
+    }
 }
 
 Result<std::string> checked(const CreateOption& option, const std::string& name, const std::string& value) {
@@ -184,14 +193,37 @@ Result<int> print_option_help(const std::string& format, bool with_file) {
     if (find_option(*image.driver, "size") == nullptr) {
         known.push_back({"size", CreateOption::Kind::Size, "Virtual disk size"});
     }
-    std::ranges::sort(known, {}, &CreateOption::name);
-    for (const CreateOption& option : known) {
-        print(fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
-    }
+    print_options(std::move(known));
     if (!with_file) {
         print("\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n");
     }
     return 0;
+}
+
+Result<int> print_amend_help(const std::string& format) {
+    const auto driver = block::find_format(format);
+    if (!driver.ok()) {
+        return failure(fmt::format("Unknown file format '{}'", format));
+    }
+    if ((*driver)->amend_options.empty()) {
+        return failure(fmt::format("Format driver '{}' does not support option amendment", format));
+    }
+    print(fmt::format("Amend options for '{}':\n", format));
+    print_options({(*driver)->amend_options.begin(), (*driver)->amend_options.end()});
+    return 0;
+}
+
+Result<block::OptionList> amend_options(const block::FormatDriver& driver, const std::vector<std::string>& lists) {
+    block::OptionList options;
+    for (const auto& [name, value] : STRATA_TRY(option_list(lists))) {
+        const CreateOption* option = find_option(driver.amend_options, name);
+        if (option == nullptr) {
+            const bool for_creation = find_option(driver, name) != nullptr;
+            return failure(fmt::format("Invalid parameter '{}'{}", name, for_creation ? "\nThis option is only supported for image creation" : ""));
+        }
+        options.emplace_back(name, STRATA_TRY(checked(*option, name, value)));
+    }
+    return options;
 }
 
 }  // namespace strata::qemu_img

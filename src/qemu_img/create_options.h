@@ -39,6 +39,11 @@ struct NewImage {
     Result<> set(const std::string& name, const std::string& value);
 };
 
+/// amend's -o lists, checked against what the driver can change.
+Result<block::OptionList> amend_options(const block::FormatDriver& driver, const std::vector<std::string>& lists);
+/// amend's -o help.
+Result<int> print_amend_help(const std::string& format);
+
 /// -o help.
 Result<int> print_option_help(const std::string& format, bool with_file);
 

@@ -2,6 +2,8 @@
 // was not durable any part is left. What the guest had flushed is there, sectors are old or new, a check finds nothing but leaks.
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -26,6 +28,8 @@ struct Case {
     unsigned rounds;
     bool snapshots;
     bool check;  ///< the format has checks
+    bool amends = false;
+    bool bitmaps = false;
 };
 
 /// What each sector may show: the first 8 bytes tell writes apart; 0 stands for zeros.
@@ -144,6 +148,34 @@ class CrashTest : public testing::TestWithParam<Case> {
             }
         }
     }
+    /// Another refcount width, or the other version: the image's tables are made anew under it.
+    void amend(Node& node, std::mt19937& random) {
+        static constexpr std::array kWidths = {"8", "16", "32", "64"};
+        AmendRequest request;
+        if (!GetParam().snapshots && random() % 2 == 0) {
+            request.options = {{"compat", "v2"}, {"refcount_bits", "16"}};
+        } else {
+            request.options = {{"compat", "v3"}, {"refcount_bits", kWidths.at(random() % kWidths.size())}};
+        }
+        const auto done = loop_->run(node.amend(std::move(request)));
+        ASSERT_TRUE(done.ok()) << done.error().text();
+    }
+    /// One bitmap records writes; others come and go.
+    void change_bitmaps(Node& node, std::mt19937& random) {
+        const std::string name = std::to_string(random() % 3);
+        const auto known = loop_->run(node.bitmaps());
+        ASSERT_TRUE(known.ok());
+        const bool there = std::any_of(known->begin(), known->end(), [&](const BitmapInfo& each) { return each.name == name; });
+        if (there && name != "0") {
+            ASSERT_TRUE(loop_->run(node.remove_bitmap(name)).ok());
+            return;
+        }
+        Bitmap bitmap;
+        bitmap.info = {.name = name, .granularity = 512, .in_use = false, .automatic = name == "0"};
+        bitmap.size = node.size();
+        bitmap.bits.assign(node.size() / 512 / 64, random());
+        ASSERT_TRUE(loop_->run(node.store_bitmap(std::move(bitmap))).ok());
+    }
     struct Range {
         std::uint64_t first, count, stamp;
     };
@@ -182,6 +214,12 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
                 --snapshots;
             }
         }
+        if (c.bitmaps && random() % 3 == 0) {
+            change_bitmaps(**node, random);
+        }
+        if (c.amends && random() % 3 == 0) {
+            amend(**node, random);
+        }
         flush(**node, *file);
         between_[file->now()] = all;
     }
@@ -207,7 +245,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"Qcow2V2", "qcow2", {{"compat", "v2"}, {"cluster_size", "8192"}}, 1U << 20, 50, false, true},
                     Case{"Qcow2Subclusters", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "32768"}}, 2U << 20, 60, false, true},
                     Case{"Qcow2Snapshots", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, true, true},
-                    Case{"Qcow2SubclusterSnapshots", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "16384"}}, 1U << 20, 40, true, true}),
+                    Case{"Qcow2SubclusterSnapshots", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "16384"}}, 1U << 20, 40, true, true},
+                    Case{"Qcow2Amended", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, false, true, true},
+                    Case{"Qcow2AmendedSnapshots", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 40, true, true, true},
+                    Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, false, true, false, true}),
     [](const testing::TestParamInfo<Case>& each) { return each.param.name; });
 
 }  // namespace

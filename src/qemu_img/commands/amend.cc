@@ -26,8 +26,9 @@ Result<int> run(Session& session, std::span<char*> words) {
         return usage_error("Must specify options (-o)");
     }
     const Caching caching = STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
-    if (asks_for_help(arguments.all("o")) && arguments.has("f")) {
-        return print_option_help(arguments.last_or("f", ""), true);
+    const bool help = asks_for_help(arguments.all("o"));
+    if (help && arguments.has("f")) {
+        return print_amend_help(arguments.last_or("f", ""));
     }
     if (arguments.positionals().size() != 1) {
         return failure("Expecting one image file name");
@@ -36,23 +37,24 @@ Result<int> run(Session& session, std::span<char*> words) {
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, arguments.positionals()[0], "f"));
     block::NodePtr node = STRATA_TRY(session.open(spec, {.write = true, .caching = caching}));
     const std::string format(node->format());
-    if (asks_for_help(arguments.all("o"))) {
-        return print_option_help(format, true);
+    if (help) {
+        return print_amend_help(format);
     }
-    NewImage image;  // checks names and values against the format's table
-    STRATA_TRY_VOID(image.use_format(format));
-    STRATA_TRY_VOID(image.take_options(arguments.all("o")));
-    block::OptionList options = image.options;
-    if (image.size) {
-        options.emplace_back("size", std::to_string(*image.size));
-    }
-    ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
-    Result<> done = session.run(node->amend(std::move(options)));
-    if (!done.ok() && done.error().kind() == ErrorKind::NotSupported) {
+    const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
+    if (driver->amend_options.empty()) {
         return failure(fmt::format("Format driver '{}' does not support option amendment", format));
     }
-    STRATA_TRY_VOID(std::move(done));
+    block::AmendRequest request;
+    request.options = STRATA_TRY(amend_options(*driver, arguments.all("o")));
+    request.force = arguments.has("force");
+    ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
+    line.show(0, 1);
+    request.progress = [&line](std::uint64_t done, std::uint64_t total) { line.show(done, total); };
+    Result<> done = session.run(block::amend_image(node, std::move(request)));
     line.show(1, 1);
+    if (!done.ok()) {
+        return failure(done.error().text());
+    }
     STRATA_TRY_VOID(session.close(node));
     return 0;
 }

@@ -85,14 +85,14 @@ Result<int> run(Session& session, std::span<char*> words) {
     STRATA_TRY_VOID(session.close(source));
     if (json) {
         api::Json result = {{"required", size.required}, {"fully-allocated", size.fully_allocated}};
-        if (size.bitmaps != 0) {
-            result["bitmaps"] = size.bitmaps;
+        if (size.bitmaps) {
+            result["bitmaps"] = *size.bitmaps;
         }
         print(json_text(result));
         return 0;
     }
     print(fmt::format("required size: {}\nfully allocated size: {}\n", size.required, size.fully_allocated));
-    print(size.bitmaps != 0 ? fmt::format("bitmaps size: {}\n", size.bitmaps) : "");
+    print(size.bitmaps ? fmt::format("bitmaps size: {}\n", *size.bitmaps) : "");
     return 0;
 }
 

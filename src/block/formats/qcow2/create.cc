@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "base/endian.h"
+#include "block/formats/qcow2/bitmap_directory.h"
 #include "block/formats/qcow2/qcow2.h"
 #include "block/protocols/file/file_node.h"
 
@@ -160,6 +161,18 @@ Task<> write_start(Node& file, Header h, std::uint64_t l1_clusters) {
     co_return co_await file.write(0, Buffers::of(head));
 }
 
+/// What the bitmaps of a source take, all of their bits allocated.
+std::uint64_t bitmaps_size(const std::vector<BitmapInfo>& bitmaps, const Header& h) {
+    std::uint64_t total = 0, directory = 0;
+    for (const BitmapInfo& each : bitmaps) {
+        const std::uint64_t bytes = bitmap_bytes(h.size, static_cast<unsigned>(std::countr_zero(each.granularity)));
+        const std::uint64_t clusters = rounded_up(bytes, h.cluster());
+        total += (clusters + rounded_up(clusters * 8, h.cluster())) * h.cluster();
+        directory += (24 + each.name.size() + 7) / 8 * 8;
+    }
+    return total + rounded_up(directory, h.cluster()) * h.cluster();
+}
+
 Task<> create_data_file(Loop& loop, std::string path, const Header& h, Preallocation preallocation) {
     STRATA_CO_TRY(const auto data, co_await open_new(loop, std::move(path), 0));
     STRATA_CO_TRY_VOID(co_await data->resize(h.size, preallocation == Preallocation::Metadata ? Preallocation::Off : preallocation));
@@ -229,7 +242,14 @@ Task<Measurement> measure(Node* source, CreateRequest request) {
         const Refcounting r = refcounting_for(h, others);
         return (others + r.blocks + r.table) * h.cluster();
     };
-    co_return Measurement{.required = total(used), .fully_allocated = total(all)};
+    Measurement result{.required = total(used), .fully_allocated = total(all)};
+    if (source != nullptr && h.version >= 3) {
+        const auto bitmaps = co_await source->bitmaps();
+        if (bitmaps.ok()) {
+            result.bitmaps = bitmaps_size(*bitmaps, h);
+        }
+    }
+    co_return result;
 }
 
 }  // namespace strata::block::qcow2

@@ -9,6 +9,7 @@
 namespace strata::block::qcow2 {
 
 [[nodiscard]] std::span<const CreateOption> create_options();
+std::span<const CreateOption> amend_options();
 
 /// Makes an image; what was there is replaced. Files that it names are not opened, but a data file is made.
 Task<> create(Loop& loop, CreateRequest request);

@@ -229,6 +229,10 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     }
     std::span<const std::byte> features;
     STRATA_TRY_VOID(read_extensions(bytes, length, h, name, features));
+    h.has_bitmaps = h.has_bitmaps && h.version >= 3 && (h.autoclear & kBitmaps) != 0;
+    if (!h.has_bitmaps) {  // somebody who did not know them wrote to the image: they say nothing
+        std::erase_if(h.extensions, [](const auto& each) { return each.first == kBitmapsExtension; });
+    }
     if ((h.incompatible & ~kKnownIncompatible) != 0) {
         return Error{ErrorKind::NotSupported, fmt::format("qcow2 image '{}' needs features that are unknown here: {}", name,
                                                           feature_names(features, h.incompatible & ~kKnownIncompatible))};
@@ -256,6 +260,9 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
         append_extension(out, kExtFeatures, feature_table());
     }
     for (const auto& [type, content] : h.extensions) {
+        if (type == kExtFeatures && h.version < 3) {
+            continue;
+        }
         // SAFETY: bytes as characters.
         append_extension(out, type, {reinterpret_cast<const char*>(content.data()), content.size()});
     }

@@ -48,7 +48,7 @@ struct Header {
     std::uint32_t refcount_order = 4;
     Compression compression = Compression::Zlib;
     std::string backing, backing_format, data_file;
-    bool has_bitmaps = false;
+    bool has_bitmaps = false;  ///< the extension is there and may be relied on
     std::vector<std::pair<std::uint32_t, std::vector<std::byte>>> extensions;  ///< those without a field above, as they are
 
     [[nodiscard]] std::uint64_t cluster() const { return 1ULL << cluster_bits; }

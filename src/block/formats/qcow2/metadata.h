@@ -111,6 +111,8 @@ class Metadata {
     void forget_everything();
     /// Makes a table that is complete in the file the image's refcount table.
     Task<> take_refcount_table(std::uint64_t offset, std::vector<std::uint64_t> table);
+    /// Refcounts of 1 << `order` bits from now on. Nothing may be dirty. A crash leaves the old ones or the new ones.
+    Task<> change_refcount_width(unsigned order);
     /// Writes everything back, and what was released last as well. No requests may be under way.
     Task<> settle();
 
@@ -148,6 +150,17 @@ class Metadata {
     Task<bool> is_free(std::uint64_t index);
     Task<Allocation> allocate_locked(std::uint64_t wanted);
     Task<> free_retired();
+    // Another width (refcount_width.cc)
+    struct WidthPlan {
+        std::set<std::uint64_t> blocks;  ///< those that are needed
+        std::uint64_t first = 0;         ///< cluster where the structure goes: blocks, then table
+        std::uint64_t per_block = 0, table_clusters = 0;
+        [[nodiscard]] std::uint64_t total() const { return blocks.size() + table_clusters; }
+    };
+    [[nodiscard]] std::set<std::uint64_t> refcount_clusters() const;
+    Task<std::vector<std::uint64_t>> counts_of(std::uint64_t block, const std::set<std::uint64_t>& own);
+    Task<WidthPlan> plan_width(unsigned order, const std::set<std::uint64_t>& own);
+    Task<> write_wider_block(const WidthPlan& plan, unsigned order, std::uint64_t block, std::uint64_t host, const std::set<std::uint64_t>& own);
     Task<> punch(const std::vector<std::uint64_t>& freed);
     Task<> write_round();
 

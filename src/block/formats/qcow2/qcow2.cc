@@ -78,6 +78,7 @@ Qcow2Node::Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_pt
       data_(std::move(data)),
       backing_(std::move(backing)),
       metadata_(std::move(metadata)),
+      bitmaps_(*file_, *metadata_),
       size_(metadata_->header().size),
       gate_(loop()),
       claims_change_(loop()) {
@@ -100,9 +101,10 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY_VOID(check_supported(header, options));
     STRATA_CO_TRY(NodePtr backing, co_await open_backing(file->loop(), header, options));
     STRATA_CO_TRY(NodePtr data, co_await open_data(file, header, options));
-    if (!options.read_only && !options.for_check && (header.autoclear & ~kRawExternalData) != 0) {
+    const std::uint64_t known = kRawExternalData | (header.has_bitmaps ? kBitmaps : 0);
+    if (!options.read_only && !options.for_check && (header.autoclear & ~known) != 0) {
         // What these bits vouch for is not kept up here.
-        const Be64 kept = header.autoclear & kRawExternalData;
+        const Be64 kept = header.autoclear & known;
         header.autoclear = kept;
         STRATA_CO_TRY_VOID(co_await file->write(kAutoclearField, Buffers::of(std::as_bytes(std::span(&kept, 1)))));
     }
@@ -115,6 +117,10 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
         if (!report.clean()) {
             co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' was not closed, and its refcounts cannot all be repaired", options.path), EIO};
         }
+    }
+    const Result<> bitmaps = co_await node->bitmaps_.load();
+    if (!bitmaps.ok() && !options.read_only && !options.for_check) {
+        co_return bitmaps.error();
     }
     if (auto* grows = dynamic_cast<FileNode*>(node->file_.get()); grows != nullptr && !options.read_only && !options.for_check) {
         grows->grow_ahead();
@@ -146,6 +152,9 @@ Task<> Qcow2Node::close() {
     if (!traits_.read_only && !std::exchange(closed_, true)) {
         if (data_ != file_) {
             STRATA_CO_TRY_VOID(co_await data_->flush());
+        }
+        if (bitmaps_.dirty()) {
+            STRATA_CO_TRY_VOID(co_await store_bitmaps());
         }
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
     }
@@ -193,6 +202,9 @@ Task<FormatInfo> Qcow2Node::info() {
         s.push_back({"lazy-refcounts", "lazy refcounts", (h.compatible & kLazyRefcounts) != 0});
     }
     s.push_back({"refcount-bits", "refcount bits", std::int64_t{1} << h.refcount_order});
+    if (!bitmaps_.empty()) {
+        s.push_back(bitmap_info());
+    }
     if (h.version >= 3) {
         s.push_back({"corrupt", "corrupt", (h.incompatible & kCorrupt) != 0});
         if (!h.data_file.empty()) {
@@ -213,7 +225,8 @@ const FormatDriver& driver() {
                                       .create = &create,
                                       .create_options = create_options(),
                                       .measure = &measure,
-                                      .backing = true};
+                                      .backing = true,
+                                      .amend_options = amend_options()};
     return kDriver;
 }
 

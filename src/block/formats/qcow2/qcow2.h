@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "block/aligned_buffer.h"
+#include "block/formats/qcow2/bitmap_set.h"
 #include "block/formats/qcow2/metadata.h"
 #include "block/formats/qcow2/snapshot_table.h"
 #include "block/node.h"
@@ -44,6 +45,7 @@ class Qcow2Node final : public Node {
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
     Task<> make_empty() override;
     Task<FormatInfo> info() override;
+    Task<> amend(AmendRequest request) override;
     Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
     Task<CheckReport> check(Repair repair) override;
     Task<std::vector<SnapshotInfo>> snapshots() override;
@@ -53,6 +55,10 @@ class Qcow2Node final : public Node {
     Task<> load_snapshot(std::string which) override;
     Task<> read_vm_state(std::uint64_t offset, Buffers into) override;
     Task<> write_vm_state(std::uint64_t offset, Buffers from) override;
+    Task<std::vector<BitmapInfo>> bitmaps() override;
+    Task<Bitmap> read_bitmap(std::string name) override;
+    Task<> store_bitmap(Bitmap bitmap) override;
+    Task<> remove_bitmap(std::string name) override;
 
   private:
     struct Stretch {
@@ -94,10 +100,24 @@ class Qcow2Node final : public Node {
     Task<> clear_cluster(std::uint64_t offset, Clearing how);
     Task<> zero_part(std::uint64_t offset, std::uint64_t length, bool lasting = false);
     Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);
+    Task<> resize_inside(std::uint64_t size, Preallocation preallocation);
     Task<> grow_l1(std::uint64_t entries);
     Task<> write_l1_field();
     Task<> write_size_field(std::uint64_t size);
     Task<> preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode);
+
+    // Bitmaps (bitmaps.cc)
+    Task<> store_bitmaps();
+    [[nodiscard]] InfoField bitmap_info() const;
+
+    // Amending (amend.cc, zero_expansion.cc)
+    Task<> upgrade();
+    Task<> downgrade(AmendRequest request);
+    Task<> check_downgrade();
+    Task<> change_features(Header wanted);
+    Task<> expand_zeroes(AmendRequest request);
+    Task<> expand_table(std::uint64_t host, std::uint64_t owners);
+    Task<bool> has_compressed();
 
     // Snapshots (snapshots.cc)
     using L1Tables = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< offset and entries
@@ -110,6 +130,7 @@ class Qcow2Node final : public Node {
     const NodePtr data_;  ///< of its own, or file_
     NodePtr backing_;
     const std::unique_ptr<Metadata> metadata_;
+    BitmapSet bitmaps_;
     std::uint64_t size_;
     NodeTraits traits_;
     Gate gate_;

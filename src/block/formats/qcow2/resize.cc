@@ -103,9 +103,17 @@ Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
     if (header().snapshots != 0 && header().version < 3) {
         co_return Error{ErrorKind::NotSupported, fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()), ENOTSUP};
     }
-    if (header().has_bitmaps) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': an image with bitmaps cannot be resized; remove them first", name()), ENOTSUP};
+    if (bitmaps_.empty() || size == size_) {
+        co_return co_await resize_inside(size, preallocation);
     }
+    STRATA_CO_TRY_VOID(co_await bitmaps_.begin_resize());
+    STRATA_CO_TRY_VOID(co_await resize_inside(size, preallocation));
+    bitmaps_.end_resize(size);
+    STRATA_CO_TRY_VOID(co_await store_bitmaps());
+    co_return co_await metadata_->settle();
+}
+
+Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation) {
     const std::uint64_t old = size_;
     if (size < old) {
         // Space goes before the size does; a crash between leaves zeros at the end of the disk.

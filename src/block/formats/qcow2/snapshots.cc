@@ -144,6 +144,9 @@ Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
 Task<> Qcow2Node::apply_snapshot(std::string which) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
+    if (bitmaps_.in_effect()) {
+        co_return Error{ErrorKind::WrongState, fmt::format("'{}': Device has active dirty bitmaps, which another content would belie", name()), EBUSY};
+    }
     STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
     const auto found = find(table.snapshots, which);
     if (found == table.snapshots.end()) {

@@ -215,6 +215,9 @@ Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
     STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     STRATA_CO_TRY_VOID(co_await relieve());
+    if (!bitmaps_.empty()) {
+        STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, from.size()));
+    }
     const Metadata::Passage passage(*metadata_);
     co_return co_await write_inside(offset, from);
 }
@@ -232,6 +235,9 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     STRATA_CO_TRY_VOID(co_await relieve());
+    if (!bitmaps_.empty()) {
+        STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, from.size()));
+    }
     const Metadata::Passage passage(*metadata_);
     std::vector<std::byte> whole(cluster()), packed(cluster());
     from.copy_to(whole);

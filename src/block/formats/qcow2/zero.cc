@@ -96,6 +96,9 @@ Task<> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroO
         co_return lacks("zero clusters over a backing file in version 2");
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    if (!bitmaps_.empty()) {
+        STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, length));
+    }
     const Metadata::Passage passage(*metadata_);
     co_return co_await zero_inside(offset, length, options);
 }
@@ -106,6 +109,9 @@ Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
         co_return ok();  // in version 2 what lies below would show
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    if (!bitmaps_.empty()) {
+        STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, length));
+    }
     const Metadata::Passage passage(*metadata_);
     const std::uint64_t first = (offset + cluster() - 1) / cluster() * cluster();
     const std::uint64_t end = offset + length == size_ ? size_ : (offset + length) / cluster() * cluster();

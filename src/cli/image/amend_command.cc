@@ -1,0 +1,74 @@
+// strata image amend: changes an image's own options where it lies.
+#include <array>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "base/text.h"
+#include "cli/arguments.h"
+#include "cli/command_list.h"
+#include "cli/image/image_tool.h"
+#include "cli/output.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::array kPositionals = {Positional{"FILE", "The image.", false, Completes::Files, ""}};
+constexpr std::array kOptions = {
+    kFormatOption,
+    Option{"--option", 'o', "NAME=VALUE[,…]", "What to change; 'help' lists what the format can.", Completes::Nothing, true},
+    Option{"--force", 0, "", "Also what may make the content unreadable for good, such as erasing the last key."},
+    kFollowOption,
+};
+
+Result<int> list_options(std::string_view format) {
+    const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
+    if (driver->amend_options.empty()) {
+        return Error{ErrorKind::NotSupported, fmt::format("{} images have no options that can be changed", format)};
+    }
+    for (const block::CreateOption& option : driver->amend_options) {
+        print_out(fmt::format("{:<22} {}\n", option.name, option.help));
+    }
+    return 0;
+}
+
+Result<int> run_amend(const Arguments& arguments) {
+    if (arguments.value("--option") == "help" && arguments.value("--format")) {
+        return list_options(*arguments.value("--format"));
+    }
+    block::AmendRequest request;
+    for (const std::string_view list : arguments.values("--option")) {
+        for (const std::string_view each : split(list, ',')) {
+            const auto equals = each.find('=');
+            request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos ? "on" : each.substr(equals + 1));
+        }
+    }
+    if (request.options.empty()) {
+        return Error{ErrorKind::InvalidArgument, "what to change? -o NAME=VALUE; -f FORMAT -o help lists the names"};
+    }
+    if (!arguments.positional(0)) {
+        return Error{ErrorKind::InvalidArgument, "which image? Its file comes last"};
+    }
+    ImageTool tool = STRATA_TRY(ImageTool::start());
+    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true}));
+    request.force = arguments.flag("--force");
+    STRATA_TRY_VOID(tool.run(block::amend_image(node, std::move(request))));
+    STRATA_TRY_VOID(tool.close(node));
+    notice(fmt::format("image '{}' is changed", *arguments.positional(0)));
+    return 0;
+}
+
+}  // namespace
+
+const Command kImageAmendCommand = {
+    .name = "image amend",
+    .summary = "Change the options of a disk image where it lies",
+    .description = "The disk reads the same before, after, and should the machine stop on the way.",
+    .positionals = kPositionals,
+    .options = kOptions,
+    .examples = "  strata image amend -f qcow2 -o compat=0.10 disk.qcow2\n"
+                "  strata image amend -f qcow2 -o help",
+    .run = run_amend,
+};
+
+}  // namespace strata::cli
