@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -72,8 +71,7 @@ struct Bitmap {
 
 /// How large an image would be.
 struct Measurement {
-    std::uint64_t required = 0, fully_allocated = 0;
-    std::optional<std::uint64_t> bitmaps{};  ///< for those of the source; nothing: it has none, or the new image cannot
+    std::uint64_t required = 0, fully_allocated = 0, bitmaps = 0;
 };
 
 enum class Preallocation : std::uint8_t { Off, Metadata, Falloc, Full };
@@ -89,12 +87,5 @@ struct CreateOption {
 
 /// name=value, the last of a name counts.
 using OptionList = std::vector<std::pair<std::string, std::string>>;
-
-/// Changes to an image's own options, where it lies.
-struct AmendRequest {
-    OptionList options;  ///< of the driver's amend_options
-    bool force = false;  ///< also what may make the content unreadable for good
-    std::function<void(std::uint64_t done, std::uint64_t total)> progress{};  ///< may be empty; called on the loop's thread
-};
 
 }  // namespace strata::block

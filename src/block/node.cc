@@ -50,7 +50,7 @@ Task<> Node::copy_from(Node& /*source*/, std::uint64_t /*from*/, std::uint64_t /
 }
 Task<FormatInfo> Node::info() { co_return FormatInfo{}; }
 Task<CheckReport> Node::check(Repair /*repair*/) { co_return lacks("checks"); }
-Task<> Node::amend(AmendRequest /*request*/) { co_return lacks("options to amend"); }
+Task<> Node::amend(OptionList /*options*/) { co_return lacks("options to amend"); }
 Task<> Node::change_backing(NodePtr /*backing*/, std::string /*name*/, std::string /*format*/) { co_return lacks("backing files"); }
 Task<std::vector<SnapshotInfo>> Node::snapshots() { co_return std::vector<SnapshotInfo>(); }
 Task<std::string> Node::create_snapshot(SnapshotInfo /*snapshot*/) { co_return lacks("snapshots"); }

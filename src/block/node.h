@@ -97,7 +97,7 @@ class Node : public std::enable_shared_from_this<Node> {
     // The image.
     virtual Task<FormatInfo> info();
     virtual Task<CheckReport> check(Repair repair);
-    virtual Task<> amend(AmendRequest request);
+    virtual Task<> amend(OptionList options);
     /// Writes `name` and `format` into the image as its backing file and uses `backing` (may be null) from now on.
     virtual Task<> change_backing(NodePtr backing, std::string name, std::string format);
 

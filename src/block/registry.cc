@@ -65,20 +65,6 @@ constexpr std::string_view role(Reference::Kind kind) {
     return kind == Reference::Kind::Backing ? "backing file" : kind == Reference::Kind::Data ? "data file" : "extent";
 }
 
-Result<> check_names(std::string_view format, const OptionList& options, std::span<const CreateOption> known) {
-    for (const auto& option : options) {
-        const std::string& name = option.first;
-        if (std::none_of(known.begin(), known.end(), [&](const CreateOption& each) { return each.name == name; })) {
-            std::string all;
-            for (const CreateOption& each : known) {
-                all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
-            }
-            return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}' here; known are {}", format, name, all)};
-        }
-    }
-    return ok();
-}
-
 }  // namespace
 
 std::span<const FormatDriver> format_drivers() { return table(); }
@@ -251,6 +237,12 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     options.discard = parent.discard;
     options.references = parent.references;
     options.above = parent.above;
+    constexpr std::string_view kBelow = "backing.";
+    for (const auto& [name, value] : parent.extra) {
+        if (reference.kind == Reference::Kind::Backing && name.starts_with(kBelow)) {
+            options.extra.emplace_back(name.substr(kBelow.size()), value);
+        }
+    }
     auto node = co_await open_node(loop, std::move(options));
     if (!node.ok()) {
         co_return std::move(node).error().context(what);
@@ -263,7 +255,18 @@ Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
     if (driver->create == nullptr) {
         co_return Error{ErrorKind::NotSupported, fmt::format("images of format '{}' can be read, not made", format)};
     }
-    STRATA_CO_TRY_VOID(check_names(format, request.options, driver->create_options));
+    for (const auto& option : request.options) {
+        const std::string& name = option.first;
+        const auto known = std::find_if(driver->create_options.begin(), driver->create_options.end(),
+                                        [&](const CreateOption& each) { return each.name == name; });
+        if (known == driver->create_options.end()) {
+            std::string all;
+            for (const CreateOption& each : driver->create_options) {
+                all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
+            }
+            co_return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}'; known are {}", format, name, all)};
+        }
+    }
     if (request.size > (1ULL << 62)) {
         co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", request.size)};
     }
@@ -272,16 +275,6 @@ Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
         STRATA_CO_TRY(request.size, parse_size(size));
     }
     co_return co_await driver->create(loop, std::move(request));
-}
-
-Task<> amend_image(NodePtr node, AmendRequest request) {
-    const std::string format(node->format());
-    const auto driver = find_format(format);
-    if (!driver.ok() || (*driver)->amend_options.empty()) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': {} images have no options that can be changed", node->name(), format)};
-    }
-    STRATA_CO_TRY_VOID(check_names(format, request.options, (*driver)->amend_options));
-    co_return co_await node->amend(std::move(request));
 }
 
 }  // namespace strata::block

@@ -94,7 +94,6 @@ struct FormatDriver {
     /// The size of an image of `size` bytes with what `source` (may be null) has; null: cannot say.
     Task<Measurement> (*measure)(Node* source, CreateRequest request) = nullptr;
     bool backing = false;  ///< can be an overlay
-    std::span<const CreateOption> amend_options{};  ///< what Node::amend() takes; none: cannot be amended
 };
 
 /// All formats, in the order of their names.
@@ -120,7 +119,5 @@ Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size);
 Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only = true);
 /// Creates an image; unknown options are errors that list the known ones.
 Task<> create_image(Loop& loop, std::string format, CreateRequest request);
-/// Node::amend() with the options' names checked alike.
-Task<> amend_image(NodePtr node, AmendRequest request);
 
 }  // namespace strata::block

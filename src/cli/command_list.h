@@ -23,6 +23,9 @@ extern const Command kImageCommitCommand;   // image/change_commands.cc
 extern const Command kImageRebaseCommand;   // image/change_commands.cc
 extern const Command kImageServeCommand;    // image/serve_command.cc
 extern const Command kImageAmendCommand;    // image/amend_command.cc
+extern const Command kImageBitmapCommand;   // image/bitmap_command.cc
+extern const Command kImageMeasureCommand;  // image/measure_command.cc
+extern const Command kImageBenchCommand;    // image/measure_command.cc
 extern const Command kImageListCommand;    // image/image_commands.cc
 extern const Command kImagePathCommand;    // image/image_commands.cc
 extern const Command kVersionCommand;      // version_command.cc

@@ -28,7 +28,8 @@ constexpr std::array kCommonOptions = {
 constexpr std::array kCommands = {
     &kRunCommand,       &kInfoCommand,    &kImageBuildCommand,
     &kImageCreateCommand, &kImageConvertCommand, &kImageInfoCommand, &kImageCheckCommand, &kImageMapCommand, &kImageCompareCommand,
-    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageServeCommand, &kImageAmendCommand, &kImageListCommand,
+    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageServeCommand, &kImageAmendCommand, &kImageBitmapCommand, &kImageMeasureCommand,
+    &kImageBenchCommand, &kImageListCommand,
     &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
 };
 

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "block/amend.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/report.h"
 #include "qemu_img/session.h"
@@ -20,7 +21,8 @@ using block::CreateOption;
 constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
 
 /// qcow2's options in the order in which the peer tells them; others come behind.
-constexpr std::array<std::string_view, 14> kOrder = {"encryption", "encrypt.format", "encrypt.key-secret", "cluster_size", "extended_l2", "preallocation", "compression_type",
+constexpr std::array<std::string_view, 20> kOrder = {"encryption", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg", "encrypt.cipher-mode",
+                                                     "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg", "encrypt.hash-alg", "encrypt.iter-time", "cluster_size", "extended_l2", "preallocation", "compression_type",
                                                      "size", "compat", "backing_file", "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts"};
 /// Those whose defaults it does not tell.
 constexpr std::array<std::string_view, 7> kToldIfGiven = {"preallocation", "compat", "encryption", "data_file_raw", "backing_file", "backing_fmt", "data_file"};
@@ -177,7 +179,9 @@ std::string NewImage::summary() const {
 block::CreateRequest NewImage::request() const { return {path, size.value_or(0), options}; }
 
 Result<> NewImage::create(Session& session) const {
-    Result<> done = session.run(block::create_image(session.loop(), std::string(driver->name), request()));
+    block::CreateRequest asked = request();
+    STRATA_TRY_VOID(session.resolve_secrets(asked.options));
+    Result<> done = session.run(block::create_image(session.loop(), std::string(driver->name), std::move(asked)));
     if (!done.ok() && done.error().system_errno() == EFBIG) {
         return failure(fmt::format("The image size is too large for file format '{}'{}", driver->name,
                                    option("cluster_size").empty() ? "" : " (try using a larger cluster size)"));
@@ -205,18 +209,19 @@ Result<int> print_amend_help(const std::string& format) {
     if (!driver.ok()) {
         return failure(fmt::format("Unknown file format '{}'", format));
     }
-    if ((*driver)->amend_options.empty()) {
+    const auto known = block::amend_options(format);
+    if (known.empty()) {
         return failure(fmt::format("Format driver '{}' does not support option amendment", format));
     }
     print(fmt::format("Amend options for '{}':\n", format));
-    print_options({(*driver)->amend_options.begin(), (*driver)->amend_options.end()});
+    print_options({known.begin(), known.end()});
     return 0;
 }
 
 Result<block::OptionList> amend_options(const block::FormatDriver& driver, const std::vector<std::string>& lists) {
     block::OptionList options;
     for (const auto& [name, value] : STRATA_TRY(option_list(lists))) {
-        const CreateOption* option = find_option(driver.amend_options, name);
+        const CreateOption* option = find_option(block::amend_options(driver.name), name);
         if (option == nullptr) {
             const bool for_creation = find_option(driver, name) != nullptr;
             return failure(fmt::format("Invalid parameter '{}'{}", name, for_creation ? "\nThis option is only supported for image creation" : ""));

@@ -13,6 +13,7 @@
 
 #include "api/json.h"
 #include "base/unique_fd.h"
+#include "block/secrets.h"
 #include "qemu_img/report.h"
 
 namespace strata::qemu_img {
@@ -306,8 +307,23 @@ Result<> Session::add_object(const std::string& text) {
         authorized_[id] = take(pairs, "identity").value_or("");
         return ok();
     }
-    const auto data = take(pairs, "data");
-    secrets_[id] = data.value_or("");
+    block::SecretSource source;
+    source.data = take(pairs, "data");
+    source.file = take(pairs, "file");
+    source.base64 = take(pairs, "format").value_or("raw") == "base64";
+    source.iv = take(pairs, "iv");
+    if (const auto key = take(pairs, "keyid")) {
+        const auto found = secrets_.find(*key);
+        if (found == secrets_.end()) {
+            return failure(fmt::format("No secret with id '{}'", *key));
+        }
+        source.key = found->second;
+    }
+    auto secret = block::load_secret(source);
+    if (!secret.ok()) {
+        return failure(secret.error().text());
+    }
+    secrets_[id] = std::move(*secret);
     return ok();
 }
 
@@ -383,12 +399,25 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
     } else if (options.format == "file" || options.format == "host_device") {
         options.format = "raw";
     }
-    for (auto& [name, value] : options.extra) {
-        if (name.ends_with("key-secret") && secrets_.contains(value)) {
-            value = secrets_.at(value);
+    options.extra.insert(options.extra.end(), mode.extra.begin(), mode.extra.end());
+    STRATA_TRY_VOID(resolve_secrets(options.extra));
+    return options;
+}
+
+Result<> Session::resolve_secrets(block::OptionList& options) const {
+    for (auto& [name, value] : options) {
+        if (name.ends_with("-secret")) {
+            const auto found = secrets_.find(value);
+            if (found == secrets_.end()) {
+                return failure(fmt::format("No secret with id '{}'", value));
+            }
+            if (!block::is_utf8(found->second)) {
+                return failure(fmt::format("Data from secret {} is not valid UTF-8", value));
+            }
+            value = found->second;
         }
     }
-    return options;
+    return ok();
 }
 
 /// Guesses the format by what a server's export holds, with one connection for both.

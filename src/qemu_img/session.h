@@ -44,6 +44,7 @@ struct OpenMode {
     bool free_backing = false;  ///< no locks on the layers below: one of them is opened for writing besides
     bool unmap = false;    ///< discards give space back
     Caching caching{};
+    block::OptionList extra{};  ///< more options of the format; those of secrets name them
 };
 
 class Session {
@@ -65,6 +66,8 @@ class Session {
     Result<TlsObject> tls_object(const std::string& id) const;
     /// --object authz-simple: the only name that may come in.
     Result<std::string> authorized_name(const std::string& id) const;
+    /// Puts the secrets themselves in the place of their ids, in options that name secrets.
+    Result<> resolve_secrets(block::OptionList& options) const;
 
     /// "Could not open 'NAME': reason" if it cannot.
     Result<block::NodePtr> open(const ImageSpec& spec, const OpenMode& mode);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "block/amend.h"
 #include "block/blocking_image.h"
 
 namespace strata::block {

@@ -87,7 +87,7 @@ TEST_F(Qcow2BitmapPeerTest, WhatIsStoredHereIsServedThere) {
 TEST_F(Qcow2BitmapPeerTest, WhatWasStoredThereIsReadHere) {
     shell("qemu-img create -f qcow2 a.qcow2 16M && qemu-img bitmap -f qcow2 --add -g 32k a.qcow2 one && qemu-img bitmap -f qcow2 --add --disable a.qcow2 two && "
           "qemu-io -f qcow2 -c 'write 1M 64k' a.qcow2");
-    const auto image = open();
+    auto image = open();
     ASSERT_NE(image, nullptr);
     const auto list = image->loop().run(image->node().bitmaps());
     ASSERT_TRUE(list.ok());
@@ -98,6 +98,7 @@ TEST_F(Qcow2BitmapPeerTest, WhatWasStoredThereIsReadHere) {
     EXPECT_EQ(one->bits[0], 3ULL << 32);
     ASSERT_TRUE(image->loop().run(image->node().remove_bitmap("one")).ok());
     ASSERT_TRUE(image->close().ok());
+    image.reset();
     shell("qemu-img check -f qcow2 a.qcow2 && ! qemu-img info a.qcow2 | grep 'name: one' && qemu-img info a.qcow2 | grep 'name: two'");
 }
 

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "block/amend.h"
 #include "block/blocking_image.h"
 #include "block/sync.h"
 #include "recording_node.h"
@@ -157,7 +158,7 @@ class CrashTest : public testing::TestWithParam<Case> {
         } else {
             request.options = {{"compat", "v3"}, {"refcount_bits", kWidths.at(random() % kWidths.size())}};
         }
-        const auto done = loop_->run(node.amend(std::move(request)));
+        const auto done = loop_->run(amend_image(node.shared_from_this(), std::move(request)));
         ASSERT_TRUE(done.ok()) << done.error().text();
     }
     /// One bitmap records writes; others come and go.

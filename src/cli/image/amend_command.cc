@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/amend.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/image/image_tool.h"
@@ -19,14 +20,17 @@ constexpr std::array kOptions = {
     Option{"--option", 'o', "NAME=VALUE[,…]", "What to change; 'help' lists what the format can.", Completes::Nothing, true},
     Option{"--force", 0, "", "Also what may make the content unreadable for good, such as erasing the last key."},
     kFollowOption,
+    kPassphraseOption,
+    Option{"--new-passphrase-file", 0, "FILE", "The passphrase of a key to add: its first line.", Completes::Files},
 };
 
 Result<int> list_options(std::string_view format) {
-    const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
-    if (driver->amend_options.empty()) {
+    (void)STRATA_TRY(block::find_format(format));
+    const auto known = block::amend_options(format);
+    if (known.empty()) {
         return Error{ErrorKind::NotSupported, fmt::format("{} images have no options that can be changed", format)};
     }
-    for (const block::CreateOption& option : driver->amend_options) {
+    for (const block::CreateOption& option : known) {
         print_out(fmt::format("{:<22} {}\n", option.name, option.help));
     }
     return 0;
@@ -43,6 +47,11 @@ Result<int> run_amend(const Arguments& arguments) {
             request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos ? "on" : each.substr(equals + 1));
         }
     }
+    const std::string prefix = arguments.value("--format") == "luks" ? "" : "encrypt.";
+    const std::string added = STRATA_TRY(passphrase_of(arguments, "--new-passphrase-file"));
+    if (!added.empty()) {
+        request.options.insert(request.options.end(), {{prefix + "state", "active"}, {prefix + "new-secret", added}});
+    }
     if (request.options.empty()) {
         return Error{ErrorKind::InvalidArgument, "what to change? -o NAME=VALUE; -f FORMAT -o help lists the names"};
     }
@@ -50,7 +59,8 @@ Result<int> run_amend(const Arguments& arguments) {
         return Error{ErrorKind::InvalidArgument, "which image? Its file comes last"};
     }
     ImageTool tool = STRATA_TRY(ImageTool::start());
-    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true}));
+    const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
+    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .passphrase = passphrase}));
     request.force = arguments.flag("--force");
     STRATA_TRY_VOID(tool.run(block::amend_image(node, std::move(request))));
     STRATA_TRY_VOID(tool.close(node));
@@ -67,6 +77,7 @@ const Command kImageAmendCommand = {
     .positionals = kPositionals,
     .options = kOptions,
     .examples = "  strata image amend -f qcow2 -o compat=0.10 disk.qcow2\n"
+                "  strata image amend -f qcow2 --passphrase-file old.txt --new-passphrase-file new.txt disk.qcow2\n"
                 "  strata image amend -f qcow2 -o help",
     .run = run_amend,
 };

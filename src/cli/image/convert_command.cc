@@ -30,6 +30,8 @@ constexpr std::array kOptions = {
     Option{"--salvage", 0, "", "Go on where the source cannot be read; such places become zeros."},
     Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
     kFollowOption,
+    kPassphraseOption,
+    Option{"--target-passphrase-file", 0, "FILE", "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.", Completes::Files},
 };
 
 /// The target must not be one of the files that are read.
@@ -64,14 +66,15 @@ Result<int> run_convert(const Arguments& arguments) {
     const std::string path(*arguments.positional(1));
     const std::string_view format = arguments.value("--output-format").value_or("raw");
     (void)STRATA_TRY(block::find_format(format));
-    block::NodePtr source = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {}));
+    const std::string passphrase = STRATA_TRY(passphrase_of(arguments)), secret = STRATA_TRY(passphrase_of(arguments, "--target-passphrase-file"));
+    block::NodePtr source = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.passphrase = passphrase}));
     if (const auto snapshot = arguments.value("--snapshot")) {
         STRATA_TRY_VOID(tool.run(source->load_snapshot(std::string(*snapshot))));
     }
     STRATA_TRY_VOID(check_target(*source, path));
     const std::uint64_t size = source->size();
-    STRATA_TRY_VOID(tool.create(format, path, size, arguments.values("--option"), {}));
-    block::NodePtr target = STRATA_TRY(tool.open_as(path, format, true, {.write = true}));
+    STRATA_TRY_VOID(tool.create(format, path, size, arguments.values("--option"), encryption_options(format, secret)));
+    block::NodePtr target = STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
     if (arguments.flag("--compress") && !target->traits().compressed_writes) {
         return Error{ErrorKind::NotSupported, fmt::format("{} images cannot be compressed", format)};
     }

@@ -23,6 +23,7 @@ constexpr std::array kOptions = {
     Option{"--option", 'o', "NAME=VALUE[,…]", "Of the format; 'help' lists them.", Completes::Nothing, true},
     Option{"--backing", 'b', "FILE", "What the image does not hold is read from there; relative to the image's folder.", Completes::Files},
     Option{"--backing-format", 'F', "FORMAT", "The backing file's format.", Completes::Nothing},
+    Option{"--passphrase-file", 0, "FILE", "Encrypt (qcow2 and luks): the passphrase is the first line of this file.", Completes::Files},
 };
 
 int list_options(const block::FormatDriver& driver) {
@@ -59,6 +60,9 @@ Result<int> run_create(const Arguments& arguments) {
         size = STRATA_TRY(backing_size(tool, path, *backing, *below));
         options = {{"backing_file", std::string(*backing)}, {"backing_fmt", std::string(*below)}};
     }
+    const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
+    const block::OptionList encryption = encryption_options(format, passphrase);
+    options.insert(options.end(), encryption.begin(), encryption.end());
     if (const auto text = arguments.positional(1)) {
         size = STRATA_TRY(parse_size(*text));
     }
@@ -80,6 +84,7 @@ const Command kImageCreateCommand = {
     .options = kOptions,
     .examples = "  strata image create -f qcow2 disk.qcow2 20G\n"
                 "  strata image create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n"
+                "  strata image create -f qcow2 --passphrase-file key.txt secret.qcow2 20G\n"
                 "  strata image create -f vmdk -o help new.vmdk",
     .run = run_create,
 };

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/secrets.h"
 #include "cli/output.h"
 
 namespace strata::cli {
@@ -34,6 +35,26 @@ block::Task<std::string> look(block::Loop& loop, std::string path) {
 
 }  // namespace
 
+Result<std::string> passphrase_of(const Arguments& arguments, std::string_view option) {
+    const auto file = arguments.value(option);
+    if (!file) {
+        return std::string();
+    }
+    std::string text = STRATA_TRY(block::load_secret({.data = {}, .file = std::string(*file), .base64 = false, .key = {}, .iv = {}}));
+    text.resize(std::min(text.size(), text.find('\n')));
+    if (text.empty()) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} {}: its first line is empty", option, *file)};
+    }
+    return text;
+}
+
+block::OptionList encryption_options(std::string_view format, const std::string& passphrase) {
+    if (passphrase.empty()) {
+        return {};
+    }
+    return format == "luks" ? block::OptionList{{"key-secret", passphrase}} : block::OptionList{{"encrypt.format", "luks"}, {"encrypt.key-secret", passphrase}};
+}
+
 Result<ImageTool> ImageTool::start() { return ImageTool(STRATA_TRY(block::Loop::create())); }
 
 Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access) {
@@ -50,6 +71,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     options.open_backing = access.backing;
     options.open_data = access.backing;
     options.for_check = access.check;
+    if (!access.passphrase.empty()) {
+        options.extra = {{format == "luks" ? "key-secret" : "encrypt.key-secret", access.passphrase}};
+    }
     if (follow) {
         options.references = block::follow_references();
     }

@@ -26,6 +26,8 @@ namespace strata::cli {
 inline constexpr Option kFormatOption{"--format", 'f', "FORMAT", "The image's format, e.g. raw, qcow2; it is never guessed.", Completes::Nothing};
 inline constexpr Option kFollowOption{"--follow", 0, "", "Open the files that the image names (backing, data): only if it is trusted."};
 
+inline constexpr Option kPassphraseOption{"--passphrase-file", 0, "FILE", "The passphrase of an encrypted image is the first line of this file.", Completes::Files};
+
 struct ImageAccess {
     bool write = false;
     bool backing = true;       ///< open the chain below
@@ -33,7 +35,13 @@ struct ImageAccess {
     bool check = false;
     bool lock = true;
     block::CacheMode cache = block::CacheMode::Writeback;
+    std::string passphrase{};  ///< of an encrypted image
 };
+
+/// The first line of the file that `option` names; empty without it.
+Result<std::string> passphrase_of(const Arguments& arguments, std::string_view option = "--passphrase-file");
+/// What a new image is told to be encrypted with `passphrase`; nothing if that is empty.
+block::OptionList encryption_options(std::string_view format, const std::string& passphrase);
 
 class ImageTool {
   public:

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "block/amend.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/commands.h"
 #include "qemu_img/create_options.h"
@@ -41,11 +42,12 @@ Result<int> run(Session& session, std::span<char*> words) {
         return print_amend_help(format);
     }
     const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
-    if (driver->amend_options.empty()) {
+    if (block::amend_options(format).empty()) {
         return failure(fmt::format("Format driver '{}' does not support option amendment", format));
     }
     block::AmendRequest request;
     request.options = STRATA_TRY(amend_options(*driver, arguments.all("o")));
+    STRATA_TRY_VOID(session.resolve_secrets(request.options));
     request.force = arguments.has("force");
     ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
     line.show(0, 1);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "block/bitmap.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/commands.h"
 #include "qemu_img/report.h"
@@ -28,20 +29,6 @@ bool is_action(std::string_view name) {
     return name == "add" || name == "remove" || name == "clear" || name == "enable" || name == "disable" || name == "merge";
 }
 
-/// Sets in `into` what is set in `from`, each by its own granularity.
-void merge_bits(Bitmap& into, const Bitmap& from) {
-    const std::uint64_t last = (into.size + into.info.granularity - 1) / into.info.granularity;
-    for (std::uint64_t bit = 0; bit * from.info.granularity < from.size; ++bit) {
-        if ((from.bits[bit / 64] >> (bit % 64) & 1U) == 0) {
-            continue;
-        }
-        const std::uint64_t start = bit * from.info.granularity;
-        for (std::uint64_t at = start / into.info.granularity; at < last && at * into.info.granularity < start + from.info.granularity; ++at) {
-            into.bits[at / 64] |= 1ULL << (at % 64);
-        }
-    }
-}
-
 class Actions {
   public:
     Actions(Session& session, const Arguments& arguments, block::Node& node, block::Node* source, std::string name)
@@ -60,17 +47,14 @@ class Actions {
 };
 
 Result<> Actions::add() {
-    Bitmap bitmap;
-    bitmap.info.name = name_;
-    bitmap.info.granularity = kDefaultGranularity;
-    bitmap.info.automatic = true;
+    std::uint64_t granularity = kDefaultGranularity;
     if (const auto text = arguments_.last("g")) {
-        bitmap.info.granularity = STRATA_TRY(parse_bytes("granularity", *text, 1));
+        granularity = STRATA_TRY(parse_bytes("granularity", *text, 1));
     }
-    if (!std::has_single_bit(bitmap.info.granularity)) {
+    if (!std::has_single_bit(granularity)) {
         return failure("Granularity must be power of 2");
     }
-    if (bitmap.info.granularity < kMinGranularity || bitmap.info.granularity > kMaxGranularity) {
+    if (granularity < kMinGranularity || granularity > kMaxGranularity) {
         return failure("Granularity must be at least 512 and at most 2 GiB");
     }
     for (const block::BitmapInfo& known : STRATA_TRY(session_.run(node_.bitmaps()))) {
@@ -78,10 +62,7 @@ Result<> Actions::add() {
             return failure(fmt::format("Bitmap already exists: {}", name_));
         }
     }
-    bitmap.size = node_.size();
-    const std::uint64_t bits = (bitmap.size + bitmap.info.granularity - 1) / bitmap.info.granularity;
-    bitmap.bits.resize((bits + 63) / 64);
-    return session_.run(node_.store_bitmap(std::move(bitmap)));
+    return session_.run(node_.store_bitmap(block::empty_bitmap(name_, node_.size(), granularity, true)));
 }
 
 Result<> Actions::merge(const std::string& other) {
@@ -90,7 +71,7 @@ Result<> Actions::merge(const std::string& other) {
     if (from.size != into.size) {
         return failure("Bitmaps are of different sizes");
     }
-    merge_bits(into, from);
+    block::merge_bits(into, from);
     return session_.run(node_.store_bitmap(std::move(into)));
 }
 

@@ -184,7 +184,8 @@ Result<> Convert::open_target() {
     if (!spec.options && !spec.format) {
         spec.format = "raw";
     }
-    const OpenMode mode{.write = true, .unmap = options_.sparse != 0, .caching = caching_};
+    OpenMode mode{.write = true, .unmap = options_.sparse != 0, .caching = caching_};
+    std::ranges::copy_if(image_.options, std::back_inserter(mode.extra), [](const auto& one) { return one.first.ends_with("key-secret"); });
     target_ = STRATA_TRY(session_.open(spec, mode));
     if (options_.compress && !target_->traits().compressed_writes) {
         return failure("Compression not supported for this file format");
@@ -210,10 +211,14 @@ Result<std::vector<block::Bitmap>> Convert::read_bitmaps() {
     if (sources_.size() > 1) {
         return failure("Copying bitmaps only possible with single source");
     }
-    for (const block::BitmapInfo& info : STRATA_TRY(session_.run(sources_[0]->bitmaps()))) {
+    const auto known = session_.run(sources_[0]->bitmaps());
+    if (!known.ok()) {
+        return failure(fmt::format("Format driver '{}' does not support bitmaps", sources_[0]->format()));
+    }
+    for (const block::BitmapInfo& info : *known) {
         if (info.in_use && !flag("skip-broken-bitmaps")) {
-            report_error(fmt::format("Cannot copy inconsistent bitmap '{}'", info.name));
-            return failure("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'");
+            return failure(fmt::format("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
+                                       info.name));
         }
         if (info.in_use) {
             report_warning(fmt::format("Skipping inconsistent bitmap '{}'", info.name));
@@ -262,6 +267,9 @@ Result<int> Convert::run() {
     const auto bitmaps = STRATA_TRY(read_bitmaps());
     STRATA_TRY_VOID(make_target());
     STRATA_TRY_VOID(open_target());
+    if (flag("bitmaps") && !session_.run(target_->bitmaps()).ok()) {
+        return failure(fmt::format("Format driver '{}' does not support bitmaps", target_->format()));
+    }
     STRATA_TRY_VOID(copy());
     for (const block::Bitmap& bitmap : bitmaps) {
         STRATA_TRY_VOID(session_.run(target_->store_bitmap(bitmap)));

@@ -25,6 +25,15 @@ Result<block::Measurement> measure(Session& session, const NewImage& image, bloc
     return session.run(image.driver->measure(source, image.request()));
 }
 
+/// Both sides can have bitmaps: their size is told, though it be 0.
+Result<bool> tells_bitmaps(Session& session, const NewImage& image, block::Node* source) {
+    const std::string compat = image.option("compat");
+    if (source == nullptr || image.driver->name != "qcow2" || compat == "0.10" || compat == "v2") {
+        return false;
+    }
+    return session.run(source->bitmaps()).ok();
+}
+
 Result<> check_arguments(const Arguments& arguments) {
     const bool named = !arguments.positionals().empty();
     if (arguments.positionals().size() > 1) {
@@ -82,17 +91,18 @@ Result<int> run(Session& session, std::span<char*> words) {
         image.size = source->size();
     }
     const block::Measurement size = STRATA_TRY(measure(session, image, source.get()));
+    const bool bitmaps = STRATA_TRY(tells_bitmaps(session, image, source.get()));
     STRATA_TRY_VOID(session.close(source));
     if (json) {
         api::Json result = {{"required", size.required}, {"fully-allocated", size.fully_allocated}};
-        if (size.bitmaps) {
-            result["bitmaps"] = *size.bitmaps;
+        if (bitmaps) {
+            result["bitmaps"] = size.bitmaps;
         }
         print(json_text(result));
         return 0;
     }
     print(fmt::format("required size: {}\nfully allocated size: {}\n", size.required, size.fully_allocated));
-    print(size.bitmaps ? fmt::format("bitmaps size: {}\n", *size.bitmaps) : "");
+    print(bitmaps ? fmt::format("bitmaps size: {}\n", size.bitmaps) : "");
     return 0;
 }
 

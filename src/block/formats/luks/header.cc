@@ -1,6 +1,9 @@
 // LuksHeader: field by field.
 #include "block/formats/luks/header.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include <fmt/format.h>
 
 #include "base/byte_reader.h"
@@ -66,6 +69,7 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t file
     h.digest = wire.digest;
     h.digest_salt = wire.digest_salt;
     h.digest_iterations = wire.digest_iterations;
+    h.uuid = text_until_nul(wire.uuid);
     if (h.key_bytes < 16 || h.key_bytes > 64 || h.digest_iterations == 0 || h.digest_iterations > kMaxIterations) {
         return broken_image("LUKS", name, fmt::format("a key of {} bytes with {} iterations cannot be", h.key_bytes, h.digest_iterations));
     }
@@ -76,6 +80,32 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t file
         h.slots[i] = STRATA_TRY(take_slot(wire.slots[i], h, file_size, name));
     }
     return h;
+}
+
+std::vector<std::byte> serialise_header(const Header& h) {
+    const auto put = [](std::span<std::byte> place, std::string_view text) {
+        std::transform(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(text.size(), place.size())), place.begin(),
+                       [](char c) { return static_cast<std::byte>(c); });
+    };
+    Wire wire{};
+    wire.magic = kMagic;
+    wire.version = std::uint16_t{1};
+    put(wire.cipher, h.cipher);
+    put(wire.mode, h.mode);
+    put(wire.hash, h.hash);
+    put(wire.uuid, h.uuid);
+    wire.payload = static_cast<std::uint32_t>(h.payload / 512);
+    wire.key_bytes = h.key_bytes;
+    wire.digest = h.digest;
+    wire.digest_salt = h.digest_salt;
+    wire.digest_iterations = h.digest_iterations;
+    for (std::size_t i = 0; i < h.slots.size(); ++i) {
+        const Slot& slot = h.slots.at(i);
+        wire.slots.at(i) = {slot.active ? kActive : kInactive, slot.iterations, slot.salt, static_cast<std::uint32_t>(slot.offset / 512), slot.stripes};
+    }
+    std::vector<std::byte> bytes(sizeof wire);
+    std::memcpy(bytes.data(), &wire, sizeof wire);
+    return bytes;
 }
 
 }  // namespace strata::block::luks

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -34,11 +35,13 @@ struct Header {
     std::array<std::byte, kDigestBytes> digest{};
     std::array<std::byte, kSaltBytes> digest_salt{};
     std::uint32_t digest_iterations = 0;
+    std::string uuid;
     std::array<Slot, 8> slots{};
 };
 
 bool is_image(std::span<const std::byte> bytes);
 /// `file_size`: what key slots and payload must lie in.
 Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name);
+std::vector<std::byte> serialise_header(const Header& header);
 
 }  // namespace strata::block::luks

@@ -5,14 +5,19 @@
 #include "block/formats/luks/luks.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
+#include <optional>
 
 #include <fmt/format.h>
 
+#include "block/amend.h"
+#include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
-#include "block/formats/luks/header.h"
 #include "block/formats/luks/sector_cipher.h"
-#include "block/formats/luks/volume_key.h"
+#include "block/formats/luks/volume.h"
+#include "block/formats/luks/volume2.h"
 #include "block/sync.h"
 
 namespace strata::block::luks {
@@ -20,17 +25,29 @@ namespace {
 
 constexpr std::uint64_t kSector = 512, kPart = 1U << 20, kOffload = 32U << 10;
 
-class LuksNode final : public Node {
+/// Where a volume's data lies.
+struct Layout {
+    std::uint64_t payload = 0, size = 0;  ///< size 0: to the end of the file
+    std::uint64_t sector = kSector, first_sector = 0;
+    bool changes = true;                  ///< keys and size can be changed here
+    std::vector<InfoField> info;
+};
+
+class LuksNode final : public Node, public Amendable {
   public:
-    LuksNode(NodePtr file, std::string name, bool read_only, std::uint64_t payload, SectorCipher cipher)
-        : Node(file->loop(), std::move(name)),
+    /// Without a cipher: to be looked at, not read.
+    LuksNode(NodePtr file, const OpenOptions& options, Layout layout, std::optional<SectorCipher> cipher, std::string passphrase)
+        : Node(file->loop(), options.path),
           file_(std::move(file)),
-          payload_(payload),
-          size_((file_->size() - payload) / kSector * kSector),
+          layout_(std::move(layout)),
+          payload_(layout_.payload),
+          sector_(layout_.sector),
+          size_((layout_.size != 0 ? layout_.size : file_->size() - payload_) / sector_ * sector_),
           cipher_(std::move(cipher)),
+          passphrase_(std::move(passphrase)),
           partial_(loop()) {
-        traits_.read_only = read_only;
-        traits_.request_alignment = kSector;
+        traits_.read_only = options.read_only;
+        traits_.request_alignment = static_cast<std::uint32_t>(sector_);
     }
     [[nodiscard]] std::string_view format() const override { return "luks"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
@@ -40,9 +57,9 @@ class LuksNode final : public Node {
     Task<> read(std::uint64_t offset, Buffers into) override {
         STRATA_CO_TRY_VOID(check_range(offset, into.size(), false));
         for (std::uint64_t done = 0; done < into.size();) {
-            const std::uint64_t at = offset + done, skip = at % kSector;
+            const std::uint64_t at = offset + done, skip = at % sector_;
             const std::uint64_t part = std::min(into.size() - done, kPart - skip);
-            STRATA_CO_TRY(const auto plain, co_await read_sectors(at - skip, round_up(skip + part, kSector)));
+            STRATA_CO_TRY(const auto plain, co_await read_sectors(at - skip, round_up(skip + part, sector_)));
             into.slice(done, part).copy_from(std::span(plain).subspan(skip, part));
             done += part;
         }
@@ -51,7 +68,7 @@ class LuksNode final : public Node {
     Task<> write(std::uint64_t offset, Buffers from) override {
         STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
         for (std::uint64_t done = 0; done < from.size();) {
-            const std::uint64_t at = offset + done, skip = at % kSector;
+            const std::uint64_t at = offset + done, skip = at % sector_;
             const std::uint64_t part = std::min(from.size() - done, kPart - skip);
             STRATA_CO_TRY_VOID(co_await write_part(at - skip, skip, from.slice(done, part)));
             done += part;
@@ -87,13 +104,43 @@ class LuksNode final : public Node {
     Task<FormatInfo> info() override {
         FormatInfo info;
         info.encrypted = true;
+        info.specific = layout_.info;
         co_return info;
+    }
+    Task<> resize(std::uint64_t size, Preallocation preallocation) override {
+        STRATA_CO_TRY_VOID(check_range(0, 0, true));
+        if (!layout_.changes) {
+            co_return lacks("resizing in version 2");
+        }
+        size = round_up(size, sector_);
+        STRATA_CO_TRY_VOID(co_await file_->resize(payload_ + size, preallocation));
+        size_ = size;
+        co_return ok();
+    }
+    Task<> amend(OptionList options) override {
+        AmendRequest request;
+        request.options = std::move(options);
+        co_return co_await change_options(std::move(request));
+    }
+    Task<> change_options(AmendRequest request) override {
+        STRATA_CO_TRY_VOID(check_range(0, 0, true));
+        if (!layout_.changes) {
+            co_return lacks("options to amend in version 2");
+        }
+        const Area area{.file = file_.get(), .offset = 0, .length = file_->size(), .name = name()};
+        STRATA_CO_TRY_VOID(co_await change_keys(area, std::move(request.options), "", passphrase_, request.force));
+        STRATA_CO_TRY(const Header header, co_await read_header(area));
+        layout_.info = volume_info(header);
+        co_return ok();
     }
 
   private:
     Task<> cipher(std::uint64_t offset, std::span<std::byte> bytes, bool encrypting) {
+        if (!cipher_) {
+            co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}' was opened without its passphrase", name()), EACCES};
+        }
         const auto work = [this, offset, bytes, encrypting] {
-            return encrypting ? cipher_.encrypt(offset / kSector, bytes) : cipher_.decrypt(offset / kSector, bytes);
+            return encrypting ? cipher_->encrypt(layout_.first_sector + offset / kSector, bytes) : cipher_->decrypt(layout_.first_sector + offset / kSector, bytes);
         };
         if (bytes.size() < kOffload) {
             co_return work();
@@ -108,7 +155,7 @@ class LuksNode final : public Node {
     }
     // `from` belongs `skip` bytes into the sectors that begin at `offset`.
     Task<> write_part(std::uint64_t offset, std::uint64_t skip, Buffers from) {
-        std::vector<std::byte> bytes(round_up(skip + from.size(), kSector));
+        std::vector<std::byte> bytes(round_up(skip + from.size(), sector_));
         if (skip == 0 && from.size() == bytes.size()) {
             from.copy_to(bytes);
             co_return co_await write_sectors(offset, bytes);
@@ -123,45 +170,106 @@ class LuksNode final : public Node {
         co_return co_await file_->write(payload_ + offset, Buffers::of(bytes));
     }
     const NodePtr file_;
-    const std::uint64_t payload_, size_;
-    const SectorCipher cipher_;
+    Layout layout_;
+    const std::uint64_t payload_, sector_;
+    std::uint64_t size_;
+    const std::optional<SectorCipher> cipher_;
+    const std::string passphrase_;
     NodeTraits traits_;
     AsyncMutex partial_;
 };
 
 unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
 
-Task<Secret> unlock(Node& file, const Header& header, std::string passphrase, std::string name) {
-    for (const Slot& slot : header.slots) {
-        if (!slot.active) {
-            continue;
-        }
-        const std::uint64_t length = round_up(std::uint64_t{slot.stripes} * header.key_bytes, kSector);
-        STRATA_CO_TRY(auto material, co_await read_bytes(file, slot.offset, length));
-        Result<Secret> key = co_await file.loop().offload([&] { return open_slot(header, slot, std::move(material), passphrase); });
-        if (key.ok() || key.error().kind() != ErrorKind::PermissionDenied) {
-            co_return std::move(key);
-        }
+Area area_of(const NodePtr& file, const std::string& name) { return {.file = file.get(), .offset = 0, .length = file->size(), .name = name}; }
+
+Layout layout_of(const Header& h) { return {.payload = h.payload, .info = volume_info(h)}; }
+Layout layout_of(const Header2& h) {
+    return {.payload = h.payload, .size = h.size, .sector = h.sector, .first_sector = h.iv_tweak, .changes = false, .info = volume_info2(h)};
+}
+
+Task<NodePtr> open_version2(NodePtr file, OpenOptions options, std::string passphrase) {
+    const Area area = area_of(file, options.path);
+    if (passphrase.empty()) {
+        STRATA_CO_TRY(const Header2 header, co_await read_header2(area));
+        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header), std::nullopt, std::string()));
     }
-    co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}': the passphrase fits none of its key slots", name), EACCES};
+    STRATA_CO_TRY(OpenVolume2 volume, co_await open_volume2(area, passphrase));
+    const std::string& encryption = volume.header.encryption;
+    const std::size_t dash = std::min(encryption.find('-'), encryption.size());
+    STRATA_CO_TRY(auto cipher, SectorCipher::create(encryption.substr(0, dash), encryption.substr(std::min(dash + 1, encryption.size())),
+                                                    volume.key.bytes(), volume.header.sector));
+    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header), std::move(cipher), std::move(passphrase)));
 }
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
-    STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
-    STRATA_CO_TRY(const Header header, parse_header(bytes, file->size(), options.path));
-    std::string passphrase(options.extra_of("key"));
-    if (passphrase.empty()) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}' needs its passphrase: key=…", options.path), EACCES};
+    std::string passphrase(options.extra_of("key-secret", options.extra_of("key")));
+    if (passphrase.empty() && options.open_data) {
+        co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}': Parameter 'key-secret' is required for cipher", options.path), EACCES};
     }
-    STRATA_CO_TRY(const Secret key, co_await unlock(*file, header, std::move(passphrase), options.path));
-    STRATA_CO_TRY(auto cipher, SectorCipher::create(header.cipher, header.mode, key.bytes()));
-    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options.path, options.read_only, header.payload, std::move(cipher)));
+    STRATA_CO_TRY(const auto start, co_await read_bytes(*file, 0, kSector));
+    if (is_image2(start)) {
+        co_return co_await open_version2(std::move(file), std::move(options), std::move(passphrase));
+    }
+    const Area area = area_of(file, options.path);
+    if (passphrase.empty()) {
+        STRATA_CO_TRY(const Header header, co_await read_header(area));
+        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header), std::nullopt, std::string()));
+    }
+    STRATA_CO_TRY(OpenVolume volume, co_await open_volume(area, passphrase));
+    STRATA_CO_TRY(auto cipher, SectorCipher::create(volume.header.cipher, volume.header.mode, volume.key.bytes()));
+    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header), std::move(cipher), std::move(passphrase)));
 }
 
-constexpr FormatDriver kDriver{.name = "luks", .probe = &probe, .open = &open};
+using Kind = CreateOption::Kind;
+constexpr std::array kOptions{
+    CreateOption{"cipher-alg", Kind::Text, "Name of encryption cipher algorithm"},
+    CreateOption{"cipher-mode", Kind::Text, "Name of encryption cipher mode"},
+    CreateOption{"hash-alg", Kind::Text, "Name of encryption hash algorithm"},
+    CreateOption{"iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
+    CreateOption{"ivgen-alg", Kind::Text, "Name of IV generator algorithm"},
+    CreateOption{"ivgen-hash-alg", Kind::Text, "Name of IV generator hash algorithm"},
+    CreateOption{"key-secret", Kind::Text, "ID of the secret that provides the keyslot passphrase"},
+    CreateOption{"preallocation", Kind::Text, "Preallocation mode (allowed values: off, falloc, full)"},
+    CreateOption{"size", Kind::Size, "Virtual disk size"},
+};
+constexpr std::array kAmendOptions{
+    CreateOption{"iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
+    CreateOption{"keyslot", Kind::Number, "Select a single keyslot to modify explicitly"},
+    CreateOption{"new-secret", Kind::Text, "New secret to set in the matching keyslots. Empty string to erase"},
+    CreateOption{"old-secret", Kind::Text, "Select all keyslots that match this password"},
+    CreateOption{"state", Kind::Text, "Select new state of affected keyslots (active/inactive)"},
+};
+
+Task<> create(Loop& loop, CreateRequest request) {
+    static constexpr std::array<std::string_view, 3> kModes{"off", "falloc", "full"};
+    STRATA_CO_TRY(const std::string_view mode, choice(request, "preallocation", kModes));
+    STRATA_CO_TRY(NewVolume plan, plan_volume(request, ""));
+    STRATA_CO_TRY(MadeVolume made, co_await make_volume(loop, std::move(plan)));
+    const std::uint64_t length = made.header.payload + round_up(request.size, kSector);
+    Pieces pieces;
+    pieces.emplace_back(0, std::move(made.bytes));
+    const Preallocation preallocation = mode == "full" ? Preallocation::Full : mode == "falloc" ? Preallocation::Falloc : Preallocation::Off;
+    co_return co_await write_new_image(loop, request.path, std::move(pieces), length, preallocation);
+}
+
+Task<Measurement> measure(Node* source, CreateRequest request) {
+    request.size = source != nullptr ? source->size() : request.size;
+    STRATA_CO_TRY(const NewVolume plan, plan_volume(request, ""));
+    const std::uint64_t all = plan.header.payload + round_up(request.size, kSector);
+    co_return Measurement{.required = all, .fully_allocated = all};
+}
+
+constexpr FormatDriver kDriver{.name = "luks",
+                               .probe = &probe,
+                               .open = &open,
+                               .create = &create,
+                               .create_options = kOptions,
+                               .measure = &measure};
 
 }  // namespace
 
 const FormatDriver& driver() { return kDriver; }
+std::span<const CreateOption> amend_options() { return kAmendOptions; }
 
 }  // namespace strata::block::luks

@@ -1,4 +1,4 @@
-// The format "luks": volumes encrypted with LUKS 1: reading and writing the payload. Extra option `key`: the passphrase.
+// The format "luks": volumes encrypted with LUKS 1. Extra option `key-secret`, when opening: the passphrase.
 #pragma once
 
 #include "block/registry.h"
@@ -6,5 +6,7 @@
 namespace strata::block::luks {
 
 const FormatDriver& driver();
+/// What can be changed: keys.
+std::span<const CreateOption> amend_options();
 
 }  // namespace strata::block::luks

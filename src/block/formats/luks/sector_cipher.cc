@@ -43,7 +43,7 @@ constexpr std::array<Known, 5> kKnown = {{
 
 Secret::~Secret() { OPENSSL_cleanse(bytes_.data(), bytes_.size()); }
 
-Result<SectorCipher> SectorCipher::create(std::string_view cipher, std::string_view mode, std::span<const std::byte> key) {
+Result<SectorCipher> SectorCipher::create(std::string_view cipher, std::string_view mode, std::span<const std::byte> key, std::size_t sector_bytes) {
     const std::size_t dash = std::min(mode.find('-'), mode.size());
     const std::string_view chaining = mode.substr(0, dash), iv = mode.substr(std::min(dash + 1, mode.size()));
     const auto known = std::find_if(kKnown.begin(), kKnown.end(), [&](const Known& each) { return each.mode == chaining && each.key_bytes == key.size(); });
@@ -56,7 +56,7 @@ Result<SectorCipher> SectorCipher::create(std::string_view cipher, std::string_v
     if (essiv && EVP_Digest(key.data(), key.size(), raw(hashed.bytes()), nullptr, EVP_sha256(), nullptr) != 1) {
         return Error{ErrorKind::Failed, "hashing a key failed", EIO};
     }
-    return SectorCipher(known->cipher(), essiv ? Iv::Essiv : plain ? Iv::Plain : Iv::Plain64, std::move(own), std::move(hashed));
+    return SectorCipher(known->cipher(), essiv ? Iv::Essiv : plain ? Iv::Plain : Iv::Plain64, std::move(own), std::move(hashed), sector_bytes);
 }
 
 Result<> SectorCipher::run(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) const {
@@ -73,7 +73,7 @@ Result<> SectorCipher::run(std::uint64_t sector, std::span<std::byte> bytes, boo
         }
         EVP_CIPHER_CTX_set_padding(iv_context.get(), 0);
     }
-    for (; bytes.size() >= kSector; bytes = bytes.subspan(kSector), ++sector) {
+    for (; bytes.size() >= sector_bytes_; bytes = bytes.subspan(sector_bytes_), sector += sector_bytes_ / kSector) {
         std::array<std::byte, 16> iv{};
         const Le64 number = iv_ == Iv::Plain ? sector & 0xFFFFFFFFU : sector;
         std::memcpy(iv.data(), &number, sizeof number);
@@ -84,7 +84,7 @@ Result<> SectorCipher::run(std::uint64_t sector, std::span<std::byte> bytes, boo
             return failed;
         }
         if (EVP_CipherInit_ex(context.get(), nullptr, nullptr, nullptr, raw(iv_bytes), -1) != 1 ||
-            EVP_CipherUpdate(context.get(), raw(bytes), &made, raw(bytes), static_cast<int>(kSector)) != 1) {
+            EVP_CipherUpdate(context.get(), raw(bytes), &made, raw(bytes), static_cast<int>(sector_bytes_)) != 1) {
             return failed;
         }
     }

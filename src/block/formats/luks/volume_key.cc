@@ -3,10 +3,13 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 
 #include <fmt/format.h>
 
@@ -19,8 +22,25 @@ namespace {
 unsigned char* raw(std::span<std::byte> bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
 const unsigned char* raw(std::span<const std::byte> bytes) { return reinterpret_cast<const unsigned char*>(bytes.data()); }
 
+constexpr std::uint32_t kStripes = 4000, kLeastIterations = 1000;
+
 const EVP_MD* digest_of(std::string_view name) {
-    return name == "sha1" ? EVP_sha1() : name == "sha256" ? EVP_sha256() : name == "sha512" ? EVP_sha512() : nullptr;
+    return name == "sha1"     ? EVP_sha1()
+           : name == "sha224" ? EVP_sha224()
+           : name == "sha256" ? EVP_sha256()
+           : name == "sha384" ? EVP_sha384()
+           : name == "sha512" ? EVP_sha512()
+                              : nullptr;
+}
+
+Error unknown_hash(std::string_view name) {
+    return {ErrorKind::NotSupported, fmt::format("the hash '{:.32}' is not supported", name), ENOTSUP};
+}
+
+std::uint64_t thread_nanoseconds() {
+    timespec now{};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);  // cannot fail for this clock
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 bool derive(const EVP_MD* digest, std::span<const std::byte> secret, std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
@@ -52,23 +72,16 @@ bool diffuse(const EVP_MD* digest, std::span<std::byte> block) {
 Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material, std::string_view passphrase) {
     const EVP_MD* digest = digest_of(header.hash);
     if (digest == nullptr) {
-        return Error{ErrorKind::NotSupported, fmt::format("the hash '{:.32}' is not supported", header.hash), ENOTSUP};
+        return unknown_hash(header.hash);
     }
     const Error failed{ErrorKind::Failed, "deriving a key failed", EIO};
-    Secret slot_key(header.key_bytes), key(header.key_bytes), check(kDigestBytes);
+    Secret slot_key(header.key_bytes), check(kDigestBytes);
     if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations, slot_key.bytes())) {
         return failed;
     }
     const auto cipher = STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
     STRATA_TRY_VOID(cipher.decrypt(0, material));
-    for (std::uint32_t stripe = 0; stripe < slot.stripes; ++stripe) {
-        for (std::size_t i = 0; i < header.key_bytes; ++i) {
-            key.bytes()[i] ^= material[std::size_t{stripe} * header.key_bytes + i];
-        }
-        if (stripe + 1 != slot.stripes && !diffuse(digest, key.bytes())) {
-            return failed;
-        }
-    }
+    Secret key = STRATA_TRY(merge_stripes(header.hash, header.key_bytes, slot.stripes, material));
     OPENSSL_cleanse(material.data(), material.size());
     if (!derive(digest, key.bytes(), header.digest_salt, header.digest_iterations, check.bytes())) {
         return failed;
@@ -77,6 +90,104 @@ Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std
         return Error{ErrorKind::PermissionDenied, "the passphrase is wrong", EACCES};
     }
     return key;
+}
+
+Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret, std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
+    const EVP_MD* digest = digest_of(hash);
+    if (digest == nullptr) {
+        return unknown_hash(hash);
+    }
+    if (!derive(digest, secret, salt, iterations, out)) {
+        return Error{ErrorKind::Failed, "deriving a key failed", EIO};
+    }
+    return ok();
+}
+
+Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes, std::span<const std::byte> material) {
+    const EVP_MD* digest = digest_of(hash);
+    if (digest == nullptr) {
+        return unknown_hash(hash);
+    }
+    Secret key(key_bytes);
+    for (std::uint32_t stripe = 0; stripe < stripes; ++stripe) {
+        for (std::size_t i = 0; i < key_bytes; ++i) {
+            key.bytes()[i] ^= material[std::size_t{stripe} * key_bytes + i];
+        }
+        if (stripe + 1 != stripes && !diffuse(digest, key.bytes())) {
+            return Error{ErrorKind::Failed, "deriving a key failed", EIO};
+        }
+    }
+    return key;
+}
+
+Result<> fill_random(std::span<std::byte> bytes) {
+    if (RAND_bytes(raw(bytes), static_cast<int>(bytes.size())) != 1) {
+        return Error{ErrorKind::Failed, "no random numbers for a key", EIO};
+    }
+    return ok();
+}
+
+// Time of the processor, not of the clock: on a busy machine keys would be weaker otherwise.
+Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t milliseconds) {
+    constexpr std::uint64_t kLongEnough = 50'000'000;
+    const EVP_MD* digest = digest_of(header.hash);
+    if (digest == nullptr) {
+        return unknown_hash(header.hash);
+    }
+    const std::array<std::byte, kSaltBytes> salt{};
+    Secret out(header.key_bytes);
+    std::uint64_t count = 4096, taken = 0;
+    for (;; count *= 2) {
+        const std::uint64_t start = thread_nanoseconds();
+        if (!derive(digest, salt, salt, static_cast<std::uint32_t>(count), out.bytes())) {
+            return Error{ErrorKind::Failed, "deriving a key failed", EIO};
+        }
+        taken = std::max<std::uint64_t>(1, thread_nanoseconds() - start);
+        if (taken >= kLongEnough || count >= kMaxIterations / 2) {
+            break;
+        }
+    }
+    const double wanted = static_cast<double>(count) * static_cast<double>(milliseconds) * 1e6 / static_cast<double>(taken);
+    return static_cast<std::uint32_t>(std::clamp(wanted, double{kLeastIterations}, double{kMaxIterations}));
+}
+
+Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key, std::string_view passphrase, std::uint64_t milliseconds) {
+    const Error failed{ErrorKind::Failed, "deriving a key failed", EIO};
+    const EVP_MD* digest = digest_of(header.hash);
+    slot.iterations = STRATA_TRY(iterations_for(header, milliseconds));
+    slot.stripes = kStripes;
+    STRATA_TRY_VOID(fill_random(slot.salt));
+    // All stripes but the last are random; the last makes the merge of all the key.
+    std::vector<std::byte> material((std::size_t{kStripes} * header.key_bytes + 511) / 512 * 512);
+    Secret sum(header.key_bytes), slot_key(header.key_bytes);
+    STRATA_TRY_VOID(fill_random(std::span(material).first(std::size_t{kStripes - 1} * header.key_bytes)));
+    for (std::uint32_t stripe = 0; stripe + 1 < kStripes; ++stripe) {
+        for (std::size_t i = 0; i < header.key_bytes; ++i) {
+            sum.bytes()[i] ^= material[std::size_t{stripe} * header.key_bytes + i];
+        }
+        if (!diffuse(digest, sum.bytes())) {
+            return failed;
+        }
+    }
+    for (std::size_t i = 0; i < header.key_bytes; ++i) {
+        material[std::size_t{kStripes - 1} * header.key_bytes + i] = sum.bytes()[i] ^ key.bytes()[i];
+    }
+    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations, slot_key.bytes())) {
+        return failed;
+    }
+    const auto cipher = STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
+    STRATA_TRY_VOID(cipher.encrypt(0, material));
+    slot.active = true;
+    return material;
+}
+
+Result<> seal(Header& header, const Secret& key, std::uint64_t milliseconds) {
+    header.digest_iterations = STRATA_TRY(iterations_for(header, milliseconds));
+    STRATA_TRY_VOID(fill_random(header.digest_salt));
+    if (!derive(digest_of(header.hash), key.bytes(), header.digest_salt, header.digest_iterations, header.digest)) {
+        return Error{ErrorKind::Failed, "deriving a key failed", EIO};
+    }
+    return ok();
 }
 
 }  // namespace strata::block::luks

@@ -2,6 +2,7 @@
 //
 // In this order: up to version 3, refcount width, data file and flags, size, down to version 2. Each step leaves a whole image: what
 // the header says changes in one sector, after all that it then promises is durable.
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -22,6 +23,11 @@ constexpr std::array kOptions{
     CreateOption{"compat", Kind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"},
     CreateOption{"data_file", Kind::Text, "File name of an external data file"},
     CreateOption{"data_file_raw", Kind::Flag, "The external data file must stay valid as a raw image"},
+    CreateOption{"encrypt.iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
+    CreateOption{"encrypt.keyslot", Kind::Number, "Select a single keyslot to modify explicitly"},
+    CreateOption{"encrypt.new-secret", Kind::Text, "New secret to set in the matching keyslots. Empty string to erase"},
+    CreateOption{"encrypt.old-secret", Kind::Text, "Select all keyslots that match this password"},
+    CreateOption{"encrypt.state", Kind::Text, "Select new state of affected keyslots (active/inactive)"},
     CreateOption{"lazy_refcounts", Kind::Flag, "Postpone refcount updates", "off"},
     CreateOption{"refcount_bits", Kind::Number, "Width of a reference count entry in bits", "16"},
     CreateOption{"size", Kind::Size, "Virtual disk size"},
@@ -29,6 +35,10 @@ constexpr std::array kOptions{
 
 Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
 Error unable(std::string text) { return {ErrorKind::NotSupported, std::move(text), ENOTSUP}; }
+
+bool changes_keys(const OptionList& options) {
+    return std::any_of(options.begin(), options.end(), [](const auto& each) { return each.first.starts_with("encrypt."); });
+}
 
 bool has(const CreateRequest& request, std::string_view name) {
     for (const auto& option : request.options) {
@@ -155,7 +165,13 @@ Task<> Qcow2Node::downgrade(AmendRequest request) {
     co_return ok();
 }
 
-Task<> Qcow2Node::amend(AmendRequest request) {
+Task<> Qcow2Node::amend(OptionList options) {
+    AmendRequest request;
+    request.options = std::move(options);
+    co_return co_await change_options(std::move(request));
+}
+
+Task<> Qcow2Node::change_options(AmendRequest request) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     CreateRequest asked;
     asked.options = request.options;
@@ -169,6 +185,9 @@ Task<> Qcow2Node::amend(AmendRequest request) {
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
         if (version > header().version) {
             STRATA_CO_TRY_VOID(co_await upgrade());
+        }
+        if (changes_keys(request.options)) {
+            STRATA_CO_TRY_VOID(co_await change_keys(request));
         }
         if (order != header().refcount_order) {
             STRATA_CO_TRY_VOID(co_await metadata_->change_refcount_width(order));

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "block/amend.h"
 #include "block/blocking_image.h"
 
 namespace strata::block {
@@ -141,7 +142,7 @@ TEST_F(Qcow2AmendTest, DowngradesWithZerosAndSnapshots) {
                 EXPECT_LE(done, total);
                 ++steps;
             };
-            const auto done = image->loop().run(image->node().amend(std::move(request)));
+            const auto done = image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
             ASSERT_TRUE(done.ok()) << done.error().text();
             ASSERT_TRUE(image->close().ok());
         }

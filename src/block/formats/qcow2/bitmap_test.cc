@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "block/amend.h"
 #include "block/blocking_image.h"
 #include "block/formats/qcow2/bitmap_directory.h"
 
@@ -136,10 +137,11 @@ TEST_F(Qcow2BitmapTest, WhatCannotBeIsRefused) {
     ASSERT_TRUE(store(**image, bitmap("a", true)).ok());
     AmendRequest down;
     down.options = {{"compat", "0.10"}};
-    EXPECT_FALSE((*image)->loop().run((*image)->node().amend(std::move(down))).ok());
+    EXPECT_FALSE((*image)->loop().run(amend_image((*image)->node().shared_from_this(), std::move(down))).ok());
     ASSERT_TRUE((*image)->loop().run((*image)->node().create_snapshot(SnapshotInfo{})).ok());
     EXPECT_EQ((*image)->loop().run((*image)->node().apply_snapshot("1")).error().system_errno(), EBUSY);
     ASSERT_TRUE((*image)->close().ok());
+    image->reset();
     create({{"compat", "0.10"}});
     image = open();
     EXPECT_FALSE(store(**image, bitmap("a", true)).ok());

@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxMessages = 200;
 constexpr std::uint64_t kMaxBitmapDirectory = 1024 * 65535;
-constexpr std::uint32_t kEncryptionExtension = 0x0537BE77;
 
 struct BitmapExtension {
     Be32 bitmaps, reserved;

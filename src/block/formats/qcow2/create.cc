@@ -28,6 +28,15 @@ constexpr std::array kOptions{
     CreateOption{"compression_type", Kind::Text, "Compression method used for image cluster compression", "zlib"},
     CreateOption{"data_file", Kind::Text, "File name of an external data file"},
     CreateOption{"data_file_raw", Kind::Flag, "The external data file must stay valid as a raw image"},
+    CreateOption{"encrypt.cipher-alg", Kind::Text, "Name of encryption cipher algorithm"},
+    CreateOption{"encrypt.cipher-mode", Kind::Text, "Name of encryption cipher mode"},
+    CreateOption{"encrypt.format", Kind::Text, "Encrypt the image, format choices: 'aes', 'luks'"},
+    CreateOption{"encrypt.hash-alg", Kind::Text, "Name of encryption hash algorithm"},
+    CreateOption{"encrypt.iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
+    CreateOption{"encrypt.ivgen-alg", Kind::Text, "Name of IV generator algorithm"},
+    CreateOption{"encrypt.ivgen-hash-alg", Kind::Text, "Name of IV generator hash algorithm"},
+    CreateOption{"encrypt.key-secret", Kind::Text, "ID of secret providing qcow AES key or LUKS passphrase"},
+    CreateOption{"encryption", Kind::Flag, "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
     CreateOption{"extended_l2", Kind::Flag, "Extended L2 tables", "off"},
     CreateOption{"lazy_refcounts", Kind::Flag, "Postpone refcount updates", "off"},
     CreateOption{"preallocation", Kind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
@@ -173,6 +182,37 @@ std::uint64_t bitmaps_size(const std::vector<BitmapInfo>& bitmaps, const Header&
     return total + rounded_up(directory, h.cluster()) * h.cluster();
 }
 
+/// Header::encryption to be.
+Result<std::uint32_t> encryption_of(const CreateRequest& request) {
+    const bool old = STRATA_TRY(request.flag("encryption", false));
+    const std::string_view format = request.option("encrypt.format", old ? "aes" : "");
+    if (old && !request.option("encrypt.format").empty()) {
+        return wrong("Options encryption and encrypt.format are mutually exclusive");
+    }
+    if (format.empty()) {
+        return 0U;
+    }
+    if (format != "aes" && format != "luks") {
+        return wrong(fmt::format("Unknown encryption format '{}': use luks or aes", format));
+    }
+    if (STRATA_TRY(request.flag("data_file_raw", false))) {
+        return wrong("data_file_raw and encryption exclude each other");
+    }
+    return format == "luks" ? kEncryptionLuks : kEncryptionAes;
+}
+
+/// The header of an encrypted image; empty for AES, which has none.
+Task<luks::MadeVolume> make_keys(Loop& loop, const CreateRequest& request, std::uint32_t encryption) {
+    if (request.option("encrypt.key-secret").empty()) {
+        co_return wrong("Parameter 'encrypt.key-secret' is required for cipher");
+    }
+    if (encryption == kEncryptionAes) {
+        co_return luks::MadeVolume{};
+    }
+    STRATA_CO_TRY(luks::NewVolume plan, luks::plan_volume(request, "encrypt."));
+    co_return co_await luks::make_volume(loop, std::move(plan));
+}
+
 Task<> create_data_file(Loop& loop, std::string path, const Header& h, Preallocation preallocation) {
     STRATA_CO_TRY(const auto data, co_await open_new(loop, std::move(path), 0));
     STRATA_CO_TRY_VOID(co_await data->resize(h.size, preallocation == Preallocation::Metadata ? Preallocation::Off : preallocation));
@@ -192,6 +232,14 @@ Task<> create(Loop& loop, CreateRequest request) {
     if ((h.autoclear & kRawExternalData) != 0 && preallocation == Preallocation::Off) {
         preallocation = Preallocation::Metadata;  // the raw file is the disk: each cluster is mapped
     }
+    STRATA_CO_TRY(const std::uint32_t encryption, encryption_of(request));
+    luks::MadeVolume volume;
+    if (encryption != 0) {
+        STRATA_CO_TRY(volume, co_await make_keys(loop, request, encryption));
+        if (preallocation != Preallocation::Off && h.version < 3) {
+            co_return wrong("preallocation of an encrypted image needs compat=1.1");
+        }
+    }
     const std::string data_path = (std::filesystem::path(request.path).parent_path() / h.data_file).string();
     if (!h.data_file.empty()) {
         STRATA_CO_TRY_VOID(co_await create_data_file(loop, data_path, h, preallocation));
@@ -200,14 +248,19 @@ Task<> create(Loop& loop, CreateRequest request) {
     Header empty = h;
     empty.size = preallocation == Preallocation::Off ? h.size : 0;
     STRATA_CO_TRY_VOID(co_await write_start(*file, preallocation == Preallocation::Off ? h : empty, rounded_up(empty.l1_needed() * 8, h.cluster())));
-    if (preallocation != Preallocation::Off) {
+    if (preallocation != Preallocation::Off || encryption != 0) {
         OpenOptions options;
         options.path = request.path;
         options.format = "qcow2";
         options.open_backing = false;
         options.references = h.data_file.empty() ? nullptr : follow_references();
         STRATA_CO_TRY(const NodePtr node, co_await Qcow2Node::open(file, std::move(options)));
-        STRATA_CO_TRY_VOID(co_await node->resize(h.size, preallocation));
+        if (encryption != 0) {
+            STRATA_CO_TRY_VOID(co_await dynamic_cast<Qcow2Node&>(*node).encrypt(std::move(volume)));
+        }
+        if (preallocation != Preallocation::Off) {
+            STRATA_CO_TRY_VOID(co_await node->resize(h.size, preallocation));
+        }
         co_return co_await node->close();
     }
     co_return co_await file->close();
@@ -235,7 +288,12 @@ Task<Measurement> measure(Node* source, CreateRequest request) {
             at += extent.length;
         }
     }
-    const std::uint64_t tables = rounded_up(h.l1_needed() * 8, h.cluster());
+    std::uint64_t tables = rounded_up(h.l1_needed() * 8, h.cluster());
+    STRATA_CO_TRY(const std::uint32_t encryption, encryption_of(request));
+    if (encryption == kEncryptionLuks) {
+        STRATA_CO_TRY(const luks::NewVolume volume, luks::plan_volume(request, "encrypt."));
+        tables += rounded_up(volume.header.payload, h.cluster());
+    }
     const std::uint64_t l2 = rounded_up(all, h.l2_entries());
     const auto total = [&](std::uint64_t data) {
         const std::uint64_t others = 1 + tables + l2 + (h.data_file.empty() ? data : 0);

@@ -175,6 +175,57 @@ bool wants_feature_table(const Header& h, std::size_t used) {
     return h.version == 3 && !has && used + 8 * kFeatureBytes + 16 + h.backing.size() <= h.cluster();
 }
 
+/// `features`: with the table of their names, which may be left out.
+std::vector<std::byte> build_header(const Header& h, bool features) {
+    std::vector<std::byte> out(h.version == 3 ? 112 : sizeof(Wire));
+    if (!h.backing_format.empty()) {
+        append_extension(out, kExtBackingFormat, h.backing_format);
+    }
+    if (!h.data_file.empty()) {
+        append_extension(out, kExtDataFile, h.data_file);
+    }
+    if (features && wants_feature_table(h, out.size())) {
+        append_extension(out, kExtFeatures, feature_table());
+    }
+    for (const auto& [type, content] : h.extensions) {
+        if (type == kExtFeatures && (!features || h.version < 3)) {
+            continue;
+        }
+        // SAFETY: bytes as characters.
+        append_extension(out, type, {reinterpret_cast<const char*>(content.data()), content.size()});
+    }
+    append_extension(out, kExtEnd, "");
+    Wire wire{};
+    wire.magic = kMagic;
+    wire.version = h.version;
+    if (!h.backing.empty()) {
+        wire.backing_offset = out.size();
+        wire.backing_size = static_cast<std::uint32_t>(h.backing.size());
+        append(out, h.backing.data(), h.backing.size());
+    }
+    wire.cluster_bits = h.cluster_bits;
+    wire.size = h.size;
+    wire.l1_entries = h.l1_entries;
+    wire.l1_offset = h.l1_offset;
+    wire.refcount_table_offset = h.refcount_table_offset;
+    wire.refcount_table_clusters = h.refcount_table_clusters;
+    wire.encryption = h.encryption;
+    wire.snapshots = h.snapshots;
+    wire.snapshots_offset = h.snapshots_offset;
+    std::memcpy(out.data(), &wire, sizeof wire);
+    if (h.version == 3) {
+        Wire3 more{};
+        more.incompatible = h.incompatible;
+        more.compatible = h.compatible;
+        more.autoclear = h.autoclear;
+        more.refcount_order = h.refcount_order;
+        more.header_length = 112U;
+        std::memcpy(out.data() + sizeof wire, &more, sizeof more);
+        out[104] = static_cast<std::byte>(h.compression);
+    }
+    return out;
+}
+
 }  // namespace
 
 std::uint64_t Header::l1_needed() const {
@@ -249,51 +300,9 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
 }
 
 Result<std::vector<std::byte>> serialise_header(const Header& h) {
-    std::vector<std::byte> out(h.version == 3 ? 112 : sizeof(Wire));
-    if (!h.backing_format.empty()) {
-        append_extension(out, kExtBackingFormat, h.backing_format);
-    }
-    if (!h.data_file.empty()) {
-        append_extension(out, kExtDataFile, h.data_file);
-    }
-    if (wants_feature_table(h, out.size())) {
-        append_extension(out, kExtFeatures, feature_table());
-    }
-    for (const auto& [type, content] : h.extensions) {
-        if (type == kExtFeatures && h.version < 3) {
-            continue;
-        }
-        // SAFETY: bytes as characters.
-        append_extension(out, type, {reinterpret_cast<const char*>(content.data()), content.size()});
-    }
-    append_extension(out, kExtEnd, "");
-    Wire wire{};
-    wire.magic = kMagic;
-    wire.version = h.version;
-    if (!h.backing.empty()) {
-        wire.backing_offset = out.size();
-        wire.backing_size = static_cast<std::uint32_t>(h.backing.size());
-        append(out, h.backing.data(), h.backing.size());
-    }
-    wire.cluster_bits = h.cluster_bits;
-    wire.size = h.size;
-    wire.l1_entries = h.l1_entries;
-    wire.l1_offset = h.l1_offset;
-    wire.refcount_table_offset = h.refcount_table_offset;
-    wire.refcount_table_clusters = h.refcount_table_clusters;
-    wire.encryption = h.encryption;
-    wire.snapshots = h.snapshots;
-    wire.snapshots_offset = h.snapshots_offset;
-    std::memcpy(out.data(), &wire, sizeof wire);
-    if (h.version == 3) {
-        Wire3 more{};
-        more.incompatible = h.incompatible;
-        more.compatible = h.compatible;
-        more.autoclear = h.autoclear;
-        more.refcount_order = h.refcount_order;
-        more.header_length = 112U;
-        std::memcpy(out.data() + sizeof wire, &more, sizeof more);
-        out[104] = static_cast<std::byte>(h.compression);
+    std::vector<std::byte> out = build_header(h, true);
+    if (out.size() > h.cluster()) {
+        out = build_header(h, false);
     }
     if (out.size() > h.cluster() || h.backing.size() > kMaxBackingName) {
         return Error{ErrorKind::InvalidArgument, fmt::format("the backing file's name of {} bytes is too long for the image's header",

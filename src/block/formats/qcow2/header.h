@@ -29,7 +29,10 @@ inline constexpr std::uint64_t kBitmaps = 1, kRawExternalData = 2;
 
 // Places of fields that are rewritten alone.
 inline constexpr std::uint64_t kClusterBitsField = 20, kRefcountTableField = 48, kSnapshotsField = 60, kIncompatibleField = 72, kAutoclearField = 88;
-inline constexpr std::uint32_t kBitmapsExtension = 0x23852875;
+inline constexpr std::uint32_t kBitmapsExtension = 0x23852875, kEncryptionExtension = 0x0537BE77;
+
+// Header::encryption.
+inline constexpr std::uint32_t kEncryptionAes = 1, kEncryptionLuks = 2;
 
 enum class Compression : std::uint8_t { Zlib = 0, Zstd = 1 };
 

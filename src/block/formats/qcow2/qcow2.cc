@@ -20,9 +20,6 @@ Result<> check_supported(const Header& h, const OpenOptions& options) {
     const auto lacking = [&](std::string_view what) {
         return Error{ErrorKind::NotSupported, fmt::format("qcow2 image '{}' {}", options.path, what)};
     };
-    if (h.encryption != 0) {
-        return lacking("is encrypted, which is not supported; decrypt it with 'qemu-img convert'");
-    }
     if (!options.read_only && !options.for_check && (h.incompatible & kCorrupt) != 0) {
         return lacking("is marked corrupt: open it read-only, or repair it with 'qemu-img check -r all'");
     }
@@ -79,6 +76,7 @@ Qcow2Node::Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_pt
       backing_(std::move(backing)),
       metadata_(std::move(metadata)),
       bitmaps_(*file_, *metadata_),
+      partial_(loop()),
       size_(metadata_->header().size),
       gate_(loop()),
       claims_change_(loop()) {
@@ -111,6 +109,9 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     const bool stale = !options.read_only && !options.for_check && (header.incompatible & kDirty) != 0;
     STRATA_CO_TRY(auto metadata, co_await Metadata::load(*file, std::move(header), options.discard, options.for_check));
     std::shared_ptr<Qcow2Node> node(new Qcow2Node(std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
+    if (node->header().encryption != 0) {
+        STRATA_CO_TRY_VOID(co_await node->unlock(std::string(options.extra_of("encrypt.key-secret")), options.open_data && !options.for_check));
+    }
     if (stale) {
         log::info("an image was not closed and is repaired image='{}'", options.path);
         STRATA_CO_TRY(const CheckReport report, co_await node->check(Repair::All));
@@ -205,6 +206,7 @@ Task<FormatInfo> Qcow2Node::info() {
     if (!bitmaps_.empty()) {
         s.push_back(bitmap_info());
     }
+    encryption_info(info);
     if (h.version >= 3) {
         s.push_back({"corrupt", "corrupt", (h.incompatible & kCorrupt) != 0});
         if (!h.data_file.empty()) {
@@ -225,8 +227,7 @@ const FormatDriver& driver() {
                                       .create = &create,
                                       .create_options = create_options(),
                                       .measure = &measure,
-                                      .backing = true,
-                                      .amend_options = amend_options()};
+                                      .backing = true};
     return kDriver;
 }
 

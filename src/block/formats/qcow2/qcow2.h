@@ -7,11 +7,14 @@
 
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "block/aligned_buffer.h"
+#include "block/amend.h"
+#include "block/formats/luks/volume.h"
 #include "block/formats/qcow2/bitmap_set.h"
 #include "block/formats/qcow2/metadata.h"
 #include "block/formats/qcow2/snapshot_table.h"
@@ -23,7 +26,7 @@ namespace strata::block::qcow2 {
 
 const FormatDriver& driver();
 
-class Qcow2Node final : public Node {
+class Qcow2Node final : public Node, public Amendable {
   public:
     static Task<NodePtr> open(NodePtr file, OpenOptions options);
     ~Qcow2Node() override;
@@ -45,7 +48,8 @@ class Qcow2Node final : public Node {
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
     Task<> make_empty() override;
     Task<FormatInfo> info() override;
-    Task<> amend(AmendRequest request) override;
+    Task<> amend(OptionList options) override;
+    Task<> change_options(AmendRequest request) override;
     Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
     Task<CheckReport> check(Repair repair) override;
     Task<std::vector<SnapshotInfo>> snapshots() override;
@@ -59,6 +63,9 @@ class Qcow2Node final : public Node {
     Task<Bitmap> read_bitmap(std::string name) override;
     Task<> store_bitmap(Bitmap bitmap) override;
     Task<> remove_bitmap(std::string name) override;
+
+    /// For create(): a new, empty image is encrypted from now on; without bytes with AES.
+    Task<> encrypt(luks::MadeVolume volume);
 
   private:
     struct Stretch {
@@ -101,10 +108,26 @@ class Qcow2Node final : public Node {
     Task<> zero_part(std::uint64_t offset, std::uint64_t length, bool lasting = false);
     Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);
     Task<> resize_inside(std::uint64_t size, Preallocation preallocation);
+    [[nodiscard]] Entry entry_of_zeros(std::uint64_t host) const;
     Task<> grow_l1(std::uint64_t entries);
     Task<> write_l1_field();
     Task<> write_size_field(std::uint64_t size);
     Task<> preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode);
+
+    // Encryption (encryption.cc)
+    Task<> unlock(std::string passphrase, bool wanted);
+    Task<> change_keys(AmendRequest request);
+    [[nodiscard]] Error locked() const;
+    Task<> encipher(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) const;
+    Task<> read_encrypted(std::uint64_t host, std::uint64_t guest, Buffers into);
+    Task<> write_encrypted(std::uint64_t host, std::uint64_t guest, Buffers from);
+    /// The data at `host` of the cluster that shows at `guest`.
+    Task<> read_data(std::uint64_t host, std::uint64_t guest, Buffers into);
+    Task<> write_data(std::uint64_t host, std::uint64_t guest, Buffers from);
+    Task<> write_sectors(std::uint64_t offset, Buffers from);
+    /// write_inside() of any range.
+    Task<> write_bytes(std::uint64_t offset, Buffers from);
+    void encryption_info(FormatInfo& info) const;
 
     // Bitmaps (bitmaps.cc)
     Task<> store_bitmaps();
@@ -131,6 +154,10 @@ class Qcow2Node final : public Node {
     NodePtr backing_;
     const std::unique_ptr<Metadata> metadata_;
     BitmapSet bitmaps_;
+    std::optional<luks::SectorCipher> cipher_;  ///< encrypted, and opened with the passphrase
+    std::optional<luks::Header> luks_;
+    std::string passphrase_;
+    AsyncMutex partial_;
     std::uint64_t size_;
     NodeTraits traits_;
     Gate gate_;

@@ -76,7 +76,7 @@ Task<> Qcow2Node::read_subclusters(std::uint64_t offset, Buffers into, Mapping m
         }
         const std::size_t part = std::min<std::uint64_t>(into.size(), end * bytes - within);
         switch (kind_of(first)) {
-            case 0: STRATA_CO_TRY_VOID(co_await data_->read(m.host + within, into.slice(0, part))); break;
+            case 0: STRATA_CO_TRY_VOID(co_await read_data(m.host + within, offset, into.slice(0, part))); break;
             case 1: into.slice(0, part).fill(std::byte{0}); break;
             default: STRATA_CO_TRY_VOID(co_await read_or_zero(backing_.get(), offset, into.slice(0, part))); break;
         }
@@ -96,7 +96,7 @@ Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
     if (!plain(m)) {
         co_return co_await read_subclusters(offset, into, m);
     }
-    co_return co_await data_->read(m.host + offset % cluster(), into);
+    co_return co_await read_data(m.host + offset % cluster(), offset, into);
 }
 
 // Runs of clusters that lie side by side are one transfer; several runs go at once.
@@ -161,7 +161,7 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
         } else if (m.kind == Mapping::Kind::Compressed) {
             here.compressed = true;
         }
-        if (m.kind != Mapping::Kind::Compressed && here.kind != Extent::Kind::Unallocated &&
+        if (header().encryption == 0 && m.kind != Mapping::Kind::Compressed && here.kind != Extent::Kind::Unallocated &&
             (m.host != 0 || (data_ != file_ && m.kind == Mapping::Kind::Normal))) {
             here.has_offset = true;
             here.offset = m.host + at % cluster();

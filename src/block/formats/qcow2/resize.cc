@@ -57,7 +57,13 @@ Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
     co_return ok();
 }
 
-// The clusters' content is what the file has there: zeros, as they come from its end, or zeroed here.
+/// A cluster given in advance.
+Entry Qcow2Node::entry_of_zeros(std::uint64_t host) const {
+    const bool flags = header().encryption != 0;
+    return {host | kCopied | (flags && !header().extended() ? kZeroFlag : 0), !header().extended() ? 0 : flags ? 0xFFFFFFFFULL << 32 : 0xFFFFFFFFULL};
+}
+
+// The clusters' content is what the file has there: zeros, as they come from its end, or zeroed here. An encrypted disk's say so themselves.
 Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode) {
     while (offset < end) {
         STRATA_CO_TRY_VOID(co_await relieve());
@@ -83,7 +89,7 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
             if (old.host != 0 || old.kind != Mapping::Kind::Unallocated) {
                 break;
             }
-            STRATA_CO_TRY_VOID(co_await metadata_->set(start + done * cluster(), Entry{(place.host + done * cluster()) | kCopied, header().extended() ? 0xFFFFFFFFULL : 0}));
+            STRATA_CO_TRY_VOID(co_await metadata_->set(start + done * cluster(), entry_of_zeros(place.host + done * cluster())));
         }
         if (done < place.clusters && data_ == file_) {
             STRATA_CO_TRY_VOID(co_await metadata_->give_back(place.host + done * cluster(), place.clusters - done));
@@ -115,6 +121,9 @@ Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
 
 Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation) {
     const std::uint64_t old = size_;
+    if (preallocation != Preallocation::Off && header().encryption != 0 && header().version < 3) {
+        co_return lacks("clusters in advance when it is encrypted and of version 2");
+    }
     if (size < old) {
         // Space goes before the size does; a crash between leaves zeros at the end of the disk.
         const std::uint64_t first = (size + cluster() - 1) / cluster() * cluster();

@@ -247,7 +247,7 @@ Task<> Qcow2Node::write_vm_state(std::uint64_t offset, Buffers from) {
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     const Metadata::Passage passage(*metadata_);
-    co_return co_await write_inside(start, from);
+    co_return co_await write_bytes(start, from);
 }
 
 }  // namespace strata::block::qcow2

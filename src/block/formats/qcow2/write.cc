@@ -59,7 +59,7 @@ Task<std::uint64_t> Qcow2Node::write_in_place(std::uint64_t offset, Buffers from
         }
         part += more;
     }
-    STRATA_CO_TRY_VOID(co_await data_->write(first.host + within, from.slice(0, part)));
+    STRATA_CO_TRY_VOID(co_await write_data(first.host + within, offset, from.slice(0, part)));
     co_return part;
 }
 
@@ -97,21 +97,21 @@ Task<> Qcow2Node::write_between(std::uint64_t offset, Buffers data, Mapping firs
         STRATA_CO_TRY(const AlignedBuffer whole, co_await old_content(begin, end - begin, first, place.zeroed));
         if (whole.size() != 0) {
             data.copy_to(whole.bytes().subspan(before));
-            co_return co_await data_->write(host, whole.view());
+            co_return co_await write_data(host, begin, whole.view());
         }
-        co_return co_await data_->write(host + before, data);
+        co_return co_await write_data(host + before, offset, data);
     }
     STRATA_CO_TRY(const AlignedBuffer head, co_await old_content(begin, before, first, place.zeroed));
     STRATA_CO_TRY(const AlignedBuffer tail, co_await old_content(behind, end - behind, last, place.zeroed));
     const std::uint64_t at = host + before - head.size();
     if (head.size() == 0 && tail.size() == 0) {
-        co_return co_await data_->write(at, data);
+        co_return co_await write_data(at, offset, data);
     }
     std::vector<iovec> pieces;
     head.view().append_to(pieces);
     data.append_to(pieces);
     tail.view().append_to(pieces);
-    co_return co_await data_->write(at, Buffers(std::span<const iovec>(pieces)));
+    co_return co_await write_data(at, offset - head.size(), Buffers(std::span<const iovec>(pieces)));
 }
 
 // The new clusters are complete before the tables name them; the old ones stay as they are until that is durable.
@@ -167,6 +167,7 @@ Task<std::uint64_t> Qcow2Node::write_new(std::uint64_t offset, Buffers from, Map
     } else if (!reused) {
         STRATA_CO_TRY(place, co_await metadata_->allocate(olds.size()));
         claim.shrink(index + place.clusters);
+        place.zeroed = place.zeroed && header().encryption == 0;
     }
     auto written = co_await write_into(offset, from, std::move(olds), place, reused);
     if (!written.ok() && !reused && !elsewhere) {
@@ -219,7 +220,7 @@ Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
         STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, from.size()));
     }
     const Metadata::Passage passage(*metadata_);
-    co_return co_await write_inside(offset, from);
+    co_return co_await write_bytes(offset, from);
 }
 
 Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
@@ -229,6 +230,9 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     }
     if (data_ != file_) {
         co_return lacks("compressed clusters with a data file of their own");
+    }
+    if (header().encryption != 0) {
+        co_return lacks("compressed clusters when it is encrypted");
     }
     if (offset % cluster() != 0 || from.size() > cluster() || (from.size() < cluster() && offset + from.size() != size_)) {
         co_return Error{ErrorKind::InvalidArgument, "a compressed write is one whole cluster", EINVAL};

@@ -65,7 +65,7 @@ Task<> Qcow2Node::zero_part(std::uint64_t offset, std::uint64_t length, bool las
     }
     AlignedBuffer zeroes(length);
     zeroes.view().fill(std::byte{0});
-    co_return co_await write_inside(offset, zeroes.view());
+    co_return co_await write_bytes(offset, zeroes.view());
 }
 
 Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {

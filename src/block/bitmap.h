@@ -1,0 +1,18 @@
+// Bitmap: work on dirty bitmaps in memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "block/image_info.h"
+
+namespace strata::block {
+
+/// Nothing is dirty of `size` bytes; `granularity` is a power of two.
+Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granularity, bool automatic);
+/// Sets in `into` what is set in `from`, of the same size, each by its own granularity.
+void merge_bits(Bitmap& into, const Bitmap& from);
+/// Bytes that are dirty.
+std::uint64_t dirty_bytes(const Bitmap& bitmap);
+
+}  // namespace strata::block

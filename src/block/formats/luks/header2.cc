@@ -1,0 +1,271 @@
+// LuksHeader2: the binary part, then what the JSON says.
+#include "block/formats/luks/header2.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <optional>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/endian.h"
+#include "block/formats/common/wire.h"
+#include "block/secrets.h"
+
+namespace strata::block::luks {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kBinary = 4096, kChecksum = 448;
+constexpr std::array<char, 6> kFirst = {'L', 'U', 'K', 'S', '\xBA', '\xBE'}, kSecond = {'S', 'K', 'U', 'L', '\xBA', '\xBE'};
+constexpr std::uint32_t kMaxIterations = 1U << 26, kMaxStripes = 16384;
+constexpr std::size_t kMaxSlots = 32;
+
+struct Wire {
+    std::array<char, 6> magic{};
+    Be16 version;
+    Be64 length, sequence;
+    std::array<std::byte, 48> label{};
+    std::array<std::byte, 32> checksum_hash{};
+    std::array<std::byte, 64> salt{};
+    std::array<std::byte, 40> uuid{};
+    std::array<std::byte, 48> subsystem{};
+    Be64 offset;
+    std::array<std::byte, 184> padding{};
+    std::array<std::byte, 64> checksum{};
+};
+static_assert(sizeof(Wire) == 512);
+
+/// Looks up what JSON has; remembers that something was not as it must be.
+class Reader {
+  public:
+    const Json& member(const Json& of, const char* name) {
+        static const Json kNothing;
+        const auto found = of.is_object() ? of.find(name) : of.end();
+        if (!of.is_object() || found == of.end()) {
+            fail(name);
+            return kNothing;
+        }
+        return *found;
+    }
+    std::string text(const Json& of, const char* name) {
+        const Json& value = member(of, name);
+        if (!value.is_string() || value.get_ref<const std::string&>().size() > 4096) {
+            fail(name);
+            return {};
+        }
+        return value.get<std::string>();
+    }
+    std::uint64_t number(const Json& of, const char* name, std::uint64_t low, std::uint64_t high) {
+        const Json& value = member(of, name);
+        if (!value.is_number_unsigned() || value.get<std::uint64_t>() < low || value.get<std::uint64_t>() > high) {
+            fail(name);
+            return low;
+        }
+        return value.get<std::uint64_t>();
+    }
+    /// A number as text, as sizes and offsets are.
+    std::uint64_t size(const Json& of, const char* name) {
+        const std::string value = text(of, name);
+        std::uint64_t result = 0;
+        const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), result);
+        if (code != std::errc() || end != value.data() + value.size() || result > (1ULL << 62)) {
+            fail(name);
+            return 0;
+        }
+        return result;
+    }
+    std::vector<std::byte> bytes(const Json& of, const char* name) {
+        const auto decoded = load_secret({.data = text(of, name), .file = {}, .base64 = true, .key = {}, .iv = {}});
+        if (!decoded.ok() || decoded->empty() || decoded->size() > 1024) {
+            fail(name);
+            return {};
+        }
+        std::vector<std::byte> result(decoded->size());
+        std::memcpy(result.data(), decoded->data(), decoded->size());
+        return result;
+    }
+    void fail(const char* name) { wrong_ = wrong_.empty() ? name : wrong_; }
+    [[nodiscard]] const std::string& wrong() const { return wrong_; }
+
+  private:
+    std::string wrong_;
+};
+
+Kdf read_kdf(Reader& reader, const Json& json) {
+    Kdf kdf;
+    kdf.type = reader.text(json, "type");
+    kdf.salt = reader.bytes(json, "salt");
+    if (kdf.type == "pbkdf2") {
+        kdf.hash = reader.text(json, "hash");
+        kdf.iterations = static_cast<std::uint32_t>(reader.number(json, "iterations", 1, kMaxIterations));
+    } else if (kdf.type == "argon2i" || kdf.type == "argon2id") {
+        kdf.passes = static_cast<std::uint32_t>(reader.number(json, "time", 1, kMaxArgonPasses));
+        kdf.kib = static_cast<std::uint32_t>(reader.number(json, "memory", 8, kMaxArgonKib));
+        kdf.threads = static_cast<std::uint32_t>(reader.number(json, "cpus", 1, kMaxArgonThreads));
+    } else {
+        reader.fail("kdf");
+    }
+    return kdf;
+}
+
+std::optional<Slot2> read_slot(Reader& reader, const std::string& name, const Json& json) {
+    if (reader.text(json, "type") != "luks2") {
+        return std::nullopt;  // of a tool that is not known here
+    }
+    Slot2 slot;
+    (void)std::from_chars(name.data(), name.data() + name.size(), slot.number);  // only told, not computed with
+    slot.key_bytes = static_cast<std::uint32_t>(reader.number(json, "key_size", 16, 64));
+    slot.kdf = read_kdf(reader, reader.member(json, "kdf"));
+    const Json& af = reader.member(json, "af");
+    slot.af_hash = reader.text(af, "hash");
+    slot.stripes = static_cast<std::uint32_t>(reader.number(af, "stripes", 1, kMaxStripes));
+    const Json& area = reader.member(json, "area");
+    slot.offset = reader.size(area, "offset");
+    slot.length = reader.size(area, "size");
+    slot.encryption = reader.text(area, "encryption");
+    slot.area_key_bytes = static_cast<std::uint32_t>(reader.number(area, "key_size", 16, 64));
+    if (reader.text(area, "type") != "raw" || reader.text(af, "type") != "luks1" || slot.length < std::uint64_t{slot.stripes} * slot.key_bytes) {
+        reader.fail("area");
+    }
+    return slot;
+}
+
+void read_segment(Reader& reader, const Json& segments, Header2& h) {
+    if (!segments.is_object() || segments.size() != 1 || segments.begin().key() != "0") {
+        reader.fail("segments");
+        return;
+    }
+    const Json& segment = segments.begin().value();
+    h.payload = reader.size(segment, "offset");
+    h.size = reader.text(segment, "size") == "dynamic" ? 0 : reader.size(segment, "size");
+    h.encryption = reader.text(segment, "encryption");
+    h.iv_tweak = reader.size(segment, "iv_tweak");
+    h.sector = static_cast<std::uint32_t>(reader.number(segment, "sector_size", 512, 4096));
+    if (reader.text(segment, "type") != "crypt" || (h.sector & (h.sector - 1)) != 0 || segment.contains("integrity") || segment.contains("flags")) {
+        reader.fail("segments");
+    }
+}
+
+void read_digests(Reader& reader, const Json& digests, Header2& h) {
+    if (!digests.is_object() || digests.size() > kMaxSlots) {
+        reader.fail("digests");
+        return;
+    }
+    for (const auto& each : digests.items()) {
+        Digest2 digest;
+        if (reader.text(each.value(), "type") != "pbkdf2") {
+            continue;
+        }
+        digest.hash = reader.text(each.value(), "hash");
+        digest.iterations = static_cast<std::uint32_t>(reader.number(each.value(), "iterations", 1, kMaxIterations));
+        digest.salt = reader.bytes(each.value(), "salt");
+        digest.digest = reader.bytes(each.value(), "digest");
+        const Json& slots = reader.member(each.value(), "keyslots");
+        for (const Json& slot : slots.is_array() && slots.size() <= kMaxSlots ? slots : Json::array()) {
+            if (slot.is_string()) {
+                digest.slots.insert(slot.get<std::string>());
+            }
+        }
+        const Json& segments = reader.member(each.value(), "segments");
+        if (segments.is_array() && std::find(segments.begin(), segments.end(), Json("0")) != segments.end()) {
+            h.digests.push_back(std::move(digest));
+        }
+    }
+}
+
+Result<Header2> read_json(std::string_view text, Header2 h, std::uint64_t file_size, std::string_view name) {
+    const Json json = Json::parse(text.begin(), text.end(), nullptr, false);
+    Reader reader;
+    const Json& slots = reader.member(json, "keyslots");
+    if (!slots.is_object() || slots.size() > kMaxSlots) {
+        reader.fail("keyslots");
+    } else {
+        for (const auto& each : slots.items()) {
+            if (auto slot = read_slot(reader, each.key(), each.value())) {
+                h.slots.push_back(std::move(*slot));
+            }
+        }
+    }
+    read_segment(reader, reader.member(json, "segments"), h);
+    read_digests(reader, reader.member(json, "digests"), h);
+    const Json& json_size = reader.member(reader.member(json, "config"), "json_size");
+    if (!json_size.is_string()) {
+        reader.fail("json_size");
+    }
+    if (const auto found = json.is_object() ? json.find("config") : json.end(); json.is_object() && found != json.end() && found->is_object() && found->contains("requirements")) {
+        return unsupported_image("LUKS", name, "it asks for features that are unknown here (a re-encryption under way?)");
+    }
+    if (!reader.wrong().empty()) {
+        return broken_image("LUKS", name, fmt::format("its JSON has no '{}' as it is read here, or one that would cost too much", reader.wrong()));
+    }
+    if (h.payload > file_size || h.payload % 512 != 0 || (h.size != 0 && !lies_within(h.payload, h.size, file_size))) {
+        return broken_image("LUKS", name, fmt::format("its payload at {} lies outside the file", h.payload));
+    }
+    for (const Slot2& slot : h.slots) {
+        if (slot.length > kMaxHeader2 || !lies_within(slot.offset, slot.length, file_size)) {
+            return broken_image("LUKS", name, fmt::format("a key slot of {} bytes at {} lies outside the file", slot.length, slot.offset));
+        }
+    }
+    return h;
+}
+
+/// The copy at the start of `bytes`, if its checksum is right.
+std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::array<char, 6>& magic, std::span<const std::byte>& json) {
+    Wire wire;
+    if (bytes.size() < kBinary) {
+        return std::nullopt;
+    }
+    std::memcpy(static_cast<void*>(&wire), bytes.data(), sizeof wire);
+    if (wire.magic != magic || wire.version != 2 || wire.length < kBinary * 2 || wire.length > kMaxHeader2 || wire.length > bytes.size()) {
+        return std::nullopt;
+    }
+    std::vector<std::byte> copy(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(wire.length.value()));
+    std::fill_n(copy.begin() + kChecksum, wire.checksum.size(), std::byte{0});
+    const std::string hash = text_until_nul(wire.checksum_hash);
+    const EVP_MD* digest = hash == "sha256" ? EVP_sha256() : hash == "sha512" ? EVP_sha512() : hash == "sha1" ? EVP_sha1() : nullptr;
+    std::array<unsigned char, EVP_MAX_MD_SIZE> sum{};
+    unsigned length = 0;
+    if (digest == nullptr || EVP_Digest(copy.data(), copy.size(), sum.data(), &length, digest, nullptr) != 1 ||
+        std::memcmp(sum.data(), wire.checksum.data(), std::min<std::size_t>(length, wire.checksum.size())) != 0) {
+        return std::nullopt;
+    }
+    Header2 h;
+    h.uuid = text_until_nul(wire.uuid);
+    h.label = text_until_nul(wire.label);
+    h.sequence = wire.sequence;
+    json = bytes.subspan(kBinary, wire.length - kBinary);
+    return h;
+}
+
+}  // namespace
+
+bool is_image2(std::span<const std::byte> bytes) {
+    return bytes.size() >= 8 && std::memcmp(bytes.data(), kFirst.data(), kFirst.size()) == 0 && bytes[6] == std::byte{0} && bytes[7] == std::byte{2};
+}
+
+Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name) {
+    std::span<const std::byte> json;
+    std::optional<Header2> best = read_copy(bytes, kFirst, json);
+    for (std::size_t at = kBinary * 4; at <= kMaxHeader2 && at < bytes.size(); at *= 2) {
+        std::span<const std::byte> other;
+        auto second = read_copy(bytes.subspan(at), kSecond, other);
+        if (second && (!best || second->sequence > best->sequence)) {
+            best = std::move(second);
+            json = other;
+        }
+    }
+    if (!best) {
+        return broken_image("LUKS", name, "neither of its two headers is sound");
+    }
+    const std::string text = text_until_nul(json);
+    return read_json(text, std::move(*best), file_size, name);
+}
+
+}  // namespace strata::block::luks
