@@ -21,7 +21,7 @@ constexpr std::uint64_t kMinGranularity = 512;
 constexpr std::uint64_t kMaxGranularity = 2ULL << 30;
 
 constexpr std::array kOptions = {OptionSpec{'b', nullptr, true}, OptionSpec{'F', nullptr, true}, OptionSpec{'f', nullptr, true},
-                                 OptionSpec{'g', nullptr, true}, kObjectOption, kImageOptsOption, OptionSpec{0, "add", false},
+                                 OptionSpec{'g', "granularity", true}, kObjectOption, kImageOptsOption, OptionSpec{0, "add", false},
                                  OptionSpec{0, "remove", false}, OptionSpec{0, "clear", false},  OptionSpec{0, "enable", false},
                                  OptionSpec{0, "disable", false}, OptionSpec{0, "merge", true}};
 
@@ -48,7 +48,7 @@ class Actions {
 
 Result<> Actions::add() {
     std::uint64_t granularity = kDefaultGranularity;
-    if (const auto text = arguments_.last("g")) {
+    if (const auto text = arguments_.last("granularity")) {
         granularity = STRATA_TRY(parse_bytes("granularity", *text, 1));
     }
     if (!std::has_single_bit(granularity)) {
@@ -109,7 +109,7 @@ Result<> check_arguments(const Arguments& arguments) {
     if (!any) {
         return failure("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
     }
-    if (arguments.has("g") && !arguments.has("add")) {
+    if (arguments.has("granularity") && !arguments.has("add")) {
         return failure("granularity only supported with --add");
     }
     if (arguments.has("F") && !arguments.has("b")) {

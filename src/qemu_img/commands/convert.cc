@@ -212,19 +212,21 @@ Result<std::vector<block::Bitmap>> Convert::read_bitmaps() {
         return failure("Copying bitmaps only possible with single source");
     }
     const auto known = session_.run(sources_[0]->bitmaps());
-    if (!known.ok()) {
+    if (sources_[0]->format() != "qcow2" || !known.ok()) {
         return failure(fmt::format("Format driver '{}' does not support bitmaps", sources_[0]->format()));
     }
+    for (auto info = known->rbegin(); info != known->rend(); ++info) {
+        if (info->in_use && !flag("skip-broken-bitmaps")) {
+            return failure(fmt::format("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it", info->name));
+        }
+        if (info->in_use) {
+            report_warning(fmt::format("Skipping inconsistent bitmap '{}'", info->name));
+        }
+    }
     for (const block::BitmapInfo& info : *known) {
-        if (info.in_use && !flag("skip-broken-bitmaps")) {
-            return failure(fmt::format("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
-                                       info.name));
+        if (!info.in_use) {
+            bitmaps.push_back(STRATA_TRY(session_.run(sources_[0]->read_bitmap(info.name))));
         }
-        if (info.in_use) {
-            report_warning(fmt::format("Skipping inconsistent bitmap '{}'", info.name));
-            continue;
-        }
-        bitmaps.push_back(STRATA_TRY(session_.run(sources_[0]->read_bitmap(info.name))));
     }
     return bitmaps;
 }
@@ -267,7 +269,7 @@ Result<int> Convert::run() {
     const auto bitmaps = STRATA_TRY(read_bitmaps());
     STRATA_TRY_VOID(make_target());
     STRATA_TRY_VOID(open_target());
-    if (flag("bitmaps") && !session_.run(target_->bitmaps()).ok()) {
+    if (flag("bitmaps") && (target_->format() != "qcow2" || !session_.run(target_->bitmaps()).ok())) {
         return failure(fmt::format("Format driver '{}' does not support bitmaps", target_->format()));
     }
     STRATA_TRY_VOID(copy());

@@ -28,7 +28,7 @@ Result<block::Measurement> measure(Session& session, const NewImage& image, bloc
 /// Both sides can have bitmaps: their size is told, though it be 0.
 Result<bool> tells_bitmaps(Session& session, const NewImage& image, block::Node* source) {
     const std::string compat = image.option("compat");
-    if (source == nullptr || image.driver->name != "qcow2" || compat == "0.10" || compat == "v2") {
+    if (source == nullptr || source->format() != "qcow2" || image.driver->name != "qcow2" || compat == "0.10" || compat == "v2") {
         return false;
     }
     return session.run(source->bitmaps()).ok();

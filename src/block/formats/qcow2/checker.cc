@@ -161,7 +161,7 @@ bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& t
         wrong(fmt::format("the compressed cluster at {:#x} has the COPIED bit", m.host), mends());
         return false;
     }
-    const bool here = compressed || m.host != 0 || m.kind == Mapping::Kind::Normal;
+    const bool here = compressed || m.host != 0 || (elsewhere_ && m.copied);
     if (table.active && here) {
         ++report_.allocated_clusters;
         report_.compressed_clusters += compressed ? 1 : 0;

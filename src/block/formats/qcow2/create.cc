@@ -300,7 +300,9 @@ Task<Measurement> measure(Node* source, CreateRequest request) {
         const Refcounting r = refcounting_for(h, others);
         return (others + r.blocks + r.table) * h.cluster();
     };
-    Measurement result{.required = total(used), .fully_allocated = total(all)};
+    // As the peer counts: tables for a full disk, data for what there is.
+    const std::uint64_t absent = h.data_file.empty() ? (all - used) * h.cluster() : 0;
+    Measurement result{.required = total(all) - absent, .fully_allocated = total(all)};
     if (source != nullptr && h.version >= 3) {
         const auto bitmaps = co_await source->bitmaps();
         if (bitmaps.ok()) {
