@@ -4,11 +4,11 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint64_t kWindowUs = 100;   // a window ends after this time …
-constexpr std::uint32_t kWindowRounds = 8;  // … or so many returns
+constexpr std::uint64_t kWindowUs = 300;    // a window ends after this time …
+constexpr std::uint32_t kWindowRounds = 32;  // … or so many returns
 constexpr std::uint64_t kLongUs = 50;      // between two returns: worth it
-constexpr std::uint64_t kResumeUs = 80;    // after a short run: so long, and it is tried again
-constexpr std::uint64_t kCreditUs = 2000;  // of such windows, before a stub is spent on it
+constexpr std::uint64_t kResumeUs = 120;   // after a short run: so long, and it is tried again
+constexpr std::uint64_t kCreditUs = 4000;  // of such windows, before a stub is spent on it
 
 std::uint64_t cycles(const DirectEvents& direct, std::uint64_t us) { return us * direct.tsc_khz / 1000; }
 
@@ -27,11 +27,20 @@ UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now
     oldest->last_use = now;
     oldest->credit = oldest->not_before = oldest->backoff = 0;
     oldest->strikes = 0;
-    oldest->active = false;
+    oldest->active = oldest->hold = false;
     return *oldest;
 }
 
 }  // namespace
+
+std::uint64_t thread_cpu_ns() noexcept {
+    constexpr long kClockGettime = 228, kThreadClock = 3;
+    std::int64_t time[2] = {};
+    long answer = kClockGettime;
+    // The C library's function is not compiled for general registers only.
+    __asm__ volatile("syscall" : "+a"(answer) : "D"(kThreadClock), "S"(time) : "rcx", "r11", "memory");
+    return static_cast<std::uint64_t>(time[0]) * 1'000'000'000U + static_cast<std::uint64_t>(time[1]);
+}
 
 UserSpace& current_space(CpuState& cpu) noexcept {
     DirectEvents& direct = *cpu.direct;
@@ -40,8 +49,8 @@ UserSpace& current_space(CpuState& cpu) noexcept {
         direct.space = &find_space(direct, cpu.cr3, now);
         direct.space_cr3 = cpu.cr3;
         direct.since = now;
+        direct.since_cpu = thread_cpu_ns();
         direct.rounds = 0;
-        direct.hold = false;
     }
     return *direct.space;
 }
@@ -56,18 +65,21 @@ bool note_user_return(CpuState& cpu) noexcept {
     const std::uint64_t time = now - direct.since;
     if (space.active) {
         direct.since = now;
-        direct.hold = direct.hold && time < cycles(direct, kResumeUs);
-        return !direct.hold;
+        space.hold = space.hold && time < cycles(direct, kResumeUs);
+        return !space.hold;
     }
     ++direct.rounds;
     if (direct.rounds < kWindowRounds && time < cycles(direct, kWindowUs)) {
         return false;
     }
-    const bool worth = time / direct.rounds >= cycles(direct, kLongUs);
-    space.credit = worth ? space.credit + time : space.credit / 2;
+    const std::uint64_t cpu_now = thread_cpu_ns();
+    const std::uint64_t spent = (cpu_now - direct.since_cpu) / 1000;
+    const bool worth = spent / direct.rounds >= kLongUs;
+    space.credit = worth ? space.credit + spent : space.credit / 2;
+    direct.since_cpu = cpu_now;
     direct.since = now;
     direct.rounds = 0;
-    if (space.credit >= cycles(direct, kCreditUs)) {
+    if (space.credit >= kCreditUs) {
         space.active = true;
         space.strikes = 0;
     }

@@ -14,11 +14,12 @@ namespace strata::engine::soft {
 struct UserSpace {
     std::uint64_t cr3;
     std::uint64_t last_use;    ///< TSC
-    std::uint64_t credit;      ///< TSC cycles in which it would have been worth it
+    std::uint64_t credit;      ///< µs in which it would have been worth it
     std::uint64_t not_before;  ///< TSC: it was not worth it, or cannot be had
     std::uint64_t backoff;     ///< the next wait
     std::uint32_t strikes;     ///< windows in a row that were not worth it
     bool active;               ///< user code goes to the stub
+    bool hold;                 ///< the last run was short: the translator goes on until user code has run for longer
 };
 
 struct DirectEvents {
@@ -32,10 +33,10 @@ struct DirectEvents {
     std::uint64_t head;
 
     bool enter;  ///< the executor wants to be called again, for a stub
-    bool hold;   ///< the last run was short: the translator goes on until the kernel has let user code run for longer
     std::uint64_t space_cr3;
     UserSpace* space;  ///< of space_cr3
-    std::uint64_t since;   ///< TSC of the measured window's begin
+    std::uint64_t since;      ///< TSC of the measured window's begin
+    std::uint64_t since_cpu;  ///< this thread's processor time then, in ns
     std::uint32_t rounds;  ///< returns to user code in it
     std::uint32_t tsc_khz;
     UserSpace spaces[kSpaces];
@@ -58,11 +59,15 @@ inline void note_page_event(CpuState& cpu, std::uint64_t page) noexcept {
     }
 }
 
+/// The calling thread's processor time; what the host ran instead does not count. For general registers only.
+[[nodiscard]] std::uint64_t thread_cpu_ns() noexcept;
+
 /// The vCPU has slept: no time of anybody's.
 inline void note_sleep(CpuState& cpu) noexcept {
     if (cpu.direct != nullptr) {
         cpu.direct->since = __builtin_ia32_rdtsc();
         cpu.direct->rounds = 0;
+        cpu.direct->since_cpu = thread_cpu_ns();
     }
 }
 

@@ -23,6 +23,7 @@ constexpr std::uint64_t kNeighbourRuns = 24;          // mappings that a fault m
 constexpr std::uint64_t kMostRuns = 30'000;           // the host allows 65530 mappings
 constexpr std::size_t kMostLeaves = 16'384;
 constexpr std::uint32_t kSameFaults = 4;
+constexpr std::uint64_t kOrderNs = 8000, kMappingNs = 5000;  // of the helper's time: being woken, each mapping
 
 }  // namespace
 
@@ -147,9 +148,14 @@ bool DirectRunner::apply(Stub& stub) {
     if (!stub.map.changed()) {
         return true;
     }
+    const std::uint64_t began = thread_cpu_ns();
     const std::vector<StubMap> orders = stub.map.take_orders();
     counters_.orders.fetch_add(orders.size(), std::memory_order_relaxed);
-    if (stub.process->apply(orders)) {
+    const bool done = stub.process->apply(orders);
+    mapping_cost_ += flipped_ ? 0 : thread_cpu_ns() - began;
+    flipped_ = false;
+    window_own_ += kOrderNs + kMappingNs * orders.size();
+    if (done) {
         return true;
     }
     discard(stub);
@@ -252,7 +258,8 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     }
     const GuestRegion region(cpu_, linear);
     const std::uint64_t page = linear / kPage;
-    ShadowPage entry = wanted(linear, region, stub.map.at(page), access);
+    const ShadowPage old = stub.map.at(page);
+    ShadowPage entry = wanted(linear, region, old, access);
     if (access == MemAccess::Write && (entry.rights() & ShadowPage::kWrite) == 0 && forget_code(region.page(page % ShadowMap::kLeafPages))) {
         entry = wanted(linear, region, stub.map.at(page), access);
     }
@@ -266,6 +273,7 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     if (same_faults_ > kSameFaults && stub.map.at(page) == entry) {
         stub.map.set(page, {});  // it is not as the book says: once more
     }
+    flipped_ = old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
     set_page(stub, page, entry);
     map_neighbours(stub, region, linear);
     return Fault::Mapped;

@@ -2,7 +2,6 @@
 #include "engine/soft/direct/direct_runner.h"
 
 #include <signal.h>
-#include <time.h>
 
 #include <algorithm>
 
@@ -32,15 +31,10 @@ constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
 constexpr std::uint64_t kEntryNs = 7000;  // of a stub's own time: signal, waiting, entering
 constexpr std::uint64_t kShortRunUs = 40;  // not worth the way there and back
-constexpr std::uint64_t kFirstBackoffUs = 10'000, kLastBackoffUs = 1'000'000;
+constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
 constexpr std::uint32_t kStrikes = 3;
 
 std::uint64_t now() { return __builtin_ia32_rdtsc(); }
-std::uint64_t thread_cpu() {
-    timespec time{};
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);  // cannot fail for a thread's own clock
-    return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(time.tv_nsec);
-}
 bool canonical(std::uint64_t address) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address; }
 
 struct HostSelectors {
@@ -104,7 +98,7 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
         checked_ = true;
         unusable_ = hides_features(cpu_.vm->cpuid(cpu_));
     }
-    const std::uint64_t cpu_began = thread_cpu();
+    const std::uint64_t cpu_began = thread_cpu_ns();
     Then then = Then::Refused;
     Stub* stub = stub_for_space();
     if (stub == nullptr) {
@@ -123,7 +117,8 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     } while (then == Then::Again);
     judge(space, current_stub(), cpu_began);
     events_->since = now();
-    events_->hold = last_run_ < kShortRunUs * cycles_per_us_;
+    events_->since_cpu = thread_cpu_ns();
+    space.hold = last_run_ < kShortRunUs * cycles_per_us_;
     switch (then) {
         case Then::Again:
         case Then::Polled: return Outcome::Polled;
@@ -135,24 +130,27 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
 
 // Whether the stub's time was worth what it cost, by windows of processor time: the host's other work does not count.
 void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_began) {
-    const std::uint64_t cost = thread_cpu() - cpu_began;
+    const std::uint64_t cost = thread_cpu_ns() - cpu_began;
     counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
     if (stub == nullptr || window_stub_ != stub) {
         window_stub_ = stub;
-        window_cost_ = window_runs_ = 0;
+        window_cost_ = window_runs_ = window_own_ = mapping_cost_ = 0;
         window_cpu_ = stub != nullptr ? stub->process->cpu_time() : 0;
         return;
     }
-    window_cost_ += cost;
+    // Mapping is paid once, for what runs later.
+    constexpr std::uint64_t kInvested = 4;
+    window_cost_ += cost - std::min(cost, mapping_cost_ - mapping_cost_ / kInvested);
+    mapping_cost_ = 0;
     if (window_cost_ < kWindowCostNs && window_runs_ < kWindowRuns) {
         return;
     }
     const std::uint64_t spent = stub->process->cpu_time();
-    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs;
-    const std::uint64_t native = taken > fixed ? taken - fixed : 0;
+    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs, own = fixed + window_own_;
+    const std::uint64_t native = taken > own ? taken - own : 0;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
     const bool won = native > window_cost_ + fixed;
-    window_cost_ = window_runs_ = 0;
+    window_cost_ = window_runs_ = window_own_ = 0;
     window_cpu_ = spent;
     if (won) {
         space.strikes = 0;
@@ -163,7 +161,7 @@ void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_b
         return;
     }
     counters_.given_up.fetch_add(1, std::memory_order_relaxed);
-    space.backoff = space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 3, kLastBackoffUs);
+    space.backoff = space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 2, kLastBackoffUs);
     space.not_before = now() + space.backoff * cycles_per_us_;
     space.active = false;
     space.credit = 0;

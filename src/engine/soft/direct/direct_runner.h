@@ -101,8 +101,11 @@ class DirectRunner {
     DirectCounters counters_;
     // What the current window has cost this thread (ns), how often the stub was entered, and what that had taken before it.
     std::uint64_t window_cost_ = 0, window_runs_ = 0, window_cpu_ = 0;
+    std::uint64_t window_own_ = 0;    // of the stub's time, for mappings
+    std::uint64_t mapping_cost_ = 0;  // of this run()'s
     const Stub* window_stub_ = nullptr;
     std::uint64_t last_run_ = 0;  // TSC cycles, about
+    bool flipped_ = false;  // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;
     std::uint32_t same_faults_ = 0;
     bool unusable_ = false;  // the host refuses stubs
