@@ -270,11 +270,15 @@ Task<Measurement> measure(Node* source, CreateRequest request) {
     if (source != nullptr) {
         request.size = source->size();
     }
+    // How much of the source a backing file would have is not known: nothing, then.
+    const bool over = !request.option("backing_file").empty();
+    std::erase_if(request.options, [](const auto& each) { return each.first.starts_with("backing_"); });
     STRATA_CO_TRY(const Header h, plan(request));
     STRATA_CO_TRY(const Preallocation preallocation, preallocation_of(request));
     const std::uint64_t all = rounded_up(h.size, h.cluster());
-    std::uint64_t used = preallocation == Preallocation::Off ? 0 : all;
-    if (source != nullptr && preallocation == Preallocation::Off) {
+    const bool whole = preallocation == Preallocation::Falloc || preallocation == Preallocation::Full || (over && source != nullptr);
+    std::uint64_t used = whole ? all : 0;
+    if (source != nullptr && !whole) {
         // Clusters with data, counted once each.
         std::uint64_t next = 0;
         for (std::uint64_t at = 0; at < h.size;) {
