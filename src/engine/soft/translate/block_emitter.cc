@@ -341,6 +341,9 @@ void BlockEmitter::emit_copy(const Unit& unit) {
     if (insn.cls == InsnClass::CopyVector || insn.cls == InsnClass::Special) {
         vector_check(unit);
     }
+    if (emit_on_home(unit)) {
+        return;
+    }
     Rewrite rewrite;
     Reg borrowed = Rsp;  // a low register lent to the address
     const bool memory = touches_memory(insn);
@@ -382,40 +385,6 @@ void BlockEmitter::emit_copy(const Unit& unit) {
     }
     if (borrowed != Rsp) {
         a_.load(borrowed, layout::spill(1));
-    }
-}
-
-void BlockEmitter::emit_lea(const Unit& unit) {
-    const Instruction& insn = unit.insn;
-    const unsigned to = insn.reg;
-    const MemoryOperand& mem = insn.mem;
-    const auto held = [](std::int8_t reg) { return reg >= 0 && reg < 16 && in_memory(static_cast<unsigned>(reg)); };
-    if (insn.operand_size == 8 && insn.address_size == 8 && mem.base >= 0 && mem.base < 16 && !held(mem.base) && !held(mem.index) &&
-        !in_memory(to)) {
-        Mem ea = Mem::at(home_of(static_cast<unsigned>(mem.base)), static_cast<std::int32_t>(mem.displacement));
-        if (mem.index >= 0) {
-            ea.index = static_cast<std::int8_t>(home_of(static_cast<unsigned>(mem.index)));
-            ea.scale = mem.scale;
-        }
-        a_.lea(home_of(to), ea);
-        return;
-    }
-    Unit plain = unit;
-    plain.insn.mem.segment = 3;  // LEA ignores segments
-    address_of_operand(plain);
-    const Reg home = in_memory(to) ? R11 : home_of(to);
-    switch (insn.operand_size) {
-        case 8: a_.mov(home, R10); break;
-        case 4: a_.mov32(home, R10); break;
-        default:
-            if (in_memory(to)) {
-                a_.load(home, layout::gpr(to));
-            }
-            a_.op(OpSize::Bits32, 0x8B, Assembler::raw(home), R10, 0x66);
-            break;
-    }
-    if (in_memory(to)) {
-        a_.store(layout::gpr(to), home);
     }
 }
 

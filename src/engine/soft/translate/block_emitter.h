@@ -154,6 +154,8 @@ class BlockEmitter {
     void emit_system_sites();
     void reload_flags(const Unit& unit);
     void emit_copy(const Unit& unit);
+    /// A data instruction of which one operand is a guest register in memory: works on that memory, if there is such a form. Else false.
+    bool emit_on_home(const Unit& unit);
     void emit_lea(const Unit& unit);
     void emit_stack(const Unit& unit);
     void emit_push(const Unit& unit);

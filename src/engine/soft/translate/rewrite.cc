@@ -59,6 +59,12 @@ void emit_modrm(Assembler& a, const Instruction& insn, const Rewrite& rewrite, c
         return;
     }
     const Mem& mem = rewrite.memory;
+    if (mem.gs) {
+        a.byte(static_cast<std::uint8_t>(reg_bits | 4));
+        a.byte(0x25);
+        a.u32(static_cast<std::uint32_t>(mem.disp));
+        return;
+    }
     const bool sib = mem.index != Mem::kNone;
     // mod 00 or 10 only: EVEX would scale a short displacement. r13 and rbp are never the base with mod 00.
     const std::uint8_t mod = mem.disp == 0 && (mem.base & 7) != 5 ? 0 : 2;
@@ -74,6 +80,9 @@ void emit_modrm(Assembler& a, const Instruction& insn, const Rewrite& rewrite, c
 
 void emit_legacy_opcode(Assembler& a, const Instruction& insn, const Rewrite& rewrite, const Fields& fields) {
     const std::uint8_t prefixes = static_cast<std::uint8_t>(insn.opcode_offset - escape_length(insn));
+    if (insn.mem.present && rewrite.memory.gs) {
+        a.byte(0x65);
+    }
     for (std::uint8_t i = 0; i < prefixes; ++i) {
         const std::uint8_t value = insn.bytes[i];
         if (value == 0x66 || value == 0xF0 || value == 0xF2 || value == 0xF3) {

@@ -15,7 +15,7 @@ struct Rewrite {
     /// Host register of each guest register.
     Reg home[16] = {Reg::Rax, Reg::Rcx, Reg::Rdx, Reg::Rbx, Reg::R9,  Reg::Rbp, Reg::Rsi, Reg::Rdi,
                     Reg::R8,  Reg::R9,  Reg::R10, Reg::R11, Reg::R12, Reg::R13, Reg::R14, Reg::R15};
-    /// What replaces the memory operand. Not gs-relative.
+    /// What replaces the memory operand. Relative to gs only without registers and for legacy encodings.
     Mem memory;
 };
 
