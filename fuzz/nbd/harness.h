@@ -19,7 +19,7 @@ inline constexpr std::uint64_t kFuzzDisk = 256U << 10;
 
 inline Loop& fuzz_loop() {
     static const auto kLoop = [] {
-        auto loop = Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1});
+        auto loop = Loop::create({.depth = 4, .quiet_start = true, .workers = 1});
         STRATA_CHECK(loop.ok(), "no loop");
         return std::move(*loop);
     }();
@@ -56,11 +56,7 @@ inline Task<> say(Stream& stream, std::span<const std::byte> bytes) {
     co_return ok();
 }
 
-inline Task<> listen_to_the_end(Stream& stream) {
-    for (;;) {
-        STRATA_CO_TRY_VOID(co_await stream.skip(1));
-    }
-}
+inline Task<> listen_to_the_end(Stream& stream) { co_return co_await stream.skip(UINT64_MAX); }
 
 /// Lets all that was spawned end.
 inline Task<> settle(Loop& loop) {
