@@ -171,6 +171,8 @@ bool StubProcess::apply(std::span<const StubMap> maps) {
         if (!wait_for(shared.reports.map_done, orders_, kMapSpins) || load(shared.reports.map_failed) != 0) {
             return false;
         }
+        // Guest code may find the orders and read them: where its pages lie in RAM is not for it to know.
+        std::memset(shared.orders.maps, 0, part.size_bytes());
     }
     return true;
 }

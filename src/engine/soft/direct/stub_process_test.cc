@@ -116,6 +116,14 @@ TEST_F(StubProcessTest, UnmappedPageIsGone) {
     EXPECT_EQ(exit_.trap, 14U);
 }
 
+TEST_F(StubProcessTest, OrdersDoNotTellWherePagesLie) {
+    put_code({0x48, 0x8b, 0x00, 0x0f, 0x05});  // mov rax, [rax]; syscall
+    registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, orders) + offsetof(StubOrders, maps) + sizeof(StubMap) + offsetof(StubMap, ram_offset);
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, SIGSYS);
+    EXPECT_EQ(exit_.registers.gpr[x86::Rax], 0U);
+}
+
 TEST_F(StubProcessTest, TimeStampCounterTraps) {
     put_code({0x0f, 0x31});
     ASSERT_TRUE(run());
