@@ -2,6 +2,7 @@
 #include "recording_node.h"
 
 #include <algorithm>
+#include <cerrno>
 
 namespace strata::block {
 namespace {
@@ -41,11 +42,18 @@ Task<> RecordingNode::read(std::uint64_t offset, Buffers into) {
 }
 
 Task<> RecordingNode::change(std::uint64_t offset, std::vector<std::byte> bytes) {
+    const bool fails = fail_ != 0 && random_() % fail_ == 0;
+    if (fails) {
+        bytes.resize(random_() % 2 == 0 ? 0 : bytes.size() / 2 / kSector * kSector);
+    }
     apply(content_, offset, bytes);
     const std::size_t index = changes_.size();
     changes_.push_back(Change{.begun = now_++, .offset = offset, .bytes = std::move(bytes)});
     (void)co_await some_turns();
     changes_[index].ended = now_++;
+    if (fails) {
+        co_return Error{ErrorKind::Failed, "the disk is full, or broken", random_() % 2 == 0 ? ENOSPC : EIO};
+    }
     co_return ok();
 }
 
@@ -62,7 +70,7 @@ Task<> RecordingNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Z
 // Other bytes than before or zeros: whoever reads them again must not mind.
 Task<> RecordingNode::discard(std::uint64_t offset, std::uint64_t length) {
     length = offset >= content_.size() ? 0 : std::min<std::uint64_t>(length, content_.size() - offset);
-    co_return co_await change(offset, std::vector<std::byte>(length, std::byte{0xDD}));
+    co_return co_await change(offset, std::vector<std::byte>(length, discarded_));
 }
 
 Task<> RecordingNode::flush() {
@@ -78,6 +86,13 @@ Task<> RecordingNode::flush() {
         ++settled_;
     }
     co_return ok();
+}
+
+Task<> RecordingNode::resize(std::uint64_t size, Preallocation /*preallocation*/) {
+    if (size < content_.size()) {
+        co_return lacks("shrinking");
+    }
+    co_return co_await change(content_.size(), std::vector<std::byte>(size - content_.size()));
 }
 
 Task<Extent> RecordingNode::status(std::uint64_t offset, std::uint64_t length) {

@@ -31,8 +31,10 @@ static_assert(sizeof(BitmapEntry) == 24);
 
 }  // namespace
 
+bool Checker::listens() const { return report_.messages.size() < kMaxMessages; }
+
 void Checker::tell(std::string text) {
-    if (report_.messages.size() < kMaxMessages) {
+    if (listens()) {
         report_.messages.push_back(std::move(text));
     }
 }

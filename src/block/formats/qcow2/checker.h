@@ -39,6 +39,8 @@ class Checker {
     };
     [[nodiscard]] const Header& header() const { return metadata_.header(); }
     [[nodiscard]] std::uint64_t cluster() const { return header().cluster(); }
+    /// Whether there is room for another message: texts are not made in vain.
+    [[nodiscard]] bool listens() const;
     void tell(std::string text);
     void wrong(std::string text, bool mended);
     bool count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners, std::string_view what);

@@ -28,7 +28,9 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
         }
         const bool leak = stored > counted;
         const bool fix = (repair_ == Repair::All || (leak && repair_ == Repair::Leaks)) && counted <= metadata_.max_refcount();
-        tell(fmt::format("{} cluster {} refcount={} reference={}", fix ? "Repairing" : leak ? "Leaked" : "ERROR", index, stored, counted));
+        if (listens()) {
+            tell(fmt::format("{} cluster {} refcount={} reference={}", fix ? "Repairing" : leak ? "Leaked" : "ERROR", index, stored, counted));
+        }
         if (leak) {
             ++(fix ? report_.leaks_fixed : report_.leaks);
         } else {
@@ -110,7 +112,7 @@ Task<> Checker::fix_l2_flags(std::uint64_t host, bool setting, bool telling) {
         }
         flags_wrong_ = true;
         if (telling) {
-            wrong(fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}", words[i], counts_.get(data / cluster())), mends());
+            wrong(listens() ? fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}", words[i], counts_.get(data / cluster())) : "", mends());
         }
         if (mends() && should == setting) {
             words[i] ^= kCopied;

@@ -221,6 +221,20 @@ Task<> Metadata::set(std::uint64_t guest, Entry entry) {
     co_return ok();
 }
 
+Task<std::uint64_t> Metadata::set_run(std::uint64_t guest, Entry first, std::uint64_t count) {
+    STRATA_CO_TRY(const std::uint64_t table, co_await own_l2_table(guest));
+    const std::uint64_t at = guest / header_.cluster() % header_.l2_entries() * header_.entry_bytes();
+    const std::uint64_t place = table + at / l2_.bytes() * l2_.bytes();
+    STRATA_CO_TRY(std::byte* slice, co_await l2_.load(place));
+    count = std::min<std::uint64_t>(count, (l2_.bytes() - at % l2_.bytes()) / header_.entry_bytes());
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const Be64 words[2] = {first.word + i * header_.cluster(), first.bitmap};
+        std::memcpy(slice + at % l2_.bytes() + i * header_.entry_bytes(), words, header_.entry_bytes());
+    }
+    l2_.taint(place);
+    co_return count;
+}
+
 void Metadata::drop_l2_tables(std::uint64_t first) {
     for (std::uint64_t index = first; index < l1_.size(); ++index) {
         if ((l1_[index] & kOffsetMask) != 0) {

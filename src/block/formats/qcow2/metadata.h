@@ -80,6 +80,9 @@ class Metadata {
     /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with release().
     Task<> set(std::uint64_t guest, Entry entry);
 
+    /// As set() for up to `count` clusters that lie side by side, `first` being the first one's entry; answers how many were set: those of one table slice.
+    Task<std::uint64_t> set_run(std::uint64_t guest, Entry first, std::uint64_t count);
+
     /// 1 to `wanted` free clusters, whose refcount is 1 now.
     Task<Allocation> allocate(std::uint64_t wanted);
     /// Exactly `clusters`, one behind the other.
@@ -145,6 +148,7 @@ class Metadata {
     Result<std::uint64_t> l2_table(std::uint64_t guest) const;
     Task<std::uint64_t> own_l2_table(std::uint64_t guest);
     Task<> set_refcount(std::uint64_t index, std::uint64_t value);
+    std::uint64_t take_free(std::uint64_t index, std::uint64_t most);
     Task<> ensure_block(std::uint64_t block);
     Task<> grow_table(std::uint64_t entries);
     Task<bool> is_free(std::uint64_t index);

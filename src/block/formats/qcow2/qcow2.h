@@ -104,6 +104,7 @@ class Qcow2Node final : public Node, public Amendable {
     // Zeroing, size (zero.cc, resize.cc)
     enum class Clearing : std::uint8_t { Zero, ZeroKeepSpace, ZeroLasting, Discard, Drop };
     Task<> clear(std::uint64_t first, std::uint64_t end, Clearing how);
+    std::uint64_t holes_now(std::uint64_t offset, std::uint64_t end, Clearing how);
     Task<> clear_cluster(std::uint64_t offset, Clearing how);
     Task<> zero_part(std::uint64_t offset, std::uint64_t length, bool lasting = false);
     Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);

@@ -125,6 +125,30 @@ Task<bool> Metadata::is_free(std::uint64_t index) {
     co_return count == 0;
 }
 
+// Free clusters from `index` on whose refcounts lie in one slice that is in memory: their refcount is 1 now.
+std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
+    const std::uint64_t block = index / header_.refcounts_per_block();
+    const std::uint64_t host = block < table_.size() ? table_[block] & kOffsetMask : 0;
+    const std::uint64_t bits = index % header_.refcounts_per_block() << header_.refcount_order;
+    const std::uint64_t place = host + bits / 8 / refcounts_.bytes() * refcounts_.bytes();
+    std::byte* slice = host == 0 || header_.refcount_order < 3 ? nullptr : refcounts_.find(place);
+    if (slice == nullptr) {
+        return 0;
+    }
+    const std::uint64_t width = 1U << (header_.refcount_order - 3), start = bits / 8 % refcounts_.bytes();
+    std::uint64_t count = 0;
+    for (std::uint64_t at = start; count < most && at < refcounts_.bytes(); at += width, ++count) {
+        if (get_refcount(slice + at, header_.refcount_order, 0) != 0 || forbidden((index + count) * header_.cluster())) {
+            break;
+        }
+        put_refcount(slice + at, header_.refcount_order, 0, 1);
+    }
+    if (count != 0) {
+        refcounts_.taint(place);
+    }
+    return count;
+}
+
 Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
     for (std::uint64_t beyond = 0;; ++cursor_) {
         const std::uint64_t host = cursor_ * header_.cluster();
@@ -161,6 +185,12 @@ Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
             STRATA_CO_TRY_VOID(co_await set_refcount(index, 1));
             ++got.clusters;
             ++cursor_;
+            if (got.zeroed && wanted - got.clusters > 1) {
+                // The slice of refcounts is here: the rest of it, as far as it is free, without further ado.
+                const std::uint64_t more = take_free(cursor_, wanted - got.clusters);
+                got.clusters += more;
+                cursor_ += more;
+            }
             end_ = got.zeroed ? end_ : std::max(end_, cursor_ * header_.cluster());
         }
         end_ = std::max(end_, cursor_ * header_.cluster());

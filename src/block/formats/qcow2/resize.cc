@@ -83,13 +83,16 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
         } else if (!place.zeroed) {
             STRATA_CO_TRY_VOID(co_await data_->write_zeroes(place.host, length, {}));
         }
+        const std::uint64_t wanted = std::min(place.clusters, (end - start + cluster() - 1) / cluster());
         std::uint64_t done = 0;
-        for (; done < place.clusters && start + done * cluster() < end; ++done) {
+        while (done < wanted) {
             STRATA_CO_TRY(const Mapping old, co_await look_up(start + done * cluster()));
             if (old.host != 0 || old.kind != Mapping::Kind::Unallocated) {
                 break;
             }
-            STRATA_CO_TRY_VOID(co_await metadata_->set(start + done * cluster(), entry_of_zeros(place.host + done * cluster())));
+            const std::uint64_t run = metadata_->run_now(start + done * cluster(), wanted - done);
+            STRATA_CO_TRY(const std::uint64_t set, co_await metadata_->set_run(start + done * cluster(), entry_of_zeros(place.host + done * cluster()), run));
+            done += set;
         }
         if (done < place.clusters && data_ == file_) {
             STRATA_CO_TRY_VOID(co_await metadata_->give_back(place.host + done * cluster(), place.clusters - done));

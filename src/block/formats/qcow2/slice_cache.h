@@ -50,7 +50,7 @@ class SliceCache {
     void put_back(const Batch& batch);
 
     [[nodiscard]] std::size_t dirty() const { return dirty_; }
-    [[nodiscard]] bool full_of_dirt() const { return dirty_ * 2 >= capacity_; }
+    [[nodiscard]] bool full_of_dirt() const { return dirty_ * 4 >= capacity_; }
     [[nodiscard]] std::size_t bytes() const { return bytes_; }
 
   private:

@@ -43,6 +43,16 @@ Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
     co_return ok();
 }
 
+/// Clusters from `offset` on that are holes already and may stay so.
+std::uint64_t Qcow2Node::holes_now(std::uint64_t offset, std::uint64_t end, Clearing how) {
+    Result<Mapping> m = Mapping{};
+    if ((how != Clearing::Drop && (how == Clearing::ZeroLasting || !nothing_below(offset))) || !metadata_->look_up_now(offset, m) || !m.ok() ||
+        m->kind != Mapping::Kind::Unallocated || m->host != 0 || m->zero != 0) {
+        return 0;
+    }
+    return metadata_->run_now(offset, (end - offset + cluster() - 1) / cluster());
+}
+
 Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
     const std::uint64_t covered = cluster() * header().l2_entries();
     for (std::uint64_t offset = first; offset < end; offset += cluster()) {
@@ -50,6 +60,10 @@ Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
         // A table that is not there has nothing to clear, if nothing shows through it.
         if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 && (how == Clearing::Drop || (how != Clearing::ZeroLasting && nothing_below(offset)))) {
             offset = (offset / covered + 1) * covered - cluster();
+            continue;
+        }
+        if (const std::uint64_t holes = holes_now(offset, end, how); holes != 0) {
+            offset += (holes - 1) * cluster();
             continue;
         }
         STRATA_CO_TRY_VOID(co_await clear_cluster(offset, how));
