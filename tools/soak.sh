@@ -1,9 +1,9 @@
 #!/bin/bash
 # Soak: long rounds that `make test` has no time for: boots of every shape, a small Linux on both engines, fuzz targets, the differential
-# run, processors against each other, programs that check themselves.
+# run, processors against each other, programs that check themselves, disk images under work that is killed and without power.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs]… (default: all). Results go to OUT (build/soak); a summary line per
-# round is printed, to be recorded in docs/soaks.md. Each fuzz target and the differential run get BUDGET seconds; boots are BOOTS (10) of each
+# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs|disks|crash]… (default: all). Results go to OUT (build/soak); a summary line per
+# round is printed, to be recorded in docs/soaks.md. Each fuzz target, the differential run and the disk rounds get BUDGET seconds; boots are BOOTS (10) of each
 # shape whatever it takes, by the programs in BIN (build/bin), which may be a copy. SHAPES ("1:256M 4:8G") names other shapes than all nine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ harmless='Marking TSC unstable due to TSCs unsynchronized|init\[[0-9]+\]: segfau
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs disks crash)
 
 fail() {
     echo "soak: FAILED: $*"
@@ -111,11 +111,30 @@ programs() {
     tail -n 1 "$out/programs.log"
 }
 
+# Work on images that is killed, judged by Debian's qemu-img.
+disks() {
+    python3 tools/soak/disks.py --strata "${BIN:-build/bin}/qemu-img" --seconds "$budget" --out "$out/disks" >"$out/disks.log" 2>&1 || fail "disks: see $out/disks.log"
+    tail -n 1 "$out/disks.log"
+}
+
+# Images as a loss of power leaves them, with other seeds than the tests'.
+crash() {
+    local end=$((SECONDS + budget)) seed=$((RANDOM * 1000)) count=0
+    while [ "$SECONDS" -lt "$end" ]; do
+        if ! STRATA_CRASH_SEED=$seed STRATA_CRASH_ROUNDS=2 build/tests/crash_test >"$out/crash.log" 2>&1; then
+            cp "$out/crash.log" "$out/crash-$seed.log"
+            fail "crash: STRATA_CRASH_SEED=$seed, see $out/crash-$seed.log"
+        fi
+        seed=$((seed + 1)) count=$((count + 1))
+    done
+    echo "soak: crash: $count runs of all formats, seeds up to $seed"
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        boots | small | fuzz | differential | processors | programs) "$round" ;;
+        boots | small | fuzz | differential | processors | programs | disks | crash) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs" >&2
+            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs, disks, crash" >&2
             exit 2
             ;;
     esac

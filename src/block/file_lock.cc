@@ -7,13 +7,17 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -25,6 +29,7 @@ namespace {
 
 constexpr off_t kUsed = 100;
 constexpr off_t kDenied = 200;
+constexpr int kPatience = 25;  ///< looks, 20 ms apart
 // QEMU's permissions (block.h): consistent read 0, write 1, write unchanged 2, resize 3.
 constexpr int kRead = 0;
 constexpr int kWrite = 1;
@@ -82,12 +87,12 @@ bool process_holds(int pid, std::string_view inode) {
     return false;
 }
 
-/// "process 42 (qemu-system-x86)", or "another process" if we may not see it.
+/// "process 42 (qemu-system-x86)"; empty if none is to be seen.
 std::string holder(int fd) {
     struct stat status {};
     const Directory processes(::opendir("/proc"), &::closedir);
     if (::fstat(fd, &status) != 0 || !processes) {
-        return "another process";
+        return {};
     }
     const std::string inode = fmt::format("{:02x}:{:02x}:{} ", major(status.st_dev), minor(status.st_dev), status.st_ino);
     while (const dirent* entry = ::readdir(processes.get())) {
@@ -99,7 +104,13 @@ std::string holder(int fd) {
             return fmt::format("process {} ({})", *pid, command);
         }
     }
-    return "another process";
+    return {};
+}
+
+bool contested(int fd, std::span<const std::pair<int, bool>> wanted) {
+    return std::any_of(wanted.begin(), wanted.end(), [&](const auto& each) {
+        return (each.second && held(fd, kDenied + each.first)) || (each.first != kRead && held(fd, kUsed + each.first));
+    });
 }
 
 }  // namespace
@@ -115,12 +126,16 @@ Result<> lock_image(int fd, bool writing, std::string_view name) {
             return ok();
         }
     }
-    for (const auto& [permission, used] : wanted) {
-        if ((used && held(fd, kDenied + permission)) || (permission != kRead && held(fd, kUsed + permission))) {
+    // A process that was killed is gone before its requests to io_uring are, and those keep its files open: nobody is to be seen then, for a moment.
+    std::string who;
+    for (int tries = 0; contested(fd, wanted); ++tries) {
+        who = holder(fd);
+        if (!who.empty() || tries == kPatience) {
             return Error{ErrorKind::WrongState,
                          fmt::format("disk '{}' is in use by {}; stop it first, or open the disk read-only on both sides", name,
-                                     holder(fd))};
+                                     who.empty() ? "another process" : who)};
         }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return ok();
 }

@@ -162,7 +162,7 @@ std::string NewImage::summary() const {
     const auto place = [&](std::string_view name) { return driver->name == "qcow2" ? rank(name) : name == "size" ? 0 : kOrder.size(); };
     std::vector<std::pair<std::size_t, std::string>> told = {{place("size"), fmt::format("size={}", size.value_or(0))}};
     for (const CreateOption& known : driver->create_options) {
-        const bool quiet = std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
+        const bool quiet = driver->name == "vpc" || std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
         const std::string value = option(known.name);
         if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
             told.emplace_back(place(known.name), fmt::format("{}={}", known.name, value));
@@ -176,7 +176,14 @@ std::string NewImage::summary() const {
     return text;
 }
 
-block::CreateRequest NewImage::request() const { return {path, size.value_or(0), options}; }
+block::CreateRequest NewImage::request() const {
+    block::CreateRequest request{path, size.value_or(0), options};
+    // Sizes go by the geometry here unless told otherwise; Strata's own default is the exact size.
+    if (driver->name == "vpc" && !has("force_size") && !has("backing_file")) {
+        request.options.emplace_back("force_size", "off");
+    }
+    return request;
+}
 
 Result<> NewImage::create(Session& session) const {
     block::CreateRequest asked = request();

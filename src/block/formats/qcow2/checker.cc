@@ -40,7 +40,9 @@ void Checker::tell(std::string text) {
 }
 
 void Checker::wrong(std::string text, bool mended) {
-    tell((mended ? "Repairing " : "ERROR ") + text);
+    if (listens()) {
+        tell((mended ? "Repairing " : "ERROR ") + text);
+    }
     ++(mended ? report_.corruptions_fixed : report_.corruptions);
 }
 

@@ -221,6 +221,11 @@ Task<> Metadata::set(std::uint64_t guest, Entry entry) {
     co_return ok();
 }
 
+Task<> Metadata::prepare(std::uint64_t guest) {
+    STRATA_CO_TRY_VOID(co_await own_l2_table(guest));
+    co_return ok();
+}
+
 Task<std::uint64_t> Metadata::set_run(std::uint64_t guest, Entry first, std::uint64_t count) {
     STRATA_CO_TRY(const std::uint64_t table, co_await own_l2_table(guest));
     const std::uint64_t at = guest / header_.cluster() % header_.l2_entries() * header_.entry_bytes();

@@ -80,6 +80,8 @@ class Metadata {
     /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with release().
     Task<> set(std::uint64_t guest, Entry entry);
 
+    /// Sees to the table for `guest`: before its first data clusters are handed out, so that it lies before them in the file.
+    Task<> prepare(std::uint64_t guest);
     /// As set() for up to `count` clusters that lie side by side, `first` being the first one's entry; answers how many were set: those of one table slice.
     Task<std::uint64_t> set_run(std::uint64_t guest, Entry first, std::uint64_t count);
 
@@ -149,6 +151,8 @@ class Metadata {
     Task<std::uint64_t> own_l2_table(std::uint64_t guest);
     Task<> set_refcount(std::uint64_t index, std::uint64_t value);
     std::uint64_t take_free(std::uint64_t index, std::uint64_t most);
+    std::uint64_t skip_used(std::uint64_t index);
+    std::byte* counts_now(std::uint64_t index, std::uint64_t& place);
     Task<> ensure_block(std::uint64_t block);
     Task<> grow_table(std::uint64_t entries);
     Task<bool> is_free(std::uint64_t index);

@@ -125,19 +125,24 @@ Task<bool> Metadata::is_free(std::uint64_t index) {
     co_return count == 0;
 }
 
-// Free clusters from `index` on whose refcounts lie in one slice that is in memory: their refcount is 1 now.
-std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
+/// The slice with the refcount of `index`, if it is in memory and refcounts are whole bytes; its place in the file.
+std::byte* Metadata::counts_now(std::uint64_t index, std::uint64_t& place) {
     const std::uint64_t block = index / header_.refcounts_per_block();
     const std::uint64_t host = block < table_.size() ? table_[block] & kOffsetMask : 0;
     const std::uint64_t bits = index % header_.refcounts_per_block() << header_.refcount_order;
-    const std::uint64_t place = host + bits / 8 / refcounts_.bytes() * refcounts_.bytes();
-    std::byte* slice = host == 0 || header_.refcount_order < 3 ? nullptr : refcounts_.find(place);
+    place = host + bits / 8 / refcounts_.bytes() * refcounts_.bytes();
+    return host == 0 || header_.refcount_order < 3 ? nullptr : refcounts_.find(place);
+}
+
+// Free clusters from `index` on whose refcounts lie in one slice that is in memory: their refcount is 1 now.
+std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
+    std::uint64_t place = 0, count = 0;
+    std::byte* slice = counts_now(index, place);
     if (slice == nullptr) {
         return 0;
     }
-    const std::uint64_t width = 1U << (header_.refcount_order - 3), start = bits / 8 % refcounts_.bytes();
-    std::uint64_t count = 0;
-    for (std::uint64_t at = start; count < most && at < refcounts_.bytes(); at += width, ++count) {
+    const std::uint64_t width = 1U << (header_.refcount_order - 3);
+    for (std::uint64_t at = index * width % refcounts_.bytes(); count < most && at < refcounts_.bytes(); at += width, ++count) {
         if (get_refcount(slice + at, header_.refcount_order, 0) != 0 || forbidden((index + count) * header_.cluster())) {
             break;
         }
@@ -149,8 +154,26 @@ std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
     return count;
 }
 
+// Clusters in use from `index` on, inside the file, as far as a slice in memory tells.
+std::uint64_t Metadata::skip_used(std::uint64_t index) {
+    std::uint64_t place = 0, count = 0;
+    const std::byte* slice = counts_now(index, place);
+    const std::uint64_t limit = end_ / header_.cluster();
+    if (slice == nullptr || index >= limit) {
+        return 0;
+    }
+    const std::uint64_t width = 1U << (header_.refcount_order - 3);
+    for (std::uint64_t at = index * width % refcounts_.bytes(); index + count < limit && at < refcounts_.bytes(); at += width, ++count) {
+        if (get_refcount(slice + at, header_.refcount_order, 0) == 0) {
+            break;
+        }
+    }
+    return count;
+}
+
 Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
     for (std::uint64_t beyond = 0;; ++cursor_) {
+        cursor_ += skip_used(cursor_);
         const std::uint64_t host = cursor_ * header_.cluster();
         // A crash leaves some counted clusters past the end of the file; a table full of them is no image's.
         if (host >= end_ && ++beyond > kMaxBeyond) {

@@ -75,6 +75,7 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
         const std::uint64_t start = offset / cluster() * cluster();
         Allocation place{start, std::min(kRun, (end - start + cluster() - 1) / cluster()), false};
         if (data_ == file_) {
+            STRATA_CO_TRY_VOID(co_await metadata_->prepare(start));
             STRATA_CO_TRY(place, co_await metadata_->allocate(place.clusters));
         }
         const std::uint64_t length = place.clusters * cluster();

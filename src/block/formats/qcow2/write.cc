@@ -165,6 +165,7 @@ Task<std::uint64_t> Qcow2Node::write_new(std::uint64_t offset, Buffers from, Map
     if (elsewhere) {
         place = Allocation{index * cluster(), olds.size(), false};
     } else if (!reused) {
+        STRATA_CO_TRY_VOID(co_await metadata_->prepare(offset));
         STRATA_CO_TRY(place, co_await metadata_->allocate(olds.size()));
         claim.shrink(index + place.clusters);
         place.zeroed = place.zeroed && header().encryption == 0;
@@ -261,6 +262,7 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     if (old.host != 0) {
         co_return Error{ErrorKind::WrongState, fmt::format("'{}': the cluster at {} has data already", name(), offset), EEXIST};
     }
+    STRATA_CO_TRY_VOID(co_await metadata_->prepare(offset));
     STRATA_CO_TRY(const std::uint64_t host, co_await metadata_->allocate_packed(size));
     forget_unpacked(host);
     STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers::of(std::span(packed).first(size))));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 #include <cerrno>
 
 #include <fmt/format.h>
@@ -49,6 +50,11 @@ class VdiNode final : public TableNode {
         co_return place;
     }
     Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
+        if (!gaps_.empty()) {
+            const std::uint32_t index = gaps_.back();
+            gaps_.pop_back();
+            co_return Reservation{.offset = data_offset(index), .blocks = 1, .zeroed = false};
+        }
         count = std::min<std::uint64_t>(header_.extra == 0 ? count : 1, header_.blocks - header_.allocated);
         if (count == 0) {
             co_return Error{ErrorKind::Failed, fmt::format("VDI image '{}': all of its {} blocks are taken", name(), header_.blocks), ENOSPC};
@@ -72,16 +78,25 @@ class VdiNode final : public TableNode {
         STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block), Le32(kZero), 1));
         co_return true;
     }
-    // The header's count may lag behind the map after a crash of another program.
+    // The header's count may lag behind the map after a crash of another program, and be ahead of it after one of ours: it goes by the map. Places that nobody
+    // has below it are used first.
     Task<> before_first_write() override {
         constexpr std::uint64_t kPart = 64U << 10;
+        std::vector<bool> used;
         for (std::uint64_t at = 0; at < header_.blocks * 4ULL; at += kPart) {
             STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file_, header_.offset_map + at, std::min<std::uint64_t>(kPart, header_.blocks * 4ULL - at)));
             for (std::size_t i = 0; i < bytes.size(); i += 4) {
                 const std::uint32_t entry = get<Le32>(bytes, i);
-                if (entry < header_.blocks && entry >= header_.allocated) {
-                    header_.allocated = entry + 1;
+                if (entry < header_.blocks) {
+                    used.resize(std::max<std::size_t>(used.size(), entry + std::size_t{1}));
+                    used[entry] = true;
                 }
+            }
+        }
+        header_.allocated = static_cast<std::uint32_t>(used.size());
+        for (std::uint32_t index = header_.allocated; index-- != 0;) {
+            if (!used[index]) {
+                gaps_.push_back(index);
             }
         }
         co_return ok();
@@ -91,6 +106,7 @@ class VdiNode final : public TableNode {
     [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const { return header_.offset_map + block * 4; }
     [[nodiscard]] std::uint64_t data_offset(std::uint64_t index) const { return header_.offset_data + index * header_.stride() + header_.extra; }
     Header header_;
+    std::vector<std::uint32_t> gaps_;  ///< places below the header's count that no block has
     const std::uint64_t old_end_;
 };
 
