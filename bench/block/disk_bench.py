@@ -2,7 +2,8 @@
 # disk_bench: the block layer next to Debian's qemu-img: the same images, in turn, on the same machine.
 #
 # Each row (disk_rows.py) runs Strata and the peer alternately, so drift of the machine hits both; a side's figure is the median of its runs, of the options that do best
-# for it. Wall time is the process's (for `bench` what it says of its requests), CPU time and peak memory are the kernel's count for the process. Images are made once, in --work.
+# for it. Wall time is the process's (for `bench` what it says of its requests), CPU time and peak memory are the kernel's count for the process (memory
+# is never less than this script's own 16 MiB: the kernel counts from the fork on). Images are made once, in --work.
 # A ratio above 1 means that Strata is faster. Exit status 1: a goal was missed and --strict was given.
 import argparse
 import json

@@ -13,7 +13,7 @@ import sys
 import time
 
 FORMATS = [("qcow2", []), ("qcow2", ["cluster_size=4k"]), ("qcow2", ["extended_l2=on", "cluster_size=64k"]), ("qcow2", ["compat=0.10"]), ("qcow2", ["lazy_refcounts=on"]),
-           ("qcow2", ["refcount_bits=64", "cluster_size=512"]), ("vmdk", []), ("vdi", []), ("vpc", []), ("vhdx", []), ("parallels", []), ("qcow", []), ("raw", [])]
+           ("qcow2", ["refcount_bits=64", "cluster_size=512"]), ("vmdk", []), ("vdi", []), ("vpc", ["force_size=on"]), ("vhdx", []), ("parallels", []), ("qcow", []), ("raw", [])]
 SNAPSHOTS = {"qcow2"}
 RESIZES = {"qcow2", "raw"}
 CHECKS = {"qcow2", "vmdk", "vdi", "vhdx", "parallels"}
