@@ -19,6 +19,7 @@
 namespace strata::block {
 namespace {
 
+constexpr std::uint32_t kPage = 4096;
 constexpr std::size_t kAside = 256U << 10;  ///< what takes the kernel some 50 microseconds to copy
 
 }  // namespace
@@ -112,7 +113,8 @@ Error FileNode::failed(std::string_view what, std::uint64_t offset, std::uint64_
 }
 
 int FileNode::descriptor(std::uint64_t offset, const Buffers& part) const {
-    const std::uint32_t unit = traits_.request_alignment;
+    // Whole pages only: a direct write beside a cached one in the same page may fail to drop it, and the kernel makes that an error of the next flush.
+    const std::uint32_t unit = device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
     const bool direct = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 && part.aligned(traits_.memory_alignment);
     return direct ? direct_.get() : fd_.get();
 }
