@@ -20,6 +20,7 @@
 #include "block/extent.h"
 #include "block/image_info.h"
 #include "block/loop.h"
+#include "block/node_event.h"
 #include "block/task.h"
 
 namespace strata::block {
@@ -38,6 +39,7 @@ struct NodeTraits {
     bool fast_zeroes = false;              ///< write_zeroes() writes no data
     bool zero_initialised = false;         ///< a new image reads as zeros
     bool compressed_writes = false;
+    bool whole_clusters = false;           ///< takes nothing but whole clusters, in order (streams)
     bool sparse = false;                   ///< status() knows more than "data"
 };
 
@@ -84,6 +86,9 @@ class Node : public std::enable_shared_from_this<Node> {
     /// Brings everything to the file and marks it cleanly closed, with its children. No writes afterwards. A node that goes
     /// without close() leaves its image as a crash would: whole, perhaps with leaks. Twice is once.
     virtual Task<> close() = 0;
+
+    /// The layer above tells of a moment in its work: for fault injection.
+    virtual void note(NodeEvent /*event*/) {}
 
     // Size and contents as a whole.
     virtual Task<> resize(std::uint64_t size, Preallocation preallocation);

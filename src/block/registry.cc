@@ -163,7 +163,26 @@ Task<NodePtr> open_nbd(Loop& loop, OpenOptions options) {
 
 }  // namespace
 
+OpenOptions OpenOptions::below() const {
+    OpenOptions options;
+    options.read_only = read_only;
+    options.cache = cache;
+    options.lock = lock;
+    options.lock_backing = lock_backing;
+    options.discard = discard;
+    options.references = references;
+    options.open_backing = true;
+    options.guess = guess;
+    options.depth = depth;
+    options.named_by_image = named_by_image;
+    options.above = above;
+    return options;
+}
+
 Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
+    if (!options.tree.empty()) {
+        co_return co_await open_tree(loop, std::move(options));
+    }
     const FormatDriver* driver = nullptr;
     if (options.format != "file") {
         auto found = find_format(options.format);
@@ -207,6 +226,13 @@ Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
 
 Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only) {
     const std::string what = fmt::format("{} of '{}'", role(reference.kind), parent.path);
+    if (reference.kind == Reference::Kind::Backing && parent.backing) {
+        OpenOptions options = parent.below();
+        options.tree = *parent.backing;
+        options.read_only = read_only;
+        options.lock = parent.lock && parent.lock_backing;
+        co_return co_await open_tree(loop, std::move(options));
+    }
     if (parent.references == nullptr) {
         co_return Error{ErrorKind::PermissionDenied,
                         fmt::format("image '{}' names a {}, which an image may do only if it is trusted: if this one is, say so (--disk "
@@ -218,25 +244,23 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     if (!found.ok()) {
         co_return std::move(found).error().context(what);
     }
-    OpenOptions options;
+    OpenOptions options = parent.below();
     options.path = std::move(found->path);
     options.fd = std::move(found->fd);
+    options.tree = std::move(found->tree);
     options.format = std::move(found->format);
     options.protocol = std::move(found->protocol);
     options.protocol_options = std::move(found->protocol_options);
-    if (options.format.empty()) {
+    options.named_by_image = true;
+    options.depth = 0;  // `above` bounds a chain
+    if (options.format.empty() && options.tree.empty()) {
         if (reference.kind == Reference::Kind::Backing) {
             co_return Error{ErrorKind::NotSupported, fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'", what)};
         }
         options.format = "file";
     }
     options.read_only = read_only;
-    options.cache = parent.cache;
     options.lock = parent.lock && (parent.lock_backing || reference.kind != Reference::Kind::Backing);
-    options.lock_backing = parent.lock_backing;
-    options.discard = parent.discard;
-    options.references = parent.references;
-    options.above = parent.above;
     constexpr std::string_view kBelow = "backing.";
     for (const auto& [name, value] : parent.extra) {
         if (reference.kind == Reference::Kind::Backing && name.starts_with(kBelow)) {

@@ -19,6 +19,7 @@
 #include "block/disk_image.h"
 #include "block/image_info.h"
 #include "block/node.h"
+#include "block/node_tree.h"
 
 namespace strata::block {
 
@@ -40,6 +41,7 @@ struct Resolved {
     std::string format;  ///< empty: unknown
     std::string protocol{};           ///< as in OpenOptions
     OptionList protocol_options{};
+    NodeTree tree{};     ///< not empty: nodes to open instead of `path`, which is the name then
 };
 
 /// Decides whether and how files that images name are opened.
@@ -67,16 +69,24 @@ struct OpenOptions {
     bool open_backing = true;  ///< false: without its backing file (info, rebase -u); what it lacks reads as zeros
     bool open_data = true;     ///< false: without its data file (info)
     bool for_check = false;    ///< to be checked: damage that hinders use is not an error of opening
+    bool guess = false;        ///< a tree's nodes without a driver: guess the format from the content
+    NodeTree tree;             ///< not empty: open these nodes (open_tree()) instead of `path` and `format`
+    std::optional<NodeTree> backing;  ///< the layer below, instead of what the image names
+    unsigned depth = 0;               ///< nodes of a tree above
+    bool named_by_image = false;      ///< an image names these nodes: those that write elsewhere are refused
     OptionList extra;          ///< of the format: "lazy-refcounts", "overlap-check", "key" …
     std::vector<std::pair<std::uint64_t, std::uint64_t>> above{};  ///< device and inode of the images above this one
 
     [[nodiscard]] std::string_view extra_of(std::string_view name, std::string_view fallback = {}) const;
+    /// How a layer or a part of this image is opened: all but its name and what is this image's own.
+    [[nodiscard]] OpenOptions below() const;
 };
 
 struct CreateRequest {
     std::string path;
     std::uint64_t size = 0;
     OptionList options;  ///< of the driver's create_options, checked against them
+    std::shared_ptr<const ReferencePolicy> references{};  ///< how a backing file's name is followed; null: follow_references()
     [[nodiscard]] std::string_view option(std::string_view name, std::string_view fallback = {}) const;
     Result<bool> flag(std::string_view name, bool fallback) const;
     /// With suffixes k, M, G, T, P, E.
@@ -96,6 +106,17 @@ struct FormatDriver {
     bool backing = false;  ///< can be an overlay
 };
 
+/// A node that is no format: a protocol other than files, a filter.
+struct NodeDriver {
+    std::string_view name;
+    /// `tree` is what was said of it, without its driver.
+    Task<NodePtr> (*open)(Loop& loop, NodeTree tree, OpenOptions options) = nullptr;
+    bool named_by_images = true;  ///< harmless: may stand in a name inside an image, where the policy follows such names
+};
+
+/// All of them, in the order of their names.
+[[nodiscard]] std::span<const NodeDriver> node_drivers();
+
 /// All formats, in the order of their names.
 [[nodiscard]] std::span<const FormatDriver> format_drivers();
 /// NotSupported, naming the known ones.
@@ -110,6 +131,10 @@ Task<NodePtr> open_format(NodePtr file, OpenOptions options);
 /// `name` is a location of a protocol, nbd://host/export for instance, and no file's name: options for it.
 [[nodiscard]] bool is_location(std::string_view name);
 Result<> set_location(OpenOptions& options, std::string_view name);
+/// Opens the nodes of options.tree; what is below a format is a protocol node unless it says otherwise.
+Task<NodePtr> open_tree(Loop& loop, OpenOptions options);
+/// For filters: opens what `tree` says of the child `name`, with the caller's `options` else.
+Task<NodePtr> open_child(Loop& loop, NodeTree& tree, std::string_view name, const OpenOptions& options);
 /// For formats: makes `path` an empty file of `size` bytes (what was there is dropped) and opens it as a protocol node. A device keeps
 /// its size, which must do.
 /// An NBD export, named by its location, is as a device.

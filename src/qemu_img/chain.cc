@@ -3,7 +3,6 @@
 
 #include <filesystem>
 
-#include "qemu_img/session.h"
 
 namespace strata::qemu_img {
 
@@ -17,6 +16,18 @@ block::Node* find_layer(block::Node& top, const std::string& name) {
         above = layer;
     }
     return nullptr;
+}
+
+Result<ImageSpec> spec_of_layer(Session& session, block::Node& top, block::Node& layer) {
+    for (block::Node* above = &top; above != nullptr; above = above->backing()) {
+        if (above->backing() != &layer) {
+            continue;
+        }
+        const block::FormatInfo info = STRATA_TRY(session.run(above->info()));
+        const bool guessed = info.backing_format.empty() && layer.format() == "raw";
+        return ImageSpec{is_plain_name(info.backing_name) ? layer.name() : info.backing_name, std::string(layer.format()), false, guessed};
+    }
+    return ImageSpec{layer.name(), std::string(layer.format()), false};
 }
 
 }  // namespace strata::qemu_img

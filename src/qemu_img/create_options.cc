@@ -29,6 +29,15 @@ constexpr std::array<std::string_view, 7> kToldIfGiven = {"preallocation", "comp
 
 std::size_t rank(std::string_view name) { return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin()); }
 
+/// As an option list has them.
+std::string doubled_commas(std::string_view text) {
+    std::string result;
+    for (const char c : text) {
+        result.append(c == ',' ? 2 : 1, c);
+    }
+    return result;
+}
+
 const CreateOption* find_option(std::span<const CreateOption> known, std::string_view name) {
     const auto place = std::ranges::find_if(known, [&](const CreateOption& one) { return one.name == name; });
     return place == known.end() ? nullptr : &*place;
@@ -137,10 +146,6 @@ Result<> NewImage::take_backing(const std::optional<std::string>& file, const st
         }
         STRATA_TRY_VOID(set("backing_fmt", *format));
     }
-    const std::string name = option("backing_fmt");
-    if (!name.empty() && !block::find_format(name).ok()) {
-        return failure(fmt::format("Unknown driver '{}'", name));
-    }
     return ok();
 }
 
@@ -165,7 +170,7 @@ std::string NewImage::summary() const {
         const bool quiet = driver->name == "vpc" || std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
         const std::string value = option(known.name);
         if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
-            told.emplace_back(place(known.name), fmt::format("{}={}", known.name, value));
+            told.emplace_back(place(known.name), fmt::format("{}={}", known.name, doubled_commas(value)));
         }
     }
     std::ranges::stable_sort(told, {}, &std::pair<std::size_t, std::string>::first);
@@ -177,7 +182,7 @@ std::string NewImage::summary() const {
 }
 
 block::CreateRequest NewImage::request() const {
-    block::CreateRequest request{path, size.value_or(0), options};
+    block::CreateRequest request{path, size.value_or(0), options, peer_references()};
     // Sizes go by the geometry here unless told otherwise; Strata's own default is the exact size.
     if (driver->name == "vpc" && !has("force_size") && !has("backing_file")) {
         request.options.emplace_back("force_size", "off");

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "block/registry.h"
+#include "block/wording.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/commands.h"
 #include "qemu_img/report.h"
@@ -88,6 +89,7 @@ void print_help() {
 }
 
 int run(std::span<char*> words) {
+    block::use_wording(block::Wording::Qemu);
     (void)std::signal(SIGPIPE, SIG_IGN);
     if (words.size() < 2) {
         return end_with(usage_error("Not enough arguments"));

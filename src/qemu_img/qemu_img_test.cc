@@ -96,7 +96,8 @@ TEST(Names, RelativeOnesLieBesideTheImage) {
     EXPECT_EQ(beside("/a/b/top.qcow2", "base.raw"), "/a/b/base.raw");
     EXPECT_EQ(beside("top.qcow2", "base.raw"), "base.raw");
     EXPECT_EQ(beside("a/top.qcow2", "/x/base.raw"), "/x/base.raw");
-    EXPECT_EQ(plain_path("file:a:b").value(), "a:b");
+    EXPECT_EQ(plain_path("file:a:b").value(), "./a:b");
+    EXPECT_EQ(plain_path("file:/a:b").value(), "/a:b");
     EXPECT_FALSE(plain_path("gopher:x").ok());
     EXPECT_TRUE(plain_path("dir/a:b").ok());
 }

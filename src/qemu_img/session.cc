@@ -11,7 +11,6 @@
 
 #include <fmt/format.h>
 
-#include "api/json.h"
 #include "base/unique_fd.h"
 #include "block/secrets.h"
 #include "qemu_img/report.h"
@@ -19,31 +18,13 @@
 namespace strata::qemu_img {
 namespace {
 
+using block::NodeTree;
 using block::OpenOptions;
+using block::OptionList;
 
 constexpr std::size_t kProbeBytes = 2048;
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
-
-std::string text_of(const api::Json& value) {
-    if (value.is_boolean()) {
-        return value.get<bool>() ? "on" : "off";
-    }
-    return value.is_string() ? value.get<std::string>() : api::dump_json(value);
-}
-
-/// {"a": {"b": 1}} becomes a.b=1.
-void flatten(const api::Json& value, const std::string& prefix, Pairs& out) {
-    if (!value.is_structured()) {
-        out.emplace_back(prefix, text_of(value));
-        return;
-    }
-    std::size_t index = 0;
-    for (const auto& item : value.items()) {
-        const std::string name = value.is_array() ? std::to_string(index++) : item.key();
-        flatten(item.value(), prefix.empty() ? name : prefix + "." + name, out);
-    }
-}
 
 std::optional<std::string> take(Pairs& pairs, std::string_view name) {
     const auto place = std::ranges::find_if(pairs, [&](const auto& pair) { return pair.first == name; });
@@ -55,62 +36,50 @@ std::optional<std::string> take(Pairs& pairs, std::string_view name) {
     return value;
 }
 
-/// 'single' quotes become "double" ones, as the peer's parser takes both.
-std::string double_quoted(std::string_view text) {
-    std::string result;
-    char open = 0;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        if (open != 0 && c == '\\' && i + 1 < text.size()) {
-            result += c;
-            result += text[++i];
-        } else if (open == 0 && (c == '\'' || c == '"')) {
-            open = c;
-            result += '"';
-        } else if (c == open) {
-            open = 0;
-            result += '"';
-        } else {
-            result += c == '"' ? "\\\"" : std::string(1, c);
+/// The nodes of `name`, which is no path: a format over a protocol, `format` or guessed if that is empty; or (nothing) the protocol alone.
+Result<NodeTree> over_protocol(const std::string& name, const std::optional<std::string>& format) {
+    NodeTree protocol = STRATA_TRY(tree_of_name(name));
+    if (name.starts_with("json:")) {
+        if (!protocol.has("driver") && (!format || !format->empty())) {
+            protocol.set("driver", format.value_or("file"));
         }
+        return protocol;
     }
-    return result;
-}
-
-/// The options of "json:{…}" by flat names.
-Result<Pairs> json_pairs(std::string_view name) {
-    Pairs pairs;
-    flatten(STRATA_TRY(api::parse_json(double_quoted(name.substr(std::string_view("json:").size())))), "", pairs);
-    return pairs;
+    if (!format) {
+        return protocol;
+    }
+    NodeTree tree;
+    if (!format->empty()) {
+        tree.set("driver", *format);
+    }
+    tree.graft("file", protocol);
+    return tree;
 }
 
 /// Files that images name, as the peer finds them: beside the image, format guessed if the image does not say.
 class PeerReferences : public block::ReferencePolicy {
   public:
     Result<block::Resolved> resolve(const block::Reference& reference) const override {
-        std::string name = reference.name;
-        std::string format = reference.format;
-        if (block::is_location(name)) {
+        if (block::is_location(reference.name)) {
             OpenOptions options;
-            STRATA_TRY_VOID(block::set_location(options, name));
+            STRATA_TRY_VOID(block::set_location(options, reference.name));
             block::Resolved resolved;
-            resolved.path = name;
-            resolved.format = format;
+            resolved.path = reference.name;
+            resolved.format = reference.format;
             resolved.protocol = options.protocol;
             resolved.protocol_options = std::move(options.protocol_options);
             return resolved;
         }
-        if (name.starts_with("json:")) {
-            Pairs pairs = STRATA_TRY(json_pairs(name));
-            name = take(pairs, "file.filename").value_or(take(pairs, "filename").value_or(""));
-            format = take(pairs, "driver").value_or(format);
-        } else {
-            name = STRATA_TRY(plain_path(name));
-        }
         block::Resolved resolved;
-        resolved.path = beside(reference.referrer, name);
-        resolved.format = format;
-        if (format.empty() && reference.kind == block::Reference::Kind::Backing) {
+        resolved.format = reference.format;
+        if (!path_of_name(reference.name)) {
+            resolved.path = reference.name;
+            const bool backing = reference.kind == block::Reference::Kind::Backing;
+            resolved.tree = STRATA_TRY(over_protocol(reference.name, backing ? std::optional(reference.format) : std::nullopt));
+            return resolved;
+        }
+        resolved.path = is_plain_name(reference.name) ? beside(reference.referrer, reference.name) : *path_of_name(reference.name);
+        if (resolved.format.empty() && reference.kind == block::Reference::Kind::Backing) {
             resolved.format = STRATA_TRY(probe_path(resolved.path));
         }
         return resolved;
@@ -153,53 +122,31 @@ void take_protocol(Pairs& pairs, bool nested, OpenOptions& options) {
     }
 }
 
-/// Options by name, from --image-opts or json:.
-Result<OpenOptions> from_pairs(Pairs pairs, OpenOptions options) {
+bool wants_nbd(const NodeTree& tree) {
+    return std::ranges::any_of(tree.options(), [](const auto& each) {
+        const bool driver = each.first == "driver" || each.first == "file.driver";
+        const bool name = each.first == "filename" || each.first == "file.filename";
+        return (driver && each.second == "nbd") || (name && block::is_location(each.second));
+    });
+}
+
+/// Options of an export, alone or with a format over it.
+Result<OpenOptions> nbd_options(Pairs pairs, OpenOptions options) {
     options.format = take(pairs, "driver").value_or("");
+    apply_flags(pairs, options);
     if (options.format == "nbd") {
-        apply_flags(pairs, options);
         take_protocol(pairs, false, options);
         options.format = "file";  // the bare export
         return options;
     }
-    std::string protocol = take(pairs, "file.driver").value_or("file");
-    auto path = take(pairs, "file.filename");
-    if (!path) {
-        path = take(pairs, "filename");
-    }
-    if (!path && (path = take(pairs, "file")) && !block::is_location(*path)) {
-        path = STRATA_TRY(plain_path(*path));
-    }
-    if (options.format == "file" || options.format == "host_device") {
-        protocol = std::exchange(options.format, "raw");
-    }
-    if (protocol == "nbd") {
-        apply_flags(pairs, options);
+    if (take(pairs, "file.driver").value_or("") == "nbd") {
         take_protocol(pairs, true, options);
-        options.extra = std::move(pairs);
-        return options;
+    } else {
+        auto name = take(pairs, "file.filename");
+        name = name ? name : take(pairs, "filename");
+        STRATA_TRY_VOID(block::set_location(options, name.value_or("")));
     }
-    if (path && block::is_location(*path)) {
-        STRATA_TRY_VOID(block::set_location(options, *path));
-        apply_flags(pairs, options);
-        options.extra = std::move(pairs);
-        return options;
-    }
-    if (protocol != "file" && protocol != "host_device") {
-        return failure(fmt::format("Unknown driver '{}'", protocol));
-    }
-    if (!path || path->empty()) {
-        return failure("A block device must be specified for \"file\"");
-    }
-    options.path = *path;
-    apply_flags(pairs, options);
-    if (const auto backing = take(pairs, "backing"); backing && backing->empty()) {
-        options.open_backing = false;
-    }
-    options.extra = std::move(pairs);
-    if (options.format.empty()) {
-        options.format = STRATA_TRY(probe_path(options.path));
-    }
+    options.extra.insert(options.extra.end(), pairs.begin(), pairs.end());
     return options;
 }
 
@@ -213,7 +160,7 @@ void warn_of_guess(const std::string& name) {
 }
 
 std::string open_reason(const Error& error, const std::string& path) {
-    if (error.system_errno() != 0 && ::access(path.c_str(), F_OK) != 0) {
+    if (error.system_errno() != 0 && !path.empty() && ::access(path.c_str(), F_OK) != 0) {
         return fmt::format("Could not open '{}': {}", path, reason(error));
     }
     return error.text();
@@ -221,20 +168,12 @@ std::string open_reason(const Error& error, const std::string& path) {
 
 }  // namespace
 
-std::string beside(const std::string& referrer, const std::string& name) {
-    if (name.starts_with('/') || block::is_location(name)) {
-        return name;
-    }
-    const auto slash = referrer.rfind('/');
-    return slash == std::string::npos ? name : referrer.substr(0, slash + 1) + name;
-}
-
 Result<std::string> plain_path(const std::string& name) {
     if (block::is_location(name)) {
         return name;
     }
-    if (name.starts_with("file:")) {
-        return name.substr(5);
+    if (const auto path = path_of_name(name)) {
+        return *path;
     }
     const auto place = name.find_first_of(":/");
     if (place != std::string::npos && name[place] == ':') {
@@ -264,6 +203,8 @@ Result<std::string> probe_path(const std::string& path) {
     }
     return best;
 }
+
+std::shared_ptr<const block::ReferencePolicy> peer_references() { return std::make_shared<PeerReferences>(); }
 
 Result<Caching> parse_caching(std::string_view what, const std::string& text) {
     Caching caching;
@@ -363,6 +304,25 @@ Result<> Session::expand_credentials(block::OptionList& options) const {
     return ok();
 }
 
+Result<OpenOptions> Session::options_of_tree(const ImageSpec& spec, OpenOptions options) const {
+    NodeTree tree = STRATA_TRY(spec.options ? tree_of_options(spec.text) : over_protocol(spec.text, spec.format.value_or("")));
+    if (wants_nbd(tree)) {
+        options = STRATA_TRY(nbd_options(tree.options(), std::move(options)));
+        STRATA_TRY_VOID(expand_credentials(options.protocol_options));
+        if (!spec.options && block::is_location(spec.text)) {
+            options.path = spec.text;
+        }
+        STRATA_TRY_VOID(resolve_secrets(options.extra));
+        return options;
+    }
+    options.path = name_of_tree(tree);
+    OptionList list = tree.options();
+    list.insert(list.end(), options.extra.begin(), options.extra.end());
+    STRATA_TRY_VOID(resolve_secrets(list));
+    options.tree = NodeTree(std::move(list));
+    return options;
+}
+
 Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& mode) const {
     OpenOptions options;
     options.read_only = !mode.write;
@@ -370,36 +330,28 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
     options.lock = !mode.share;
     options.lock_backing = !mode.share && !mode.free_backing;
     options.discard = mode.unmap || !mode.write;
-    options.references = std::make_shared<PeerReferences>();
+    options.references = peer_references();
     options.open_backing = mode.backing;
     options.open_data = mode.data;
     options.for_check = mode.check;
-    if (spec.options) {
-        Pairs pairs = STRATA_TRY(parse_pairs(spec.text, "file"));
-        options = STRATA_TRY(from_pairs(std::move(pairs), std::move(options)));
-    } else if (spec.text.starts_with("json:")) {
-        Pairs pairs = STRATA_TRY(json_pairs(spec.text));
-        if (spec.format) {
-            pairs.emplace_back("driver", *spec.format);
-        }
-        options = STRATA_TRY(from_pairs(std::move(pairs), std::move(options)));
-    } else if (block::is_location(spec.text)) {
-        STRATA_TRY_VOID(block::set_location(options, spec.text));
-        options.format = spec.format.value_or("");
-    } else {
-        options.path = STRATA_TRY(plain_path(spec.text));
-        options.format = spec.format ? *spec.format : STRATA_TRY(probe_path(options.path));
-        if (!spec.format && options.format == "raw" && mode.write) {
-            warn_of_guess(spec.text);
-        }
+    options.guess = true;
+    options.extra = mode.extra;
+    const auto path = spec.options ? std::nullopt : path_of_name(spec.text);
+    if (!path) {
+        return options_of_tree(spec, std::move(options));
     }
-    STRATA_TRY_VOID(expand_credentials(options.protocol_options));
-    if (!options.protocol.empty()) {
-        options.format = options.format == "nbd" ? "file" : options.format;
-    } else if (options.format == "file" || options.format == "host_device") {
+    options.path = *path;
+    options.format = spec.format ? *spec.format : STRATA_TRY(probe_path(options.path));
+    if (options.format == "file" || options.format == "host_device") {
         options.format = "raw";
     }
-    options.extra.insert(options.extra.end(), mode.extra.begin(), mode.extra.end());
+    if (!spec.format && options.format == "raw" && mode.write) {
+        warn_of_guess(spec.text);
+        options.extra.emplace_back("guessed", "on");
+    }
+    if (spec.guessed) {
+        options.extra.emplace_back("guessed", "on");
+    }
     STRATA_TRY_VOID(resolve_secrets(options.extra));
     return options;
 }
@@ -448,12 +400,12 @@ Result<block::NodePtr> Session::open(const ImageSpec& spec, const OpenMode& mode
     if (!options.ok()) {
         return failure(fmt::format("Could not open '{}': {}", spec.text, options.error().text()));
     }
-    const std::string path = options->path;
+    const std::string path = options->tree.empty() ? options->path : std::string();
     if (!options->protocol.empty() && options->format.empty()) {
         auto node = open_guessing(std::move(options).value(), mode.write);
         return node.ok() ? std::move(node) : failure(fmt::format("Could not open '{}': {}", spec.text, node.error().text()));
     }
-    if (options->format != "file" && !block::find_format(options->format).ok()) {
+    if (options->tree.empty() && options->format != "file" && !block::find_format(options->format).ok()) {
         return failure(fmt::format("Could not open '{}': Unknown driver '{}'", spec.text, options->format));
     }
     auto node = loop_->run(block::open_node(*loop_, std::move(options).value()));
@@ -470,6 +422,13 @@ Result<> Session::close(block::NodePtr& node) {
     Result<> done = loop_->run(node->close());
     node.reset();
     return done;
+}
+
+Result<std::string> shown_name(const ImageSpec& spec) {
+    if (!spec.options && is_plain_name(spec.text)) {
+        return spec.text;
+    }
+    return name_of_tree(STRATA_TRY(spec.options ? tree_of_options(spec.text) : tree_of_name(spec.text)));
 }
 
 Result<bool> wants_json(const Arguments& arguments) {

@@ -17,6 +17,7 @@
 #include "block/node.h"
 #include "block/registry.h"
 #include "qemu_img/arguments.h"
+#include "qemu_img/image_name.h"
 
 namespace strata::qemu_img {
 
@@ -33,6 +34,7 @@ struct ImageSpec {
     std::string text;                   ///< a path, json:{…}, or with `options` a list of options
     std::optional<std::string> format;  ///< nothing: guess
     bool options = false;               ///< --image-opts
+    bool guessed = false;               ///< `format` was guessed: a raw image's first sector must not become another format's
 };
 
 struct OpenMode {
@@ -76,6 +78,8 @@ class Session {
 
   private:
     explicit Session(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
+    /// Of a name that is no path: a tree, or a server's export.
+    Result<block::OpenOptions> options_of_tree(const ImageSpec& spec, block::OpenOptions options) const;
     Result<block::OpenOptions> options_of(const ImageSpec& spec, const OpenMode& mode) const;
     Result<> expand_credentials(block::OptionList& options) const;
     Result<block::NodePtr> open_guessing(block::OpenOptions options, bool warn);
@@ -85,12 +89,15 @@ class Session {
     std::map<std::string, std::string> authorized_;
 };
 
-/// The path that `name` in an image at `referrer` leads to: relative names lie beside the image.
-std::string beside(const std::string& referrer, const std::string& name);
 /// The format that the file looks like ("raw" if none). Errors as open(2).
 Result<std::string> probe_path(const std::string& path);
 /// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped, locations (NBD) stay.
 Result<std::string> plain_path(const std::string& name);
+
+/// Files that images name, as the peer finds them.
+std::shared_ptr<const block::ReferencePolicy> peer_references();
+/// The image's name for people.
+Result<std::string> shown_name(const ImageSpec& spec);
 
 /// Options that most commands share.
 inline constexpr OptionSpec kObjectOption{0, "object", true};

@@ -43,6 +43,7 @@ class Copier {
             parts_.push_back({node, total_, node->size()});
             total_ += node->size();
         }
+        options_.compress = options_.compress || target.traits().whole_clusters;
         cluster_ = options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
     }
     Task<> run();
@@ -71,7 +72,6 @@ class Copier {
     std::uint64_t extent_end_ = 0;  ///< where it ends in the target
     std::uint64_t tickets_ = 0, turn_of_ = 0;
     bool failed_ = false;
-    bool counting_ = false;
     WaitQueue turn_;
     BufferPool pool_;
 };
@@ -85,6 +85,9 @@ const Part& Copier::part_at(std::uint64_t offset) const {
 Error at_byte(const Error& error, const char* what, std::uint64_t offset) {
     return {error.kind(), fmt::format("error while {} at byte {}: {}", what, offset, error.text()), error.system_errno()};
 }
+
+/// The reason in a few words: a salvage may have to tell of thousands.
+std::string why(const Error& error) { return error.system_errno() != 0 ? std::strerror(error.system_errno()) : error.text(); }
 
 /// Cuts the chunk to what one transfer carries, compressed targets to whole clusters.
 void Copier::shape(Chunk& chunk) const {
@@ -110,15 +113,20 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
         const Part& part = part_at(at);
         const Node* base = options_.keep_unallocated ? options_.base : nullptr;
         const std::uint64_t inside = at - part.start;
-        auto extent = co_await status_of_chain(*part.node, base, inside, part.size - inside);
+        std::uint64_t asked = part.size - inside;
+        auto extent = co_await status_of_chain(*part.node, base, inside, asked);
+        while (!extent.ok() && options_.salvage && asked > kSector) {
+            asked = std::max(asked / kSector / 4, std::uint64_t{1}) * kSector;  // the trouble may lie farther on
+            extent = co_await status_of_chain(*part.node, base, inside, asked);
+        }
         if (!extent.ok() && !options_.salvage) {
             const int number = extent.error().system_errno();
             co_return Error(extent.error().kind(), fmt::format("error while reading block status at offset {}: {}", inside,
                                                                extent.error().text()), number);
         }
         extent_ = extent.ok() ? extent.value() : Extent{Extent::Kind::Data, std::min(kSector, part.size - inside)};
-        if (!extent.ok() && options_.warn && !counting_) {
-            options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, extent.error().text()));
+        if (!extent.ok() && options_.warn) {
+            options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, why(extent.error())));
         }
         if (base != nullptr && extent_.kind == Extent::Kind::Unallocated) {
             if (inside >= base->size()) {
@@ -154,7 +162,7 @@ Task<> Copier::read_part(const Part& part, std::uint64_t offset, std::span<std::
         if (!one.ok()) {
             std::ranges::fill(sector, std::byte{0});
             if (options_.warn) {
-                options_.warn(fmt::format("error while reading offset {}: {}", offset + at, one.error().text()));
+                options_.warn(fmt::format("error while reading offset {}: {}", offset + at, why(one.error())));
             }
         }
     }
@@ -276,24 +284,23 @@ Task<> Copier::transfer(Chunk chunk) {
 /// Bytes to carry: what progress is told in.
 Task<std::uint64_t> Copier::count_data() {
     std::uint64_t bytes = 0;
-    counting_ = true;
     for (std::uint64_t at = 0; at < total_;) {
         STRATA_CO_TRY(const Chunk chunk, co_await next_chunk(at));
         bytes += chunk.kind == ChunkKind::Data ? chunk.length : 0;
         at += chunk.length;
     }
-    counting_ = false;
     extent_end_ = 0;
     co_return bytes;
 }
 
 Task<> Copier::run() {
     std::uint64_t bytes = total_;
-    if (control_.watched()) {
+    if (control_.watched() || options_.salvage) {
         STRATA_CO_TRY(bytes, co_await count_data());
     }
     control_.begin(bytes);
-    TaskGroup group(target_.loop(), std::max(1U, options_.parallel));
+    // A salvage goes straight through: its warnings come in order, and a failing disk is not asked for more than it must.
+    TaskGroup group(target_.loop(), options_.salvage ? 1 : std::max(1U, options_.parallel));
     Result<> scanned = ok();
     for (std::uint64_t at = 0; at < total_ && !failed_;) {
         auto chunk = co_await next_chunk(at);

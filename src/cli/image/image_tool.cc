@@ -15,6 +15,8 @@
 namespace strata::cli {
 namespace {
 
+/// What a tree of nodes is named with (docs/design/block.md): "nodes:driver=fault,rules.0.rate=0.1,file.driver=qcow2,file.file.filename=a".
+constexpr std::string_view kNodes = "nodes:";
 constexpr std::size_t kBarWidth = 30;
 constexpr std::chrono::milliseconds kRedraw{100};
 
@@ -64,6 +66,12 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     }
     options.path = path;
     options.format = format;
+    if (path.starts_with(kNodes)) {
+        for (const std::string_view each : split(path.substr(kNodes.size()), ',')) {
+            const auto equals = each.find('=');
+            options.tree.set(std::string(each.substr(0, equals)), equals == std::string_view::npos ? "on" : std::string(each.substr(equals + 1)));
+        }
+    }
     options.read_only = !access.write;
     options.lock = access.lock;
     options.cache = access.cache;
@@ -82,6 +90,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
 
 Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_view path, const ImageAccess& access) {
     const auto format = arguments.value("--format");
+    if (path.starts_with(kNodes)) {
+        return open_as(path, "raw", arguments.flag("--follow"), access);
+    }
     if (!format) {
         auto found = run(look(*loop_, std::string(path)));
         if (!found.ok()) {

@@ -31,22 +31,28 @@ Result<block::Node*> base_of(block::Node& top, const Arguments& arguments, const
     return top.backing();
 }
 
-Result<> commit(Session& session, block::Node& top, block::Node& base, const Arguments& arguments, const Caching& caching) {
+Result<> commit(Session& session, block::Node& top, block::Node& base, const Arguments& arguments, const Caching& caching, const std::string& file) {
     // The chain below reads without locks; the layer that is written to is opened anew, with one.
-    const ImageSpec spec{base.name(), std::string(base.format()), false};
+    const ImageSpec spec = STRATA_TRY(spec_of_layer(session, top, base));
     block::NodePtr target = STRATA_TRY(session.open(spec, {.write = true, .unmap = true, .caching = caching}));
     ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
     block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     if (const auto speed = arguments.last("r")) {
         control.set_speed(STRATA_TRY(parse_bytes("rate limit", *speed)));
     }
-    STRATA_TRY_VOID(session.run(block::commit_layers(top, &base, *target, control)));
+    Result<> done = session.run(block::commit_layers(top, &base, *target, control));
+    if (!done.ok()) {
+        return failure(fmt::format("Block job failed: {}", reason(done.error())));
+    }
     STRATA_TRY_VOID(session.close(target));
     if (arguments.has("d") || arguments.has("b")) {
         return ok();
     }
     Result<> emptied = session.run(top.make_empty());
-    return emptied.ok() || emptied.error().kind() == ErrorKind::NotSupported ? ok() : emptied;
+    if (!emptied.ok() && emptied.error().kind() != ErrorKind::NotSupported) {
+        return failure(fmt::format("Failed to empty {}: {}", file, reason(emptied.error())));
+    }
+    return ok();
 }
 
 Result<int> run(Session& session, std::span<char*> words) {
@@ -61,7 +67,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, file, "f"));
     block::NodePtr top = STRATA_TRY(session.open(spec, {.write = true, .free_backing = true, .unmap = true, .caching = caching}));
     block::Node* base = STRATA_TRY(base_of(*top, arguments, file));
-    STRATA_TRY_VOID(commit(session, *top, *base, arguments, caching));
+    STRATA_TRY_VOID(commit(session, *top, *base, arguments, caching, file));
     STRATA_TRY_VOID(session.close(top));
     print_unless(arguments.has("q"), "Image committed.\n");
     return 0;

@@ -1,6 +1,7 @@
 // compare: whether two images hold the same. Status 0 same, 1 different, 2 and more: could not tell.
 #include "block/jobs/compare.h"
 
+#include <algorithm>
 #include <array>
 
 #include <fmt/format.h>
@@ -85,6 +86,8 @@ Result<int> run(Session& session, std::span<char*> words) {
             return kNoStatus;
         }
         report_error(fmt::format("Error while reading offset {} of {}: {}", failed.offset, file, reason(result.error())));
+        const std::uint64_t one = pair->first->size(), two = pair->second->size();
+        print_unless(quiet || one == two || failed.offset < std::min(one, two), "Warning: Image size mismatch!\n");  // it was past the shorter one
         return kNotRead;
     }
     return tell(*result, quiet);

@@ -19,8 +19,8 @@ constexpr std::array kOptions = {OptionSpec{'F', nullptr, true}, OptionSpec{'b',
 
 Error about(const std::string& file, const Error& error) { return failure(fmt::format("{}: {}", file, error.text())); }
 
-/// Looks at the backing file: its size, if the image has none of its own.
-Result<> settle_backing(Session& session, NewImage& image, bool unchecked) {
+/// Looks at the backing file: its size, if the image has none of its own. `hint`: what to say behind an error, without an end of line.
+Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::string& hint) {
     const std::string backing = image.option("backing_file");
     const std::string format = image.option("backing_fmt");
     if (backing == image.path) {
@@ -32,15 +32,18 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked) {
     if (unchecked) {
         return format.empty() ? Result<>(failure("Backing file specified without backing format")) : ok();
     }
+    if (!format.empty() && !block::find_format(format).ok()) {
+        return failure(fmt::format("Unknown driver '{}'\nCould not open backing image.", format));
+    }
     ImageSpec spec;
-    spec.text = backing.starts_with("json:") ? backing : beside(image.path, backing);
+    spec.text = beside(image.path, backing);
     spec.format = format.empty() ? std::nullopt : std::optional(format);
     auto node = session.open(spec, {.share = true});
     if (!node.ok()) {
         std::string text = node.error().text();
-        const std::string doubled = fmt::format("Could not open '{}': Could not open", spec.text);
-        if (text.starts_with(doubled)) {
-            text.erase(0, doubled.size() - std::string_view("Could not open").size());
+        const std::string prefix = fmt::format("Could not open '{}': ", spec.text);
+        if (text.starts_with(prefix)) {
+            text.erase(0, prefix.size());  // the reason says it, if it is a file that cannot be opened
         }
         return failure(text + "\nCould not open backing image.");
     }
@@ -48,7 +51,8 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked) {
     const std::string found((*node)->format());
     STRATA_TRY_VOID(session.close(*node));
     if (format.empty()) {
-        return failure(fmt::format("Backing file specified without backing format\nDetected format of {}.", found));
+        hint = fmt::format("Detected format of {}.", found);
+        return failure("Backing file specified without backing format");
     }
     if (!image.size) {
         image.size = size;
@@ -56,7 +60,7 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked) {
     return ok();
 }
 
-Result<> create(Session& session, const Arguments& arguments, const std::string& file) {
+Result<> create(Session& session, const Arguments& arguments, const std::string& file, std::string& hint) {
     NewImage image;
     image.path = STRATA_TRY(plain_path(file));
     STRATA_TRY_VOID(image.use_format(arguments.last_or("f", "raw")));
@@ -69,12 +73,15 @@ Result<> create(Session& session, const Arguments& arguments, const std::string&
     }
     STRATA_TRY_VOID(image.take_backing(arguments.last("b"), arguments.last("F")));
     if (image.has("backing_file")) {
-        STRATA_TRY_VOID(settle_backing(session, image, arguments.has("u")));
+        STRATA_TRY_VOID(settle_backing(session, image, arguments.has("u"), hint));
     }
     if (!image.size) {
         return failure("Image creation needs a size parameter");
     }
     print_unless(arguments.has("q"), fmt::format("Formatting '{}', fmt={} {}\n", file, image.driver->name, image.summary()));
+    if (const std::string format = image.option("backing_fmt"); !format.empty() && !block::find_format(format).ok()) {
+        return failure(fmt::format("unrecognized backing format '{}'", format));
+    }
     return image.create(session);
 }
 
@@ -98,7 +105,13 @@ Result<int> run(Session& session, std::span<char*> words) {
     if (names.size() == 2) {
         STRATA_TRY_VOID(parse_bytes("image size", names[1]));  // before the format is looked at
     }
-    Result<> done = create(session, arguments, names[0]);
+    std::string hint;
+    Result<> done = create(session, arguments, names[0], hint);
+    if (!done.ok() && !hint.empty()) {
+        report_error(about(names[0], done.error()).text());
+        fmt::print(stderr, "{}", hint);
+        return 1;
+    }
     if (!done.ok()) {
         return about(names[0], done.error());
     }

@@ -34,7 +34,10 @@ struct Layer {
 Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
     block::NodePtr node = STRATA_TRY(session.open(spec, {.backing = false, .data = false, .share = share}));
     Layer layer;
-    layer.file = spec.options || spec.text.starts_with("json:") ? node->name() : spec.text;
+    layer.file = block::is_location(spec.text) ? spec.text : STRATA_TRY(shown_name(spec));
+    if (layer.file.starts_with("json:") && block::is_location(node->name())) {
+        layer.file = node->name();
+    }
     layer.format = node->format();
     layer.size = node->size();
     layer.about = STRATA_TRY(session.run(node->info()));
@@ -46,7 +49,7 @@ Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
     }
     if (!layer.about.backing_name.empty()) {
         const std::string& name = layer.about.backing_name;
-        layer.backing_path = name.starts_with("json:") ? name : beside(node->name(), name);
+        layer.backing_path = is_plain_name(name) && !name.starts_with('/') && node->name().empty() ? "" : beside(node->name(), name);
     }
     STRATA_TRY_VOID(session.close(node));
     return layer;
@@ -80,7 +83,9 @@ Json layer_json(const Layer& layer) {
     }
     if (!layer.about.backing_name.empty()) {
         result["backing-filename"] = layer.about.backing_name;
-        result["full-backing-filename"] = layer.backing_path;
+        if (!layer.backing_path.empty()) {
+            result["full-backing-filename"] = layer.backing_path;
+        }
         if (!layer.about.backing_format.empty()) {
             result["backing-filename-format"] = layer.about.backing_format;
         }
@@ -104,7 +109,9 @@ std::string layer_text(const Layer& layer) {
     text += layer.about.dirty ? "cleanly shut down: no\n" : "";
     if (const std::string& backing = layer.about.backing_name; !backing.empty()) {
         text += fmt::format("backing file: {}", backing);
-        text += backing == layer.backing_path ? "\n" : fmt::format(" (actual path: {})\n", layer.backing_path);
+        text += backing == layer.backing_path ? "\n"
+                : layer.backing_path.empty()  ? " (cannot determine actual path)\n"
+                                              : fmt::format(" (actual path: {})\n", layer.backing_path);
         if (!layer.about.backing_format.empty()) {
             text += fmt::format("backing file format: {}\n", layer.about.backing_format);
         }

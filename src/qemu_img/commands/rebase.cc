@@ -30,7 +30,7 @@ Result<NewBacking> open_new(Session& session, block::Node& overlay, const Argume
     if (name.empty()) {
         return result;
     }
-    const std::string path = name.starts_with("json:") ? name : beside(overlay.name(), name);
+    const std::string path = beside(overlay.name(), name);
     if (block::Node* layer = find_layer(overlay, name)) {
         result.node = layer;
         result.common = layer;

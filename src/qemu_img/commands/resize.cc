@@ -87,7 +87,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     STRATA_TRY_VOID(take_objects(session, arguments));
     const Wanted wanted = STRATA_TRY(wanted_of(size_text));
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, file, "f"));
-    block::NodePtr node = STRATA_TRY(session.open(spec, {.write = true}));
+    block::NodePtr node = STRATA_TRY(session.open(spec, {.write = true, .unmap = true}));
     const std::uint64_t size = STRATA_TRY(new_size(wanted, node->size()));
     Result<> allowed = check_change(node->size(), size, preallocation, arguments.has("shrink"));
     if (!allowed.ok()) {

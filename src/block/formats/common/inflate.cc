@@ -1,4 +1,4 @@
-// Inflate: libdeflate, one decompressor a thread.
+// Inflate and deflate: libdeflate, one state a thread.
 #include "block/formats/common/inflate.h"
 
 #include <libdeflate.h>
@@ -25,7 +25,17 @@ Result<> run(Function function, std::span<const std::byte> from, std::span<std::
     return ok();
 }
 
+struct FreeCompressor {
+    void operator()(libdeflate_compressor* each) const { libdeflate_free_compressor(each); }
+};
+constexpr int kLevel = 6;
+
 }  // namespace
+
+std::size_t deflate_raw(std::span<const std::byte> from, std::span<std::byte> into) {
+    thread_local const std::unique_ptr<libdeflate_compressor, FreeCompressor> deflater(libdeflate_alloc_compressor(kLevel));
+    return deflater == nullptr ? 0 : libdeflate_deflate_compress(deflater.get(), from.data(), from.size(), into.data(), into.size());
+}
 
 Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_deflate_decompress_ex, from, into); }
 Result<> inflate_zlib(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_zlib_decompress_ex, from, into); }

@@ -50,6 +50,7 @@ std::uint64_t TableNode::take_space(std::uint64_t bytes, std::uint64_t alignment
 
 Task<Reservation> TableNode::reserve(std::uint64_t /*block*/, std::uint64_t /*count*/) { co_return lacks("writing"); }
 Task<> TableNode::publish(std::uint64_t /*block*/, const Reservation& /*reservation*/) { co_return lacks("writing"); }
+Task<> TableNode::publish_packed(std::uint64_t /*block*/, std::uint64_t /*offset*/, std::uint64_t /*bytes*/) { co_return lacks("compressed writes"); }
 Task<bool> TableNode::publish_zero(std::uint64_t /*block*/) { co_return false; }
 Task<> TableNode::before_first_write() { co_return ok(); }
 Task<> TableNode::write_tail() { co_return ok(); }
@@ -103,6 +104,7 @@ Task<> TableNode::read(std::uint64_t offset, Buffers into) {
         const Buffers part = into.slice(done, place.length);
         switch (place.kind) {
             case Place::Kind::Data:
+                file_->note(NodeEvent::ReadAio);
                 STRATA_CO_TRY_VOID(co_await file_->read(place.offset, part));
                 break;
             case Place::Kind::Zero:
@@ -141,6 +143,7 @@ Task<> TableNode::write(std::uint64_t offset, Buffers from) {
     for (std::uint64_t done = 0; done < from.size();) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset + done, from.size() - done));
         if (place.kind == Place::Kind::Data) {
+            file_->note(NodeEvent::WriteAio);
             STRATA_CO_TRY_VOID(co_await file_->write(place.offset, from.slice(done, place.length)));
             done += place.length;
             continue;
@@ -206,6 +209,42 @@ Task<std::uint64_t> TableNode::allocate(std::uint64_t offset, std::uint64_t leng
     co_return part;
 }
 
+Task<> TableNode::write_packed_locked(std::uint64_t block, std::span<const std::byte> packed) {
+    STRATA_CO_TRY(const Place now, co_await find(block * unit_, std::min(unit_, size_ - block * unit_)));
+    if (now.kind != Place::Kind::Hole) {
+        co_return Error{ErrorKind::WrongState, fmt::format("'{}': the block at {} has a place, and is not written compressed", name(), block * unit_), EIO};
+    }
+    const std::uint64_t at = take_space(packed.size(), 1);
+    STRATA_CO_TRY_VOID(co_await file_->write(at, Buffers::of(packed)));
+    co_return co_await publish_packed(block, at, packed.size());
+}
+
+Task<> TableNode::write_packed(std::uint64_t offset, Buffers from, Pack pack) {
+    STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+    if (from.empty()) {
+        co_return ok();
+    }
+    if (offset % unit_ != 0 || (from.size() != unit_ && offset + from.size() != size_) || from.size() > unit_) {
+        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}': {} bytes at {} are no whole block", name(), from.size(), offset), EINVAL};
+    }
+    std::vector<std::byte> whole(unit_), packed(unit_);
+    from.copy_to(whole);
+    const std::size_t size = co_await loop().offload([&] { return pack(whole, std::span(packed).first(unit_ - 1)); });
+    if (size == 0) {
+        co_return co_await write(offset, from);
+    }
+    STRATA_CO_TRY_VOID(co_await begin_write());
+    const std::uint64_t block = offset / unit_;
+    while (busy(block, block)) {
+        co_await allocated_.wait();
+    }
+    allocating_.insert(block);
+    Result<> done = co_await write_packed_locked(block, std::span(packed).first(size));
+    allocating_.erase(block);
+    allocated_.wake_all();
+    co_return done;
+}
+
 // How many blocks from `first` on have no place, of those that [offset, end) covers wholly; the first one counts in any case.
 Task<std::uint64_t> TableNode::without_place(std::uint64_t first, std::uint64_t offset, std::uint64_t end) {
     std::uint64_t count = 1;
@@ -243,6 +282,7 @@ Task<std::uint64_t> TableNode::allocate_locked(std::uint64_t offset, std::uint64
     STRATA_CO_TRY_VOID(co_await fill(end, block_end, reservation, base));
     const std::uint64_t target = reservation.offset + (offset - base);
     if (from != nullptr) {
+        file_->note(NodeEvent::WriteAio);
         STRATA_CO_TRY_VOID(co_await file_->write(target, from->slice(0, end - offset)));
     } else if (!reservation.zeroed) {
         STRATA_CO_TRY_VOID(co_await file_->write_zeroes(target, end - offset, {.may_unmap = true}));
@@ -272,6 +312,7 @@ Task<> TableNode::fill(std::uint64_t from, std::uint64_t to, const Reservation& 
         buffer.resize(place.length);
         STRATA_CO_TRY_VOID(co_await read(from, Buffers(std::span(buffer))));
         if (!reservation.zeroed || !is_zero(buffer)) {
+            file_->note(NodeEvent::WriteAio);
             STRATA_CO_TRY_VOID(co_await file_->write(target, Buffers::of(buffer)));
         }
         from += place.length;

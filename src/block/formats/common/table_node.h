@@ -27,6 +27,9 @@ namespace strata::block {
 /// Decompresses `from` (which may have rubbish behind its stream) to exactly `into`. Runs on a worker thread.
 using Unpack = Result<> (*)(std::span<const std::byte> from, std::span<std::byte> into);
 
+/// Compresses `from` into `into`; answers how many bytes it became, 0 if they do not fit. Runs on a worker thread.
+using Pack = std::size_t (*)(std::span<const std::byte> from, std::span<std::byte> into);
+
 /// What lies at a place of the disk.
 struct Place {
     enum class Kind : std::uint8_t {
@@ -80,6 +83,11 @@ class TableNode : public Node {
     virtual Task<> publish(std::uint64_t block, const Reservation& reservation);
     /// Makes a block that is no Data read as zeros without space for it. False: the format cannot.
     virtual Task<bool> publish_zero(std::uint64_t block);
+    /// Makes `block` refer to `bytes` compressed bytes at `offset`, which are written.
+    virtual Task<> publish_packed(std::uint64_t block, std::uint64_t offset, std::uint64_t bytes);
+    /// What write_compressed() is, for formats that have compressed blocks: `pack` makes the bytes; blocks that do not get smaller are
+    /// written as they are. An empty buffer is the end of a stream, which means nothing here.
+    Task<> write_packed(std::uint64_t offset, Buffers from, Pack pack);
     /// Before the first write; durable when it returns, if the format wants it so.
     virtual Task<> before_first_write();
     /// After the data and before the tables of a flush: what must follow the last block.
@@ -106,6 +114,7 @@ class TableNode : public Node {
     Task<> read_packed(Place place, std::uint64_t offset, Buffers into);
     Task<> read_below(std::uint64_t offset, Buffers into);
     Task<std::uint64_t> allocate(std::uint64_t offset, std::uint64_t length, const Buffers* from);
+    Task<> write_packed_locked(std::uint64_t block, std::span<const std::byte> packed);
     Task<std::uint64_t> allocate_locked(std::uint64_t offset, std::uint64_t length, const Buffers* from);
     Task<std::uint64_t> without_place(std::uint64_t first, std::uint64_t offset, std::uint64_t end);
     Task<> fill(std::uint64_t from, std::uint64_t to, const Reservation& reservation, std::uint64_t base);

@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "block/wording.h"
+
 namespace strata::block {
 namespace {
 
@@ -68,6 +70,10 @@ std::uint32_t next_point(std::string_view text, std::size_t& at) {
 
 Error broken_image(std::string_view format, std::string_view name, std::string_view what) {
     return {ErrorKind::Failed, fmt::format("{} image '{}': {}", format, name, what), EINVAL};
+}
+
+Error broken_image(std::string_view format, std::string_view name, std::string_view what, std::string theirs) {
+    return wording() == Wording::Qemu ? Error{ErrorKind::Failed, std::move(theirs), EINVAL} : broken_image(format, name, what);
 }
 
 Error unsupported_image(std::string_view format, std::string_view name, std::string_view what) {

@@ -17,6 +17,8 @@ namespace strata::block {
 
 /// "FORMAT image 'NAME': WHAT" (Failed, EINVAL): an image that breaks its own format.
 Error broken_image(std::string_view format, std::string_view name, std::string_view what);
+/// The same, where QEMU's tools have a sentence of their own (wording.h).
+Error broken_image(std::string_view format, std::string_view name, std::string_view what, std::string theirs);
 /// As above (NotSupported, ENOTSUP): a sound image that asks for what is not done here.
 Error unsupported_image(std::string_view format, std::string_view name, std::string_view what);
 

@@ -12,6 +12,7 @@
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/parallels/header.h"
+#include "block/wording.h"
 
 namespace strata::block::parallels {
 namespace {
@@ -42,8 +43,9 @@ class ParallelsNode final : public TableNode {
             report.leaks_fixed = std::exchange(report.leaks, 0);
         }
         if (header_.was_open()) {
-            report.messages.emplace_back("the image was not closed");
-            if (repair == Repair::All && report.clean() && !traits_.read_only) {
+            const bool mends = repair == Repair::All && report.clean() && !traits_.read_only;
+            report.messages.push_back(worded("the image was not closed", mends ? "Repairing image was not closed correctly" : "ERROR image was not closed correctly"));
+            if (mends) {
                 STRATA_CO_TRY_VOID(co_await mark(kClosed));
                 ++report.corruptions_fixed;
             } else {

@@ -27,7 +27,19 @@ class Qcow1Node final : public TableNode {
         : TableNode(std::move(file), std::move(name), read_only), header_(header), backing_name_(std::move(backing_name)) {
         backing_ = std::move(backing);
         configure(header.size, header.cluster(), false);
+        traits_.compressed_writes = true;
         end_ = std::max(end_, header.l1_offset + header.l1_entries() * 8);
+    }
+    Task<> write_compressed(std::uint64_t offset, Buffers from) override { return write_packed(offset, from, &deflate_raw); }
+    // An L1 table of zeros first, durable; then all behind it goes.
+    Task<> make_empty() override {
+        STRATA_CO_TRY_VOID(check_range(0, 0, true));
+        STRATA_CO_TRY_VOID(co_await flush());
+        const std::vector<std::byte> zeros(header_.l1_entries() * 8);
+        STRATA_CO_TRY_VOID(co_await meta_.store_bytes(header_.l1_offset, zeros, 0));
+        STRATA_CO_TRY_VOID(co_await flush());
+        end_ = header_.l1_offset + zeros.size();
+        co_return co_await file_->resize(end_, Preallocation::Off);
     }
     [[nodiscard]] std::string_view format() const override { return "qcow"; }
     Task<FormatInfo> info() override {
@@ -69,6 +81,14 @@ class Qcow1Node final : public TableNode {
     Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
         const std::uint64_t offset = take_space(count * header_.cluster(), header_.cluster());
         co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+    }
+    Task<> publish_packed(std::uint64_t block, std::uint64_t offset, std::uint64_t bytes) override {
+        if (offset >> (63 - header_.cluster_bits) != 0) {
+            co_return Error{ErrorKind::Failed, fmt::format("'{}': compressed clusters cannot lie at {}", name(), offset), ENOSPC};
+        }
+        STRATA_CO_TRY(const std::uint64_t table, co_await table_of(block, true));
+        const Be64 entry = kCompressed | bytes << (63 - header_.cluster_bits) | offset;
+        co_return co_await meta_.store(table + index_of(block) * 8, entry, 0);
     }
     Task<> publish(std::uint64_t block, const Reservation& reservation) override {
         for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
@@ -134,7 +154,7 @@ constexpr std::array kOptions{
 };
 
 Task<> create(Loop& loop, CreateRequest request) {
-    STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "qcow", 1ULL << 40));
+    STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "qcow", 1ULL << 44));
     const std::string_view backing = request.option("backing_file");
     Header header;
     header.size = size;

@@ -9,11 +9,11 @@
 
 #include "base/endian.h"
 #include "block/formats/qcow2/snapshot_table.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
 
-constexpr std::size_t kMaxMessages = 200;
 constexpr std::uint64_t kMaxBitmapDirectory = 1024 * 65535;
 
 struct BitmapExtension {
@@ -155,6 +155,12 @@ Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
 // False: the entry cannot be.
 bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table, std::uint64_t host) {
     const auto mapping = metadata_.decode(entry, bitmap, 0);
+    if (!mapping.ok() && wording() == Wording::Qemu && !mends() && (entry & kCompressed) == 0 && (entry & kOffsetMask) % cluster() == 0) {
+        tell(fmt::format("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset {:#x} size {:#x}",
+                         entry & kOffsetMask, cluster()));
+        ++report_.corruptions;
+        return false;
+    }
     if (!mapping.ok()) {
         wrong(fmt::format("the L2 table at {:#x} has the entry {:#x}, which cannot be", host, entry), mends());
         return false;

@@ -29,6 +29,7 @@ class Checker {
     Task<CheckReport> run(Repair repair, std::vector<Table> extra);
 
   private:
+    static constexpr std::size_t kMaxMessages = 200;
     struct L2 {
         std::uint64_t owners = 0;
         bool active = false;
@@ -71,6 +72,7 @@ class Checker {
     std::vector<std::uint64_t> order_;  ///< L2 tables as they were met, the active disk's first
     std::uint64_t next_ = 0;            ///< where the next cluster would lie without a break
     std::vector<Block> blocks_;         ///< refcount blocks that change
+    std::vector<std::string> repairs_;  ///< what compare() mends, to be told behind what it finds
     std::vector<std::uint64_t> freed_;  ///< clusters that nobody owns any more
     bool rebuild_ = false;
     bool flags_wrong_ = false, tables_mended_ = false;

@@ -8,6 +8,7 @@
 #include "base/endian.h"
 #include "block/formats/qcow2/checker.h"
 #include "block/formats/qcow2/refcount_field.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 
@@ -28,8 +29,14 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
         }
         const bool leak = stored > counted;
         const bool fix = (repair_ == Repair::All || (leak && repair_ == Repair::Leaks)) && counted <= metadata_.max_refcount();
-        if (listens()) {
-            tell(fmt::format("{} cluster {} refcount={} reference={}", fix ? "Repairing" : leak ? "Leaked" : "ERROR", index, stored, counted));
+        if (listens() && repairs_.size() < kMaxMessages) {
+            const std::string what = fmt::format("cluster {} refcount={} reference={}", index, stored, counted);
+            if (fix) {
+                repairs_.push_back("Repairing " + what);
+            }
+            if (!fix || wording() == Wording::Qemu) {
+                tell((leak ? "Leaked " : "ERROR ") + what);  // the peer tells what it finds, and then again what it mends
+            }
         }
         if (leak) {
             ++(fix ? report_.leaks_fixed : report_.leaks);
@@ -80,6 +87,9 @@ Task<> Checker::compare() {
         if (changed) {
             blocks_.push_back(std::move(content));
         }
+    }
+    for (std::string& each : repairs_) {
+        tell(std::move(each));
     }
     co_return ok();
 }
@@ -139,7 +149,7 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
         }
         flags_wrong_ = true;
         if (telling) {
-            wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_entry={:x} refcount={}", entry, counts_.get(host / cluster())), mends());
+            wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}", &entry - l1.data(), entry, counts_.get(host / cluster())), mends());
         }
         if (mends() && should == setting) {
             entry ^= kCopied;

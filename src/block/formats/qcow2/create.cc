@@ -14,6 +14,7 @@
 #include "block/formats/qcow2/bitmap_directory.h"
 #include "block/formats/qcow2/qcow2.h"
 #include "block/protocols/file/file_node.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
@@ -103,7 +104,9 @@ Result<Header> plan(const CreateRequest& request) {
     const std::uint64_t cluster = STRATA_TRY(request.number("cluster_size", 65536));
     const std::uint64_t least = h.extended() ? 16384 : 512;
     if (!std::has_single_bit(cluster) || cluster < least || cluster > (2U << 20)) {
-        return wrong(fmt::format("cluster_size={}: must be a power of two from {} to 2M", cluster, least));
+        return wrong(worded(fmt::format("cluster_size={}: must be a power of two from {} to 2M", cluster, least),
+                            least == 512 ? "Cluster size must be a power of two between 512 and 2048k"
+                                         : "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes"));
     }
     h.cluster_bits = static_cast<std::uint32_t>(std::countr_zero(cluster));
     h.backing = request.option("backing_file");
@@ -119,7 +122,7 @@ Result<Header> plan(const CreateRequest& request) {
     }
     h.size = (request.size + 511) / 512 * 512;
     if (h.l1_needed() * 8 > kMaxL1Bytes) {
-        return wrong(fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size", request.size, cluster));
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size", request.size, cluster), EFBIG};
     }
     return h;
 }

@@ -11,6 +11,7 @@
 
 #include "base/byte_reader.h"
 #include "base/endian.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
@@ -71,24 +72,32 @@ Result<> check_header(const Header& h, std::string_view name) {
     STRATA_TRY_VOID(check_table(h, name, "refcount table", h.refcount_table_offset,
                                 std::uint64_t{h.refcount_table_clusters} << h.cluster_bits, kMaxRefcountTableBytes));
     if (h.l1_entries < h.l1_needed()) {
-        return bad(name, fmt::format("its L1 table has {} entries, its size needs {}", h.l1_entries, h.l1_needed()));
+        return Error{ErrorKind::Failed, worded(fmt::format("qcow2 image '{}': its L1 table has {} entries, its size needs {}", name, h.l1_entries, h.l1_needed()),
+                                               h.l1_needed() * 8 > kMaxL1Bytes ? "Image is too big" : "L1 table is too small"), EINVAL};
     }
     return check_table(h, name, "snapshot table", h.snapshots_offset, h.snapshots > kMaxSnapshots ? ~0ULL : h.snapshots, kMaxSnapshots);
 }
 
 std::string feature_names(std::span<const std::byte> table, std::uint64_t unknown) {
     std::string names;
-    for (; table.size() >= kFeatureEntry; table = table.subspan(kFeatureEntry)) {
-        const auto bit = static_cast<unsigned>(table[1]);
-        if (table[0] == std::byte{0} && bit < 64 && (unknown >> bit & 1) != 0) {
+    const std::string_view quote = wording() == Wording::Qemu ? "" : "'";
+    while (table.size() > 2) {
+        const auto entry = table.first(std::min(table.size(), kFeatureEntry));  // the last one may lack its padding
+        table = table.subspan(entry.size());
+        const auto bit = static_cast<unsigned>(entry[1]);
+        if (entry[0] == std::byte{0} && bit < 64 && (unknown >> bit & 1) != 0) {
             unknown &= ~(1ULL << bit);
-            names += names.empty() ? "'" : ", '";
-            for (std::size_t i = 2; i < kFeatureEntry && table[i] != std::byte{0}; ++i) {
-                const char c = static_cast<char>(table[i]);
+            names += names.empty() ? "" : ", ";
+            names += quote;
+            for (std::size_t i = 2; i < entry.size() && entry[i] != std::byte{0}; ++i) {
+                const char c = static_cast<char>(entry[i]);
                 names += c >= ' ' && c < 127 ? c : '?';
             }
-            names += '\'';
+            names += quote;
         }
+    }
+    if (unknown != 0 && wording() == Wording::Qemu) {
+        return fmt::format("{}{}Unknown incompatible feature: {:x}", names, names.empty() ? "" : ", ", unknown);
     }
     return unknown == 0 ? names : fmt::format("{}{}bits {:#x}", names, names.empty() ? "" : " and ", unknown);
 }
@@ -285,8 +294,9 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
         std::erase_if(h.extensions, [](const auto& each) { return each.first == kBitmapsExtension; });
     }
     if ((h.incompatible & ~kKnownIncompatible) != 0) {
-        return Error{ErrorKind::NotSupported, fmt::format("qcow2 image '{}' needs features that are unknown here: {}", name,
-                                                          feature_names(features, h.incompatible & ~kKnownIncompatible))};
+        const std::string names = feature_names(features, h.incompatible & ~kKnownIncompatible);
+        return Error{ErrorKind::NotSupported, worded(fmt::format("qcow2 image '{}' needs features that are unknown here: {}", name, names),
+                                                     fmt::format("Unsupported qcow2 feature(s): {}", names)), ENOTSUP};
     }
     if (static_cast<unsigned>(h.compression) > 1 ||
         ((h.incompatible & kCompressionType) != 0) != (h.compression != Compression::Zlib)) {

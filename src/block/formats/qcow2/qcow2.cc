@@ -100,7 +100,7 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(NodePtr backing, co_await open_backing(file->loop(), header, options));
     STRATA_CO_TRY(NodePtr data, co_await open_data(file, header, options));
     const std::uint64_t known = kRawExternalData | (header.has_bitmaps ? kBitmaps : 0);
-    if (!options.read_only && !options.for_check && (header.autoclear & ~known) != 0) {
+    if (!options.read_only && (header.autoclear & ~known) != 0) {
         // What these bits vouch for is not kept up here.
         const Be64 kept = header.autoclear & known;
         header.autoclear = kept;

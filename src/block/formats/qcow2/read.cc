@@ -96,6 +96,7 @@ Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
     if (!plain(m)) {
         co_return co_await read_subclusters(offset, into, m);
     }
+    file_->note(NodeEvent::ReadAio);
     co_return co_await read_data(m.host + offset % cluster(), offset, into);
 }
 

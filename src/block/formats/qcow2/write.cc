@@ -59,6 +59,7 @@ Task<std::uint64_t> Qcow2Node::write_in_place(std::uint64_t offset, Buffers from
         }
         part += more;
     }
+    file_->note(NodeEvent::WriteAio);
     STRATA_CO_TRY_VOID(co_await write_data(first.host + within, offset, from.slice(0, part)));
     co_return part;
 }
@@ -132,6 +133,7 @@ Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, st
         head_from = (first.allocated >> (within / unit) & 1) != 0 ? within : head_from;
         tail_to = (last.allocated >> ((end - 1) / unit) & 1) != 0 ? end : tail_to;
     }
+    file_->note(NodeEvent::WriteAio);
     STRATA_CO_TRY_VOID(co_await write_between(offset, from.slice(0, part), first, last, place, start + head_from, start + tail_to));
     for (std::uint64_t i = 0; i < place.clusters; ++i) {
         const std::uint64_t lower = i == 0 ? head_from : 0;

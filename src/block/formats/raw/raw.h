@@ -12,7 +12,8 @@ const FormatDriver& driver();
 
 class RawNode final : public Node {
   public:
-    RawNode(NodePtr file, std::uint64_t start, std::uint64_t size);
+    /// `guessed`: nobody said that it is raw: its first sector must not become another format's start, or the next guess is that format.
+    RawNode(NodePtr file, std::uint64_t start, std::uint64_t size, bool guessed = false);
     [[nodiscard]] std::string_view format() const override { return "raw"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
     [[nodiscard]] const NodeTraits& traits() const override { return file_->traits(); }
@@ -31,9 +32,11 @@ class RawNode final : public Node {
     [[nodiscard]] std::uint64_t start() const { return start_; }
 
   private:
+    Task<> check_start(std::uint64_t offset, Buffers from);
     const NodePtr file_;
     const std::uint64_t start_;
     std::uint64_t size_;
+    const bool guessed_;
 };
 
 }  // namespace strata::block::raw

@@ -25,6 +25,8 @@ struct Wire {
     std::array<std::byte, 56> unused2{};
 };
 static_assert(sizeof(Wire) == kHeaderBytes);
+/// The largest map of blocks of a MiB, as QEMU's tools have it.
+constexpr std::uint64_t kMaxBlocks = 0x1FFFFF80, kUsualBlock = 1U << 20, kUsualMaxSize = kMaxBlocks * kUsualBlock;
 constexpr std::uint32_t kSignature = 0xBEDA107F, kVersion = 0x00010001;
 constexpr std::string_view kText = "<<< Oracle VM VirtualBox Disk Image >>>\n";
 
@@ -33,10 +35,15 @@ Result<> check(const Header& h, std::uint32_t type, std::string_view name) {
         return unsupported_image("VDI", name, fmt::format("image type {} is unknown", type));
     }
     if (!std::has_single_bit(h.block) || h.block < 4096 || h.block > (256U << 20) || h.extra > (1U << 20) || h.extra % 512 != 0) {
-        return broken_image("VDI", name, fmt::format("blocks of {} and {} more bytes cannot be", h.block, h.extra));
+        return broken_image("VDI", name, fmt::format("blocks of {} and {} more bytes cannot be", h.block, h.extra),
+                            fmt::format("unsupported VDI image (block size {} is not {})", h.block, kUsualBlock));
     }
-    if (h.blocks > kMaxMapBytes / 4 || h.blocks < divide_up(h.size, h.block)) {
-        return broken_image("VDI", name, fmt::format("{} blocks of {} bytes do not fit a disk of {}", h.blocks, h.block, h.size));
+    if (h.blocks > kMaxBlocks || h.blocks < divide_up(h.size, h.block)) {
+        return broken_image("VDI", name, fmt::format("{} blocks of {} bytes do not fit a disk of {}", h.blocks, h.block, h.size),
+                            h.size > kUsualMaxSize   ? fmt::format("Unsupported VDI image size (size is {:#x}, max supported is {:#x})", h.size, kUsualMaxSize)
+                            : h.blocks > kMaxBlocks  ? fmt::format("unsupported VDI image (too many blocks {}, max is {})", h.blocks, kMaxBlocks)
+                                                     : fmt::format("unsupported VDI image (disk size {}, image bitmap has room for {})", h.size,
+                                                                   std::uint64_t{h.blocks} * h.block));
     }
     if (h.offset_map % 512 != 0 || h.offset_data % 512 != 0 || h.offset_map < 512 || h.offset_data < h.offset_map + h.blocks * 4ULL) {
         return broken_image("VDI", name, fmt::format("its map at {} and its data at {} cannot be", h.offset_map, h.offset_data));

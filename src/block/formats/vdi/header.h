@@ -18,7 +18,7 @@ namespace strata::block::vdi {
 inline constexpr std::size_t kHeaderBytes = 512;
 inline constexpr std::uint32_t kFree = 0xFFFFFFFF, kZero = 0xFFFFFFFE;
 inline constexpr std::uint32_t kDefaultBlock = 1U << 20;
-inline constexpr std::uint64_t kMaxMapBytes = 512ULL << 20;
+inline constexpr std::uint64_t kMaxMapBytes = 512ULL << 20;  ///< of what is made here
 /// Where the count of allocated blocks lies: the one field that is rewritten alone.
 inline constexpr std::uint64_t kAllocatedField = 388;
 

@@ -151,6 +151,10 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t size
         return broken_image("VHD", name, "it has no dynamic header where its footer says");
     }
     const WireHeader& wire = *read;
+    if (wire.entries > kMaxTableBytes / 4) {
+        return broken_image("VHD", name, fmt::format("a table of {} blocks is too large", wire.entries.value()),
+                            fmt::format("Max Table Entries too large ({})", wire.entries.value()));
+    }
     if (wire.checksum != checksum_of(bytes.first(kHeaderBytes), kHeaderChecksum)) {
         return broken_image("VHD", name, "its dynamic header's checksum is wrong");
     }
@@ -164,7 +168,7 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t size
     if (!std::has_single_bit(h.block) || h.block < 4096 || h.block > (256U << 20)) {
         return broken_image("VHD", name, fmt::format("blocks of {} bytes cannot be", h.block));
     }
-    if (h.entries > kMaxTableBytes / 4 || h.entries < divide_up(size, h.block)) {
+    if (h.entries < divide_up(size, h.block)) {
         return broken_image("VHD", name, fmt::format("a table of {} blocks of {} bytes does not fit a disk of {}", h.entries, h.block, size));
     }
     if (h.table_offset < kFooterBytes || h.table_offset >= (1ULL << 48) || h.table_offset % 512 != 0) {

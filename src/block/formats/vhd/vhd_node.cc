@@ -37,6 +37,8 @@ Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
     Place place{.length = std::min<std::uint64_t>(length, header_.block - within)};
     STRATA_CO_TRY(const Be32 entry, co_await meta_.load<Be32>(entry_offset(block)));
     if (entry == kUnallocated) {
+        // Nothing lies below a dynamic disk: what it lacks is zeros of its own.
+        place.kind = footer_.type == Type::Dynamic ? Place::Kind::Zero : Place::Kind::Hole;
         co_return place;
     }
     const std::uint64_t bitmap = entry * 512ULL;

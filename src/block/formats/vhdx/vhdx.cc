@@ -78,6 +78,7 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(layout.header, parse_headers(start, options.path));
     if (layout.header.dirty()) {
         STRATA_CO_TRY(file, co_await replay(std::move(file), layout.header, options));
+        layout.replayed = !options.read_only;
     }
     STRATA_CO_TRY(const auto replayed, co_await read_bytes(*file, 0, kStartBytes));
     STRATA_CO_TRY(layout.regions, parse_regions(replayed, options.path));

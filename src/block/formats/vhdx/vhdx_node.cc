@@ -35,6 +35,12 @@ Task<FormatInfo> VhdxNode::info() {
     co_return info;
 }
 
+Task<CheckReport> VhdxNode::check(Repair repair) {
+    STRATA_CO_TRY(CheckReport report, co_await TableNode::check(repair));
+    report.corruptions_fixed += std::exchange(layout_.replayed, false) ? 1 : 0;
+    co_return report;
+}
+
 // The sectors from `within` on of a block that has some of its own: the bitmap of its chunk says which.
 Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry, Place& place) {
     const Parameters& p = layout_.parameters;

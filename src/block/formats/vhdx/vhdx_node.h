@@ -17,11 +17,14 @@ class VhdxNode final : public TableNode {
         Header header;
         Regions regions;
         Parameters parameters;
+        bool replayed = false;  ///< opening brought its log into the file
     };
     VhdxNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing);
     [[nodiscard]] std::string_view format() const override { return "vhdx"; }
     [[nodiscard]] const Header& header() const { return layout_.header; }
     Task<FormatInfo> info() override;
+    /// A log that opening replayed counts as a corruption that was mended.
+    Task<CheckReport> check(Repair repair) override;
 
   protected:
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override;

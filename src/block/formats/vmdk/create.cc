@@ -14,6 +14,7 @@
 #include "block/formats/vmdk/descriptor.h"
 #include "block/formats/vmdk/sparse_header.h"
 #include "block/formats/vmdk/vmdk_node.h"
+#include "block/wording.h"
 
 namespace strata::block::vmdk {
 namespace {
@@ -148,13 +149,14 @@ Task<Parent> examine_parent(Loop& loop, const CreateRequest& request) {
         co_return wrong(fmt::format("'{:.200}' cannot be named in a VMDK image", name));
     }
     OpenOptions options;
-    options.path = (std::filesystem::path(request.path).parent_path() / name).string();
-    options.format = "vmdk";
-    options.read_only = true;
-    options.references = follow_references();
-    STRATA_CO_TRY(const NodePtr node, co_await open_node(loop, std::move(options)));
+    options.path = request.path;
+    options.references = request.references != nullptr ? request.references : follow_references();
+    Reference reference{.kind = Reference::Kind::Backing, .name = std::string(name), .format = "vmdk", .referrer = request.path};
+    STRATA_CO_TRY(const NodePtr node, co_await open_reference(loop, options, std::move(reference)));
     const auto* parent = dynamic_cast<const VmdkNode*>(node.get());
-    STRATA_CHECK(parent != nullptr, "a vmdk image opened for reading is no VmdkNode");
+    if (parent == nullptr) {
+        co_return wrong("a VMDK image lies over a VMDK image only");
+    }
     const Parent found{parent->cid(), node->size()};
     STRATA_CO_TRY_VOID(co_await node->close());
     co_return found;
@@ -188,7 +190,8 @@ Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(plan.subformat, choice(request, "subformat", kSubformats));
     STRATA_CO_TRY(plan.zeroed_grain, request.flag("zeroed_grain", false));
     if (plan.flat() && (plan.zeroed_grain || !request.option("backing_file").empty())) {
-        co_return wrong("a flat VMDK image has no grains and no backing file");
+        co_return wrong(worded("a flat VMDK image has no grains and no backing file",
+                               plan.zeroed_grain ? "Flat image can't enable zeroed grain" : "Flat image can't have backing file"));
     }
     STRATA_CO_TRY(const Parent parent, co_await examine_parent(loop, request));
     request.size = request.size == 0 ? parent.size : request.size;

@@ -175,7 +175,7 @@ Result<Descriptor> parse_descriptor(std::span<const std::byte> bytes, std::strin
         }
     }
     if (d.create_type.empty()) {
-        return broken_image("VMDK", name, "its descriptor names no createType: this is no VMDK image");
+        return broken_image("VMDK", name, "its descriptor names no createType: this is no VMDK image", "invalid VMDK image descriptor");
     }
     if (d.extents.empty()) {
         return broken_image("VMDK", name, "its descriptor names no extent");

@@ -133,6 +133,10 @@ Task<SparseHeader> read_sparse_header(Node& file, std::string name, bool& fresh)
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(file, 0, kCowdHeaderBytes));
     STRATA_CO_TRY(const SparseHeader header, parse_sparse_header(bytes, name));
     if (header.directory != kDirectoryAtEnd) {
+        if (!header.cowd && file.size() < header.overhead * 512) {
+            co_return broken_image("VMDK", name, fmt::format("it was cut off: {} bytes of at least {} are there", file.size(), header.overhead * 512),
+                                   fmt::format("File truncated, expecting at least {} bytes", header.overhead * 512));
+        }
         co_return header;
     }
     if (file.size() <= header.overhead * 512) {

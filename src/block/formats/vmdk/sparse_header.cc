@@ -42,7 +42,7 @@ Result<> check(const SparseHeader& h, std::string_view name) {
         return broken_image("VMDK", name, fmt::format("grain tables of {} entries cannot be", h.table_entries));
     }
     if (h.capacity == 0 || h.capacity > (1ULL << 52) || h.tables() > kMaxDirectoryEntries) {
-        return broken_image("VMDK", name, fmt::format("an extent of {} sectors in grains of {} cannot be", h.capacity, h.grain));
+        return broken_image("VMDK", name, fmt::format("an extent of {} sectors in grains of {} cannot be", h.capacity, h.grain), "L1 size too big");
     }
     const bool at_end = h.directory == kDirectoryAtEnd;
     if (!at_end && (h.directory == 0 || h.directory > (1ULL << 48) || h.redundant_directory > (1ULL << 48))) {
@@ -107,13 +107,13 @@ Result<SparseHeader> parse_sparse_header(std::span<const std::byte> bytes, std::
     h.overhead = wire.overhead;
     h.unclean = wire.unclean != 0;
     h.compression = wire.compression;
+    STRATA_TRY_VOID(check(h, name));
     if ((h.flags & kFlagNewline) != 0 && wire.newlines != kNewlines) {
         return broken_image("VMDK", name, "its line ends were converted in a transfer as text");
     }
     if (h.compressed() && h.compression != 1) {
         return unsupported_image("VMDK", name, fmt::format("compression {} is unknown", h.compression));
     }
-    STRATA_TRY_VOID(check(h, name));
     return h;
 }
 

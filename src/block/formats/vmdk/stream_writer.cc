@@ -59,6 +59,7 @@ StreamWriter::StreamWriter(NodePtr file, std::string name, const SparseHeader& h
     traits_.fast_zeroes = true;
     traits_.zero_initialised = true;
     traits_.compressed_writes = true;
+    traits_.whole_clusters = true;
 }
 
 Task<> StreamWriter::read(std::uint64_t /*offset*/, Buffers /*into*/) { co_return lacks("reading before a stream's end is written"); }
