@@ -43,9 +43,11 @@ class Qcow2BitmapPeerTest : public testing::Test {
     /// "start length" of each dirty stretch of bitmap `name`, as the peer's server tells.
     [[nodiscard]] std::string dirty(const std::string& name) const {
         shell(fmt::format("qemu-nbd --fork --pid-file=pid -k {0}/sock -r -f qcow2 -B {1} a.qcow2 && "
-                          "qemu-img map --output=json --image-opts "
+                          "server=$(cat pid) && qemu-img map --output=json --image-opts "
                           "driver=nbd,server.type=unix,server.path={0}/sock,x-dirty-bitmap=qemu:dirty-bitmap:{1} >map && "
-                          "sed -n 's/.*\"start\": \\([0-9]*\\), \"length\": \\([0-9]*\\).*\"data\": false.*/\\1 \\2/p' map >dirty", folder_, name));
+                          "sed -n 's/.*\"start\": \\([0-9]*\\), \"length\": \\([0-9]*\\).*\"data\": false.*/\\1 \\2/p' map >dirty && "
+                          "timeout 60 tail --pid=$server -f /dev/null",  // it gives the image back when its last client has gone
+                          folder_, name));
         std::ifstream in(folder_ + "/dirty");
         return {std::istreambuf_iterator<char>(in), {}};
     }

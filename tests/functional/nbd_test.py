@@ -62,7 +62,7 @@ class Base(unittest.TestCase):
         return status
 
     def run_tool(self, *command, status=0):
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, errors="replace", timeout=60, check=False)
         self.assertEqual(done.returncode, status, f"{command}\n{done.stdout}{done.stderr}")
         return done.stdout
 
