@@ -36,7 +36,7 @@ STRESS = {
     "strings": "--memcpy 1 --str 1 --bsearch 1 --qsort 1", "vectors": "--vecmath 1 --matrix 1 --fp-error 1", "pipes": "--pipe 1 --eventfd 1 --sock 1",
 }
 PYTHON = ("test_math test_cmath test_float test_long test_int test_fractions test_struct test_array test_random test_statistics test_zlib test_bz2 test_lzma "
-          "test_hashlib test_hmac test_re test_json test_pickle test_memoryview test_mmap test_threading test_generators test_sqlite3 test_decimal")
+          "test_hashlib test_hmac test_re test_json test_pickle test_memoryview test_mmap test_threading test_generators test_decimal")
 APT = "apt-get -q -y -o Dir::Cache::Archives=/soak/archives -o Dir::State::Lists=/soak/lists --no-install-recommends --no-download"
 KERNEL_LOG = "! dmesg | grep -E 'BUG:|WARNING:|Oops|lockup|stall|general protection|invalid opcode|Call Trace|I/O error|EXT4-fs error'"
 
