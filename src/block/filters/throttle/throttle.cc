@@ -28,7 +28,7 @@ const NodeDriver& driver() { return kDriver; }
 Result<std::shared_ptr<ThrottleGroup>> take_group(NodeTree& tree) {
     if (const auto name = tree.take("throttle-group")) {
         auto group = ThrottleGroup::find(*name);
-        return group != nullptr ? Result(std::move(group))
+        return group != nullptr ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group))
                                 : Error{ErrorKind::NotFound, fmt::format("Throttle group '{}' does not exist", *name), EINVAL};
     }
     const auto name = tree.take("group");
@@ -40,7 +40,7 @@ Result<std::shared_ptr<ThrottleGroup>> take_group(NodeTree& tree) {
     if (group != nullptr && limits.any()) {
         return Error{ErrorKind::AlreadyExists, fmt::format("throttle group '{}' has its limits from another disk: name the group alone", *name), EINVAL};
     }
-    return group != nullptr ? Result(std::move(group)) : ThrottleGroup::make(*name, limits);
+    return group != nullptr ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group)) : ThrottleGroup::make(*name, limits);
 }
 
 ThrottleNode::ThrottleNode(NodePtr child, std::shared_ptr<ThrottleGroup> group)
