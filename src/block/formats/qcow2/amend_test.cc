@@ -1,9 +1,11 @@
 // Tests of amending qcow2 images: what they hold stays, checks stay clean, what cannot be is refused and changes nothing.
 #include <filesystem>
+#include <fstream>
 #include <random>
 
 #include <gtest/gtest.h>
 
+#include "base/endian.h"
 #include "block/amend.h"
 #include "block/blocking_image.h"
 
@@ -77,6 +79,36 @@ class Qcow2AmendTest : public testing::Test {
                 EXPECT_EQ(std::get<std::int64_t>(field.value), bits);
             }
         }
+    }
+    void write(std::uint64_t offset, std::uint64_t length, int value) {
+        const auto part = std::span(model_).subspan(offset, length);
+        std::fill(part.begin(), part.end(), static_cast<std::byte>(value));
+        const auto image = open();
+        ASSERT_TRUE(image->write(offset, part).ok());
+        ASSERT_TRUE(image->close().ok());
+    }
+    void snapshot() const {
+        const auto image = open();
+        ASSERT_TRUE(image->loop().run(image->node().create_snapshot(SnapshotInfo{})).ok());
+        ASSERT_TRUE(image->close().ok());
+    }
+    [[nodiscard]] static std::uint64_t word_at(std::fstream& file, std::uint64_t offset) {
+        Be64 word;
+        file.seekg(static_cast<std::streamoff>(offset));
+        // SAFETY: bytes of an integer.
+        file.read(reinterpret_cast<char*>(&word), sizeof word);
+        return word;
+    }
+    /// The first cluster reads as zeros and keeps its place, as QEMU leaves it.
+    void zero_first_entry() {
+        std::fstream file(path(), std::ios::binary | std::ios::in | std::ios::out);
+        const std::uint64_t l2 = word_at(file, word_at(file, 40)) & 0x00FFFFFFFFFFFE00ULL;
+        const Be64 entry = word_at(file, l2) | 1;
+        ASSERT_GT(entry.value(), 1U);
+        file.seekp(static_cast<std::streamoff>(l2));
+        // SAFETY: bytes of an integer.
+        file.write(reinterpret_cast<const char*>(&entry), sizeof entry);
+        std::fill_n(model_.begin(), 65536, std::byte{0});
     }
     std::string folder_;
     std::vector<std::byte> model_;
@@ -158,6 +190,44 @@ TEST_F(Qcow2AmendTest, DowngradesWithZerosAndSnapshots) {
         ASSERT_TRUE(amend({{"compat", "v3"}, {"lazy_refcounts", "on"}, {"refcount_bits", "8"}}).ok());
         expect_sound("1.1", 8);
     }
+}
+
+TEST_F(Qcow2AmendTest, DowngradesLeaveClustersOfSnapshotsAlone) {
+    for (const bool over : {false, true}) {
+        SCOPED_TRACE(over ? "overlay" : "alone");
+        std::fill(model_.begin(), model_.end(), static_cast<std::byte>(over ? 9 : 0));
+        if (over) {
+            // SAFETY: bytes are chars.
+            std::ofstream(folder_ + "/base", std::ios::binary).write(reinterpret_cast<const char*>(model_.data()), kSize);
+        }
+        create(over ? OptionList{{"backing_file", "base"}, {"backing_fmt", "raw"}} : OptionList{});
+        write(0, 65536, 7);
+        snapshot();
+        const std::vector<std::byte> before = model_;
+        write(1U << 20, 65536, 8);  // gives the active disk an L2 table of its own
+        zero_first_entry();
+        expect_sound("1.1", 16);
+        const auto done = amend({{"compat", "0.10"}});
+        ASSERT_TRUE(done.ok()) << done.error().text();
+        expect_sound("0.10", 16);
+        {
+            const auto image = open();
+            ASSERT_TRUE(image->loop().run(image->node().apply_snapshot("1")).ok());
+            ASSERT_TRUE(image->close().ok());
+        }
+        model_ = before;
+        expect_sound("0.10", 16);
+    }
+}
+
+TEST_F(Qcow2AmendTest, DowngradesGiveBackWhatZerosKeptForAllOwners) {
+    create({});
+    write(0, 65536, 7);
+    zero_first_entry();
+    snapshot();  // one L2 table, two owners
+    const auto done = amend({{"compat", "0.10"}});
+    ASSERT_TRUE(done.ok()) << done.error().text();
+    expect_sound("0.10", 16);
 }
 
 TEST_F(Qcow2AmendTest, WhatCannotBeIsRefused) {

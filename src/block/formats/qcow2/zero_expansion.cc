@@ -2,7 +2,8 @@
 // below, else clusters of zeros.
 //
 // The image is at rest. Tables change where they are, a shared one for all its owners at once: each entry reads the same before and
-// after, so any part of it may survive a crash.
+// after, so any part of it may survive a crash. A cluster that an entry of zeros kept is never written: a snapshot may show it. It is
+// dropped instead.
 #include <cerrno>
 #include <set>
 
@@ -43,32 +44,42 @@ Task<bool> Qcow2Node::has_compressed() {
 Task<> Qcow2Node::expand_table(std::uint64_t host, std::uint64_t owners) {
     STRATA_CO_TRY(std::vector<Be64> words, co_await read_words(*file_, host, cluster() / 8));
     bool changed = false;
+    std::vector<std::uint64_t> dropped;
     for (Be64& word : words) {
         STRATA_CO_TRY(const Mapping m, metadata_->decode(word, 0, 0));
         if (m.kind != Mapping::Kind::Zero) {
             continue;
         }
         changed = true;
-        std::uint64_t place = m.host;
-        if (place == 0 && header().backing.empty()) {
+        if (m.host != 0) {
+            dropped.push_back(m.host);
+        }
+        if (header().backing.empty()) {
             word = 0ULL;
             continue;
         }
-        if (place == 0) {
-            STRATA_CO_TRY(const Allocation made, co_await metadata_->allocate(1));
-            place = made.host;
-            for (std::uint64_t more = 1; more < owners; ++more) {
-                STRATA_CO_TRY_VOID(co_await metadata_->change_refcount(place / cluster(), 1));
-            }
-            word = place | (owners == 1 ? kCopied : 0);
-        } else {
-            word = word & ~kZeroFlag;
+        STRATA_CO_TRY(const Allocation made, co_await metadata_->allocate(1));
+        for (std::uint64_t more = 1; more < owners; ++more) {
+            STRATA_CO_TRY_VOID(co_await metadata_->change_refcount(made.host / cluster(), 1));
         }
-        STRATA_CO_TRY_VOID(co_await file_->write_zeroes(place, cluster(), {}));
+        word = made.host | (owners == 1 ? kCopied : 0);
+        STRATA_CO_TRY_VOID(co_await file_->write_zeroes(made.host, cluster(), {}));
     }
-    if (changed) {
-        STRATA_CO_TRY_VOID(co_await metadata_->write_back());
-        STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers::of(std::as_bytes(std::span(words)))));
+    if (!changed) {
+        co_return ok();
+    }
+    STRATA_CO_TRY_VOID(co_await metadata_->write_back());
+    STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers::of(std::as_bytes(std::span(words)))));
+    if (!dropped.empty()) {
+        STRATA_CO_TRY_VOID(co_await file_->flush());  // no cluster is free before nothing names it
+    }
+    for (const std::uint64_t each : dropped) {
+        for (std::uint64_t owner = 0; owner < owners; ++owner) {
+            metadata_->release(each, 1);
+            if (metadata_->loaded()) {
+                STRATA_CO_TRY_VOID(co_await metadata_->settle());
+            }
+        }
     }
     co_return ok();
 }
