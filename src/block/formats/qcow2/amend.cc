@@ -131,6 +131,9 @@ Task<> Qcow2Node::check_downgrade() {
     if ((h.incompatible & kExternalData) != 0) {
         co_return unable("Cannot downgrade an image with a data file");
     }
+    if (h.encryption != 0 && !h.backing.empty()) {
+        co_return unable("Cannot downgrade an encrypted image with a backing file");  // its clusters of zeros would need the key
+    }
     STRATA_CO_TRY(const SnapshotTable table, co_await read_snapshots(*file_, h));
     for (const Snapshot& each : table.snapshots) {
         if (each.info.vm_state_size > 0xFFFFFFFFU || each.info.disk_size != size_) {

@@ -34,6 +34,7 @@ class Qcow2AmendTest : public testing::Test {
     }
     [[nodiscard]] std::unique_ptr<BlockingImage> open() const {
         OpenOptions options;
+        options.extra = opening_;
         options.path = path();
         options.format = "qcow2";
         options.references = follow_references();
@@ -111,6 +112,7 @@ class Qcow2AmendTest : public testing::Test {
         std::fill_n(model_.begin(), 65536, std::byte{0});
     }
     std::string folder_;
+    OptionList opening_;
     std::vector<std::byte> model_;
 };
 
@@ -228,6 +230,25 @@ TEST_F(Qcow2AmendTest, DowngradesGiveBackWhatZerosKeptForAllOwners) {
     const auto done = amend({{"compat", "0.10"}});
     ASSERT_TRUE(done.ok()) << done.error().text();
     expect_sound("0.10", 16);
+}
+
+TEST_F(Qcow2AmendTest, EncryptedImagesDowngradeWithoutABackingFileOnly) {
+    CreateRequest base;
+    base.path = folder_ + "/base";
+    base.size = kSize;
+    ASSERT_TRUE(BlockingImage::create("raw", std::move(base)).ok());
+    opening_ = {{"encrypt.key-secret", "geheim"}};
+    OptionList options{{"encrypt.format", "luks"}, {"encrypt.key-secret", "geheim"}, {"encrypt.iter-time", "1"}};
+    create(options);
+    write(0, 65536, 7);
+    zero_first_entry();
+    const auto done = amend({{"compat", "0.10"}});
+    ASSERT_TRUE(done.ok()) << done.error().text();
+    expect_sound("0.10", 16);
+    options.insert(options.end(), {{"backing_file", "base"}, {"backing_fmt", "raw"}});
+    create(options);
+    EXPECT_FALSE(amend({{"compat", "0.10"}}).ok());
+    expect_sound("1.1", 16);
 }
 
 TEST_F(Qcow2AmendTest, WhatCannotBeIsRefused) {
