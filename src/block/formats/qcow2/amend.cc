@@ -148,7 +148,7 @@ Task<> Qcow2Node::check_downgrade() {
     }
     if (h.compression != Compression::Zlib) {
         STRATA_CO_TRY(const bool compressed, co_await has_compressed());
-        if (compressed) {
+        if (compressed || h.snapshots != 0) {  // only the active disk was looked at
             co_return unable("Cannot downgrade an image with zstd compression type and existing compressed clusters");
         }
     }

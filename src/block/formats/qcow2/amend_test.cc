@@ -251,6 +251,20 @@ TEST_F(Qcow2AmendTest, EncryptedImagesDowngradeWithoutABackingFileOnly) {
     expect_sound("1.1", 16);
 }
 
+TEST_F(Qcow2AmendTest, CompressedClustersOfSnapshotsForbidTheDowngrade) {
+    create({{"compression_type", "zstd"}});
+    {
+        const auto image = open();
+        const std::vector<std::byte> content(65536, std::byte{7});
+        ASSERT_TRUE(image->loop().run(image->node().write_compressed(0, Buffers::of(content))).ok());
+        ASSERT_TRUE(image->close().ok());
+    }
+    snapshot();
+    write(0, 65536, 8);
+    EXPECT_FALSE(amend({{"compat", "0.10"}}).ok());
+    expect_sound("1.1", 16);
+}
+
 TEST_F(Qcow2AmendTest, WhatCannotBeIsRefused) {
     create({{"extended_l2", "on"}});
     fill(5);
