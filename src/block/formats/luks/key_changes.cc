@@ -81,6 +81,22 @@ Task<bool> fits(Area area, Header header, std::size_t index, std::string passphr
     co_return key.ok();
 }
 
+/// What is written to `slot`'s material hits neither the header, nor the payload, nor the material of another key in use.
+Result<> check_place(const Header& header, std::size_t slot, std::uint64_t length, std::uint64_t limit) {
+    const std::uint64_t from = header.slots.at(slot).offset;
+    if (from < kHeaderBytes || !lies_within(from, length, limit)) {
+        return wrong(fmt::format("keyslot {} has no room for a key", slot));
+    }
+    for (std::size_t i = 0; i < header.slots.size(); ++i) {
+        const Slot& other = header.slots.at(i);
+        const std::uint64_t end = other.offset + std::uint64_t{other.stripes} * header.key_bytes;
+        if (i != slot && other.active && from < end && other.offset < from + length) {
+            return wrong(fmt::format("keyslot {} lies over active keyslot {} - refusing to write to it", slot, i));
+        }
+    }
+    return ok();
+}
+
 Task<> write_header(Area area, Header header) {
     const std::vector<std::byte> bytes = serialise_header(header);
     STRATA_CO_TRY_VOID(co_await area.file->write(area.offset, Buffers::of(bytes)));
@@ -100,12 +116,15 @@ Task<> add_key(Area area, OpenVolume volume, Change change, bool force) {
     if (slot.active && !force) {
         co_return wrong(fmt::format("Refusing to overwrite active keyslot {} - please erase it first", *change.slot));
     }
+    const auto active = std::count_if(header.slots.begin(), header.slots.end(), [](const Slot& each) { return each.active; });
+    if (slot.active && active == 1) {
+        co_return wrong(fmt::format("Refusing to overwrite the only active keyslot {}: an interruption would lose all the data - "
+                                    "please add the key to another keyslot, then erase this one", *change.slot));
+    }
     const auto work = [&] { return fill_slot(header, slot, volume.key, *change.new_secret, change.milliseconds); };
     Result<std::vector<std::byte>> material = co_await area.file->loop().offload(work);
     STRATA_CO_TRY_VOID(material.ok() ? ok() : Result<>(material.error()));
-    if (!lies_within(slot.offset, material->size(), std::min(header.payload, area.length))) {
-        co_return wrong(fmt::format("keyslot {} has no room for a key", *change.slot));
-    }
+    STRATA_CO_TRY_VOID(check_place(header, *change.slot, material->size(), std::min(header.payload, area.length)));
     STRATA_CO_TRY_VOID(co_await area.file->write(area.offset + slot.offset, Buffers::of(*material)));
     STRATA_CO_TRY_VOID(co_await area.file->flush());
     co_return co_await write_header(area, header);
@@ -140,13 +159,17 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
                                                   "data in the image irreversibly - refusing operation"));
     }
     for (const std::size_t i : doomed) {
+        const std::uint64_t length = std::uint64_t{header.slots.at(i).stripes} * header.key_bytes;
+        STRATA_CO_TRY_VOID(length == 0 ? ok() : check_place(header, i, length, std::min(header.payload, area.length)));
+    }
+    for (const std::size_t i : doomed) {
         Slot& slot = header.slots.at(i);
         const std::uint64_t length = std::uint64_t{slot.stripes} * header.key_bytes;
         slot.active = false;
         slot.iterations = 0;
         slot.salt = {};
         STRATA_CO_TRY_VOID(co_await write_header(area, header));
-        if (length != 0 && lies_within(slot.offset, length, area.length)) {
+        if (length != 0) {
             std::vector<std::byte> noise(length);
             STRATA_CO_TRY_VOID(fill_random(noise));
             STRATA_CO_TRY_VOID(co_await area.file->write(area.offset + slot.offset, Buffers::of(noise)));

@@ -51,7 +51,7 @@ Task<MadeVolume> make_volume(Loop& loop, NewVolume plan);
 Task<Header> read_header(Area area);
 /// PermissionDenied if the passphrase fits no slot.
 Task<OpenVolume> open_volume(Area area, std::string passphrase);
-/// Adds or erases keys; `passphrase`: one that fits now. The last key is erased only if `force`.
+/// Adds or erases keys; `passphrase`: one that fits now. The last key is erased only if `force`, and never overwritten.
 Task<> change_keys(Area area, OptionList options, std::string prefix, std::string passphrase, bool force);
 
 /// What `info` tells of a volume.
