@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr unsigned kMaxChunks = 1U << 20;
 constexpr std::uint32_t kMaxStatusChunk = 1U << 20;
+constexpr std::size_t kMaxPieces = 4096;
 
 /// The server does not keep to the protocol: the connection is of no use any more.
 Error malformed(std::string_view what) { return {ErrorKind::Unreachable, fmt::format("NBD server: {}", what), EPROTO}; }
@@ -216,6 +218,27 @@ Task<> Connection::chunk(const ChunkHeader& header, Pending& pending) {
     co_return co_await error_chunk(length, pending);
 }
 
+// Each byte comes once: one that came twice would stand for another that never did.
+Result<> Connection::cover(Pending& pending, std::uint64_t from, std::uint64_t bytes) {
+    std::uint64_t end = from + bytes;
+    auto& pieces = pending.pieces;
+    auto next = pieces.lower_bound(from);
+    if ((next != pieces.end() && next->first < end) || (next != pieces.begin() && std::prev(next)->second > from)) {
+        return malformed("the same data twice");
+    }
+    if (next != pieces.end() && next->first == end) {
+        end = next->second;
+        next = pieces.erase(next);
+    }
+    if (next != pieces.begin() && std::prev(next)->second == from) {
+        std::prev(next)->second = end;
+    } else {
+        pieces.emplace_hint(next, from, end);
+    }
+    pending.received += bytes;
+    return pieces.size() > kMaxPieces ? Result<>(malformed("it scatters its answer")) : ok();
+}
+
 Task<> Connection::data_chunk(std::uint32_t length, Pending& pending) {
     const Command& command = pending.command;
     Be64 offset;
@@ -227,7 +250,7 @@ Task<> Connection::data_chunk(std::uint32_t length, Pending& pending) {
     if (offset.value() < command.offset || from > command.length || bytes > command.length - from) {
         co_return malformed("data of another place than it was asked for");
     }
-    pending.received += bytes;
+    STRATA_CO_TRY_VOID(cover(pending, from, bytes));
     co_return co_await stream_->read(command.buffers.slice(from, bytes));
 }
 
@@ -245,7 +268,7 @@ Task<> Connection::hole_chunk(std::uint32_t length, Pending& pending) {
     if (hole.offset.value() < command.offset || from > command.length || hole.length > command.length - from || hole.length == 0) {
         co_return malformed("a hole of another place than it was asked for");
     }
-    pending.received += hole.length;
+    STRATA_CO_TRY_VOID(cover(pending, from, hole.length));
     command.buffers.slice(from, hole.length).fill(std::byte{0});
     co_return ok();
 }

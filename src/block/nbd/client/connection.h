@@ -7,6 +7,7 @@
 
 #include <coroutine>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -45,6 +46,7 @@ class Connection {
         std::vector<StatusDescriptor>* status = nullptr;
         Result<> result = ok();
         std::uint64_t received = 0;  ///< bytes that chunks brought
+        std::map<std::uint64_t, std::uint64_t> pieces{};  ///< where those are: begin and end, never side by side
         unsigned chunks = 0;
         bool done = false;
         std::coroutine_handle<> waiter{};
@@ -55,6 +57,7 @@ class Connection {
     Task<> receive_one();
     Task<> simple_reply(const SimpleReply& reply, Pending& pending);
     Task<> chunk(const ChunkHeader& header, Pending& pending);
+    static Result<> cover(Pending& pending, std::uint64_t from, std::uint64_t bytes);
     Task<> data_chunk(std::uint32_t length, Pending& pending);
     Task<> hole_chunk(std::uint32_t length, Pending& pending);
     Task<> status_chunk(std::uint32_t length, Pending& pending);
