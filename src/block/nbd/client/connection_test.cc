@@ -1,4 +1,4 @@
-// Tests of the client's connection with servers whose replies are not what they seem.
+// Tests of NBD connections: servers whose replies are not what they seem.
 #include <sys/socket.h>
 
 #include <array>
