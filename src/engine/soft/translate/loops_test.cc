@@ -15,7 +15,7 @@ using Machine = TranslateTestMachine;
 using Bytes = std::vector<std::uint8_t>;
 using Random = std::mt19937_64;
 
-constexpr unsigned kRax = 0, kRcx = 1, kRdx = 2, kRbx = 3, kRsi = 6, kRdi = 7, kR9 = 9;
+constexpr unsigned kRcx = 1, kRdx = 2, kRbx = 3, kRsi = 6, kRdi = 7, kR9 = 9;
 
 std::uint64_t pick(Random& random, std::uint64_t below) { return random() % below; }
 
