@@ -8,31 +8,15 @@
 
 #include "block/amend.h"
 #include "block/blocking_image.h"
+#include "peer_test.h"
 
 namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kSize = 8U << 20;
 
-class EncryptionPeerTest : public testing::Test {
+class EncryptionPeerTest : public PeerTest {
   protected:
-    void SetUp() override {
-        if (std::system("command -v qemu-img >/dev/null && command -v qemu-io >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-            GTEST_SKIP() << "no qemu-img here: install qemu-utils";
-        }
-        std::string pattern = testing::TempDir() + "encryptedXXXXXX";
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
-    }
-    void TearDown() override {
-        if (!folder_.empty()) {
-            std::filesystem::remove_all(folder_);
-        }
-    }
-    void shell(const std::string& line) const {
-        const std::string command = fmt::format("cd {} && {{ {}; }} >log 2>&1 || {{ cat log; false; }}", folder_, line);
-        EXPECT_EQ(std::system(command.c_str()), 0) << line;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-    }
     [[nodiscard]] Result<std::unique_ptr<BlockingImage>> open(const std::string& format, const std::string& passphrase) const {
         OpenOptions options;
         options.path = folder_ + "/a";
@@ -86,7 +70,6 @@ class EncryptionPeerTest : public testing::Test {
         image->reset();
         EXPECT_EQ(open(format, "falsch").ok(), format == "qcow2" && aes_);  // AES does not tell
     }
-    std::string folder_;
     bool aes_ = false;
 };
 

@@ -1,35 +1,17 @@
 // Amending qcow2 images, both ways: what is amended here qemu-img finds sound and equal, what it amended is read here.
-#include <cstdlib>
-#include <filesystem>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "block/amend.h"
 #include "block/blocking_image.h"
+#include "peer_test.h"
 
 namespace strata::block {
 namespace {
 
-class Qcow2AmendPeerTest : public testing::Test {
+class Qcow2AmendPeerTest : public PeerTest {
   protected:
-    void SetUp() override {
-        if (std::system("command -v qemu-img >/dev/null && command -v qemu-io >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-            GTEST_SKIP() << "no qemu-img here: install qemu-utils";
-        }
-        std::string pattern = testing::TempDir() + "amendpeerXXXXXX";
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
-    }
-    void TearDown() override {
-        if (!folder_.empty()) {
-            std::filesystem::remove_all(folder_);
-        }
-    }
-    void shell(const std::string& line) const {
-        const std::string command = fmt::format("cd {} && {{ {}; }} >log 2>&1 || {{ cat log; false; }}", folder_, line);
-        EXPECT_EQ(std::system(command.c_str()), 0) << line;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-    }
     [[nodiscard]] Result<> amend(OptionList options) const {
         OpenOptions open;
         open.path = folder_ + "/a.qcow2";
@@ -41,7 +23,6 @@ class Qcow2AmendPeerTest : public testing::Test {
         STRATA_TRY_VOID(image->loop().run(amend_image(image->node().shared_from_this(), std::move(request))));
         return image->close();
     }
-    std::string folder_;
 };
 
 TEST_F(Qcow2AmendPeerTest, WhatIsAmendedHereIsSoundThere) {

@@ -1,37 +1,20 @@
 // Persistent dirty bitmaps, both ways: what is stored here qemu-nbd serves bit by bit, what QEMU stored is read and kept up here.
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "block/blocking_image.h"
+#include "peer_test.h"
 
 namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kSize = 16U << 20;
 
-class Qcow2BitmapPeerTest : public testing::Test {
+class Qcow2BitmapPeerTest : public PeerTest {
   protected:
-    void SetUp() override {
-        if (std::system("command -v qemu-img >/dev/null && command -v qemu-io >/dev/null && command -v qemu-nbd >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-            GTEST_SKIP() << "no qemu-img here: install qemu-utils";
-        }
-        std::string pattern = testing::TempDir() + "bmpeerXXXXXX";
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
-    }
-    void TearDown() override {
-        if (!folder_.empty()) {
-            std::filesystem::remove_all(folder_);
-        }
-    }
-    void shell(const std::string& line) const {
-        const std::string command = fmt::format("cd {} && {{ {}; }} >log 2>&1 || {{ cat log; false; }}", folder_, line);
-        EXPECT_EQ(std::system(command.c_str()), 0) << line;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-    }
+    Qcow2BitmapPeerTest() : PeerTest("qemu-img qemu-io qemu-nbd") {}
     [[nodiscard]] std::unique_ptr<BlockingImage> open() const {
         OpenOptions options;
         options.path = folder_ + "/a.qcow2";
@@ -46,12 +29,11 @@ class Qcow2BitmapPeerTest : public testing::Test {
                           "server=$(cat pid) && qemu-img map --output=json --image-opts "
                           "driver=nbd,server.type=unix,server.path={0}/sock,x-dirty-bitmap=qemu:dirty-bitmap:{1} >map && "
                           "sed -n 's/.*\"start\": \\([0-9]*\\), \"length\": \\([0-9]*\\).*\"data\": false.*/\\1 \\2/p' map >dirty && "
-                          "timeout 60 tail --pid=$server -f /dev/null",  // it gives the image back when its last client has gone
+                          "timeout 60 tail -s 0.1 --pid=$server -f /dev/null",  // it gives the image back when its last client has gone
                           folder_, name));
         std::ifstream in(folder_ + "/dirty");
         return {std::istreambuf_iterator<char>(in), {}};
     }
-    std::string folder_;
 };
 
 TEST_F(Qcow2BitmapPeerTest, WhatIsStoredHereIsServedThere) {
