@@ -226,13 +226,9 @@ void emit_stack(Assembler& a, const GlueHelpers& helpers) {
     emit_stack_lookup(a, again_fails, again_fails);
 }
 
-void emit_run(Assembler& a, const GlueHelpers& helpers) {
+// Back to the block after a helper that looked pages up: to the call if it answered other than 0, else behind it (return_behind()).
+void return_by_answer(Assembler& a) {
     const Label fail = a.label();
-    store_homes(a);
-    load_self(a);
-    a.mov(Rsi, R10);
-    a.mov32(Rdx, R11);
-    call_helper(a, address_of(helpers.fill_run));
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
     a.jcc(Cond::E, fail);
     load_homes(a);
@@ -242,19 +238,21 @@ void emit_run(Assembler& a, const GlueHelpers& helpers) {
     return_behind(a);
 }
 
+void emit_run(Assembler& a, const GlueHelpers& helpers) {
+    store_homes(a);
+    load_self(a);
+    a.mov(Rsi, R10);
+    a.mov32(Rdx, R11);
+    call_helper(a, address_of(helpers.fill_run));
+    return_by_answer(a);
+}
+
 void emit_loop(Assembler& a, const GlueHelpers& helpers) {
-    const Label fail = a.label();
     store_homes(a);
     load_self(a);
     a.mov(Rsi, R11);
     call_helper(a, address_of(helpers.fill_loop));
-    a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
-    a.jcc(Cond::E, fail);
-    load_homes(a);
-    a.ret();
-    a.bind(fail);
-    load_homes(a);
-    return_behind(a);
+    return_by_answer(a);
 }
 
 void emit_interpret(Assembler& a, const GlueHelpers& helpers) {
