@@ -104,6 +104,7 @@ struct FormatDriver {
     /// The size of an image of `size` bytes with what `source` (may be null) has; null: cannot say.
     Task<Measurement> (*measure)(Node* source, CreateRequest request) = nullptr;
     bool backing = false;  ///< can be an overlay
+    bool (*compresses)(const CreateRequest& request) = nullptr;  ///< an image made so takes compressed writes; null: none does
 };
 
 /// A node that is no format: a protocol other than files, a filter.

@@ -1,5 +1,7 @@
 // Commands: the list of all verbs, the options they share, and the way from words to an exit status.
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -66,12 +68,7 @@ Result<int> dispatch(std::span<const std::string_view> words) {
     return command->run(arguments);
 }
 
-}  // namespace
-
-std::span<const Option> common_options() { return kCommonOptions; }
-std::span<const Command* const> commands() { return kCommands; }
-
-int run_command_line(std::span<const std::string_view> words) {
+int run_words(std::span<const std::string_view> words, bool as_json) {
     if (words.empty()) {
         complain("which command? Here is the overview.");
         print_out(overview());
@@ -87,19 +84,31 @@ int run_command_line(std::span<const std::string_view> words) {
     if (words[0] == "--version" || words[0] == "-V") {
         words = std::span(&version, 1);
     }
-    bool as_json = false;
-    for (const std::string_view word : words) {
-        if (word == "--") {
-            break;
-        }
-        as_json = as_json || word == "--json";
-    }
     auto status = dispatch(words);
     if (!status) {
         print_error(status.error(), as_json);
         return exit_status(status.error().kind());
     }
     return *status;
+}
+
+}  // namespace
+
+std::span<const Option> common_options() { return kCommonOptions; }
+std::span<const Command* const> commands() { return kCommands; }
+
+int run_command_line(std::span<const std::string_view> words) {
+    const auto end = std::ranges::find(words, "--");
+    const bool as_json = std::find(words.begin(), end, "--json") != end;
+    const int status = run_words(words, as_json);
+    const int lost = output_errno();
+    if (status != 0 || lost == 0) {
+        return status;
+    }
+    if (lost != EPIPE) {  // a reader that has enough went away: nobody is left to tell
+        print_error(Error::from_errno("writing to standard output", lost), as_json);
+    }
+    return exit_status(ErrorKind::Failed);
 }
 
 }  // namespace strata::cli

@@ -19,17 +19,23 @@ namespace {
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
 std::atomic<bool> g_quiet{false};
 
-void write_all(int fd, std::string_view text) {
+// The errno of the first write to standard output that failed.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
+std::atomic<int> g_output_errno{0};
+
+/// The errno of a write that failed, else 0.
+int write_all(int fd, std::string_view text) {
     while (!text.empty()) {
         const ssize_t done = write(fd, text.data(), text.size());
         if (done < 0 && errno == EINTR) {
             continue;
         }
         if (done <= 0) {
-            return;  // closed: nobody is left to tell
+            return done < 0 ? errno : EIO;
         }
         text.remove_prefix(static_cast<std::size_t>(done));
     }
+    return 0;
 }
 
 std::string coloured(std::string_view text, int fd, std::string_view code) {
@@ -48,7 +54,14 @@ std::string_view kind_name(ErrorKind kind) {
 
 }  // namespace
 
-void print_out(std::string_view text) { write_all(STDOUT_FILENO, text); }
+void print_out(std::string_view text) {
+    int none = 0;
+    if (const int error = write_all(STDOUT_FILENO, text); error != 0) {
+        (void)g_output_errno.compare_exchange_strong(none, error);
+    }
+}
+
+int output_errno() { return g_output_errno.load(std::memory_order_relaxed); }
 
 void set_quiet(bool quiet) { g_quiet.store(quiet, std::memory_order_relaxed); }
 
@@ -58,7 +71,7 @@ void notice(std::string_view text) {
     }
 }
 
-void complain(std::string_view text) { write_all(STDERR_FILENO, fmt::format("strata: {}\n", text)); }
+void complain(std::string_view text) { (void)write_all(STDERR_FILENO, fmt::format("strata: {}\n", text)); }
 
 void print_error(const Error& error, bool as_json) {
     if (as_json) {
@@ -66,10 +79,10 @@ void print_error(const Error& error, bool as_json) {
                               {{"code", exit_status(error.kind())},
                                {"kind", kind_name(error.kind())},
                                {"message", error.text()}}}};
-        write_all(STDERR_FILENO, api::dump_json(json) + "\n");
+        (void)write_all(STDERR_FILENO, api::dump_json(json) + "\n");
         return;
     }
-    write_all(STDERR_FILENO, fmt::format("{} {}\n", red("strata: error:", STDERR_FILENO), error.text()));
+    (void)write_all(STDERR_FILENO, fmt::format("{} {}\n", red("strata: error:", STDERR_FILENO), error.text()));
 }
 
 std::string bold(std::string_view text, int fd) { return coloured(text, fd, "1"); }

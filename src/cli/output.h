@@ -8,8 +8,10 @@
 
 namespace strata::cli {
 
-/// Text for standard output, flushed. A closed pipe is not an error of ours.
+/// Text for standard output, flushed. What cannot be written makes the command fail in the end (output_errno()).
 void print_out(std::string_view text);
+/// Why text for standard output was lost first; 0: nothing was.
+int output_errno();
 
 /// A line on standard error, "strata: TEXT". Silent with --quiet.
 void notice(std::string_view text);

@@ -44,6 +44,7 @@ class Copier {
             total_ += node->size();
         }
         options_.compress = options_.compress || target.traits().whole_clusters;
+        options_.in_order = options_.in_order || target.traits().whole_clusters;
         cluster_ = options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
     }
     Task<> run();

@@ -273,6 +273,9 @@ Result<std::vector<Candidate>> look_up(const Address& address, bool to_listen) {
         const auto bytes = bytes_of(local);
         return std::vector<Candidate>{{AF_UNIX, {bytes.begin(), bytes.end()}}};
     }
+    if (!address.port.empty() && std::ranges::all_of(address.port, [](unsigned char c) { return std::isdigit(c) != 0; })) {
+        STRATA_TRY_VOID(parse_integer(address.port, 0, UINT16_MAX));  // getaddrinfo() drops what is above
+    }
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = to_listen ? AI_PASSIVE : 0;
@@ -310,6 +313,16 @@ Result<UniqueFd> listen_on(const Address& address, int backlog) {
         last = Error::from_errno(fmt::format("cannot listen on {}", address.text()));
     }
     return last;
+}
+
+Result<std::uint16_t> bound_port(const UniqueFd& socket) {
+    sockaddr_storage bound{};
+    socklen_t length = sizeof(bound);
+    // SAFETY: every socket address begins as a sockaddr, and those of both families with their ports in the same place.
+    if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
+        return Error::from_errno("the socket's address");
+    }
+    return ntohs(reinterpret_cast<const sockaddr_in*>(&bound)->sin_port);
 }
 
 }  // namespace strata::block::nbd

@@ -57,5 +57,7 @@ struct Candidate {
 Result<std::vector<Candidate>> look_up(const Address& address, bool to_listen);
 /// Bound, listening, not blocking. A socket that nobody listens on any more is replaced.
 Result<UniqueFd> listen_on(const Address& address, int backlog);
+/// The port that a TCP socket is bound to.
+Result<std::uint16_t> bound_port(const UniqueFd& socket);
 
 }  // namespace strata::block::nbd

@@ -31,7 +31,7 @@ Result<int> list_options(std::string_view format) {
         return Error{ErrorKind::NotSupported, fmt::format("{} images have no options that can be changed", format)};
     }
     for (const block::CreateOption& option : known) {
-        print_out(fmt::format("{:<22} {}\n", option.name, option.help));
+        print_out(fmt::format("{:<22} {}\n", option.name, option_help(option)));
     }
     return 0;
 }
@@ -41,12 +41,7 @@ Result<int> run_amend(const Arguments& arguments) {
         return list_options(*arguments.value("--format"));
     }
     block::AmendRequest request;
-    for (const std::string_view list : arguments.values("--option")) {
-        for (const std::string_view each : split(list, ',')) {
-            const auto equals = each.find('=');
-            request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos ? "on" : each.substr(equals + 1));
-        }
-    }
+    request.options = STRATA_TRY(option_lists(arguments.values("--option")));
     const std::string prefix = arguments.value("--format") == "luks" ? "" : "encrypt.";
     const std::string added = STRATA_TRY(passphrase_of(arguments, "--new-passphrase-file"));
     if (!added.empty()) {

@@ -96,7 +96,8 @@ Result<int> run_snapshot(const Arguments& arguments) {
     if (action == "create") {
         STRATA_TRY_VOID(create_snapshot(tool, *node, name));
     } else {
-        STRATA_TRY_VOID(tool.run(action == "apply" ? node->apply_snapshot(name) : node->delete_snapshot(name)));
+        const std::string id = tool.snapshot_id(*node, name);
+        STRATA_TRY_VOID(tool.run(action == "apply" ? node->apply_snapshot(id) : node->delete_snapshot(id)));
     }
     STRATA_TRY_VOID(tool.close(node));
     return 0;
@@ -126,13 +127,11 @@ Result<int> run_commit(const Arguments& arguments) {
     return 0;
 }
 
-/// The new backing layer, opened; null for none.
-Result<block::NodePtr> open_backing(ImageTool& tool, const block::Node& overlay, std::string_view name, std::string_view format) {
-    if (name.empty()) {
-        return block::NodePtr();
-    }
-    const std::string path = (std::filesystem::path(overlay.name()).parent_path() / name).string();
-    return tool.open_as(path, format, true, {.lock = false});
+/// The new backing layer, opened; null for none. It must not read from the overlay itself.
+Result<block::NodePtr> open_backing(ImageTool& tool, const block::Node& overlay, const std::string& path, std::string_view format, bool follow) {
+    block::NodePtr backing = STRATA_TRY(tool.open_as(path, format, follow, {.lock = false}));
+    STRATA_TRY_VOID(check_apart(*backing, overlay.name()));
+    return backing;
 }
 
 Result<int> run_rebase(const Arguments& arguments) {
@@ -147,8 +146,16 @@ Result<int> run_rebase(const Arguments& arguments) {
         return Error{ErrorKind::InvalidArgument, "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
     }
     block::NodePtr overlay = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .backing = !name_only, .free_backing = true}));
+    const std::string path = (std::filesystem::path(overlay->name()).parent_path() / *name).string();
+    std::error_code code;  // with --name-only it need not be there
+    if (!name->empty() && std::filesystem::equivalent(path, overlay->name(), code)) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is the image itself", *name)};
+    }
     if (!name_only) {
-        block::NodePtr backing = STRATA_TRY(open_backing(tool, *overlay, *name, format));
+        block::NodePtr backing;
+        if (!name->empty()) {
+            backing = STRATA_TRY(open_backing(tool, *overlay, path, format, arguments.flag("--follow")));
+        }
         ProgressBar bar("rebase", !arguments.flag("--quiet"));
         STRATA_TRY_VOID(tool.run(block::absorb_difference(*overlay, overlay->backing(), backing.get(), nullptr, bar.control())));
         STRATA_TRY_VOID(tool.close(backing));

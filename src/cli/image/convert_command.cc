@@ -1,6 +1,5 @@
 // strata image convert: copies a disk image, with all its layers, into a new one of any format.
 #include <array>
-#include <filesystem>
 #include <string>
 
 #include <fmt/format.h>
@@ -34,17 +33,6 @@ constexpr std::array kOptions = {
     Option{"--target-passphrase-file", 0, "FILE", "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.", Completes::Files},
 };
 
-/// The target must not be one of the files that are read.
-Result<> check_target(const block::Node& source, const std::string& target) {
-    for (const block::Node* layer = &source; layer != nullptr; layer = layer->backing()) {
-        std::error_code code;
-        if (std::filesystem::equivalent(layer->name(), target, code)) {
-            return Error{ErrorKind::InvalidArgument, fmt::format("the target '{}' is the source itself, or one of its layers", target)};
-        }
-    }
-    return ok();
-}
-
 Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const Arguments& arguments) {
     block::CopyOptions options;
     options.target_zero = target.traits().zero_initialised;
@@ -61,23 +49,47 @@ Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const A
     return tool.run(target.flush());
 }
 
+/// A passphrase for a source that needs none was meant for the target.
+Result<> check_passphrase(ImageTool& tool, block::Node& source, const std::string& passphrase) {
+    for (block::Node* layer = &source; layer != nullptr && !passphrase.empty(); layer = layer->backing()) {
+        if (STRATA_TRY(tool.run(layer->info())).encrypted) {
+            return ok();
+        }
+    }
+    if (passphrase.empty()) {
+        return ok();
+    }
+    return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is not encrypted: --passphrase-file is the source's; the target is encrypted with --target-passphrase-file",
+                                                         source.name())};
+}
+
+/// The image to make, as far as that can be refused before what was there is lost.
+Result<block::CreateRequest> target_request(const Arguments& arguments, std::string_view format, std::uint64_t size, const std::string& secret) {
+    const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
+    block::CreateRequest request{std::string(*arguments.positional(1)), size, encryption_options(format, secret)};
+    block::OptionList more = STRATA_TRY(option_lists(arguments.values("--option")));
+    request.options.insert(request.options.end(), more.begin(), more.end());
+    if (arguments.flag("--compress") && (driver->compresses == nullptr || !driver->compresses(request))) {
+        return Error{ErrorKind::NotSupported, fmt::format("{} images{} cannot be compressed", format, driver->compresses == nullptr ? "" : " with these options")};
+    }
+    return request;
+}
+
 Result<int> run_convert(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string path(*arguments.positional(1));
     const std::string_view format = arguments.value("--output-format").value_or("raw");
-    (void)STRATA_TRY(block::find_format(format));
     const std::string passphrase = STRATA_TRY(passphrase_of(arguments)), secret = STRATA_TRY(passphrase_of(arguments, "--target-passphrase-file"));
     block::NodePtr source = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.passphrase = passphrase}));
+    STRATA_TRY_VOID(check_passphrase(tool, *source, passphrase));
     if (const auto snapshot = arguments.value("--snapshot")) {
-        STRATA_TRY_VOID(tool.run(source->load_snapshot(std::string(*snapshot))));
+        STRATA_TRY_VOID(tool.run(source->load_snapshot(tool.snapshot_id(*source, *snapshot))));
     }
-    STRATA_TRY_VOID(check_target(*source, path));
+    STRATA_TRY_VOID(check_apart(*source, path));
     const std::uint64_t size = source->size();
-    STRATA_TRY_VOID(tool.create(format, path, size, arguments.values("--option"), encryption_options(format, secret)));
+    block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
+    STRATA_TRY_VOID(tool.create(format, std::move(request)));
     block::NodePtr target = STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
-    if (arguments.flag("--compress") && !target->traits().compressed_writes) {
-        return Error{ErrorKind::NotSupported, fmt::format("{} images cannot be compressed", format)};
-    }
     STRATA_TRY_VOID(copy(tool, *source, *target, arguments));
     STRATA_TRY_VOID(tool.close(target));
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(size)));

@@ -24,19 +24,26 @@ constexpr std::array kOptions = {
     Option{"--backing", 'b', "FILE", "What the image does not hold is read from there; relative to the image's folder.", Completes::Files},
     Option{"--backing-format", 'F', "FORMAT", "The backing file's format.", Completes::Nothing},
     Option{"--passphrase-file", 0, "FILE", "Encrypt (qcow2 and luks): the passphrase is the first line of this file.", Completes::Files},
+    Option{"--follow", 0, "", "Open the files that the backing file names, too: only if it is trusted."},
 };
 
 int list_options(const block::FormatDriver& driver) {
     for (const block::CreateOption& option : driver.create_options) {
-        print_out(fmt::format("{:<22} {}{}\n", option.name, option.help, option.fallback.empty() ? "" : fmt::format(" (default {})", option.fallback)));
+        print_out(fmt::format("{:<22} {}{}\n", option.name, option_help(option), option.fallback.empty() ? "" : fmt::format(" (default {})", option.fallback)));
     }
     return 0;
 }
 
-/// The size of the backing image, which must open.
-Result<std::uint64_t> backing_size(ImageTool& tool, const std::string& image, std::string_view backing, std::string_view format) {
+/// The size of the backing image, which must open, and must not be what is to be made; nor, as far as it may be looked at, the layers below.
+Result<std::uint64_t> backing_size(ImageTool& tool, const std::string& image, std::string_view backing, std::string_view format, bool follow) {
     const std::string below = (std::filesystem::path(image).parent_path() / backing).string();
-    block::NodePtr node = STRATA_TRY(tool.open_as(below, format, true, {.lock = false}));
+    block::NodePtr node = STRATA_TRY(tool.open_as(below, format, follow, {.backing = follow, .lock = false}));
+    STRATA_TRY_VOID(check_apart(*node, image));
+    const std::string next = STRATA_TRY(tool.run(node->info())).backing_name;
+    std::error_code code;  // what is not there is nobody's file
+    if (!next.empty() && std::filesystem::equivalent(std::filesystem::path(below).parent_path() / next, image, code)) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is the backing file of '{}'", image, below)};
+    }
     const std::uint64_t size = node->size();
     STRATA_TRY_VOID(tool.close(node));
     return size;
@@ -57,7 +64,7 @@ Result<int> run_create(const Arguments& arguments) {
         if (!below) {
             return Error{ErrorKind::InvalidArgument, "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
         }
-        size = STRATA_TRY(backing_size(tool, path, *backing, *below));
+        size = STRATA_TRY(backing_size(tool, path, *backing, *below, arguments.flag("--follow")));
         options = {{"backing_file", std::string(*backing)}, {"backing_fmt", std::string(*below)}};
     }
     const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
@@ -69,7 +76,9 @@ Result<int> run_create(const Arguments& arguments) {
     if (!size) {
         return Error{ErrorKind::InvalidArgument, "which size? e.g. 10G"};
     }
-    STRATA_TRY_VOID(tool.create(format, path, *size, arguments.values("--option"), std::move(options)));
+    const block::OptionList more = STRATA_TRY(option_lists(arguments.values("--option")));
+    options.insert(options.end(), more.begin(), more.end());
+    STRATA_TRY_VOID(tool.create(format, {path, *size, std::move(options)}));
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(*size)));
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 
 #include <fmt/format.h>
@@ -35,6 +36,13 @@ block::Task<std::string> look(block::Loop& loop, std::string path) {
     co_return format;
 }
 
+bool is_secret(std::string_view name) { return name.ends_with("-secret"); }
+
+/// How a passphrase is given instead.
+std::string_view secret_advice(std::string_view name) {
+    return name.ends_with("key-secret") ? "--passphrase-file (convert: --target-passphrase-file)" : "--passphrase-file, --new-passphrase-file";
+}
+
 }  // namespace
 
 Result<std::string> passphrase_of(const Arguments& arguments, std::string_view option) {
@@ -55,6 +63,37 @@ block::OptionList encryption_options(std::string_view format, const std::string&
         return {};
     }
     return format == "luks" ? block::OptionList{{"key-secret", passphrase}} : block::OptionList{{"encrypt.format", "luks"}, {"encrypt.key-secret", passphrase}};
+}
+
+Result<block::OptionList> option_lists(std::span<const std::string_view> lists) {
+    block::OptionList options;
+    for (const std::string_view list : lists) {
+        for (const std::string_view each : split(list, ',')) {
+            const auto equals = each.find('=');
+            const std::string_view name = each.substr(0, equals);
+            if (is_secret(name)) {
+                return Error{ErrorKind::InvalidArgument, fmt::format("-o {}: a command line is no place for a passphrase; put it into a file for {}", name,
+                                                                     secret_advice(name))};
+            }
+            options.emplace_back(name, equals == std::string_view::npos ? "on" : each.substr(equals + 1));
+        }
+    }
+    return options;
+}
+
+std::string option_help(const block::CreateOption& option) {
+    return is_secret(option.name) ? fmt::format("not here: {}", secret_advice(option.name)) : std::string(option.help);
+}
+
+Result<> check_apart(const block::Node& source, const std::string& target) {
+    for (const block::Node* layer = &source; layer != nullptr; layer = layer->backing()) {
+        std::error_code code;  // what is not there is nobody's file
+        if (std::filesystem::equivalent(layer->name(), target, code)) {
+            const std::string_view which = layer == &source ? "itself" : "one of the layers below it";
+            return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is '{}' {}", target, source.name(), which)};
+        }
+    }
+    return ok();
 }
 
 Result<ImageTool> ImageTool::start() { return ImageTool(STRATA_TRY(block::Loop::create())); }
@@ -113,15 +152,13 @@ Result<> ImageTool::close(block::NodePtr& node) {
     return done;
 }
 
-Result<> ImageTool::create(std::string_view format, const std::string& path, std::uint64_t size, std::span<const std::string_view> lists,
-                           block::OptionList options) {
-    for (const std::string_view list : lists) {
-        for (const std::string_view each : split(list, ',')) {
-            const auto equals = each.find('=');
-            options.emplace_back(each.substr(0, equals), equals == std::string_view::npos ? "on" : each.substr(equals + 1));
-        }
+std::string ImageTool::snapshot_id(block::Node& node, std::string_view name) {
+    const auto all = run(node.snapshots());
+    if (all.ok()) {  // else whatever is done with the snapshot says so
+        const auto found = std::ranges::find(*all, name, &block::SnapshotInfo::name);
+        return found == all->end() ? std::string(name) : found->id;
     }
-    return run(block::create_image(*loop_, std::string(format), {path, size, std::move(options)}));
+    return std::string(name);
 }
 
 ProgressBar::ProgressBar(std::string title, bool shown)

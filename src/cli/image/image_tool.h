@@ -43,6 +43,13 @@ Result<std::string> passphrase_of(const Arguments& arguments, std::string_view o
 /// What a new image is told to be encrypted with `passphrase`; nothing if that is empty.
 block::OptionList encryption_options(std::string_view format, const std::string& passphrase);
 
+/// The options of "name=value,name=value" each. Passphrases are refused: they come from files.
+Result<block::OptionList> option_lists(std::span<const std::string_view> lists);
+/// What `option` means, for people.
+std::string option_help(const block::CreateOption& option);
+/// InvalidArgument if `target` is the file of `source` or of a layer below it, by whatever name.
+Result<> check_apart(const block::Node& source, const std::string& target);
+
 class ImageTool {
   public:
     static Result<ImageTool> start();
@@ -57,9 +64,10 @@ class ImageTool {
     /// The same with a format in hand.
     Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access);
     Result<> close(block::NodePtr& node);
-    /// Makes an empty image; what was at the path is replaced. `lists`: "name=value,name=value" each.
-    Result<> create(std::string_view format, const std::string& path, std::uint64_t size, std::span<const std::string_view> lists,
-                    block::OptionList options);
+    /// The id of the snapshot of that name; `name` itself if none has it, which may be an id then.
+    std::string snapshot_id(block::Node& node, std::string_view name);
+    /// Makes an empty image; what was at the path is replaced.
+    Result<> create(std::string_view format, block::CreateRequest request) { return run(block::create_image(*loop_, std::string(format), std::move(request))); }
 
   private:
     explicit ImageTool(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}

@@ -64,7 +64,7 @@ Result<int> run_measure(const Arguments& arguments) {
         const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
         source = STRATA_TRY(tool.open(arguments, *file, {.lock = false, .passphrase = passphrase}));
         if (const auto snapshot = arguments.value("--snapshot")) {
-            STRATA_TRY_VOID(tool.run(source->load_snapshot(std::string(*snapshot))));
+            STRATA_TRY_VOID(tool.run(source->load_snapshot(tool.snapshot_id(*source, *snapshot))));
         }
         request.size = source->size();
     } else if (const auto size = arguments.value("--size")) {

@@ -28,7 +28,7 @@ constexpr std::array kOptions = {
     kFormatOption,
     Option{"--socket", 'k', "PATH", "Listen on a Unix socket.", Completes::Files},
     Option{"--bind", 'b', "ADDRESS", "Listen on this address (default 127.0.0.1).", Completes::Nothing},
-    Option{"--port", 'p', "PORT", "Listen on this TCP port (default 10809).", Completes::Nothing},
+    Option{"--port", 'p', "PORT", "Listen on this TCP port (default 10809; 0: any that is free, told when it is open).", Completes::Nothing},
     Option{"--export", 'x', "NAME", "The export's name (default: none for one image, the files' names for several).", Completes::Nothing},
     Option{"--description", 'D', "TEXT", "What clients read about the exports.", Completes::Nothing},
     Option{"--read-only", 'r', "", "Clients cannot write."},
@@ -46,7 +46,9 @@ Result<nbd::Address> address_of(const Arguments& arguments) {
     nbd::Address address;
     address.path = arguments.value("--socket").value_or("");
     address.host = arguments.value("--bind").value_or("127.0.0.1");
-    address.port = arguments.value("--port").value_or(address.port);
+    if (const auto port = arguments.value("--port")) {
+        address.port = std::to_string(STRATA_TRY(parse_integer(*port, 0, UINT16_MAX)));
+    }
     if (address.is_unix() && (arguments.flag("--bind") || arguments.flag("--port"))) {
         return Error{ErrorKind::InvalidArgument, "--socket is one place to listen, --bind and --port another: choose one"};
     }
@@ -121,7 +123,7 @@ block::Task<> serve(block::Loop& loop, UniqueFd signals, UniqueFd listener, nbd:
 Result<int> run_serve(const Arguments& arguments) {
     UniqueFd signals = STRATA_TRY(nbd::EndSignals::block());
     ImageTool tool = STRATA_TRY(ImageTool::start());
-    const nbd::Address address = STRATA_TRY(address_of(arguments));
+    nbd::Address address = STRATA_TRY(address_of(arguments));
     nbd::ServerOptions options;
     options.persistent = arguments.flag("--persistent");
     options.max_clients = static_cast<unsigned>(STRATA_TRY(parse_integer(arguments.value("--clients").value_or("16"), 1, kMaxClients)));
@@ -136,6 +138,9 @@ Result<int> run_serve(const Arguments& arguments) {
         STRATA_TRY_VOID(add_image(tool, arguments, *arguments.positional(i), only, serving));
     }
     UniqueFd listener = STRATA_TRY(nbd::listen_on(address, kBacklog));
+    if (!address.is_unix()) {
+        address.port = std::to_string(STRATA_TRY(nbd::bound_port(listener)));
+    }
     announce(arguments, address, serving);
     Result<> served = tool.run(serve(tool.loop(), std::move(signals), std::move(listener), std::move(options), std::move(serving.context)));
     std::error_code ignored;

@@ -155,6 +155,9 @@ Result<> Convert::check_compression() const {
     if (!options_.compress || image_.driver == nullptr) {
         return ok();
     }
+    if (image_.driver->compresses == nullptr) {  // known before what is there is lost
+        return failure("Compression not supported for this file format");
+    }
     if (!image_.option("encryption").empty() && image_.option("encryption") != "off") {
         return failure("Compression and encryption not supported at the same time");
     }

@@ -23,7 +23,8 @@ Error about(const std::string& file, const Error& error) { return failure(fmt::f
 Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::string& hint) {
     const std::string backing = image.option("backing_file");
     const std::string format = image.option("backing_fmt");
-    if (backing == image.path) {
+    std::error_code code;  // what is not there is nobody's file
+    if (backing == image.path || (!backing.empty() && std::filesystem::equivalent(image.path, beside(image.path, backing), code))) {
         return failure("Error: Trying to create an image with the same filename as the backing file");
     }
     if (backing.empty()) {

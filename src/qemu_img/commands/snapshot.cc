@@ -1,4 +1,5 @@
 // snapshot: list, create, apply and delete internal snapshots.
+#include <algorithm>
 #include <array>
 #include <chrono>
 
@@ -48,6 +49,17 @@ Result<> create(Session& session, block::Node& node, const std::string& name) {
     return ok();
 }
 
+/// By name alone; "not found" otherwise.
+Result<> remove(Session& session, block::Node& node, const std::string& name) {
+    const auto list = session.run(node.snapshots());
+    const auto found = list.ok() ? std::ranges::find(*list, name, &block::SnapshotInfo::name) : std::vector<block::SnapshotInfo>::const_iterator();
+    if (!list.ok() || found == list->end()) {
+        return failure(fmt::format("Could not delete snapshot '{}': snapshot not found", name));
+    }
+    Result<> done = session.run(node.delete_snapshot(found->id));
+    return done.ok() ? ok() : Result<>(failure(fmt::format("Could not delete snapshot '{}': {}", name, reason(done.error()))));
+}
+
 Result<> act(Session& session, block::Node& node, const Action& action) {
     if (action.what == 'l') {
         auto list = session.run(node.snapshots());
@@ -64,11 +76,7 @@ Result<> act(Session& session, block::Node& node, const Action& action) {
         return done.ok() ? ok() : Result<>(failure(fmt::format("Could not apply snapshot '{}': {}", action.name, reason(done.error()))));
     }
     if (action.what == 'd') {
-        Result<> done = session.run(node.delete_snapshot(action.name));
-        if (!done.ok() && done.error().kind() == ErrorKind::NotFound) {
-            return failure(fmt::format("Could not delete snapshot '{}': snapshot not found", action.name));
-        }
-        return done.ok() ? ok() : Result<>(failure(fmt::format("Could not delete snapshot '{}': {}", action.name, reason(done.error()))));
+        return remove(session, node, action.name);
     }
     return ok();
 }

@@ -179,7 +179,8 @@ Task<> create(Loop& loop, CreateRequest request) {
     co_return co_await write_new_image(loop, request.path, std::move(pieces), length);
 }
 
-constexpr FormatDriver kDriver{.name = "qcow", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions, .backing = true};
+constexpr FormatDriver kDriver{.name = "qcow", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions, .backing = true,
+                               .compresses = [](const CreateRequest&) { return true; }};
 
 }  // namespace
 

@@ -220,6 +220,14 @@ Task<FormatInfo> Qcow2Node::info() {
     co_return info;
 }
 
+namespace {
+
+bool compresses(const CreateRequest& request) {
+    return request.option("encrypt.format").empty() && request.option("encryption", "off") == "off" && request.option("data_file").empty();
+}
+
+}  // namespace
+
 const FormatDriver& driver() {
     static const FormatDriver kDriver{.name = "qcow2",
                                       .probe = &probe,
@@ -227,7 +235,8 @@ const FormatDriver& driver() {
                                       .create = &create,
                                       .create_options = create_options(),
                                       .measure = &measure,
-                                      .backing = true};
+                                      .backing = true,
+                                      .compresses = &compresses};
     return kDriver;
 }
 

@@ -135,7 +135,8 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
 
 const FormatDriver& driver() {
     static const FormatDriver kDriver{
-        .name = "vmdk", .probe = &probe, .open = &open, .create = &create, .create_options = create_options(), .backing = true};
+        .name = "vmdk", .probe = &probe, .open = &open, .create = &create, .create_options = create_options(), .backing = true,
+        .compresses = [](const CreateRequest& request) { return request.option("subformat") == "streamOptimized"; }};
     return kDriver;
 }
 

@@ -1,0 +1,172 @@
+# Image test: what `strata image` and its link qemu-img refuse, and what they must leave alone when they do.
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+
+from strata_program import BUILD, STRATA, environment, run, start
+
+MIB = 1 << 20
+QEMU_IMG = BUILD / "bin" / "qemu-img"
+
+
+class ImageTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def path(self, name):
+        return self.folder / name
+
+    def good(self, *arguments):
+        done = run("image", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def refused(self, status, word, *arguments):
+        done = run("image", *arguments)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        self.assertIn(word, done.stderr)
+
+    def link(self, *arguments, status=0):
+        done = subprocess.run([str(QEMU_IMG), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, env=environment())
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout + done.stderr
+
+    def test_image_is_never_its_own_backing_file(self):
+        image, alias = self.path("self.q"), self.path("alias.q")
+        self.good("create", "-f", "qcow2", image, "4M")
+        os.link(image, alias)
+        before = image.read_bytes()
+        self.refused(2, "itself", "create", "-f", "qcow2", "-b", "self.q", "-F", "qcow2", image)
+        self.refused(2, "itself", "create", "-f", "qcow2", "-b", "alias.q", "-F", "qcow2", image)
+        self.assertIn("same filename as the backing file", self.link("create", "-f", "qcow2", "-b", "alias.q", "-F", "qcow2", image, status=1))
+        for more in ([], ["-u"], ["--follow"]):
+            self.refused(2, "itself", "rebase", "-f", "qcow2", *more, "-b", "alias.q", "-F", "qcow2", image)
+        self.assertEqual(image.read_bytes(), before)
+        overlay = self.path("overlay.q")
+        self.good("create", "-f", "qcow2", "-b", "self.q", "-F", "qcow2", overlay)
+        for more in ([], ["--follow"]):
+            self.refused(2, "overlay.q", "create", "-f", "qcow2", *more, "-b", "overlay.q", "-F", "qcow2", image)
+        self.refused(2, "below it", "rebase", "-f", "qcow2", "--follow", "-b", "overlay.q", "-F", "qcow2", image)
+        self.assertEqual(image.read_bytes(), before)
+
+    def snapshots(self, image):
+        return [(each["id"], each["name"]) for each in json.loads(self.good("snapshot", "list", "-f", "qcow2", image, "--json"))]
+
+    def snapshot_maker(self):
+        """An image with the snapshots (1, "2"), (2, "b"): the disk is 1 in the first, 2 in the second."""
+        image = self.path("made.q")
+        self.good("create", "-f", "qcow2", image, "1M")
+        self.good("snapshot", "create", "-f", "qcow2", image, "2")
+        self.good("resize", "-f", "qcow2", image, "2M")
+        self.good("snapshot", "create", "-f", "qcow2", image, "b")
+        self.good("resize", "-f", "qcow2", image, "3M")
+        return image
+
+    def size(self, image):
+        return json.loads(self.link("info", "--output=json", image))["virtual-size"] // MIB
+
+    def test_snapshots_are_named_before_ids(self):
+        made = self.snapshot_maker()
+        self.assertEqual(self.snapshots(made), [("1", "2"), ("2", "b")])
+        image = self.path("disk.q")
+        for program, size in (("strata", 1), ("link", 2)):
+            shutil.copy(made, image)
+            if program == "strata":
+                self.good("snapshot", "apply", "-f", "qcow2", image, "2")
+            else:
+                self.link("snapshot", "-a", "2", image)
+            self.assertEqual(self.size(image), size, program)
+        self.good("convert", "-f", "qcow2", "-l", "2", made, self.path("one.raw"))
+        self.assertEqual(self.path("one.raw").stat().st_size, MIB)
+        shutil.copy(made, image)
+        self.assertIn("Could not delete snapshot '1': snapshot not found", self.link("snapshot", "-d", "1", image, status=1))
+        self.link("snapshot", "-d", "2", image)
+        self.assertEqual(self.snapshots(image), [("2", "b")])
+        shutil.copy(made, image)
+        self.good("snapshot", "delete", "-f", "qcow2", image, "2")
+        self.good("snapshot", "delete", "-f", "qcow2", image, "2")
+        self.assertEqual(self.snapshots(image), [])
+        self.refused(3, "no snapshot '2'", "snapshot", "delete", "-f", "qcow2", image, "2")
+
+    def test_passphrases_are_for_whom_they_are_said(self):
+        key, raw, image = self.path("pw"), self.path("plain.raw"), self.path("x.q")
+        key.write_text("secret\n")
+        raw.write_bytes(os.urandom(MIB))
+        self.refused(2, "--target-passphrase-file", "convert", "-f", "raw", "-O", "qcow2", "--passphrase-file", key, raw, image)
+        self.assertFalse(image.exists())
+        options = "encrypt.format=luks,encrypt.key-secret=secret"
+        self.refused(2, "--passphrase-file", "create", "-f", "qcow2", "-o", options, image, "1M")
+        self.refused(2, "--target-passphrase-file", "convert", "-f", "raw", "-O", "qcow2", "-o", options, raw, image)
+        self.assertFalse(image.exists())
+        self.assertIn("--passphrase-file", next(line for line in self.good("create", "-f", "qcow2", "-o", "help", image).splitlines() if "key-secret" in line))
+        self.good("convert", "-f", "raw", "-O", "qcow2", "-o", "encrypt.iter-time=10", "--target-passphrase-file", key, raw, image)
+        self.good("convert", "-f", "qcow2", "--passphrase-file", key, image, self.path("back.raw"))
+        self.assertEqual(self.path("back.raw").read_bytes(), raw.read_bytes())
+
+    def test_lost_output_is_an_error(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([str(STRATA), "version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("No space left on device", done.stderr)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as closed:
+            done = subprocess.run([str(STRATA), "version"], stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (1, ""))
+
+    def test_streams_are_written_in_order(self):
+        raw = self.path("disk.raw")
+        raw.write_bytes(os.urandom(8 * MIB) + bytes(4 * MIB) + os.urandom(3 * MIB))
+        self.good("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, self.path("a.vmdk"))
+        self.link("convert", "-W", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, self.path("b.vmdk"))
+        for name in ("a.vmdk", "b.vmdk"):
+            self.good("compare", "-f", "raw", "-F", "vmdk", raw, self.path(name))
+
+    def test_target_survives_a_refusal(self):
+        raw, target = self.path("disk.raw"), self.path("precious")
+        raw.write_bytes(bytes(MIB))
+        target.write_text("precious")
+        for options in (["-O", "raw"], ["-O", "vdi"], ["-O", "vmdk"], ["-O", "qcow2", "-o", "data_file=d"]):
+            self.refused(9, "cannot be compressed", "convert", "-c", "-f", "raw", *options, raw, target)
+        self.assertIn("Compression not supported for this file format", self.link("convert", "-c", "-f", "raw", "-O", "raw", raw, target, status=1))
+        self.assertEqual(target.read_text(), "precious")
+
+    def test_ports(self):
+        raw = self.path("disk.raw")
+        raw.write_bytes(bytes(MIB))
+        for port in ("99999", "65536", "-1", "x", ""):
+            self.refused(2, "0 to 65535", "serve", "-f", "raw", f"--port={port}", raw)
+        server = start("image", "serve", "-f", "raw", "-t", "-r", "-p", "0", "--json", raw)
+        try:
+            text = b""
+            while b"]" not in text:
+                line = server.stdout.readline()
+                self.assertTrue(line)
+                text += line
+            uri = json.loads(text)[0]["uri"]
+            self.assertNotIn(":0", uri)
+            self.good("compare", "-f", "raw", "-F", "raw", raw, uri)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=30)
+
+    def test_backing_chains_need_follow(self):
+        (self.path("secret.raw")).write_bytes(b"secret" * 1000)
+        self.good("create", "-f", "qcow2", self.path("mal.q"), "1M")
+        self.good("rebase", "-f", "qcow2", "-u", "-b", "gone.raw", "-F", "raw", self.path("mal.q"))
+        self.good("create", "-f", "qcow2", "-b", "mal.q", "-F", "qcow2", self.path("top.q"))  # gone.raw is not looked for
+        self.refused(3, "gone.raw", "create", "-f", "qcow2", "--follow", "-b", "mal.q", "-F", "qcow2", self.path("top2.q"))
+        self.assertFalse(self.path("top2.q").exists())
+        self.good("create", "-f", "qcow2", self.path("plain.q"), "1M")
+        self.refused(6, "", "rebase", "-f", "qcow2", "-b", "mal.q", "-F", "qcow2", self.path("plain.q"))
+
+
+if __name__ == "__main__":
+    unittest.main()
