@@ -1,6 +1,7 @@
 // MachineConfig: limits, and the way to JSON and back.
 #include "api/machine_config.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -35,8 +36,29 @@ Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(
 Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
 
 Json disk_to_json(const DiskConfig& disk) {
-    return Json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow},
-                {"write_errors", to_text(disk.write_errors)}};
+    Json json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow},
+              {"write_errors", to_text(disk.write_errors)}};
+    for (const DiskLimit& limit : disk.limits) {
+        json["limits"][limit.name] = limit.value;
+    }
+    if (!disk.limit_group.empty()) {
+        json["limit_group"] = disk.limit_group;
+    }
+    return json;
+}
+
+/// {"iops": 100, …}.
+Result<std::vector<DiskLimit>> read_limits(const Json& json, const std::string& path) {
+    ObjectReader reader(json, path);
+    std::vector<DiskLimit> limits;
+    for (const auto& item : json.items()) {
+        if (!is_disk_limit(item.key())) {
+            reader.reject(item.key(), "is no limit of a disk");
+        }
+        limits.push_back({item.key(), reader.number(item.key(), 0, 0, INT64_MAX)});
+    }
+    STRATA_TRY_VOID(reader.finish());
+    return limits;
 }
 
 Json net_to_json(const NetConfig& net) {
@@ -78,6 +100,10 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
     disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
+    disk.limit_group = reader.text("limit_group");
+    if (const Json* limits = reader.member("limits")) {
+        disk.limits = STRATA_TRY(read_limits(*limits, reader.path_of("limits")));
+    }
     STRATA_TRY_VOID(reader.finish());
     return disk;
 }
@@ -156,6 +182,17 @@ Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds
 }
 
 }  // namespace
+
+bool is_disk_limit(std::string_view name) {
+    constexpr std::array<std::string_view, 6> kLimits = {"iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write"};
+    for (const std::string_view ending : {"-max-length", "-max"}) {
+        if (name.ends_with(ending)) {
+            name.remove_suffix(ending.size());
+            break;
+        }
+    }
+    return name == "iops-size" || std::find(kLimits.begin(), kLimits.end(), name) != kLimits.end();
+}
 
 std::string_view to_text(EngineChoice engine) { return kEngines.at(static_cast<std::size_t>(engine)).second; }
 

@@ -47,12 +47,23 @@ struct FileRef {
     bool operator==(const FileRef&) const = default;
 };
 
+/// A limit of a disk: "iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write", each also with "-max" (burst) and "-max-length"
+/// (its seconds), or "iops-size".
+struct DiskLimit {
+    std::string name;
+    std::uint64_t value = 0;
+    bool operator==(const DiskLimit&) const = default;
+};
+[[nodiscard]] bool is_disk_limit(std::string_view name);
+
 struct DiskConfig {
     FileRef file;
     std::string format = "raw";
     bool read_only = false;
     bool follow = false;  ///< open the files that the image names (backing files): for trusted images
     WriteErrors write_errors = WriteErrors::Enospc;
+    std::vector<DiskLimit> limits{};  ///< none: as fast as the host
+    std::string limit_group{};        ///< disks of one group have its limits together; the first of them says what these are
     bool operator==(const DiskConfig&) const = default;
 };
 

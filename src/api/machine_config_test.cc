@@ -104,6 +104,10 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_EQ(disk->write_errors, WriteErrors::Enospc);
     EXPECT_EQ(parse_disk("a.raw,werror=report")->write_errors, WriteErrors::Report);
     EXPECT_FALSE(parse_disk("a.raw,werror=panic").ok());
+    EXPECT_EQ(parse_disk("a.raw,iops=100,bps-read-max=2M,limit-group=g")->limits, (std::vector<DiskLimit>{{"iops", 100}, {"bps-read-max", 2U << 20}}));
+    EXPECT_EQ(parse_disk("a.raw,iops=100,limit-group=g")->limit_group, "g");
+    EXPECT_FALSE(parse_disk("a.raw,iops").ok());
+    EXPECT_FALSE(parse_disk("a.raw,iops-least=5").ok());
     EXPECT_FALSE(parse_disk("").ok());
     EXPECT_FALSE(parse_disk("a.raw,fast").ok());
 }

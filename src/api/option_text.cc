@@ -32,6 +32,21 @@ Result<std::uint16_t> parse_port(std::string_view text) {
     return static_cast<std::uint16_t>(STRATA_TRY(parse_integer(text, 1, 65535)));
 }
 
+// "iops=100", "bps-read=10M".
+Result<DiskLimit> parse_limit(std::string_view text) {
+    const auto equals = text.find('=');
+    if (equals == std::string_view::npos) {
+        return invalid(fmt::format("'{}' needs a number: write e.g. {}=100", text, text));
+    }
+    DiskLimit limit{std::string(text.substr(0, equals)), 0};
+    auto value = parse_size(text.substr(equals + 1));
+    if (!value) {
+        return std::move(value).error().context(limit.name);
+    }
+    limit.value = *value;
+    return limit;
+}
+
 bool is_ipv4(const std::string& text) {
     in_addr address{};
     return inet_pton(AF_INET, text.c_str(), &address) == 1;
@@ -84,6 +99,10 @@ Result<DiskConfig> parse_disk(std::string_view text) {
             disk.follow = true;
         } else if (parts[i].starts_with("format=")) {
             disk.format = parts[i].substr(7);
+        } else if (parts[i].starts_with("limit-group=")) {
+            disk.limit_group = parts[i].substr(12);
+        } else if (is_disk_limit(std::string_view(parts[i]).substr(0, parts[i].find('=')))) {
+            disk.limits.push_back(STRATA_TRY(parse_limit(parts[i])));
         } else if (parts[i].starts_with("werror=")) {
             auto policy = write_errors_from_text(std::string_view(parts[i]).substr(7));
             if (!policy) {
@@ -91,7 +110,7 @@ Result<DiskConfig> parse_disk(std::string_view text) {
             }
             disk.write_errors = *policy;
         } else {
-            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow or werror=report (a comma in a name: ,,)",
+            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow, werror=report, iops=, bps= or limit-group= (a comma in a name: ,,)",
                                        text, parts[i]));
         }
     }

@@ -53,7 +53,7 @@ Result<IoEngine> parse_io_engine(std::string_view text) { return look_up(kEngine
 
 Result<std::unique_ptr<DiskImage>> open_disk(DiskOptions options) {
     // A raw disk needs no graph: its requests go to the host's queue from the thread that has them.
-    if (options.format == "raw") {
+    if (options.format == "raw" && options.limits.empty() && options.limit_group.empty()) {
         return RawImage::open(std::move(options));
     }
     if (const auto known = find_format(options.format); !known.ok()) {

@@ -10,6 +10,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -43,6 +45,8 @@ struct DiskOptions {
     bool lock = true;            ///< refuse a disk that another program writes to
     bool discard = true;         ///< discards give space back
     bool follow_references = false;  ///< open files that the image names (backing files): for trusted images
+    std::vector<std::pair<std::string, std::string>> limits{};  ///< names and values of throttle::Limits
+    std::string limit_group{};       ///< disks of one group have its limits together
 };
 
 /// What a disk can do and how it wants to be asked.

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/mutex.h"
+#include "block/filters/throttle/throttle.h"
 #include "io/event_fd.h"
 
 namespace strata::block {
@@ -190,6 +191,14 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
     open.discard = options.discard;
     open.references = options.follow_references ? follow_references() : nullptr;
     NodePtr node = STRATA_TRY(loop->run(open_node(*loop, std::move(open))));
+    if (!options.limits.empty() || !options.limit_group.empty()) {
+        NodeTree limits(std::move(options.limits));
+        if (!options.limit_group.empty()) {
+            limits.set("group", std::move(options.limit_group));
+        }
+        node = std::make_shared<throttle::ThrottleNode>(std::move(node), STRATA_TRY(throttle::take_group(limits)));
+        STRATA_TRY_VOID(limits.finish("filter", "throttle"));
+    }
     if (node->size() == 0) {
         return Error{ErrorKind::InvalidArgument, "disk '" + node->name() + "' is empty"};
     }

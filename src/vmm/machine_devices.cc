@@ -52,6 +52,10 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
     options.format = config.format;
     options.read_only = config.read_only;
     options.follow_references = config.follow;
+    for (const api::DiskLimit& limit : config.limits) {
+        options.limits.emplace_back(limit.name, std::to_string(limit.value));
+    }
+    options.limit_group = config.limit_group;
     // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it closes would fail afterwards.
     options.engine = block::IoEngine::Threads;
     images_.push_back({STRATA_TRY(block::open_disk(std::move(options))), policy_of(config.write_errors)});
