@@ -1,8 +1,9 @@
 // DeviceHarness: turns fuzz input into register accesses and passing time.
 //
-// The input is a list of operations: a byte chooses window, size and direction, then offset and value follow. After each, a clock that
-// only the harness moves may pass, and the device is brought up to date. In the end the state is saved and must load into the
-// same device again. One header for all fuzz/device_* targets.
+// The input is a list of operations: a byte chooses window, size and direction, then offset and
+// value follow. After each, a clock that only the harness moves may pass, and the device is brought
+// up to date. In the end the state is saved and must load into the same device again. One header
+// for all fuzz/device_* targets.
 #pragma once
 
 #include <array>
@@ -61,7 +62,8 @@ inline void run(Input input, devices::FakeTime& time, const Subject& subject) {
         const std::uint64_t what = input.take(1);
         if ((what & 0xc0) == 0xc0) {
             // Time: up to 2^40 ns, by powers of two and a bit.
-            time.pass((std::uint64_t{1} << (what & 0x1f)) << ((what & 0x20) != 0 ? 8 : 0) | input.take(1));
+            time.pass((std::uint64_t{1} << (what & 0x1f)) << ((what & 0x20) != 0 ? 8 : 0) |
+                      input.take(1));
             subject.advance();
         } else if ((what & 0xc0) == 0x80) {
             subject.poke(static_cast<std::uint8_t>(input.take(1)));
@@ -87,7 +89,8 @@ inline void run(Input input, devices::FakeTime& time, const Subject& subject) {
 /// A port bus as one window.
 class PortWindow final : public bus::BusDevice {
   public:
-    PortWindow(bus::Bus& ports, std::vector<std::uint16_t> numbers) : ports_(ports), numbers_(std::move(numbers)) {}
+    PortWindow(bus::Bus& ports, std::vector<std::uint16_t> numbers)
+        : ports_(ports), numbers_(std::move(numbers)) {}
     [[nodiscard]] std::string_view label() const override { return "ports"; }
     void read(std::uint64_t offset, std::span<std::byte> data) override {
         (void)ports_.read(numbers_[offset % numbers_.size()], data);

@@ -1,4 +1,5 @@
-// Input: what fuzz targets share: hands the bytes of a fuzz input out as numbers; zeros after the end.
+// Input: what fuzz targets share: hands the bytes of a fuzz input out as numbers; zeros after the
+// end.
 #pragma once
 
 #include <algorithm>

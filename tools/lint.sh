@@ -1,5 +1,5 @@
 #!/bin/bash
-# Lint: everything that reads the sources: layers, heads, docs, the clang build with its warnings, clang-tidy.
+# Lint: everything that reads the sources: layers, heads, docs, clang-format, the clang build with its warnings, clang-tidy.
 #
 # Usage: tools/lint.sh [FILE…] (default: every source file that differs from the main branch, or all with LINT_ALL=1).
 set -euo pipefail
@@ -8,6 +8,7 @@ jobs=${JOBS:-$(nproc)}
 python3 tools/check_layers.py
 python3 tools/check_heads.py
 python3 tools/check_docs.py
+git ls-files '*.cc' '*.h' | xargs -P"$jobs" -n40 clang-format-14 --dry-run --Werror
 cmake --preset clang >/dev/null
 cmake --build build-clang -j"$jobs"
 if [ $# -gt 0 ]; then

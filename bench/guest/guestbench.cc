@@ -1,16 +1,10 @@
 // guestbench: fixed-work workloads that run natively and inside a guest, one static program.
 //
-// `guestbench` lists the workloads; `guestbench NAME...` runs each and prints "BENCH NAME SECONDS CHECK": wall time by CLOCK_MONOTONIC and a value that
-// must be equal everywhere. Each does a fixed amount of work, about 0.05 to 0.4 s natively on a 2020s core, at most 10 s under a slow emulator.
-// `guestbench --serve FOLDER` runs scripts of FOLDER on request (serve.h). bench/system/ compares the lines of a native run, of Strata and of its peer.
-#include <fcntl.h>
-#include <immintrin.h>
-#include <pthread.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
+// `guestbench` lists the workloads; `guestbench NAME...` runs each and prints "BENCH NAME SECONDS
+// CHECK": wall time by CLOCK_MONOTONIC and a value that must be equal everywhere. Each does a fixed
+// amount of work, about 0.05 to 0.4 s natively on a 2020s core, at most 10 s under a slow emulator.
+// `guestbench --serve FOLDER` runs scripts of FOLDER on request (serve.h). bench/system/ compares
+// the lines of a native run, of Strata and of its peer.
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -20,6 +14,14 @@
 #include <memory>
 #include <string_view>
 #include <vector>
+
+#include <fcntl.h>
+#include <immintrin.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "serve.h"
 
@@ -38,8 +40,12 @@ std::uint64_t next_random(std::uint64_t& state) {
     return state;
 }
 
-__attribute__((noinline)) std::uint64_t fib(unsigned n) { return n < 2 ? n : fib(n - 1) + fib(n - 2); }
-std::uint64_t run_fib() { return fib(38); }
+__attribute__((noinline)) std::uint64_t fib(unsigned n) {
+    return n < 2 ? n : fib(n - 1) + fib(n - 2);
+}
+std::uint64_t run_fib() {
+    return fib(38);
+}
 
 template <int N>
 __attribute__((noinline)) std::uint64_t leaf(std::uint64_t x) {
@@ -47,7 +53,8 @@ __attribute__((noinline)) std::uint64_t leaf(std::uint64_t x) {
 }
 std::uint64_t run_indirect() {
     using Function = std::uint64_t (*)(std::uint64_t);
-    volatile Function table[] = {leaf<0>, leaf<1>, leaf<2>, leaf<3>, leaf<4>, leaf<5>, leaf<6>, leaf<7>};
+    volatile Function table[] = {leaf<0>, leaf<1>, leaf<2>, leaf<3>,
+                                 leaf<4>, leaf<5>, leaf<6>, leaf<7>};
     std::uint64_t x = 1;
     for (int i = 0; i < 60'000'000; ++i) {
         x = table[(x >> 33) & 7](x) * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -147,7 +154,8 @@ std::uint64_t run_sse2_matrix() {
                 for (int j = 0; j < kMatrix; j += 4) {
                     float* out = c + i * kMatrix + j;
                     const __m128 old = k == 0 ? _mm_setzero_ps() : _mm_loadu_ps(out);
-                    _mm_storeu_ps(out, _mm_add_ps(old, _mm_mul_ps(x, _mm_loadu_ps(b + k * kMatrix + j))));
+                    _mm_storeu_ps(
+                        out, _mm_add_ps(old, _mm_mul_ps(x, _mm_loadu_ps(b + k * kMatrix + j))));
                 }
             }
         }
@@ -160,12 +168,15 @@ __attribute__((target("avx2,fma"))) void multiply_avx2(const float* a, const flo
             for (int j = 0; j < kMatrix; j += 8) {
                 float* out = c + i * kMatrix + j;
                 const __m256 old = k == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(out);
-                _mm256_storeu_ps(out, _mm256_fmadd_ps(x, _mm256_loadu_ps(b + k * kMatrix + j), old));
+                _mm256_storeu_ps(out,
+                                 _mm256_fmadd_ps(x, _mm256_loadu_ps(b + k * kMatrix + j), old));
             }
         }
     }
 }
-std::uint64_t run_avx2_matrix() { return __builtin_cpu_supports("avx2") ? matrix(multiply_avx2) : 0; }
+std::uint64_t run_avx2_matrix() {
+    return __builtin_cpu_supports("avx2") ? matrix(multiply_avx2) : 0;
+}
 
 std::uint64_t run_x87() {
     volatile long double start = 1.5L;
@@ -265,7 +276,8 @@ std::uint64_t run_pipe() {
     char byte = 'x';
     const pid_t child = fork();
     if (child == 0) {
-        for (int i = 0; i < kRounds && read(ping[0], &byte, 1) == 1 && write(pong[1], &byte, 1) == 1; ++i) {
+        for (int i = 0;
+             i < kRounds && read(ping[0], &byte, 1) == 1 && write(pong[1], &byte, 1) == 1; ++i) {
         }
         _exit(0);
     }
@@ -283,7 +295,8 @@ std::uint64_t run_page_fault() {
     constexpr std::size_t kSize = 64 << 20;
     std::uint64_t sum = 0;
     for (int round = 0; round < 8; ++round) {
-        void* area = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void* area =
+            mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         madvise(area, kSize, MADV_NOHUGEPAGE);
         auto* bytes = static_cast<volatile char*>(area);
         for (std::size_t at = 0; at < kSize; at += 4096) {
@@ -330,13 +343,17 @@ std::uint64_t run_threads(int count) {
     }
     return sum;
 }
-std::uint64_t run_thread1() { return run_threads(1); }
-std::uint64_t run_thread2() { return run_threads(2); }
+std::uint64_t run_thread1() {
+    return run_threads(1);
+}
+std::uint64_t run_thread2() {
+    return run_threads(2);
+}
 
 /// A user-mode JIT: writes a function, calls it, rewrites it.
 std::uint64_t run_jit() {
-    auto* code = static_cast<std::uint8_t*>(
-        mmap(nullptr, 65536, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    auto* code = static_cast<std::uint8_t*>(mmap(nullptr, 65536, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     std::uint64_t sum = 0;
     for (std::uint32_t i = 0; i < 300'000; ++i) {
         std::uint8_t* at = code + (i & 63) * 256;
@@ -358,11 +375,27 @@ struct Workload {
     std::uint64_t (*run)();
 };
 constexpr Workload kWorkloads[] = {
-    {"fib", run_fib},         {"indirect", run_indirect},     {"sieve", run_sieve},           {"qsort", run_qsort},
-    {"nbody", run_nbody},     {"sse2_matrix", run_sse2_matrix}, {"avx2_matrix", run_avx2_matrix}, {"x87", run_x87},
-    {"memcpy", run_memcpy},   {"bigcopy", run_bigcopy},       {"rep_stos", run_rep_stos},     {"chase", run_chase},
-    {"syscall", run_syscall}, {"zero", run_zero},             {"fork_exec", run_fork_exec},   {"pipe", run_pipe},
-    {"page_fault", run_page_fault}, {"mprotect", run_mprotect}, {"jit", run_jit}, {"thread1", run_thread1}, {"thread2", run_thread2},
+    {"fib", run_fib},
+    {"indirect", run_indirect},
+    {"sieve", run_sieve},
+    {"qsort", run_qsort},
+    {"nbody", run_nbody},
+    {"sse2_matrix", run_sse2_matrix},
+    {"avx2_matrix", run_avx2_matrix},
+    {"x87", run_x87},
+    {"memcpy", run_memcpy},
+    {"bigcopy", run_bigcopy},
+    {"rep_stos", run_rep_stos},
+    {"chase", run_chase},
+    {"syscall", run_syscall},
+    {"zero", run_zero},
+    {"fork_exec", run_fork_exec},
+    {"pipe", run_pipe},
+    {"page_fault", run_page_fault},
+    {"mprotect", run_mprotect},
+    {"jit", run_jit},
+    {"thread1", run_thread1},
+    {"thread2", run_thread2},
 };
 
 bool run_named(std::string_view name) {
@@ -370,7 +403,8 @@ bool run_named(std::string_view name) {
         if (workload.name == name || name == "all") {
             const double start = now();
             const std::uint64_t check = workload.run();
-            std::printf("BENCH %.*s %.6f %016llx\n", static_cast<int>(workload.name.size()), workload.name.data(), now() - start,
+            std::printf("BENCH %.*s %.6f %016llx\n", static_cast<int>(workload.name.size()),
+                        workload.name.data(), now() - start,
                         static_cast<unsigned long long>(check));
             std::fflush(stdout);
             if (name != "all") {

@@ -1,10 +1,6 @@
-// serve: see serve.h. The output of a script goes to a file in /tmp (memory on both sides) and is hashed when the clock has stopped.
+// serve: see serve.h. The output of a script goes to a file in /tmp (memory on both sides) and is
+// hashed when the clock has stopped.
 #include "serve.h"
-
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <termios.h>
-#include <unistd.h>
 
 #include <array>
 #include <cctype>
@@ -14,6 +10,11 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
 
 namespace guestbench {
 namespace {
@@ -38,7 +39,8 @@ void stop_echo() {
 [[noreturn]] void become(const std::string& script) {
     const int out = open(kOutput, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int null = open("/dev/null", O_RDWR);
-    if (out < 0 || null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(null, 2) < 0 || chdir("/tmp") != 0) {
+    if (out < 0 || null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(null, 2) < 0 ||
+        chdir("/tmp") != 0) {
         _exit(126);
     }
     execl("/bin/sh", "sh", script.c_str(), nullptr);
@@ -54,7 +56,8 @@ int status_of(const std::string& script) {
     if (child < 0 || waitpid(child, &status, 0) != child) {
         return 255;
     }
-    while (waitpid(-1, nullptr, WNOHANG) > 0) {  // what it left behind: as the guest's first process this one inherits it
+    while (waitpid(-1, nullptr, WNOHANG) >
+           0) {  // what it left behind: as the guest's first process this one inherits it
     }
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
@@ -70,7 +73,9 @@ Output read_output() {
     std::array<char, 65536> part{};
     for (ssize_t length = 0; file >= 0 && (length = read(file, part.data(), part.size())) > 0;) {
         for (ssize_t i = 0; i < length; ++i) {
-            found.hash = (found.hash ^ static_cast<unsigned char>(part[static_cast<std::size_t>(i)])) * 1099511628211ULL;
+            found.hash =
+                (found.hash ^ static_cast<unsigned char>(part[static_cast<std::size_t>(i)])) *
+                1099511628211ULL;
         }
         if (found.start.size() < 128) {
             found.start.append(part.data(), static_cast<std::size_t>(length < 128 ? length : 128));
@@ -96,7 +101,8 @@ void answer(const std::string& name, const char* folder) {
     double seconds = now() - start;
     const Output output = read_output();
     unsigned long long check = output.hash;
-    if (output.start.starts_with("BENCH ") && std::sscanf(output.start.c_str(), "BENCH %*s %lf %llx", &seconds, &check) != 2) {
+    if (output.start.starts_with("BENCH ") &&
+        std::sscanf(output.start.c_str(), "BENCH %*s %lf %llx", &seconds, &check) != 2) {
         check = 0;
     }
     std::printf("BENCH %s %.6f %016llx %d\n", name.c_str(), seconds, check, status);

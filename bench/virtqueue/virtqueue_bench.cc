@@ -1,4 +1,5 @@
-// virtqueue_bench: what a request costs on the device's side of a split ring: pop, look the buffers up, push, decide about the interrupt.
+// virtqueue_bench: what a request costs on the device's side of a split ring: pop, look the buffers
+// up, push, decide about the interrupt.
 #include <benchmark/benchmark.h>
 
 #include "virtio/core/mock_queue.h"
@@ -12,7 +13,8 @@ using namespace strata::virtio;
 constexpr std::uint16_t kSize = 256;
 
 /// Publishes and serves whole rings; `Setup` prepares what a chain looks like. Items are chains.
-void serve(benchmark::State& state, std::uint64_t features, const std::vector<MockBuffer>& buffers, bool access) {
+void serve(benchmark::State& state, std::uint64_t features, const std::vector<MockBuffer>& buffers,
+           bool access) {
     MockHost host;
     MockQueue driver(host.memory(), 0x10000, kSize);
     auto queue = make_virtqueue(host.memory(), driver.setup(), features).value();
@@ -31,7 +33,8 @@ void serve(benchmark::State& state, std::uint64_t features, const std::vector<Mo
             }
             if (access) {
                 views.clear();
-                benchmark::DoNotOptimize(chain->slices(memory::Access::Write, 0, chain->writable(), views));
+                benchmark::DoNotOptimize(
+                    chain->slices(memory::Access::Write, 0, chain->writable(), views));
             }
             queue->push(std::move(*chain), 1);
         }
@@ -40,14 +43,19 @@ void serve(benchmark::State& state, std::uint64_t features, const std::vector<Mo
     state.SetItemsProcessed(state.iterations() * chains);
 }
 
-void pop_and_push_single(benchmark::State& state) { serve(state, 0, {{0x80000, 1500, true}}, false); }
+void pop_and_push_single(benchmark::State& state) {
+    serve(state, 0, {{0x80000, 1500, true}}, false);
+}
 BENCHMARK(pop_and_push_single);
 
-void pop_and_push_event_index(benchmark::State& state) { serve(state, Feature::kEventIndex, {{0x80000, 1500, true}}, false); }
+void pop_and_push_event_index(benchmark::State& state) {
+    serve(state, Feature::kEventIndex, {{0x80000, 1500, true}}, false);
+}
 BENCHMARK(pop_and_push_event_index);
 
 void block_request(benchmark::State& state) {
-    serve(state, Feature::kEventIndex, {{0x80000, 16, false}, {0x81000, 4096, true}, {0x80100, 1, true}}, true);
+    serve(state, Feature::kEventIndex,
+          {{0x80000, 16, false}, {0x81000, 4096, true}, {0x80100, 1, true}}, true);
 }
 BENCHMARK(block_request);
 

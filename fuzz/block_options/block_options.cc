@@ -1,4 +1,5 @@
-// What names and configures nodes of the block graph: blkdebug's files, dotted options, limits, and the names that stand for trees.
+// What names and configures nodes of the block graph: blkdebug's files, dotted options, limits, and
+// the names that stand for trees.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -49,8 +50,10 @@ void open(Loop& loop, const NodeTree& tree) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    const std::string text(reinterpret_cast<const char*>(data), size);  // SAFETY: bytes as characters
-    static const auto kLoop = Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
+    const std::string text(reinterpret_cast<const char*>(data),
+                           size);  // SAFETY: bytes as characters
+    static const auto kLoop =
+        Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
     (void)fault::parse_config(text, "fuzz");
     if (auto tree = qemu_img::tree_of_name(text); tree.ok()) {
         use(*tree);

@@ -13,7 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     devices::ResetRegister reset([] {});
     bus::BusDevice& overlay = reset.overlay(pm.event_block());
     fuzz::Subject subject;
-    subject.windows = {&pm.event_block(), &pm.control_block(), &pm.gpe0_block(), &timer, &reset, &overlay};
+    subject.windows = {&pm.event_block(), &pm.control_block(), &pm.gpe0_block(), &timer, &reset,
+                       &overlay};
     subject.offset_mask = 0x1f;
     subject.state = &pm;
     subject.advance = [&] { pm.advance(); };

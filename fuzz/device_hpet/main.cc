@@ -11,7 +11,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     devices::FakeLine any;
     devices::FakeMsiSink msi;
     devices::Hpet hpet(*time.loop, time.clock,
-                       devices::Hpet::Wiring{[&](std::uint32_t) -> bus::IrqLine& { return any; }, 0x00f00000, &irq0, &irq8, &msi});
+                       devices::Hpet::Wiring{[&](std::uint32_t) -> bus::IrqLine& { return any; },
+                                             0x00f00000, &irq0, &irq8, &msi});
     fuzz::Subject subject;
     subject.windows = {&hpet};
     subject.offset_mask = 0x1ff;

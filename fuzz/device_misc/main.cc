@@ -15,7 +15,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     devices::PostPort post;
     devices::KvmTestDevice test([&](std::uint32_t) -> bus::IrqLine& { return line; });
     fuzz::Subject subject;
-    subject.windows = {&pvpanic, &exit, &console, &post, &test.line_ports(), &test.register_port(), &test.memory()};
+    subject.windows = {
+        &pvpanic,      &exit, &console, &post, &test.line_ports(), &test.register_port(),
+        &test.memory()};
     subject.offset_mask = 0xffff;
     fuzz::run(fuzz::Input(data, size), time, subject);
     return 0;

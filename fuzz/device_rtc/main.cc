@@ -8,7 +8,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     devices::FakeTime time;
     bus::Bus ports;
     devices::FakeLine line;
-    devices::Rtc rtc(*time.loop, time.clock, line, [] { return std::uint64_t{951'827'696} * 1'000'000'000; });
+    devices::Rtc rtc(*time.loop, time.clock, line,
+                     [] { return std::uint64_t{951'827'696} * 1'000'000'000; });
     if (!rtc.attach(ports).ok()) {
         std::abort();
     }

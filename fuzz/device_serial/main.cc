@@ -8,7 +8,9 @@ namespace {
 class FickleBackend final : public strata::devices::SerialBackend {
   public:
     void connect(strata::devices::SerialPeer* /*peer*/) override {}
-    std::size_t write(std::span<const std::byte> data) override { return std::min(room, data.size()); }
+    std::size_t write(std::span<const std::byte> data) override {
+        return std::min(room, data.size());
+    }
     void input_ready() override {}
     void flush(std::chrono::milliseconds /*limit*/) override {}
     std::size_t room = 16;

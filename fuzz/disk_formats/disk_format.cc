@@ -1,10 +1,10 @@
 // Disk images of one format (STRATA_FORMAT): opening, reading, mapping, checking, writing.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "block/registry.h"
 #include "seal.h"
@@ -27,7 +27,8 @@ void use(Loop& loop, Node& node, bool writable) {
         if (!extent.ok()) {
             break;
         }
-        STRATA_CHECK(extent->length != 0 && extent->length <= node.size() - at, "an extent without length or past the end");
+        STRATA_CHECK(extent->length != 0 && extent->length <= node.size() - at,
+                     "an extent without length or past the end");
         at += extent->length;
     }
     (void)loop.run(node.info());
@@ -46,7 +47,8 @@ void use(Loop& loop, Node& node, bool writable) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const auto pieces = fuzz::pieces_of(STRATA_FORMAT, std::as_bytes(std::span(data, size)));
-    static const auto kLoop = Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
+    static const auto kLoop =
+        Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
     for (const bool writable : {false, true}) {
         OpenOptions options;
         options.path = "fuzz";
@@ -56,7 +58,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         options.fd = UniqueFd(::memfd_create("fuzz", MFD_CLOEXEC));
         options.open_backing = false;
         for (const fuzz::Piece& piece : pieces) {
-            STRATA_CHECK(::pwrite(options.fd.get(), piece.bytes.data(), piece.bytes.size(), static_cast<off_t>(piece.offset)) ==
+            STRATA_CHECK(::pwrite(options.fd.get(), piece.bytes.data(), piece.bytes.size(),
+                                  static_cast<off_t>(piece.offset)) ==
                              static_cast<ssize_t>(piece.bytes.size()),
                          "no memory for an input");
         }

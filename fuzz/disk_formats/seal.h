@@ -1,4 +1,5 @@
-// Seal: makes checksums right after mutation, so that the fuzzer gets behind them, and spreads small inputs over large layouts.
+// Seal: makes checksums right after mutation, so that the fuzzer gets behind them, and spreads
+// small inputs over large layouts.
 #pragma once
 
 #include <algorithm>
@@ -54,15 +55,18 @@ inline void seal_vhdx(std::span<std::byte> part) {
     block::put(part, 4, Le32(0U));
     block::put(part, 4, Le32(block::crc32c(part)));
 }
-/// The input is, one behind the other: a header, a region table, the metadata's table, its items, the block table, the log.
+/// The input is, one behind the other: a header, a region table, the metadata's table, its items,
+/// the block table, the log.
 inline std::vector<Piece> pieces_vhdx(std::span<const std::byte> input) {
     struct Part {
         std::uint64_t offset;
         std::size_t taken, sealed;
     };
-    constexpr Part kParts[] = {{64U << 10, 80, 4096}, {192U << 10, 112, 64U << 10}, {2U << 20, 512, 0}, {(2U << 20) + (64U << 10), 512, 0}, {3U << 20, 512, 0},
-                               {1U << 20, 64U << 10, 0}};
-    std::vector<Piece> pieces = {{0, std::vector<std::byte>(8)}, {(6U << 20) - 1, std::vector<std::byte>(1)}};
+    constexpr Part kParts[] = {{64U << 10, 80, 4096}, {192U << 10, 112, 64U << 10},
+                               {2U << 20, 512, 0},    {(2U << 20) + (64U << 10), 512, 0},
+                               {3U << 20, 512, 0},    {1U << 20, 64U << 10, 0}};
+    std::vector<Piece> pieces = {{0, std::vector<std::byte>(8)},
+                                 {(6U << 20) - 1, std::vector<std::byte>(1)}};
     std::memcpy(pieces[0].bytes.data(), "vhdxfile", 8);
     for (const Part& part : kParts) {
         const std::size_t length = std::min(part.taken, input.size());

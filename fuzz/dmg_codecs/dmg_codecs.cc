@@ -1,4 +1,5 @@
-// Codecs of DMG chunks: the first byte says which, the next two how many sectors should come out, the rest is the stream.
+// Codecs of DMG chunks: the first byte says which, the next two how many sectors should come out,
+// the rest is the stream.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,7 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         return 0;
     }
     strata::fuzz::Input head(data, 3);
-    constexpr decltype(&unpack_lzfse) kCodecs[] = {&unpack_lzfse, &unpack_adc, &unpack_bzip2, &unpack_lzma};
+    constexpr decltype(&unpack_lzfse) kCodecs[] = {&unpack_lzfse, &unpack_adc, &unpack_bzip2,
+                                                   &unpack_lzma};
     const auto unpack = kCodecs[head.take(1) % std::size(kCodecs)];
     std::vector<std::byte> out(head.take(2) % 256 * 512);
     // Copied: the sanitizer then sees each read behind the end.

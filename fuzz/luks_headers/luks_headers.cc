@@ -1,12 +1,13 @@
-// Headers of LUKS volumes and qcow2's bitmap directory: the first byte says which, the rest is what an image has. The second version's
-// checksums are made right, so that what lies behind them is reached.
-#include <openssl/evp.h>
-
+// Headers of LUKS volumes and qcow2's bitmap directory: the first byte says which, the rest is what
+// an image has. The second version's checksums are made right, so that what lies behind them is
+// reached.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
 #include <vector>
+
+#include <openssl/evp.h>
 
 #include "block/formats/luks/header.h"
 #include "block/formats/luks/header2.h"
@@ -19,7 +20,8 @@ constexpr std::size_t kBinary = 4096, kLength = 16384, kHashName = 72, kChecksum
 /// A sound binary part over `json`.
 std::vector<std::byte> version2(std::span<const std::byte> json) {
     std::vector<std::byte> image(kLength);
-    constexpr unsigned char kStart[] = {'L', 'U', 'K', 'S', 0xBA, 0xBE, 0, 2, 0, 0, 0, 0, 0, 0, kLength >> 8, 0};
+    constexpr unsigned char kStart[] = {'L', 'U', 'K', 'S', 0xBA, 0xBE,         0, 2, 0,
+                                        0,   0,   0,   0,   0,    kLength >> 8, 0};
     std::memcpy(image.data(), kStart, sizeof kStart);
     std::memcpy(image.data() + kHashName, "sha256", 6);
     std::copy_n(json.begin(), std::min(json.size(), kLength - kBinary), image.begin() + kBinary);

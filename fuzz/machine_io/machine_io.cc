@@ -1,6 +1,8 @@
-// Fuzz target: a guest that reads and writes ports and device memory of a whole PC at will, resets and save/load in between.
+// Fuzz target: a guest that reads and writes ports and device memory of a whole PC at will, resets
+// and save/load in between.
 //
-// Input: records of 12 bytes: operation, size, address (6 bytes), value (4 bytes). The engine is a fake, so nothing but devices runs.
+// Input: records of 12 bytes: operation, size, address (6 bytes), value (4 bytes). The engine is a
+// fake, so nothing but devices runs.
 #include <array>
 #include <cstring>
 
@@ -42,22 +44,27 @@ std::unique_ptr<machine::pc::PcMachine> make_machine(Bench& bench) {
     config.vcpus.push_back({});
     config.debug_exit = true;
     config.test_devices = true;
-    return machine::pc::PcMachine::create(std::move(config), bench.engine, *bench.loop, bench.serial, bench.events).value();
+    return machine::pc::PcMachine::create(std::move(config), bench.engine, *bench.loop,
+                                          bench.serial, bench.events)
+        .value();
 }
 
 void save_and_load(Bench& bench) {
     state::StateWriter writer;
-    STRATA_CHECK(bench.machine->pause().ok() && bench.machine->save(writer).ok(), "a machine can always be saved");
+    STRATA_CHECK(bench.machine->pause().ok() && bench.machine->save(writer).ok(),
+                 "a machine can always be saved");
     bench.machine.reset();
     bench.machine = make_machine(bench);
     state::StateReader reader(writer.bytes());
-    STRATA_CHECK(bench.machine->pause().ok() && bench.machine->load(reader).ok(), "what was saved can be loaded");
+    STRATA_CHECK(bench.machine->pause().ok() && bench.machine->load(reader).ok(),
+                 "what was saved can be loaded");
     STRATA_CHECK(bench.machine->resume().ok(), "a loaded machine resumes");
 }
 
 /// Addresses near devices are far likelier than the rest.
 std::uint64_t mmio_address(const Record& record) {
-    constexpr std::array<std::uint64_t, 6> kBases = {0xfec00000, 0xfed00000, 0xe0000000, 0xc0000000, 0xff000000, 0};
+    constexpr std::array<std::uint64_t, 6> kBases = {0xfec00000, 0xfed00000, 0xe0000000,
+                                                     0xc0000000, 0xff000000, 0};
     std::uint64_t low = 0;
     std::memcpy(&low, record.address.data(), 3);
     return kBases[record.address[5] % kBases.size()] + low;

@@ -1,13 +1,13 @@
 // Harness: two ends of a connection on one loop, and a peer that says what the fuzzer says.
 #pragma once
 
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstdint>
 #include <span>
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "block/nbd/stream.h"
@@ -28,7 +28,9 @@ inline Loop& fuzz_loop() {
 
 inline std::array<std::unique_ptr<Stream>, 2> fuzz_pair() {
     std::array<int, 2> ends{};
-    STRATA_CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0, "no sockets");
+    STRATA_CHECK(
+        ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0,
+        "no sockets");
     std::array<std::unique_ptr<Stream>, 2> pair;
     for (std::size_t i = 0; i < 2; ++i) {
         auto stream = Stream::adopt(fuzz_loop(), UniqueFd(ends.at(i)), "fuzz");
@@ -56,7 +58,9 @@ inline Task<> say(Stream& stream, std::span<const std::byte> bytes) {
     co_return ok();
 }
 
-inline Task<> listen_to_the_end(Stream& stream) { co_return co_await stream.skip(UINT64_MAX); }
+inline Task<> listen_to_the_end(Stream& stream) {
+    co_return co_await stream.skip(UINT64_MAX);
+}
 
 /// Lets all that was spawned end.
 inline Task<> settle(Loop& loop) {

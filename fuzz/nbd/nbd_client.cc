@@ -1,4 +1,5 @@
-// NBD client: a hostile server, from its first byte or (first byte odd) from a handshake that went well.
+// NBD client: a hostile server, from its first byte or (first byte odd) from a handshake that went
+// well.
 #include "block/nbd/client/connection.h"
 #include "harness.h"
 
@@ -38,7 +39,9 @@ Task<> ask(Connection& connection, CommandType type, std::uint64_t offset, Buffe
 }
 
 Task<> use(std::unique_ptr<Stream> stream, std::span<std::byte> memory) {
-    STRATA_CO_TRY(const auto connection, co_await Connection::begin(std::move(stream), Location(), nullptr, std::chrono::seconds(60)));
+    STRATA_CO_TRY(const auto connection,
+                  co_await Connection::begin(std::move(stream), Location(), nullptr,
+                                             std::chrono::seconds(60)));
     TaskGroup group(fuzz_loop(), 8);
     group.start(ask(*connection, CommandType::Read, 4096, Buffers(memory.first(65536))));
     group.start(ask(*connection, CommandType::BlockStatus, 0, Buffers()));

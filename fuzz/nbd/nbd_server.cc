@@ -15,7 +15,8 @@ Message well_begun() {
     go.counted("").add(Be16(std::uint16_t{0}));
     Message all;
     all.add(Be32(3U));
-    for (const Message& each : {option_message(OptionCode::StructuredReply, {}), option_message(OptionCode::SetMetaContext, contexts.bytes()),
+    for (const Message& each : {option_message(OptionCode::StructuredReply, {}),
+                                option_message(OptionCode::SetMetaContext, contexts.bytes()),
                                 option_message(OptionCode::Go, go.bytes())}) {
         // SAFETY: bytes as characters.
         all.text({reinterpret_cast<const char*>(each.bytes().data()), each.size()});

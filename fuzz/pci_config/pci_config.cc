@@ -23,7 +23,8 @@ void load_hostile(pci::PciRoot& root, fuzz::Input& input) {
     (void)root.save(writer);
     auto bytes = writer.bytes();
     for (int changes = 0; changes < 4; ++changes) {
-        bytes[input.take<std::uint16_t>() % bytes.size()] = static_cast<std::byte>(input.take<std::uint8_t>());
+        bytes[input.take<std::uint16_t>() % bytes.size()] =
+            static_cast<std::byte>(input.take<std::uint8_t>());
     }
     state::StateReader reader(bytes);
     (void)root.load(reader);
@@ -48,18 +49,32 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                      mmio, ports, sink)
                     .value();
     for (const unsigned slot : {1U, 2U, 31U}) {
-        auto device = std::make_unique<virtio::RngDevice>(virtio::RngConfig{.label = "rng" + std::to_string(slot)}, *loop);
-        STRATA_CHECK(root->add(slot, std::make_unique<virtio::VirtioPciTransport>(std::move(device), fuzz::ram())).ok(), "slot");
+        auto device = std::make_unique<virtio::RngDevice>(
+            virtio::RngConfig{.label = "rng" + std::to_string(slot)}, *loop);
+        STRATA_CHECK(root->add(slot, std::make_unique<virtio::VirtioPciTransport>(std::move(device),
+                                                                                  fuzz::ram()))
+                         .ok(),
+                     "slot");
     }
     STRATA_CHECK(root->assign_resources().ok(), "windows");
     fuzz::Input input(data, size);
     for (int steps = 0; !input.empty() && steps < 4096; ++steps) {
         switch (input.take<std::uint8_t>() % 6) {
-            case 0: access(mmio, input, kEcam + (input.take<std::uint32_t>() & 0xfffff)); break;
-            case 1: access(mmio, input, kEcam + (1U << 15) + (input.take<std::uint8_t>())); break;
-            case 2: access(mmio, input, kWindow + (input.take<std::uint32_t>() & 0xfffff)); break;
-            case 3: access(ports, input, 0xcf8 + (input.take<std::uint8_t>() & 7)); break;
-            case 4: load_hostile(*root, input); break;
+            case 0:
+                access(mmio, input, kEcam + (input.take<std::uint32_t>() & 0xfffff));
+                break;
+            case 1:
+                access(mmio, input, kEcam + (1U << 15) + (input.take<std::uint8_t>()));
+                break;
+            case 2:
+                access(mmio, input, kWindow + (input.take<std::uint32_t>() & 0xfffff));
+                break;
+            case 3:
+                access(ports, input, 0xcf8 + (input.take<std::uint8_t>() & 7));
+                break;
+            case 4:
+                load_hostile(*root, input);
+                break;
             default:
                 if ((input.take<std::uint8_t>() & 7) == 0) {
                     root->reset();

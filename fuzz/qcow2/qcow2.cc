@@ -1,11 +1,11 @@
 // qcow2: hostile images are opened, read, checked, written and repaired, in memory.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "block/blocking_image.h"
@@ -19,7 +19,8 @@ constexpr std::uint64_t kMost = 16U << 20;  ///< bytes of the disk that are look
 
 int image_of(const std::uint8_t* data, std::size_t size) {
     const int fd = ::memfd_create("image", MFD_CLOEXEC);
-    STRATA_CHECK(fd >= 0 && ::write(fd, data, size) == static_cast<ssize_t>(size), "no memory for the image");
+    STRATA_CHECK(fd >= 0 && ::write(fd, data, size) == static_cast<ssize_t>(size),
+                 "no memory for the image");
     return fd;
 }
 
@@ -40,7 +41,8 @@ void look_at(BlockingImage& image) {
     static std::vector<std::byte> bytes(1U << 20);
     const std::uint64_t end = std::min(image.size(), kMost);
     for (std::uint64_t at = 0; at < end; at += bytes.size()) {
-        (void)image.read(at, std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), end - at)));
+        (void)image.read(at,
+                         std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), end - at)));
         (void)image.status(at, end - at);
     }
     (void)image.loop().run(image.node().info());
@@ -64,7 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         static const std::array<std::byte, 8192> kBytes{std::byte{1}};
         if (image->size() >= kBytes.size()) {
             (void)image->write(0, kBytes);
-            (void)image->write_zeroes(4096, std::min<std::uint64_t>(image->size() - 4096, 1U << 20), true);
+            (void)image->write_zeroes(4096, std::min<std::uint64_t>(image->size() - 4096, 1U << 20),
+                                      true);
             (void)image->discard(0, std::min<std::uint64_t>(image->size(), kMost));
         }
         (void)image->loop().run(image->node().create_snapshot(SnapshotInfo{}));

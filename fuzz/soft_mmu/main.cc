@@ -1,9 +1,11 @@
 // fuzz_soft_mmu: the software MMU under arbitrary page tables, control bits and addresses.
 //
-// The input is a list of operations: write a table entry, change control registers or rights, flush, access. As long as every change was
-// followed by the flush that the architecture asks for, each access must have the outcome of the reference walk on a copy of memory:
-// address, fault and error code, data, and the accessed and dirty bits, to the bit. When a flush was left out, stale answers are right too;
-// then, and always, nothing may leave guest memory. Everything happens in the first 64 KiB; the rest of RAM stays zero.
+// The input is a list of operations: write a table entry, change control registers or rights,
+// flush, access. As long as every change was followed by the flush that the architecture asks for,
+// each access must have the outcome of the reference walk on a copy of memory: address, fault and
+// error code, data, and the accessed and dirty bits, to the bit. When a flush was left out, stale
+// answers are right too; then, and always, nothing may leave guest memory. Everything happens in
+// the first 64 KiB; the rest of RAM stays zero.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -20,7 +22,7 @@
 
 namespace {
 
-using namespace strata;  // NOLINT(google-build-using-namespace): a program of its own
+using namespace strata;                // NOLINT(google-build-using-namespace): a program of its own
 using namespace strata::engine::soft;  // NOLINT(google-build-using-namespace)
 namespace x86 = arch::x86;
 
@@ -31,7 +33,8 @@ constexpr unsigned kMaxOperations = 400;
 
 class Session {
   public:
-    Session(FakeSoftVm& vm, std::vector<std::byte>& memory) : vm_(vm), cpu_(*vm.cpus()[0]), memory_(memory) {}
+    Session(FakeSoftVm& vm, std::vector<std::byte>& memory)
+        : vm_(vm), cpu_(*vm.cpus()[0]), memory_(memory) {}
 
     void reset(fuzz::Input& input) {
         std::memset(vm_.ram->base(), 0, kArena);
@@ -52,17 +55,27 @@ class Session {
 
     void step(fuzz::Input& input) {
         switch (const std::uint64_t what = input.take(1); what & 15) {
-            case 0: case 1: case 2: case 3: return entry(input, (what & 0x30) != 0x30);
-            case 4: return control(input);
-            case 5: return rights(input);
-            case 6: return flush(input);
-            case 7: return code_and_log(input);
-            default: return access(input, (what >> 4) & 7);
+            case 0:
+            case 1:
+            case 2:
+            case 3:
+                return entry(input, (what & 0x30) != 0x30);
+            case 4:
+                return control(input);
+            case 5:
+                return rights(input);
+            case 6:
+                return flush(input);
+            case 7:
+                return code_and_log(input);
+            default:
+                return access(input, (what >> 4) & 7);
         }
     }
 
     void check_rest_is_untouched() {
-        STRATA_CHECK(fuzz::all_zero({vm_.ram->base() + kArena, kRamSize - kArena}), "a stray write");
+        STRATA_CHECK(fuzz::all_zero({vm_.ram->base() + kArena, kRamSize - kArena}),
+                     "a stray write");
     }
 
   private:
@@ -72,13 +85,17 @@ class Session {
         const std::uint64_t slot = input.take(1);
         const std::uint64_t shape = input.take(1);
         const std::uint64_t size = paging().pae || paging().long_mode ? 8 : 4;
-        std::uint64_t value = (shape & 0x80) != 0 ? input.take(8) : ((input.take(1) % (kArenaPages + 2)) << 12) | (input.take(2) & 0xfff);
+        std::uint64_t value = (shape & 0x80) != 0 ? input.take(8)
+                                                  : ((input.take(1) % (kArenaPages + 2)) << 12) |
+                                                        (input.take(2) & 0xfff);
         if ((shape & 0xc0) == 0x40) {
             value |= input.take(1) << 56;  // no-execute, keys
         }
         // Few indexes are used, so that walks meet entries: low ones, and the last.
         constexpr std::array<std::uint64_t, 8> kSlots = {0, 1, 2, 3, 256, 511, 0x1ff, 4};
-        const std::uint64_t at = (page << 12) + ((slot & 0x80) != 0 ? (slot & 0x7f) * 8 : kSlots[slot & 7] * 8) % (4096 - size + 1);
+        const std::uint64_t at =
+            (page << 12) +
+            ((slot & 0x80) != 0 ? (slot & 0x7f) * 8 : kSlots[slot & 7] * 8) % (4096 - size + 1);
         if (((tables_ >> page) & 1) != 0) {
             fresh_ = false;
         }
@@ -95,10 +112,12 @@ class Session {
         const bool long_mode = paging && bit(2);
         const bool pae = long_mode || bit(3);
         cpu_.cr0 = x86::cr0::kPe | (paging ? x86::cr0::kPg : 0) | (bit(4) ? x86::cr0::kWp : 0);
-        cpu_.cr4 = (pae ? x86::cr4::kPae : 0) | (bit(5) ? x86::cr4::kPse : 0) | (bit(6) ? x86::cr4::kPge : 0) |
-                   (bit(7) ? x86::cr4::kSmep : 0) | (bit(8) ? x86::cr4::kSmap : 0) | (bit(9) ? x86::cr4::kPke : 0) |
+        cpu_.cr4 = (pae ? x86::cr4::kPae : 0) | (bit(5) ? x86::cr4::kPse : 0) |
+                   (bit(6) ? x86::cr4::kPge : 0) | (bit(7) ? x86::cr4::kSmep : 0) |
+                   (bit(8) ? x86::cr4::kSmap : 0) | (bit(9) ? x86::cr4::kPke : 0) |
                    (long_mode && bit(10) ? x86::cr4::kPcide : 0);
-        cpu_.efer = (long_mode ? x86::efer::kLme | x86::efer::kLma : 0) | (bit(11) ? x86::efer::kNxe : 0);
+        cpu_.efer =
+            (long_mode ? x86::efer::kLme | x86::efer::kLma : 0) | (bit(11) ? x86::efer::kNxe : 0);
         const std::uint64_t root = input.take(2);
         cpu_.cr3 = ((root & 15) << 12) | ((root & 0x10) != 0 ? (root >> 5) & 0xfff : 0);
         flush_all();
@@ -126,18 +145,26 @@ class Session {
         const std::uint64_t chosen = input.take(1);
         const std::uint64_t value = input.take(2);
         switch (chosen & 7) {
-            case 0: return flush_tlb_non_global(cpu_);
-            case 1: return flush_tlb_page(cpu_, address(input));
-            case 2: return flush_tlb_pcid(cpu_, value & 0xfff, (chosen & 8) != 0);
-            case 3: return flush_tlb_pcid_page(cpu_, value & 0xfff, address(input));
-            case 4: case 5: {
+            case 0:
+                return flush_tlb_non_global(cpu_);
+            case 1:
+                return flush_tlb_page(cpu_, address(input));
+            case 2:
+                return flush_tlb_pcid(cpu_, value & 0xfff, (chosen & 8) != 0);
+            case 3:
+                return flush_tlb_pcid_page(cpu_, value & 0xfff, address(input));
+            case 4:
+            case 5: {
                 const bool same_tables = (cpu_.cr3 >> 12) == (value & 15);
-                cpu_.cr3 = ((value & 15) << 12) | ((cpu_.cr4 & x86::cr4::kPcide) != 0 ? (value >> 4) & 0xfff : 0);
-                // Other tables: global translations, and kept ones of this PCID, may be those of before.
+                cpu_.cr3 = ((value & 15) << 12) |
+                           ((cpu_.cr4 & x86::cr4::kPcide) != 0 ? (value >> 4) & 0xfff : 0);
+                // Other tables: global translations, and kept ones of this PCID, may be those of
+                // before.
                 fresh_ = fresh_ && same_tables;
                 return address_space_changed(cpu_, (chosen & 8) != 0);
             }
-            default: return flush_all();
+            default:
+                return flush_all();
         }
     }
 
@@ -203,25 +230,39 @@ class Session {
         const std::uint64_t shape = input.take(1);
         constexpr std::array<std::uint32_t, 8> kSizes = {1, 2, 4, 8, 16, 32, 64, 10};
         const std::uint32_t size = kSizes[shape & 7];
-        const Privilege privilege = (shape & 0x18) == 0x18 ? Privilege::User : (shape & 0x10) != 0 ? Privilege::ImplicitSupervisor : Privilege::Current;
+        const Privilege privilege = (shape & 0x18) == 0x18 ? Privilege::User
+                                    : (shape & 0x10) != 0  ? Privilege::ImplicitSupervisor
+                                                           : Privilege::Current;
         std::memcpy(memory_.data(), vm_.ram->base(), kArena);
         cpu_.exception = {};
         switch (kind) {
-            case 0: case 1: return read(linear, size, privilege);
-            case 2: case 3: return write(linear, size, privilege, input.take(1));
-            case 4: return point(linear, (shape & 0x20) != 0 ? MemAccess::Write : MemAccess::Read, privilege);
-            case 5: return ask(linear, (shape & 0x20) != 0 ? MemAccess::Write : MemAccess::Execute, privilege);
-            case 6: return point(linear, MemAccess::Execute, privilege);
-            default: return fetch(linear, std::min(size, 15U));
+            case 0:
+            case 1:
+                return read(linear, size, privilege);
+            case 2:
+            case 3:
+                return write(linear, size, privilege, input.take(1));
+            case 4:
+                return point(linear, (shape & 0x20) != 0 ? MemAccess::Write : MemAccess::Read,
+                             privilege);
+            case 5:
+                return ask(linear, (shape & 0x20) != 0 ? MemAccess::Write : MemAccess::Execute,
+                           privilege);
+            case 6:
+                return point(linear, MemAccess::Execute, privilege);
+            default:
+                return fetch(linear, std::min(size, 15U));
         }
     }
 
-    [[nodiscard]] fuzz::Access wanted(std::uint64_t linear, MemAccess access, Privilege privilege) const {
+    [[nodiscard]] fuzz::Access wanted(std::uint64_t linear, MemAccess access,
+                                      Privilege privilege) const {
         fuzz::Access out;
         out.linear = linear;
         out.write = access == MemAccess::Write;
         out.fetch = access == MemAccess::Execute;
-        out.supervisor = privilege == Privilege::ImplicitSupervisor || (privilege == Privilege::Current && cpu_.cpl != 3);
+        out.supervisor = privilege == Privilege::ImplicitSupervisor ||
+                         (privilege == Privilege::Current && cpu_.cpl != 3);
         out.open = privilege == Privilege::Current && (cpu_.rflags & x86::rflags::kAc) != 0;
         return out;
     }
@@ -231,8 +272,10 @@ class Session {
         std::uint32_t size;
     };
 
-    // The reference's outcome of an access of `size` bytes; the parts are by page. Sets bits in memory_.
-    fuzz::Translation expect(std::uint64_t linear, std::uint32_t size, MemAccess access, Privilege privilege) {
+    // The reference's outcome of an access of `size` bytes; the parts are by page. Sets bits in
+    // memory_.
+    fuzz::Translation expect(std::uint64_t linear, std::uint32_t size, MemAccess access,
+                             Privilege privilege) {
         const fuzz::PagingState state = paging();
         parts_.clear();
         fault_at_ = 0;
@@ -240,7 +283,8 @@ class Session {
         std::vector<std::pair<std::uint64_t, std::uint32_t>> pages;
         for (std::uint32_t done = 0; done < size;) {
             const std::uint64_t at = (linear + done) & mask;
-            const auto part = static_cast<std::uint32_t>(std::min<std::uint64_t>(size - done, 0x1000 - (at & 0xfff)));
+            const auto part = static_cast<std::uint32_t>(
+                std::min<std::uint64_t>(size - done, 0x1000 - (at & 0xfff)));
             pages.emplace_back(at, part);
             done += part;
         }
@@ -266,14 +310,16 @@ class Session {
             }
             parts_.push_back({found.physical, part});
         }
-        // A processor reads the four PAE pointers at MOV CR3, the MMU at each walk: they differ if a walk's own bits land in the pointers.
+        // A processor reads the four PAE pointers at MOV CR3, the MMU at each walk: they differ if
+        // a walk's own bits land in the pointers.
         fresh_ = fresh_ && pointers(state) == pointers_before;
         return first;
     }
 
     [[nodiscard]] std::uint64_t pointers(const fuzz::PagingState& state) const {
         std::uint64_t sum = 0;
-        if (state.paging && state.pae && !state.long_mode && (state.cr3 & ~0x1fULL) + 32 <= kArena) {
+        if (state.paging && state.pae && !state.long_mode &&
+            (state.cr3 & ~0x1fULL) + 32 <= kArena) {
             for (unsigned i = 0; i < 4; ++i) {
                 std::uint64_t pointer = 0;
                 std::memcpy(&pointer, memory_.data() + (state.cr3 & ~0x1fULL) + 8 * i, 8);
@@ -284,34 +330,51 @@ class Session {
     }
 
     [[nodiscard]] std::string describe() const {
-        return fmt::format("parts {} fault {:#x}/{:#x}, linear {:#x} {} by {}, cpl {} cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} rflags {:#x} pkru {:#x}", parts_.size(), cpu_.exception.fault_address, cpu_.exception.error, last_.linear,
-                           last_.write ? "write" : last_.fetch ? "fetch" : "read", last_.supervisor ? "supervisor" : "user", cpu_.cpl,
-                           cpu_.cr0, cpu_.cr3, cpu_.cr4, cpu_.efer, cpu_.rflags, cpu_.pkru);
+        return fmt::format(
+            "parts {} fault {:#x}/{:#x}, linear {:#x} {} by {}, cpl {} cr0 {:#x} cr3 {:#x} cr4 "
+            "{:#x} efer {:#x} rflags {:#x} pkru {:#x}",
+            parts_.size(), cpu_.exception.fault_address, cpu_.exception.error, last_.linear,
+            last_.write   ? "write"
+            : last_.fetch ? "fetch"
+                          : "read",
+            last_.supervisor ? "supervisor" : "user", cpu_.cpl, cpu_.cr0, cpu_.cr3, cpu_.cr4,
+            cpu_.efer, cpu_.rflags, cpu_.pkru);
     }
 
-    // What happened agrees with the reference: `translated` or the pending fault; and memory is as the reference left it.
+    // What happened agrees with the reference: `translated` or the pending fault; and memory is as
+    // the reference left it.
     void compare(const fuzz::Translation& expected, bool translated) {
         STRATA_CHECK(translated != cpu_.exception.pending, "an access either works or faults");
         if (!fresh_) {
             return;
         }
-        STRATA_CHECK(translated == (expected.verdict == fuzz::Verdict::Translated), fmt::format("worked: {} (vector {}), reference: error {:#x}; {}", translated, cpu_.exception.vector, expected.error, describe()));
+        STRATA_CHECK(translated == (expected.verdict == fuzz::Verdict::Translated),
+                     fmt::format("worked: {} (vector {}), reference: error {:#x}; {}", translated,
+                                 cpu_.exception.vector, expected.error, describe()));
         if (!translated) {
             const bool general = expected.verdict == fuzz::Verdict::GeneralProtection;
-            STRATA_CHECK(cpu_.exception.vector == (general ? x86::vector::kGp : x86::vector::kPf), fmt::format("vector {}", cpu_.exception.vector));
-            STRATA_CHECK(cpu_.exception.error == expected.error, fmt::format("error code {:#x}, reference {:#x}", cpu_.exception.error, expected.error));
-            STRATA_CHECK(general || cpu_.exception.fault_address == fault_at_, fmt::format("CR2 {:#x}, reference {:#x}", cpu_.exception.fault_address, fault_at_));
+            STRATA_CHECK(cpu_.exception.vector == (general ? x86::vector::kGp : x86::vector::kPf),
+                         fmt::format("vector {}", cpu_.exception.vector));
+            STRATA_CHECK(cpu_.exception.error == expected.error,
+                         fmt::format("error code {:#x}, reference {:#x}", cpu_.exception.error,
+                                     expected.error));
+            STRATA_CHECK(
+                general || cpu_.exception.fault_address == fault_at_,
+                fmt::format("CR2 {:#x}, reference {:#x}", cpu_.exception.fault_address, fault_at_));
         }
         compare_memory();
     }
 
     [[nodiscard]] bool same(const Part& part, std::span<const std::byte> data) const {
-        return part.physical < kArena ? std::memcmp(data.data(), memory_.data() + part.physical, part.size) == 0 : fuzz::all_zero(data);
+        return part.physical < kArena
+                   ? std::memcmp(data.data(), memory_.data() + part.physical, part.size) == 0
+                   : fuzz::all_zero(data);
     }
 
     void compare_memory() {
         if (fresh_) {
-            STRATA_CHECK(std::memcmp(vm_.ram->base(), memory_.data(), kArena) == 0, "memory, with accessed and dirty bits");
+            STRATA_CHECK(std::memcmp(vm_.ram->base(), memory_.data(), kArena) == 0,
+                         "memory, with accessed and dirty bits");
         }
     }
 
@@ -326,22 +389,26 @@ class Session {
         std::uint32_t place = 0;
         for (const Part& part : parts_) {
             if (part.physical + part.size <= kRamSize) {
-                STRATA_CHECK(same(part, std::as_bytes(std::span(data)).subspan(place, part.size)), "the data read");
+                STRATA_CHECK(same(part, std::as_bytes(std::span(data)).subspan(place, part.size)),
+                             "the data read");
             } else if (part.size <= 8) {
-                STRATA_CHECK(parts_.size() > 1 || vm_.dispatcher.last_read_address == part.physical, "the device read");
+                STRATA_CHECK(parts_.size() > 1 || vm_.dispatcher.last_read_address == part.physical,
+                             "the device read");
             }
             place += part.size;
         }
     }
 
     // Data that may be a table in use stays as it is: changing it would need a flush first.
-    void write(std::uint64_t linear, std::uint32_t size, Privilege privilege, std::uint64_t filler) {
+    void write(std::uint64_t linear, std::uint32_t size, Privilege privilege,
+               std::uint64_t filler) {
         const auto expected = expect(linear, size, MemAccess::Write, privilege);
         std::array<std::byte, 64> data{};
         std::uint32_t place = 0;
         bool table = false;
         for (const Part& part : parts_) {
-            if (part.physical + part.size <= kArena && ((tables_ >> (part.physical >> 12)) & 1) == 0) {
+            if (part.physical + part.size <= kArena &&
+                ((tables_ >> (part.physical >> 12)) & 1) == 0) {
                 std::memset(data.data() + place, static_cast<int>(filler), part.size);
             } else if (part.physical + part.size <= kArena) {
                 std::memcpy(data.data() + place, memory_.data() + part.physical, part.size);
@@ -372,7 +439,9 @@ class Session {
             return;
         }
         for (const Part& part : parts_) {
-            STRATA_CHECK(part.physical + part.size > kRamSize || vm_.ram->dirty().test(part.physical >> 12), "a write is logged");
+            STRATA_CHECK(
+                part.physical + part.size > kRamSize || vm_.ram->dirty().test(part.physical >> 12),
+                "a write is logged");
         }
     }
 
@@ -380,14 +449,17 @@ class Session {
         const auto expected = expect(linear, 1, access, privilege);
         const std::byte* host = host_pointer(cpu_, linear, 1, access, privilege);
         if (host != nullptr) {
-            STRATA_CHECK(host >= vm_.ram->base() && host < vm_.ram->base() + kRamSize, "a pointer outside of RAM");
+            STRATA_CHECK(host >= vm_.ram->base() && host < vm_.ram->base() + kRamSize,
+                         "a pointer outside of RAM");
             STRATA_CHECK(!cpu_.exception.pending, "a pointer and a fault");
         }
         finish_pending_rewrite(cpu_);
         const bool device = host == nullptr && !cpu_.exception.pending;
         compare(expected, host != nullptr || device);
         if (fresh_ && host != nullptr) {
-            STRATA_CHECK(host == vm_.ram->base() + expected.physical, fmt::format("the pointer: {:#x}, reference {:#x}", host - vm_.ram->base(), expected.physical));
+            STRATA_CHECK(host == vm_.ram->base() + expected.physical,
+                         fmt::format("the pointer: {:#x}, reference {:#x}", host - vm_.ram->base(),
+                                     expected.physical));
         }
         STRATA_CHECK(!fresh_ || !device || expected.physical >= kRamSize, "RAM taken for a device");
     }
@@ -400,7 +472,9 @@ class Session {
         std::uint64_t physical = 0;
         const bool done = translate_linear(cpu_, linear, access, privilege, physical);
         compare(expected, done);
-        STRATA_CHECK(!done || !fresh_ || physical == expected.physical, fmt::format("the address: {:#x}, reference {:#x}", physical, expected.physical));
+        STRATA_CHECK(
+            !done || !fresh_ || physical == expected.physical,
+            fmt::format("the address: {:#x}, reference {:#x}", physical, expected.physical));
     }
 
     // Stops at the first byte that faults; only if it is the very first the fault is reported.
@@ -418,7 +492,8 @@ class Session {
             if (found.verdict != fuzz::Verdict::Translated) {
                 break;
             }
-            const auto part = static_cast<std::uint32_t>(std::min<std::uint64_t>(size - reachable, 0x1000 - (at & 0xfff)));
+            const auto part = static_cast<std::uint32_t>(
+                std::min<std::uint64_t>(size - reachable, 0x1000 - (at & 0xfff)));
             parts.push_back({found.physical, part});
             reachable += part;
         }
@@ -430,11 +505,13 @@ class Session {
         if (!fresh_) {
             return;
         }
-        STRATA_CHECK(got == reachable, fmt::format("how far the fetch goes: {}, reference {}", got, reachable));
+        STRATA_CHECK(got == reachable,
+                     fmt::format("how far the fetch goes: {}, reference {}", got, reachable));
         compare(first, got > 0);
         std::uint32_t place = 0;
         for (const Part& part : parts) {
-            STRATA_CHECK(part.physical + part.size > kRamSize || same(part, std::as_bytes(std::span(code)).subspan(place, part.size)),
+            STRATA_CHECK(part.physical + part.size > kRamSize ||
+                             same(part, std::as_bytes(std::span(code)).subspan(place, part.size)),
                          "the bytes fetched");
             place += part.size;
         }

@@ -7,8 +7,12 @@
 namespace strata::fuzz {
 namespace {
 
-constexpr std::uint64_t bits(unsigned high, unsigned low) { return (~0ULL >> (63 - high)) & (~0ULL << low); }
-bool has(std::uint64_t value, unsigned bit) { return ((value >> bit) & 1) != 0; }
+constexpr std::uint64_t bits(unsigned high, unsigned low) {
+    return (~0ULL >> (63 - high)) & (~0ULL << low);
+}
+bool has(std::uint64_t value, unsigned bit) {
+    return ((value >> bit) & 1) != 0;
+}
 
 struct Level {
     std::uint64_t address = 0;
@@ -52,7 +56,8 @@ struct Walk {
         for (const Level& level : levels) {
             user_page = user_page && has(level.entry, 2);
             writable = writable && has(level.entry, 1);
-            executable = executable && !(level.size == 8 && state.no_execute && has(level.entry, 63));
+            executable =
+                executable && !(level.size == 8 && state.no_execute && has(level.entry, 63));
         }
         bool allowed = true;
         if (access.supervisor) {
@@ -72,7 +77,8 @@ struct Walk {
             const auto key = static_cast<unsigned>((levels.back().entry & bits(62, 59)) >> 59);
             const bool access_disabled = has(state.pkru, 2 * key);
             const bool write_disabled = has(state.pkru, 2 * key + 1);
-            key_violation = access_disabled || (access.write && write_disabled && (!access.supervisor || state.write_protect));
+            key_violation = access_disabled || (access.write && write_disabled &&
+                                                (!access.supervisor || state.write_protect));
         }
         if (!allowed || key_violation) {
             return fault(true, false, key_violation);
@@ -97,7 +103,8 @@ struct Walk {
             return fault(false, false, false);
         }
         if (state.page_size_extension && has(directory.entry, 7)) {
-            // Bits 39:32 of the address lie in bits 20:13; those past the processor's width, and bit 21, are reserved.
+            // Bits 39:32 of the address lie in bits 20:13; those past the processor's width, and
+            // bit 21, are reserved.
             for (unsigned bit = 32; bit < 40; ++bit) {
                 if (bit >= state.physical_bits && has(directory.entry, bit - 32 + 13)) {
                     return fault(true, true, false);
@@ -106,10 +113,12 @@ struct Walk {
             if (has(directory.entry, 21)) {
                 return fault(true, true, false);
             }
-            const std::uint64_t page = (directory.entry & bits(31, 22)) | ((directory.entry & bits(20, 13)) >> 13 << 32);
+            const std::uint64_t page =
+                (directory.entry & bits(31, 22)) | ((directory.entry & bits(20, 13)) >> 13 << 32);
             return decide(page, linear & bits(21, 0));
         }
-        Level table = read((directory.entry & bits(31, 12)) + ((linear & bits(21, 12)) >> 12) * 4, 4);
+        Level table =
+            read((directory.entry & bits(31, 12)) + ((linear & bits(21, 12)) >> 12) * 4, 4);
         levels.push_back(table);
         if (!has(table.entry, 0)) {
             return fault(false, false, false);
@@ -148,7 +157,8 @@ struct Walk {
                 if ((level.entry & bits(shift - 1, 13)) != 0) {
                     return fault(true, true, false);
                 }
-                return decide(level.entry & address_field & ~bits(shift - 1, 0), linear & bits(shift - 1, 0));
+                return decide(level.entry & address_field & ~bits(shift - 1, 0),
+                              linear & bits(shift - 1, 0));
             }
             table = level.entry & address_field;
         }
@@ -160,7 +170,8 @@ struct Walk {
             return fault(false, false, false);
         }
         // Bit 63 is reserved here even with no-execute on.
-        if (reserved_everywhere(pointer.entry) || (pointer.entry & (bits(2, 1) | bits(8, 5) | bits(63, 63))) != 0) {
+        if (reserved_everywhere(pointer.entry) ||
+            (pointer.entry & (bits(2, 1) | bits(8, 5) | bits(63, 63))) != 0) {
             return fault(true, true, false);
         }
         return wide(pointer.entry & bits(state.physical_bits - 1, 12), 21);
@@ -169,7 +180,8 @@ struct Walk {
 
 }  // namespace
 
-Translation translate(const PagingState& state, const Access& access, std::span<std::byte> memory, std::uint64_t& tables) {
+Translation translate(const PagingState& state, const Access& access, std::span<std::byte> memory,
+                      std::uint64_t& tables) {
     if (state.long_mode) {
         const std::uint64_t upper = access.linear & bits(63, 47);
         if (upper != 0 && upper != bits(63, 47)) {
@@ -186,14 +198,16 @@ Translation translate(const PagingState& state, const Access& access, std::span<
     return state.pae ? walk.pae() : walk.narrow();
 }
 
-bool pointers_acceptable(const PagingState& state, std::uint64_t cr3, std::span<const std::byte> memory) {
+bool pointers_acceptable(const PagingState& state, std::uint64_t cr3,
+                         std::span<const std::byte> memory) {
     for (unsigned i = 0; i < 4; ++i) {
         const std::uint64_t address = (cr3 & bits(31, 5)) + i * 8;
         std::uint64_t entry = address < state.ram_size ? 0 : ~0ULL;
         if (address + 8 <= memory.size()) {
             std::memcpy(&entry, memory.data() + address, 8);
         }
-        const bool reserved = (entry & (bits(2, 1) | bits(8, 5) | bits(63, 63))) != 0 || (entry & bits(62, state.physical_bits)) != 0;
+        const bool reserved = (entry & (bits(2, 1) | bits(8, 5) | bits(63, 63))) != 0 ||
+                              (entry & bits(62, state.physical_bits)) != 0;
         if (has(entry, 0) && reserved) {
             return false;
         }

@@ -22,7 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     options.cache = (bits & 2) != 0 ? block::CacheMode::Writethrough : block::CacheMode::Writeback;
     options.lock = false;
     auto image = block::open_disk(std::move(options)).value();
-    auto device = virtio::BlkDevice::create({.queues = 1U + ((bits >> 2) & 1), .queue_size = 16}, std::move(image), *loop);
+    auto device = virtio::BlkDevice::create({.queues = 1U + ((bits >> 2) & 1), .queue_size = 16},
+                                            std::move(image), *loop);
     fuzz::HostileDriver(std::move(device).value(), *loop).play(input);
     return 0;
 }

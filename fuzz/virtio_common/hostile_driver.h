@@ -1,7 +1,9 @@
-// HostileDriver: plays fuzz input as a guest that drives one virtio-pci device: registers, rings, notifications, save and load.
+// HostileDriver: plays fuzz input as a guest that drives one virtio-pci device: registers, rings,
+// notifications, save and load.
 //
-// The device is first brought to DRIVER_OK with rings at known places, so that the input reaches the queues at once; the input may
-// reset and reconfigure it as it likes. Operations are one byte and their operands.
+// The device is first brought to DRIVER_OK with rings at known places, so that the input reaches
+// the queues at once; the input may reset and reconfigure it as it likes. Operations are one byte
+// and their operands.
 #pragma once
 
 #include <array>
@@ -22,7 +24,8 @@ inline constexpr std::uint16_t kRingSize = 16;
 
 /// Guest RAM that is shared by all inputs; its first 64 KiB are zeroed for each.
 inline memory::GuestRam& ram() {
-    static const std::unique_ptr<memory::GuestRam> instance = memory::GuestRam::create(kRamSize, kRamSize).value();
+    static const std::unique_ptr<memory::GuestRam> instance =
+        memory::GuestRam::create(kRamSize, kRamSize).value();
     return *instance;
 }
 
@@ -77,9 +80,10 @@ class HostileDriver {
         }
     }
     void start(Input& input) {
-        const std::uint64_t features = ((transport_.device().offered_features() | virtio::Feature::kRingPacked) &
-                                        input.take<std::uint64_t>()) |
-                                       virtio::Feature::kVersion1;
+        const std::uint64_t features =
+            ((transport_.device().offered_features() | virtio::Feature::kRingPacked) &
+             input.take<std::uint64_t>()) |
+            virtio::Feature::kVersion1;
         set<std::uint8_t>(0x14, 3);
         set<std::uint32_t>(8, 0);
         set<std::uint32_t>(12, static_cast<std::uint32_t>(features));
@@ -102,7 +106,9 @@ class HostileDriver {
         const auto queue = input.take<std::uint8_t>() % transport_.device().queue_sizes().size();
         const std::uint64_t base = kRingBase + queue * kRingStride;
         const auto index = input.take<std::uint8_t>() % kRingSize;
-        const std::uint64_t address = input.take<std::uint8_t>() == 0xff ? input.take<std::uint64_t>() : input.take<std::uint16_t>();
+        const std::uint64_t address = input.take<std::uint8_t>() == 0xff
+                                          ? input.take<std::uint64_t>()
+                                          : input.take<std::uint16_t>();
         const virtio::Descriptor made{address, std::uint32_t{input.take<std::uint16_t>()},
                                       input.take<std::uint16_t>(), input.take<std::uint16_t>()};
         (void)ram().store(memory::GuestAddress(base + 16ULL * static_cast<unsigned>(index)), made);
@@ -137,27 +143,38 @@ class HostileDriver {
             case 1: {
                 std::uint64_t value = 0;
                 const std::uint64_t offset = input.take<std::uint16_t>() & 0x7fff;
-                transport_.bar_read(0, offset, std::as_writable_bytes(std::span(&value, 1)).first(1 + (offset & 7)));
+                transport_.bar_read(
+                    0, offset,
+                    std::as_writable_bytes(std::span(&value, 1)).first(1 + (offset & 7)));
                 break;
             }
             case 2: {
                 const auto value = input.take<std::uint32_t>();
-                transport_.config_write(input.take<std::uint16_t>() & 0xfff, std::as_bytes(std::span(&value, 1)));
+                transport_.config_write(input.take<std::uint16_t>() & 0xfff,
+                                        std::as_bytes(std::span(&value, 1)));
                 break;
             }
             case 3: {
                 std::uint32_t value = 0;
-                transport_.config_read(input.take<std::uint16_t>() & 0xfff, std::as_writable_bytes(std::span(&value, 1)));
+                transport_.config_read(input.take<std::uint16_t>() & 0xfff,
+                                       std::as_writable_bytes(std::span(&value, 1)));
                 break;
             }
             case 4: {
                 const auto address = input.take<std::uint16_t>();
-                (void)ram().store(memory::GuestAddress(address), input.take<std::array<std::uint8_t, 16>>());
+                (void)ram().store(memory::GuestAddress(address),
+                                  input.take<std::array<std::uint8_t, 16>>());
                 break;
             }
-            case 5: descriptor(input); break;
-            case 6: publish(input); break;
-            default: reload(); break;
+            case 5:
+                descriptor(input);
+                break;
+            case 6:
+                publish(input);
+                break;
+            default:
+                reload();
+                break;
         }
     }
 

@@ -1,4 +1,5 @@
-// virtio-console: registers and queues under hostile input, with a backend that takes little and answers.
+// virtio-console: registers and queues under hostile input, with a backend that takes little and
+// answers.
 #include "../virtio_common/hostile_driver.h"
 #include "virtio/console/console.h"
 
@@ -30,7 +31,8 @@ class SlowBackend final : public strata::virtio::ConsoleBackend {
     }
     strata::io::EventLoop& loop_;
     unsigned calls_ = 0;
-    std::shared_ptr<strata::virtio::ConsoleDevice*> device_ = std::make_shared<strata::virtio::ConsoleDevice*>(nullptr);
+    std::shared_ptr<strata::virtio::ConsoleDevice*> device_ =
+        std::make_shared<strata::virtio::ConsoleDevice*>(nullptr);
 };
 
 }  // namespace

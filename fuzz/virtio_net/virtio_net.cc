@@ -21,7 +21,8 @@ class EchoBackend final : public strata::net::NetBackend {
         }
     }
     [[nodiscard]] std::optional<std::span<const std::byte>> peek() const override {
-        return frames_.empty() ? std::nullopt : std::optional(std::span<const std::byte>(frames_.front()));
+        return frames_.empty() ? std::nullopt
+                               : std::optional(std::span<const std::byte>(frames_.front()));
     }
     void pop() override { frames_.pop_front(); }
     [[nodiscard]] bool checksums_good() const override { return true; }
@@ -38,7 +39,8 @@ class EchoBackend final : public strata::net::NetBackend {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     using namespace strata;
     const auto loop = io::EventLoop::create().value();
-    auto device = std::make_unique<virtio::NetDevice>(virtio::NetDeviceConfig{}, std::make_unique<EchoBackend>(*loop), *loop);
+    auto device = std::make_unique<virtio::NetDevice>(virtio::NetDeviceConfig{},
+                                                      std::make_unique<EchoBackend>(*loop), *loop);
     fuzz::HostileDriver(std::move(device), *loop).play(fuzz::Input(data, size));
     return 0;
 }

@@ -36,10 +36,12 @@ int depth_of(std::string_view text) {
 
 Result<Json> parse_json(std::string_view text) {
     if (text.size() > kMaxText) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("JSON of {} bytes is over the limit of 1 MiB", text.size())};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("JSON of {} bytes is over the limit of 1 MiB", text.size())};
     }
     if (depth_of(text) > kMaxDepth) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("JSON is nested deeper than {}", kMaxDepth)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("JSON is nested deeper than {}", kMaxDepth)};
     }
     Json value = Json::parse(text.begin(), text.end(), nullptr, false);
     if (value.is_discarded()) {
@@ -48,19 +50,24 @@ Result<Json> parse_json(std::string_view text) {
     return value;
 }
 
-std::string dump_json(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump_json(const Json& value) {
+    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 std::string dump_json_pretty(const Json& value) {
     return value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-ObjectReader::ObjectReader(const Json& value, std::string path) : value_(value), path_(std::move(path)) {
+ObjectReader::ObjectReader(const Json& value, std::string path)
+    : value_(value), path_(std::move(path)) {
     if (!value_.is_object()) {
         mistake_ = fmt::format("{}: must be an object", path_.empty() ? "JSON" : path_);
     }
 }
 
-bool ObjectReader::has(std::string_view name) const { return value_.is_object() && value_.contains(std::string(name)); }
+bool ObjectReader::has(std::string_view name) const {
+    return value_.is_object() && value_.contains(std::string(name));
+}
 
 const Json* ObjectReader::member(std::string_view name) {
     if (!value_.is_object()) {
@@ -83,13 +90,15 @@ std::string ObjectReader::text(std::string_view name, std::string_view fallback)
     return value->get<std::string>();
 }
 
-std::uint64_t ObjectReader::number(std::string_view name, std::uint64_t fallback, std::uint64_t low, std::uint64_t high) {
+std::uint64_t ObjectReader::number(std::string_view name, std::uint64_t fallback, std::uint64_t low,
+                                   std::uint64_t high) {
     const Json* value = member(name);
     if (value == nullptr) {
         return fallback;
     }
     // A number made in memory is signed though it is not negative; one that was parsed is unsigned.
-    const bool whole = value->is_number_unsigned() || (value->is_number_integer() && value->get<std::int64_t>() >= 0);
+    const bool whole = value->is_number_unsigned() ||
+                       (value->is_number_integer() && value->get<std::int64_t>() >= 0);
     if (!whole || value->get<std::uint64_t>() < low || value->get<std::uint64_t>() > high) {
         reject(name, fmt::format("must be a number from {} to {}", low, high));
         return fallback;

@@ -31,12 +31,19 @@ constexpr std::array<std::pair<WriteErrors, std::string_view>, 4> kWriteErrors =
     {WriteErrors::Ignore, "ignore"},
 }};
 
-Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+Error invalid(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text)};
+}
 
-Json file_to_json(const FileRef& file) { return Json{{"name", file.name}, {"fd", file.fd}}; }
+Json file_to_json(const FileRef& file) {
+    return Json{{"name", file.name}, {"fd", file.fd}};
+}
 
 Json disk_to_json(const DiskConfig& disk) {
-    Json json{{"file", file_to_json(disk.file)}, {"format", disk.format}, {"read_only", disk.read_only}, {"follow", disk.follow},
+    Json json{{"file", file_to_json(disk.file)},
+              {"format", disk.format},
+              {"read_only", disk.read_only},
+              {"follow", disk.follow},
               {"write_errors", to_text(disk.write_errors)}};
     for (const DiskLimit& limit : disk.limits) {
         json["limits"][limit.name] = limit.value;
@@ -128,7 +135,8 @@ Result<NetConfig> read_net(const Json& json, const std::string& path) {
     NetConfig net;
     std::size_t place = 0;
     for (const Json* element : reader.array("forwards", kMaxForwards)) {
-        net.forwards.push_back(STRATA_TRY(read_forward(*element, fmt::format("{}.forwards[{}]", path, place++))));
+        net.forwards.push_back(
+            STRATA_TRY(read_forward(*element, fmt::format("{}.forwards[{}]", path, place++))));
     }
     STRATA_TRY_VOID(reader.finish());
     return net;
@@ -138,7 +146,8 @@ Result<ConsoleConfig> read_console(const Json& json, std::size_t fds) {
     ObjectReader reader(json, "console");
     ConsoleConfig console;
     console.fd = read_fd(reader, "fd", fds);
-    console.columns = static_cast<std::uint16_t>(reader.number("columns", console.columns, 1, UINT16_MAX));
+    console.columns =
+        static_cast<std::uint16_t>(reader.number("columns", console.columns, 1, UINT16_MAX));
     console.rows = static_cast<std::uint16_t>(reader.number("rows", console.rows, 1, UINT16_MAX));
     STRATA_TRY_VOID(reader.finish());
     return console;
@@ -172,7 +181,8 @@ Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds
     }
     std::size_t place = 0;
     for (const Json* element : reader.array("disks", kMaxDisks)) {
-        config.disks.push_back(STRATA_TRY(read_disk(*element, fmt::format("disks[{}]", place++), fds)));
+        config.disks.push_back(
+            STRATA_TRY(read_disk(*element, fmt::format("disks[{}]", place++), fds)));
     }
     place = 0;
     for (const Json* element : reader.array("nets", kMaxNets)) {
@@ -184,7 +194,8 @@ Result<> read_parts(ObjectReader& reader, MachineConfig& config, std::size_t fds
 }  // namespace
 
 bool is_disk_limit(std::string_view name) {
-    constexpr std::array<std::string_view, 6> kLimits = {"iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write"};
+    constexpr std::array<std::string_view, 6> kLimits = {"iops", "iops-read", "iops-write",
+                                                         "bps",  "bps-read",  "bps-write"};
     for (const std::string_view ending : {"-max-length", "-max"}) {
         if (name.ends_with(ending)) {
             name.remove_suffix(ending.size());
@@ -194,7 +205,9 @@ bool is_disk_limit(std::string_view name) {
     return name == "iops-size" || std::find(kLimits.begin(), kLimits.end(), name) != kLimits.end();
 }
 
-std::string_view to_text(EngineChoice engine) { return kEngines.at(static_cast<std::size_t>(engine)).second; }
+std::string_view to_text(EngineChoice engine) {
+    return kEngines.at(static_cast<std::size_t>(engine)).second;
+}
 
 Result<EngineChoice> engine_from_text(std::string_view text) {
     for (const auto& [engine, name] : kEngines) {
@@ -205,7 +218,9 @@ Result<EngineChoice> engine_from_text(std::string_view text) {
     return invalid(fmt::format("'{}' is not an engine: use auto, kvm or soft", text));
 }
 
-std::string_view to_text(KernelEntry entry) { return kKernelEntries.at(static_cast<std::size_t>(entry)).second; }
+std::string_view to_text(KernelEntry entry) {
+    return kKernelEntries.at(static_cast<std::size_t>(entry)).second;
+}
 
 Result<KernelEntry> kernel_entry_from_text(std::string_view text) {
     for (const auto& [entry, name] : kKernelEntries) {
@@ -213,10 +228,13 @@ Result<KernelEntry> kernel_entry_from_text(std::string_view text) {
             return entry;
         }
     }
-    return invalid(fmt::format("'{}' is no way to enter a kernel: use auto, decompress or stub", text));
+    return invalid(
+        fmt::format("'{}' is no way to enter a kernel: use auto, decompress or stub", text));
 }
 
-std::string_view to_text(WriteErrors policy) { return kWriteErrors.at(static_cast<std::size_t>(policy)).second; }
+std::string_view to_text(WriteErrors policy) {
+    return kWriteErrors.at(static_cast<std::size_t>(policy)).second;
+}
 
 Result<WriteErrors> write_errors_from_text(std::string_view text) {
     for (const auto& [policy, name] : kWriteErrors) {
@@ -224,20 +242,25 @@ Result<WriteErrors> write_errors_from_text(std::string_view text) {
             return policy;
         }
     }
-    return invalid(fmt::format("'{}' is no answer to write errors: use enospc, report, stop or ignore", text));
+    return invalid(
+        fmt::format("'{}' is no answer to write errors: use enospc, report, stop or ignore", text));
 }
 
 Result<> validate(const MachineConfig& config) {
     const std::uint64_t count = config.cpus.count();
     if (count < 1 || count > kMaxVcpus) {
-        return invalid(fmt::format("{} virtual CPUs: a machine has from 1 to {}", count, kMaxVcpus));
+        return invalid(
+            fmt::format("{} virtual CPUs: a machine has from 1 to {}", count, kMaxVcpus));
     }
-    if (config.memory_bytes < kMinMemory || config.memory_bytes > kMaxMemory || config.memory_bytes % 4096 != 0) {
+    if (config.memory_bytes < kMinMemory || config.memory_bytes > kMaxMemory ||
+        config.memory_bytes % 4096 != 0) {
         return invalid(fmt::format("memory of {}: must be from {} to {}, in whole pages of 4 KiB",
-                                   format_size(config.memory_bytes), format_size(kMinMemory), format_size(kMaxMemory)));
+                                   format_size(config.memory_bytes), format_size(kMinMemory),
+                                   format_size(kMaxMemory)));
     }
     if (config.append.size() > kMaxAppend) {
-        return invalid(fmt::format("kernel command line of {} bytes: the limit is {}", config.append.size(), kMaxAppend));
+        return invalid(fmt::format("kernel command line of {} bytes: the limit is {}",
+                                   config.append.size(), kMaxAppend));
     }
     if (config.append.find_first_of(std::string_view("\0\n", 2)) != std::string::npos) {
         return invalid("kernel command line: must be one line of text");
@@ -246,12 +269,14 @@ Result<> validate(const MachineConfig& config) {
         return invalid("name: must have from 1 to 64 characters");
     }
     if (config.disks.size() > kMaxDisks || config.nets.size() > kMaxNets) {
-        return invalid(fmt::format("a machine has at most {} disks and {} network interfaces", kMaxDisks, kMaxNets));
+        return invalid(fmt::format("a machine has at most {} disks and {} network interfaces",
+                                   kMaxDisks, kMaxNets));
     }
     for (const DiskConfig& disk : config.disks) {
         if (disk.format != "raw" && disk.format != "qcow2") {
             return Error{ErrorKind::NotSupported,
-                         fmt::format("disk '{}': format '{}' is not supported: use raw or qcow2", disk.file.name, disk.format)};
+                         fmt::format("disk '{}': format '{}' is not supported: use raw or qcow2",
+                                     disk.file.name, disk.format)};
         }
     }
     return ok();
@@ -272,7 +297,9 @@ Json to_json(const MachineConfig& config) {
                 {"profile", file_to_json(config.profile)},
                 {"cpu_model", config.cpu_model},
                 {"cpus",
-                 {{"sockets", config.cpus.sockets}, {"cores", config.cpus.cores}, {"threads", config.cpus.threads}}},
+                 {{"sockets", config.cpus.sockets},
+                  {"cores", config.cpus.cores},
+                  {"threads", config.cpus.threads}}},
                 {"memory_bytes", config.memory_bytes},
                 {"kernel", file_to_json(config.kernel)},
                 {"initrd", file_to_json(config.initrd)},
@@ -281,7 +308,10 @@ Json to_json(const MachineConfig& config) {
                 {"disks", std::move(disks)},
                 {"nets", std::move(nets)},
                 {"serial_fd", config.serial_fd},
-                {"console", {{"fd", config.console.fd}, {"columns", config.console.columns}, {"rows", config.console.rows}}},
+                {"console",
+                 {{"fd", config.console.fd},
+                  {"columns", config.console.columns},
+                  {"rows", config.console.rows}}},
                 {"reboot", config.reboot},
                 {"debug_exit", config.debug_exit}};
 }

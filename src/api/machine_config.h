@@ -1,8 +1,9 @@
 // MachineConfig: what one machine is made of, as a type and as JSON. No behaviour.
 //
-// The command line fills it from options (api/option_text.h), the VMM receives it as JSON. Files are named for messages; whoever runs the
-// VMM opens them and passes descriptors, so `fd` members are places in the list of descriptors that came with the request
-// (kNoFile: none). docs/machine-config.md is the reference.
+// The command line fills it from options (api/option_text.h), the VMM receives it as JSON. Files
+// are named for messages; whoever runs the VMM opens them and passes descriptors, so `fd` members
+// are places in the list of descriptors that came with the request (kNoFile: none).
+// docs/machine-config.md is the reference.
 #pragma once
 
 #include <cstdint>
@@ -21,14 +22,16 @@ inline constexpr std::uint64_t kMaxMemory = 4ULL << 40;
 inline constexpr std::size_t kMaxDisks = 24;
 inline constexpr std::size_t kMaxNets = 8;
 inline constexpr std::size_t kMaxForwards = 64;
-inline constexpr std::size_t kMaxAppend = 2047;  ///< bytes of kernel command line (Linux' COMMAND_LINE_SIZE, less the NUL)
+inline constexpr std::size_t kMaxAppend =
+    2047;  ///< bytes of kernel command line (Linux' COMMAND_LINE_SIZE, less the NUL)
 
 enum class EngineChoice : std::uint8_t { Auto, Kvm, Soft };
 /// Who unpacks a bzImage: the loader if it can, the loader or nobody, the kernel's own stub.
 enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 
-/// What happens when a write to a disk's file fails: Enospc waits for room if the host's disk is full and reports all else to the guest; Report
-/// reports, Stop waits, Ignore says that it was written.
+/// What happens when a write to a disk's file fails: Enospc waits for room if the host's disk is
+/// full and reports all else to the guest; Report reports, Stop waits, Ignore says that it was
+/// written.
 enum class WriteErrors : std::uint8_t { Enospc, Report, Stop, Ignore };
 
 struct CpuTopology {
@@ -41,14 +44,14 @@ struct CpuTopology {
 
 /// A file that the VMM is handed open.
 struct FileRef {
-    std::string name;            ///< for messages
-    std::int64_t fd = kNoFile;   ///< place in the descriptor list
+    std::string name;           ///< for messages
+    std::int64_t fd = kNoFile;  ///< place in the descriptor list
     [[nodiscard]] bool present() const { return fd != kNoFile || !name.empty(); }
     bool operator==(const FileRef&) const = default;
 };
 
-/// A limit of a disk: "iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write", each also with "-max" (burst) and "-max-length"
-/// (its seconds), or "iops-size".
+/// A limit of a disk: "iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write", each also
+/// with "-max" (burst) and "-max-length" (its seconds), or "iops-size".
 struct DiskLimit {
     std::string name;
     std::uint64_t value = 0;
@@ -60,10 +63,12 @@ struct DiskConfig {
     FileRef file;
     std::string format = "raw";
     bool read_only = false;
-    bool follow = false;  ///< open the files that the image names (backing files): for trusted images
+    bool follow =
+        false;  ///< open the files that the image names (backing files): for trusted images
     WriteErrors write_errors = WriteErrors::Enospc;
     std::vector<DiskLimit> limits{};  ///< none: as fast as the host
-    std::string limit_group{};        ///< disks of one group have its limits together; the first of them says what these are
+    std::string limit_group{};  ///< disks of one group have its limits together; the first of them
+                                ///< says what these are
     bool operator==(const DiskConfig&) const = default;
 };
 
@@ -95,9 +100,9 @@ struct ConsoleConfig {
 struct MachineConfig {
     std::string name = "strata";
     EngineChoice engine = EngineChoice::Auto;
-    bool interpret_only = false;       ///< soft engine without its translator: for bisecting
-    FileRef profile;                   ///< soft engine: where its profile of guest code goes; "write" access
-    std::string cpu_model = "host";    ///< "host", "x86-64-v3", … with +flag, -flag
+    bool interpret_only = false;  ///< soft engine without its translator: for bisecting
+    FileRef profile;  ///< soft engine: where its profile of guest code goes; "write" access
+    std::string cpu_model = "host";  ///< "host", "x86-64-v3", … with +flag, -flag
     CpuTopology cpus;
     std::uint64_t memory_bytes = 1ULL << 30;
     FileRef kernel;
@@ -106,10 +111,12 @@ struct MachineConfig {
     std::string append;
     std::vector<DiskConfig> disks;
     std::vector<NetConfig> nets;
-    std::int64_t serial_fd = kNoFile;  ///< a stream: what the guest's first serial port says and hears
+    std::int64_t serial_fd =
+        kNoFile;  ///< a stream: what the guest's first serial port says and hears
     ConsoleConfig console;
-    bool reboot = true;                ///< false: a guest reset ends the run
-    bool debug_exit = false;           ///< the isa-debug-exit port exists, and its value becomes the exit status
+    bool reboot = true;  ///< false: a guest reset ends the run
+    bool debug_exit =
+        false;  ///< the isa-debug-exit port exists, and its value becomes the exit status
     bool operator==(const MachineConfig&) const = default;
 };
 
@@ -123,7 +130,8 @@ Result<KernelEntry> kernel_entry_from_text(std::string_view text);
 /// "enospc", "report", "stop" or "ignore".
 Result<WriteErrors> write_errors_from_text(std::string_view text);
 
-/// Checks the limits above and what members mean together. What needs the host (files, CPU flags) is checked where it is used.
+/// Checks the limits above and what members mean together. What needs the host (files, CPU flags)
+/// is checked where it is used.
 Result<> validate(const MachineConfig& config);
 
 Json to_json(const MachineConfig& config);

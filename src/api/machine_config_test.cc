@@ -20,9 +20,15 @@ MachineConfig full_config() {
     config.initrd = {.name = "initrd.img", .fd = 1};
     config.kernel_entry = KernelEntry::Stub;
     config.append = "console=ttyS0 root=\"/dev/vda\"";
-    config.disks = {{.file = {.name = "root.raw", .fd = 2}, .format = "qcow2", .read_only = true, .follow = true,
+    config.disks = {{.file = {.name = "root.raw", .fd = 2},
+                     .format = "qcow2",
+                     .read_only = true,
+                     .follow = true,
                      .write_errors = WriteErrors::Stop}};
-    config.nets = {{.forwards = {{.protocol = Protocol::Udp, .host_address = "0.0.0.0", .host_port = 53, .guest_port = 54}}}};
+    config.nets = {{.forwards = {{.protocol = Protocol::Udp,
+                                  .host_address = "0.0.0.0",
+                                  .host_port = 53,
+                                  .guest_port = 54}}}};
     config.serial_fd = 3;
     config.console = {.fd = 4, .columns = 132, .rows = 43};
     config.reboot = false;
@@ -50,13 +56,15 @@ TEST(MachineConfigTest, UnknownMemberIsRejectedByName) {
     json["disks"][0]["colour"] = "red";
     auto result = machine_config_from_json(json, kFds);
     ASSERT_FALSE(result.ok());
-    EXPECT_NE(result.error().text().find("disks[0].colour"), std::string::npos) << result.error().text();
+    EXPECT_NE(result.error().text().find("disks[0].colour"), std::string::npos)
+        << result.error().text();
 }
 
 TEST(MachineConfigTest, WrongTypesAreRejectedNotThrown) {
-    for (const char* text : {"[]", "1", "null", R"({"memory_bytes":"1G"})", R"({"memory_bytes":-1})", R"({"cpus":[1]})",
-                             R"({"disks":{}})", R"({"kernel":{"fd":1e99}})", R"({"engine":7})", R"({"name":null})",
-                             R"({"nets":[{"forwards":[{"host_port":70000}]}]})"}) {
+    for (const char* text :
+         {"[]", "1", "null", R"({"memory_bytes":"1G"})", R"({"memory_bytes":-1})",
+          R"({"cpus":[1]})", R"({"disks":{}})", R"({"kernel":{"fd":1e99}})", R"({"engine":7})",
+          R"({"name":null})", R"({"nets":[{"forwards":[{"host_port":70000}]}]})"}) {
         auto json = parse_json(text);
         ASSERT_TRUE(json.ok()) << text;
         EXPECT_FALSE(machine_config_from_json(*json, kFds).ok()) << text;
@@ -84,12 +92,15 @@ TEST(JsonTest, DeepNestingAndGarbageAreRejected) {
     EXPECT_TRUE(parse_json(R"({"text":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["})").ok());
 }
 
-TEST(JsonTest, InvalidUtf8IsReplacedOnOutput) { EXPECT_EQ(dump_json(Json{{"a", "\xff"}}), "{\"a\":\"\xef\xbf\xbd\"}"); }
+TEST(JsonTest, InvalidUtf8IsReplacedOnOutput) {
+    EXPECT_EQ(dump_json(Json{{"a", "\xff"}}), "{\"a\":\"\xef\xbf\xbd\"}");
+}
 
 TEST(OptionTextTest, CpusAsNumberAndTopology) {
     EXPECT_EQ(*parse_cpus("4"), (CpuTopology{1, 4, 1}));
     EXPECT_EQ(*parse_cpus("sockets=2,threads=2"), (CpuTopology{2, 1, 2}));
-    for (const char* text : {"0", "10000", "", "four", "cores=0", "cores=16,sockets=16", "cpus=2", "cores", "1,2"}) {
+    for (const char* text :
+         {"0", "10000", "", "four", "cores=0", "cores=16,sockets=16", "cpus=2", "cores", "1,2"}) {
         EXPECT_FALSE(parse_cpus(text).ok()) << text;
     }
 }
@@ -104,7 +115,8 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_EQ(disk->write_errors, WriteErrors::Enospc);
     EXPECT_EQ(parse_disk("a.raw,werror=report")->write_errors, WriteErrors::Report);
     EXPECT_FALSE(parse_disk("a.raw,werror=panic").ok());
-    EXPECT_EQ(parse_disk("a.raw,iops=100,bps-read-max=2M,limit-group=g")->limits, (std::vector<DiskLimit>{{"iops", 100}, {"bps-read-max", 2U << 20}}));
+    EXPECT_EQ(parse_disk("a.raw,iops=100,bps-read-max=2M,limit-group=g")->limits,
+              (std::vector<DiskLimit>{{"iops", 100}, {"bps-read-max", 2U << 20}}));
     EXPECT_EQ(parse_disk("a.raw,iops=100,limit-group=g")->limit_group, "g");
     EXPECT_FALSE(parse_disk("a.raw,iops").ok());
     EXPECT_FALSE(parse_disk("a.raw,iops-least=5").ok());
@@ -118,8 +130,9 @@ TEST(OptionTextTest, NetForwards) {
     ASSERT_EQ(nets.size(), 1U);
     EXPECT_EQ(nets[0].forwards[0], (PortForward{Protocol::Tcp, "127.0.0.1", 2222, 22}));
     EXPECT_EQ(nets[0].forwards[1], (PortForward{Protocol::Udp, "0.0.0.0", 53, 5353}));
-    for (const char* text : {"", "tap", "user,forward=", "user,forward=tcp:1", "user,forward=tcp:0:22",
-                             "user,forward=tcp:host:1:2", "none,forward=1:2", "user,mac=1"}) {
+    for (const char* text :
+         {"", "tap", "user,forward=", "user,forward=tcp:1", "user,forward=tcp:0:22",
+          "user,forward=tcp:host:1:2", "none,forward=1:2", "user,mac=1"}) {
         EXPECT_FALSE(parse_net(text, nets).ok()) << text;
     }
 }
@@ -129,7 +142,8 @@ TEST(OptionTextTest, SerialTargets) {
     EXPECT_EQ(parse_serial("--console", "unix:/tmp/s")->kind, SerialKind::Unix);
     EXPECT_EQ(parse_serial("--console", "none")->kind, SerialKind::None);
     EXPECT_FALSE(parse_serial("--serial", "file:").ok());
-    EXPECT_NE(parse_serial("--console", "tcp:1").error().text().find("--console"), std::string::npos);
+    EXPECT_NE(parse_serial("--console", "tcp:1").error().text().find("--console"),
+              std::string::npos);
 }
 
 TEST(VmmProtocolTest, EventsRoundTripAndGiveTheExitStatus) {

@@ -2,7 +2,6 @@
 #include "api/option_text.h"
 
 #include <arpa/inet.h>
-
 #include <fmt/format.h>
 
 #include "base/text.h"
@@ -10,7 +9,9 @@
 namespace strata::api {
 namespace {
 
-Error invalid(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+Error invalid(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text)};
+}
 
 // Splits at single commas; a doubled one stands for itself.
 std::vector<std::string> split_commas(std::string_view text) {
@@ -59,8 +60,9 @@ Result<CpuTopology> parse_cpus(std::string_view text) {
     if (text.find('=') == std::string_view::npos) {
         auto count = parse_integer(text, 1, kMaxVcpus);
         if (!count) {
-            return invalid(fmt::format("--cpus {}: must be a number from 1 to {}, or sockets=,cores=,threads=", text,
-                                       kMaxVcpus));
+            return invalid(fmt::format(
+                "--cpus {}: must be a number from 1 to {}, or sockets=,cores=,threads=", text,
+                kMaxVcpus));
         }
         cpus.cores = static_cast<std::uint32_t>(*count);
         return cpus;
@@ -68,19 +70,22 @@ Result<CpuTopology> parse_cpus(std::string_view text) {
     for (const std::string_view part : split(text, ',')) {
         const auto equals = part.find('=');
         const std::string_view key = part.substr(0, equals);
-        const std::string_view value = equals == std::string_view::npos ? "" : part.substr(equals + 1);
+        const std::string_view value =
+            equals == std::string_view::npos ? "" : part.substr(equals + 1);
         std::uint32_t* target = key == "sockets"   ? &cpus.sockets
                                 : key == "cores"   ? &cpus.cores
                                 : key == "threads" ? &cpus.threads
                                                    : nullptr;
         auto count = parse_integer(value, 1, kMaxVcpus);
         if (target == nullptr || !count) {
-            return invalid(fmt::format("--cpus {}: '{}' is wrong: write e.g. sockets=1,cores=4,threads=2", text, part));
+            return invalid(fmt::format(
+                "--cpus {}: '{}' is wrong: write e.g. sockets=1,cores=4,threads=2", text, part));
         }
         *target = static_cast<std::uint32_t>(*count);
     }
     if (cpus.count() > kMaxVcpus) {
-        return invalid(fmt::format("--cpus {}: {} virtual CPUs are more than {}", text, cpus.count(), kMaxVcpus));
+        return invalid(fmt::format("--cpus {}: {} virtual CPUs are more than {}", text,
+                                   cpus.count(), kMaxVcpus));
     }
     return cpus;
 }
@@ -90,7 +95,8 @@ Result<DiskConfig> parse_disk(std::string_view text) {
     DiskConfig disk;
     disk.file.name = parts.front();
     if (disk.file.name.empty()) {
-        return invalid(fmt::format("--disk '{}': no file: write e.g. --disk root.raw,readonly", text));
+        return invalid(
+            fmt::format("--disk '{}': no file: write e.g. --disk root.raw,readonly", text));
     }
     for (std::size_t i = 1; i < parts.size(); ++i) {
         if (parts[i] == "readonly") {
@@ -110,8 +116,10 @@ Result<DiskConfig> parse_disk(std::string_view text) {
             }
             disk.write_errors = *policy;
         } else {
-            return invalid(fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow, werror=report, iops=, bps= or limit-group= (a comma in a name: ,,)",
-                                       text, parts[i]));
+            return invalid(
+                fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow, "
+                            "werror=report, iops=, bps= or limit-group= (a comma in a name: ,,)",
+                            text, parts[i]));
         }
     }
     return disk;
@@ -120,7 +128,8 @@ Result<DiskConfig> parse_disk(std::string_view text) {
 Result<PortForward> parse_forward(std::string_view text) {
     PortForward forward;
     std::vector<std::string_view> parts = split(text, ':');
-    const Error wrong = invalid(fmt::format("forward={}: write e.g. tcp:2222:22 or udp:127.0.0.1:5353:53", text));
+    const Error wrong =
+        invalid(fmt::format("forward={}: write e.g. tcp:2222:22 or udp:127.0.0.1:5353:53", text));
     if (!parts.empty() && (parts.front() == "tcp" || parts.front() == "udp")) {
         forward.protocol = parts.front() == "udp" ? Protocol::Udp : Protocol::Tcp;
         parts.erase(parts.begin());
@@ -154,12 +163,14 @@ Result<> parse_net(std::string_view text, std::vector<NetConfig>& nets) {
     NetConfig net;
     for (std::size_t i = 1; i < parts.size(); ++i) {
         if (!parts[i].starts_with("forward=")) {
-            return invalid(fmt::format("--net {}: '{}' is wrong: use forward=tcp:2222:22", text, parts[i]));
+            return invalid(
+                fmt::format("--net {}: '{}' is wrong: use forward=tcp:2222:22", text, parts[i]));
         }
         net.forwards.push_back(STRATA_TRY(parse_forward(parts[i].substr(8))));
     }
     if (net.forwards.size() > kMaxForwards || nets.size() >= kMaxNets) {
-        return invalid(fmt::format("--net: at most {} interfaces with {} forwards each", kMaxNets, kMaxForwards));
+        return invalid(fmt::format("--net: at most {} interfaces with {} forwards each", kMaxNets,
+                                   kMaxForwards));
     }
     nets.push_back(std::move(net));
     return ok();
@@ -180,7 +191,8 @@ Result<SerialTarget> parse_serial(std::string_view option, std::string_view text
         target.path = std::string(text.substr(5));
         return target;
     }
-    return invalid(fmt::format("{} {}: use stdio, pty, file:PATH, unix:PATH or none", option, text));
+    return invalid(
+        fmt::format("{} {}: use stdio, pty, file:PATH, unix:PATH or none", option, text));
 }
 
 }  // namespace strata::api

@@ -1,6 +1,8 @@
-// Option texts: the short forms in which people write parts of a machine ("--cpus 4", "--net user,forward=tcp:2222:22").
+// Option texts: the short forms in which people write parts of a machine ("--cpus 4", "--net
+// user,forward=tcp:2222:22").
 //
-// Each function answers InvalidArgument with what is wrong and an example. Opening files is not done here.
+// Each function answers InvalidArgument with what is wrong and an example. Opening files is not
+// done here.
 #pragma once
 
 #include <string_view>
@@ -13,7 +15,8 @@ namespace strata::api {
 /// "4", or "sockets=1,cores=4,threads=2" (absent parts are 1).
 Result<CpuTopology> parse_cpus(std::string_view text);
 
-/// "FILE[,format=raw][,readonly][,follow][,iops=N][,bps=SIZE][,limit-group=NAME]" and the other limits. A comma in the file's name is written twice.
+/// "FILE[,format=raw][,readonly][,follow][,iops=N][,bps=SIZE][,limit-group=NAME]" and the other
+/// limits. A comma in the file's name is written twice.
 Result<DiskConfig> parse_disk(std::string_view text);
 
 /// "tcp:2222:22", "udp:5353:53", "2222:22", "tcp:0.0.0.0:2222:22".

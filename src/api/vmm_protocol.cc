@@ -8,9 +8,10 @@
 namespace strata::api {
 namespace {
 
-constexpr std::array<std::string_view, 5> kOperations = {"start", "stop", "power-button", "console-size", "retry"};
-constexpr std::array<std::string_view, 7> kCauses = {"power-off",  "reset",   "panic", "triple-fault",
-                                                     "debug-exit", "stopped", "error"};
+constexpr std::array<std::string_view, 5> kOperations = {"start", "stop", "power-button",
+                                                         "console-size", "retry"};
+constexpr std::array<std::string_view, 7> kCauses = {
+    "power-off", "reset", "panic", "triple-fault", "debug-exit", "stopped", "error"};
 
 constexpr int kGuestCrashed = 10;
 
@@ -26,7 +27,9 @@ int place_of(const std::array<std::string_view, N>& names, std::string_view name
 
 }  // namespace
 
-std::string_view to_text(ExitCause cause) { return kCauses.at(static_cast<std::size_t>(cause)); }
+std::string_view to_text(ExitCause cause) {
+    return kCauses.at(static_cast<std::size_t>(cause));
+}
 
 int exit_status(const VmmEvent& exited) {
     switch (exited.cause) {

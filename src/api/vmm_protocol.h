@@ -1,8 +1,11 @@
-// VMM protocol: the messages between a VMM process and whoever started it, one JSON object a packet.
+// VMM protocol: the messages between a VMM process and whoever started it, one JSON object a
+// packet.
 //
-// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`, `power-button`, `console-size`, `retry`. From it: `started`, `power-button` in
-// answer to that request, `waiting` and `going-on` when the machine waits for the host and when it does no longer, then one `exited`.
-// The VMM ends when the socket closes. The packets travel over io/packet_socket.h.
+// To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`,
+// `power-button`, `console-size`, `retry`. From it: `started`, `power-button` in answer to that
+// request, `waiting` and `going-on` when the machine waits for the host and when it does no longer,
+// then one `exited`. The VMM ends when the socket closes. The packets travel over
+// io/packet_socket.h.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +22,7 @@ enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize, 
 
 struct VmmRequest {
     VmmOperation operation = VmmOperation::Stop;
-    MachineConfig config;      ///< Start only
+    MachineConfig config;       ///< Start only
     std::uint16_t columns = 0;  ///< ConsoleSize only
     std::uint16_t rows = 0;     ///< ConsoleSize only
 };
@@ -38,18 +41,19 @@ enum class ExitCause : std::uint8_t {
 struct VmmEvent {
     enum class Kind : std::uint8_t { Started, PowerButton, Waiting, GoingOn, Exited };
     Kind kind = Kind::Exited;
-    std::string engine;         ///< Started: "kvm" or "soft"
-    std::string reason;         ///< Started: why this engine; Waiting: for what, and what to do
-    bool heard = false;         ///< PowerButton: the guest listens to it
+    std::string engine;  ///< Started: "kvm" or "soft"
+    std::string reason;  ///< Started: why this engine; Waiting: for what, and what to do
+    bool heard = false;  ///< PowerButton: the guest listens to it
     ExitCause cause = ExitCause::Error;
-    std::uint32_t value = 0;    ///< DebugExit
+    std::uint32_t value = 0;  ///< DebugExit
     ErrorKind error_kind = ErrorKind::Failed;
-    std::string error;          ///< Error
+    std::string error;  ///< Error
 };
 
 [[nodiscard]] std::string_view to_text(ExitCause cause);
 
-/// The exit status of the command that ran the machine (see base/result.h; 10: the guest panicked or triple-faulted).
+/// The exit status of the command that ran the machine (see base/result.h; 10: the guest panicked
+/// or triple-faulted).
 [[nodiscard]] int exit_status(const VmmEvent& exited);
 
 Json to_json(const VmmRequest& request);

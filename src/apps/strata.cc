@@ -1,4 +1,5 @@
-// strata: the command line program; called as qemu-img or qemu-nbd (links), those programs' stand-in.
+// strata: the command line program; called as qemu-img or qemu-nbd (links), those programs'
+// stand-in.
 #include <csignal>
 #include <span>
 #include <string_view>

@@ -6,8 +6,8 @@
 namespace strata {
 
 Error ByteReader::truncated(std::size_t wanted) const {
-    return {ErrorKind::Failed,
-            fmt::format("truncated: {} bytes wanted at offset {}, {} left", wanted, offset_, remaining())};
+    return {ErrorKind::Failed, fmt::format("truncated: {} bytes wanted at offset {}, {} left",
+                                           wanted, offset_, remaining())};
 }
 
 }  // namespace strata

@@ -11,7 +11,8 @@
 
 namespace strata {
 
-/// Walks a buffer; each read is checked against its end and answers an Error (Failed, "truncated …") past it.
+/// Walks a buffer; each read is checked against its end and answers an Error (Failed, "truncated
+/// …") past it.
 class ByteReader {
   public:
     explicit ByteReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
@@ -21,8 +22,7 @@ class ByteReader {
 
     /// Copies the next sizeof(T) bytes into a T (a wire structure or an Le/Be integer).
     template <typename T>
-        requires std::is_trivially_copyable_v<T>
-    Result<T> read() {
+    requires std::is_trivially_copyable_v<T> Result<T> read() {
         if (remaining() < sizeof(T)) {
             return truncated(sizeof(T));
         }
@@ -34,8 +34,8 @@ class ByteReader {
 
     /// Reads a T at `offset` without moving.
     template <typename T>
-        requires std::is_trivially_copyable_v<T>
-    Result<T> read_at(std::size_t offset) const {
+    requires std::is_trivially_copyable_v<T> Result<T> read_at(std::size_t offset)
+    const {
         ByteReader at(bytes_);
         STRATA_TRY_VOID(at.skip(offset));
         return at.read<T>();

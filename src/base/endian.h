@@ -1,6 +1,8 @@
-// Le16/Le32/Le64 and Be16/Be32/Be64: integers that leave the process or belong to the guest, always in this byte order.
+// Le16/Le32/Le64 and Be16/Be32/Be64: integers that leave the process or belong to the guest, always
+// in this byte order.
 //
-// They have alignment 1 and are trivially copyable, so packed wire structures are plain structs of them.
+// They have alignment 1 and are trivially copyable, so packed wire structures are plain structs of
+// them.
 #pragma once
 
 #include <array>
@@ -17,8 +19,10 @@ template <std::unsigned_integral T, std::endian Order>
 class EndianInt {
   public:
     EndianInt() = default;
-    // NOLINTNEXTLINE(google-explicit-constructor): assigning host integers to wire fields is what the type is for.
-    constexpr EndianInt(T value) : bytes_(std::bit_cast<std::array<std::byte, sizeof(T)>>(swap(value))) {}
+    // NOLINTNEXTLINE(google-explicit-constructor): assigning host integers to wire fields is what
+    // the type is for.
+    constexpr EndianInt(T value)
+        : bytes_(std::bit_cast<std::array<std::byte, sizeof(T)>>(swap(value))) {}
     // NOLINTNEXTLINE(google-explicit-constructor)
     constexpr operator T() const { return swap(std::bit_cast<T>(bytes_)); }
     [[nodiscard]] constexpr T value() const { return *this; }

@@ -1,8 +1,9 @@
 // Log: sentences with key=value pairs on standard error (or the VMM's log descriptor).
 //
-// error: something asked for did not happen. warn: abnormal, nothing lost. info: rare state changes. debug, trace: for
-// developers. The level comes from set_level() (the STRATA_LOG variable or --log). What a guest can trigger goes
-// through log_guest(), which is rate-limited per call site; guest data is never logged.
+// error: something asked for did not happen. warn: abnormal, nothing lost. info: rare state
+// changes. debug, trace: for developers. The level comes from set_level() (the STRATA_LOG variable
+// or --log). What a guest can trigger goes through log_guest(), which is rate-limited per call
+// site; guest data is never logged.
 #pragma once
 
 #include <atomic>
@@ -46,7 +47,8 @@ void debug(fmt::format_string<Args...> format, Args&&... args) {
     print(Level::Debug, format, std::forward<Args>(args)...);
 }
 
-/// Lets the first 10 events pass, then one in 65536. One object per call site (a static), shared by threads.
+/// Lets the first 10 events pass, then one in 65536. One object per call site (a static), shared by
+/// threads.
 class RateLimit {
   public:
     [[nodiscard]] bool pass() {

@@ -23,12 +23,14 @@ MmapRegion::~MmapRegion() {
     }
 }
 
-Result<MmapRegion> MmapRegion::map(std::size_t size, int protection, int flags, int fd, std::uint64_t offset) {
+Result<MmapRegion> MmapRegion::map(std::size_t size, int protection, int flags, int fd,
+                                   std::uint64_t offset) {
     if (fd < 0) {
         flags |= MAP_ANONYMOUS;
     }
     void* data = ::mmap(nullptr, size, protection, flags, fd, static_cast<off_t>(offset));
-    // SAFETY: MAP_FAILED is a C macro with an old-style cast; compared as the integer it stands for.
+    // SAFETY: MAP_FAILED is a C macro with an old-style cast; compared as the integer it stands
+    // for.
     if (reinterpret_cast<std::intptr_t>(data) == -1) {
         return Error::from_errno(fmt::format("cannot map {} bytes of memory", size));
     }

@@ -1,11 +1,11 @@
 // MmapRegion: the one owner of a memory mapping.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+#include <sys/mman.h>
 
 #include "base/result.h"
 
@@ -21,8 +21,10 @@ class MmapRegion {
     MmapRegion& operator=(const MmapRegion&) = delete;
     ~MmapRegion();
 
-    /// Maps `size` bytes of `fd` from `offset` (`fd` -1: anonymous memory). `protection` and `flags` as for mmap(2).
-    static Result<MmapRegion> map(std::size_t size, int protection, int flags, int fd = -1, std::uint64_t offset = 0);
+    /// Maps `size` bytes of `fd` from `offset` (`fd` -1: anonymous memory). `protection` and
+    /// `flags` as for mmap(2).
+    static Result<MmapRegion> map(std::size_t size, int protection, int flags, int fd = -1,
+                                  std::uint64_t offset = 0);
 
     [[nodiscard]] std::byte* data() const { return data_; }
     [[nodiscard]] std::size_t size() const { return size_; }

@@ -1,6 +1,7 @@
 // Mutex, MutexLock, CondVar: std::mutex with clang's thread-safety annotations.
 //
-// Write STRATA_GUARDED_BY(mutex_) on fields and STRATA_REQUIRES(mutex_) on functions; the clang build checks them.
+// Write STRATA_GUARDED_BY(mutex_) on fields and STRATA_REQUIRES(mutex_) on functions; the clang
+// build checks them.
 #pragma once
 
 #include <chrono>
@@ -55,7 +56,8 @@ class CondVar {
         (void)lock.release();  // the caller's MutexLock still owns it
     }
     /// False when `deadline` passed first.
-    bool wait_until(Mutex& mutex, std::chrono::steady_clock::time_point deadline) STRATA_REQUIRES(mutex) {
+    bool wait_until(Mutex& mutex, std::chrono::steady_clock::time_point deadline)
+        STRATA_REQUIRES(mutex) {
         std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
         const bool in_time = condition_.wait_until(lock, deadline) == std::cv_status::no_timeout;
         (void)lock.release();  // the caller's MutexLock still owns it

@@ -36,9 +36,12 @@ ErrorKind kind_of_errno(int number) {
 }  // namespace
 
 Error Error::from_errno(std::string_view text, int number) {
-    return {kind_of_errno(number), fmt::format("{}: {}", text, std::generic_category().message(number)), number};
+    return {kind_of_errno(number),
+            fmt::format("{}: {}", text, std::generic_category().message(number)), number};
 }
 
-Error Error::from_errno(std::string_view text) { return from_errno(text, errno); }
+Error Error::from_errno(std::string_view text) {
+    return from_errno(text, errno);
+}
 
 }  // namespace strata

@@ -1,8 +1,9 @@
 // Result and Error: how every fallible function of Strata reports.
 //
-// A Result<T> holds a T or an Error. An Error is a small stable kind to branch on, a text (what went wrong, where,
-// what to do), and it gathers context while it travels upward: `error.context("opening disk 'a.raw'")` prefixes
-// the text. It is printed once, at the top. STRATA_TRY unwraps or returns early.
+// A Result<T> holds a T or an Error. An Error is a small stable kind to branch on, a text (what
+// went wrong, where, what to do), and it gathers context while it travels upward:
+// `error.context("opening disk 'a.raw'")` prefixes the text. It is printed once, at the top.
+// STRATA_TRY unwraps or returns early.
 #pragma once
 
 #include <optional>
@@ -15,10 +16,11 @@
 
 namespace strata {
 
-/// What went wrong, coarse enough to branch on. The numbers are the exit statuses of the command line.
+/// What went wrong, coarse enough to branch on. The numbers are the exit statuses of the command
+/// line.
 enum class ErrorKind {
-    Failed = 1,          ///< anything without a kind of its own (I/O errors, corrupt input, no space)
-    InvalidArgument = 2, ///< the request itself is malformed: wrong usage
+    Failed = 1,  ///< anything without a kind of its own (I/O errors, corrupt input, no space)
+    InvalidArgument = 2,  ///< the request itself is malformed: wrong usage
     NotFound = 3,
     AlreadyExists = 4,
     WrongState = 5,
@@ -29,7 +31,9 @@ enum class ErrorKind {
 };
 
 /// The process exit status that stands for `kind`.
-[[nodiscard]] constexpr int exit_status(ErrorKind kind) { return static_cast<int>(kind); }
+[[nodiscard]] constexpr int exit_status(ErrorKind kind) {
+    return static_cast<int>(kind);
+}
 
 /// A failure on its way up: a kind, a sentence, and optionally the errno behind it.
 class [[nodiscard]] Error {
@@ -37,7 +41,8 @@ class [[nodiscard]] Error {
     Error(ErrorKind kind, std::string text, int system_errno = 0)
         : kind_(kind), errno_(system_errno), text_(std::move(text)) {}
 
-    /// An error made of `errno` (or `number`): "TEXT: strerror". The kind follows the number (ENOENT is NotFound …).
+    /// An error made of `errno` (or `number`): "TEXT: strerror". The kind follows the number
+    /// (ENOENT is NotFound …).
     static Error from_errno(std::string_view text, int number);
     static Error from_errno(std::string_view text);
 
@@ -67,15 +72,18 @@ class [[nodiscard]] Result {
   public:
     using Value = T;
 
-    // NOLINTNEXTLINE(google-explicit-constructor): `return value;` and `return error;` are the point.
+    // NOLINTNEXTLINE(google-explicit-constructor): `return value;` and `return error;` are the
+    // point.
     Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
     // NOLINTNEXTLINE(google-explicit-constructor)
     Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
-    // NOLINTNEXTLINE(google-explicit-constructor): lets a unique_ptr<Derived> become a Result<unique_ptr<Base>>.
+    // NOLINTNEXTLINE(google-explicit-constructor): lets a unique_ptr<Derived> become a
+    // Result<unique_ptr<Base>>.
     template <typename U>
-        requires(std::is_convertible_v<U &&, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
-                 !std::is_same_v<std::remove_cvref_t<U>, Error> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
-    Result(U&& value) : content_(std::in_place_index<0>, std::forward<U>(value)) {}
+    requires(std::is_convertible_v<U&&, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
+             !std::is_same_v<std::remove_cvref_t<U>, Error> &&
+             !std::is_same_v<std::remove_cvref_t<U>, Result>) Result(U&& value)
+        : content_(std::in_place_index<0>, std::forward<U>(value)) {}
 
     [[nodiscard]] bool ok() const { return content_.index() == 0; }
     explicit operator bool() const { return ok(); }
@@ -111,24 +119,26 @@ class [[nodiscard]] Result {
 };
 
 /// The good Result<>.
-[[nodiscard]] inline Result<> ok() { return Unit{}; }
+[[nodiscard]] inline Result<> ok() {
+    return Unit{};
+}
 
 }  // namespace strata
 
-/// Evaluates a Result expression; yields its value, or returns its Error from the enclosing function.
-/// (A GNU statement expression: not for coroutines.)
-#define STRATA_TRY(expression)                                                             \
-    __extension__({                                                                        \
-        auto strata_try_result = (expression);                                             \
-        if (!strata_try_result.ok()) [[unlikely]]                                          \
-            return std::move(strata_try_result).error();                                   \
-        std::move(strata_try_result).value();                                              \
+/// Evaluates a Result expression; yields its value, or returns its Error from the enclosing
+/// function. (A GNU statement expression: not for coroutines.)
+#define STRATA_TRY(expression)                           \
+    __extension__({                                      \
+        auto strata_try_result = (expression);           \
+        if (!strata_try_result.ok()) [[unlikely]]        \
+            return std::move(strata_try_result).error(); \
+        std::move(strata_try_result).value();            \
     })
 
 /// As STRATA_TRY, for a Result<> whose value nobody wants.
-#define STRATA_TRY_VOID(expression)                                                        \
-    do {                                                                                   \
-        auto strata_try_result = (expression);                                             \
-        if (!strata_try_result.ok()) [[unlikely]]                                          \
-            return std::move(strata_try_result).error();                                   \
+#define STRATA_TRY_VOID(expression)                      \
+    do {                                                 \
+        auto strata_try_result = (expression);           \
+        if (!strata_try_result.ok()) [[unlikely]]        \
+            return std::move(strata_try_result).error(); \
     } while (false)

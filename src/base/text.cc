@@ -26,7 +26,8 @@ int suffix_shift(std::string_view suffix) {
     const auto letter = static_cast<char>(std::tolower(static_cast<unsigned char>(suffix.front())));
     const auto place = kLetters.find(letter);
     const std::string_view rest = suffix.substr(1);
-    if (place == std::string_view::npos || !(rest.empty() || rest == "B" || rest == "b" || rest == "iB")) {
+    if (place == std::string_view::npos ||
+        !(rest.empty() || rest == "B" || rest == "b" || rest == "iB")) {
         return -1;
     }
     return static_cast<int>(place) * 10;
@@ -57,7 +58,8 @@ Result<std::uint64_t> parse_size(std::string_view text, std::uint64_t unit) {
     std::string_view rest = text.substr(static_cast<std::size_t>(end - text.data()));
     std::string_view fraction;
     if (!rest.empty() && rest.front() == '.') {
-        const auto stop = std::find_if(rest.begin() + 1, rest.end(), [](char c) { return c < '0' || c > '9'; });
+        const auto stop =
+            std::find_if(rest.begin() + 1, rest.end(), [](char c) { return c < '0' || c > '9'; });
         fraction = rest.substr(1, static_cast<std::size_t>(stop - rest.begin()) - 1);
         rest.remove_prefix(1 + fraction.size());
     }
@@ -67,7 +69,8 @@ Result<std::uint64_t> parse_size(std::string_view text, std::uint64_t unit) {
     }
     const std::uint64_t scale = rest.empty() ? unit : std::uint64_t{1} << shift;
     std::uint64_t size = 0;
-    if (__builtin_mul_overflow(whole, scale, &size) || __builtin_add_overflow(size, fraction_of(fraction, scale), &size)) {
+    if (__builtin_mul_overflow(whole, scale, &size) ||
+        __builtin_add_overflow(size, fraction_of(fraction, scale), &size)) {
         return bad_size(text, "too large");
     }
     return size;
@@ -81,15 +84,18 @@ Result<std::uint64_t> parse_integer(std::string_view text, std::uint64_t low, st
         std::from_chars(digits.data(), digits.data() + digits.size(), value, hexadecimal ? 16 : 10);
     const bool whole = status == std::errc{} && end == digits.data() + digits.size();
     if (!whole || value < low || value > high) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is not a number from {} to {}", text, low, high)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("'{}' is not a number from {} to {}", text, low, high)};
     }
     return value;
 }
 
 std::string format_size(std::uint64_t bytes) {
-    constexpr std::array<std::string_view, 7> kUnits = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    constexpr std::array<std::string_view, 7> kUnits = {"B",   "KiB", "MiB", "GiB",
+                                                        "TiB", "PiB", "EiB"};
     std::size_t unit = 0;
-    std::uint64_t tenths = bytes > std::numeric_limits<std::uint64_t>::max() / 10 ? bytes / 1024 * 10 : bytes * 10;
+    std::uint64_t tenths =
+        bytes > std::numeric_limits<std::uint64_t>::max() / 10 ? bytes / 1024 * 10 : bytes * 10;
     if (tenths != bytes * 10) {
         unit = 1;
     }
@@ -127,7 +133,8 @@ std::string_view nearest(std::string_view text, const std::vector<std::string_vi
             row[0] = i + 1;
             for (std::size_t j = 0; j < candidate.size(); ++j) {
                 const std::size_t above = row[j + 1];
-                row[j + 1] = std::min({row[j] + 1, above + 1, diagonal + (text[i] == candidate[j] ? 0U : 1U)});
+                row[j + 1] = std::min(
+                    {row[j] + 1, above + 1, diagonal + (text[i] == candidate[j] ? 0U : 1U)});
                 diagonal = above;
             }
         }

@@ -10,8 +10,9 @@
 
 namespace strata {
 
-/// "512", "64k", "256M", "256MiB", "1.5G", "2T": bytes, powers of 1024, suffixes in either case. A bare number is in
-/// units of `unit` bytes. InvalidArgument with the text and the reason otherwise (empty, negative, overflow).
+/// "512", "64k", "256M", "256MiB", "1.5G", "2T": bytes, powers of 1024, suffixes in either case. A
+/// bare number is in units of `unit` bytes. InvalidArgument with the text and the reason otherwise
+/// (empty, negative, overflow).
 Result<std::uint64_t> parse_size(std::string_view text, std::uint64_t unit = 1);
 
 /// A decimal or 0x-hexadecimal integer in [low, high].
@@ -23,7 +24,8 @@ std::string format_size(std::uint64_t bytes);
 /// Splits at each `separator`; "a,,b" has an empty middle part, "" has no part.
 std::vector<std::string_view> split(std::string_view text, char separator);
 
-/// The member of `known` nearest to `text` by edit distance, or "" if none is near. For "did you mean".
+/// The member of `known` nearest to `text` by edit distance, or "" if none is near. For "did you
+/// mean".
 std::string_view nearest(std::string_view text, const std::vector<std::string_view>& known);
 
 }  // namespace strata

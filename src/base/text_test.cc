@@ -13,7 +13,9 @@ TEST(ParseSizeTest, SuffixesArePowersOf1024) {
     EXPECT_EQ(*parse_size("1.5G"), 3ULL << 29);
 }
 
-TEST(ParseSizeTest, BareNumberTakesTheGivenUnit) { EXPECT_EQ(*parse_size("256", 1 << 20), 256U << 20); }
+TEST(ParseSizeTest, BareNumberTakesTheGivenUnit) {
+    EXPECT_EQ(*parse_size("256", 1 << 20), 256U << 20);
+}
 
 TEST(ParseSizeTest, OverflowAndNonsenseAreRefused) {
     EXPECT_EQ(parse_size("16E").error().kind(), ErrorKind::InvalidArgument);

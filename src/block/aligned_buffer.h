@@ -15,7 +15,8 @@ class AlignedBuffer {
     static constexpr std::align_val_t kAlignment{4096};
     AlignedBuffer() = default;
     /// Not zeroed.
-    explicit AlignedBuffer(std::size_t bytes) : data_(static_cast<std::byte*>(::operator new(bytes, kAlignment))), size_(bytes) {}
+    explicit AlignedBuffer(std::size_t bytes)
+        : data_(static_cast<std::byte*>(::operator new(bytes, kAlignment))), size_(bytes) {}
     [[nodiscard]] std::span<std::byte> bytes() const { return {data_.get(), size_}; }
     [[nodiscard]] std::size_t size() const { return size_; }
     [[nodiscard]] Buffers view() const { return Buffers(bytes()); }

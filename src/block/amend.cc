@@ -12,7 +12,9 @@
 namespace strata::block {
 
 std::span<const CreateOption> amend_options(std::string_view format) {
-    return format == "qcow2" ? qcow2::amend_options() : format == "luks" ? luks::amend_options() : std::span<const CreateOption>();
+    return format == "qcow2"  ? qcow2::amend_options()
+           : format == "luks" ? luks::amend_options()
+                              : std::span<const CreateOption>();
 }
 
 Task<> amend_image(NodePtr node, AmendRequest request) {
@@ -20,16 +22,21 @@ Task<> amend_image(NodePtr node, AmendRequest request) {
     const std::span<const CreateOption> known = amend_options(format);
     auto* amendable = dynamic_cast<Amendable*>(node.get());
     if (known.empty() || amendable == nullptr) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': {} images have no options that can be changed", node->name(), format)};
+        co_return Error{ErrorKind::NotSupported,
+                        fmt::format("'{}': {} images have no options that can be changed",
+                                    node->name(), format)};
     }
     for (const auto& option : request.options) {
         const std::string& name = option.first;
-        if (std::none_of(known.begin(), known.end(), [&](const CreateOption& each) { return each.name == name; })) {
+        if (std::none_of(known.begin(), known.end(),
+                         [&](const CreateOption& each) { return each.name == name; })) {
             std::string all;
             for (const CreateOption& each : known) {
                 all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
             }
-            co_return Error{ErrorKind::InvalidArgument, fmt::format("{} images cannot change '{}'; what can be changed: {}", format, name, all)};
+            co_return Error{ErrorKind::InvalidArgument,
+                            fmt::format("{} images cannot change '{}'; what can be changed: {}",
+                                        format, name, all)};
         }
     }
     co_return co_await amendable->change_options(std::move(request));

@@ -14,7 +14,8 @@ namespace strata::block {
 struct AmendRequest {
     OptionList options;  ///< of amend_options()
     bool force = false;  ///< also what may make the content unreadable for good
-    std::function<void(std::uint64_t done, std::uint64_t total)> progress{};  ///< may be empty; called on the loop's thread
+    std::function<void(std::uint64_t done, std::uint64_t total)>
+        progress{};  ///< may be empty; called on the loop's thread
 };
 
 /// A node whose options can be changed.

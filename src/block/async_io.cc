@@ -11,7 +11,8 @@ bool uring_available() {
     static const bool available = [] {
         const auto probe = UringIo::create(2);
         if (!probe.ok()) {
-            log::info("io_uring is not available, disks use threads reason='{}'", probe.error().text());
+            log::info("io_uring is not available, disks use threads reason='{}'",
+                      probe.error().text());
         }
         return probe.ok();
     }();
@@ -20,8 +21,9 @@ bool uring_available() {
 
 Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) {
     if (engine == IoEngine::Uring && !uring_available()) {
-        return Error{ErrorKind::NotSupported,
-                     "this host does not let the process use io_uring; use the 'threads' engine or 'auto'"};
+        return Error{
+            ErrorKind::NotSupported,
+            "this host does not let the process use io_uring; use the 'threads' engine or 'auto'"};
     }
     if (engine == IoEngine::Threads || !uring_available()) {
         return ThreadIo::create(depth);
@@ -33,6 +35,8 @@ Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) 
     return made;
 }
 
-Result<std::unique_ptr<AsyncIo>> make_inline_io(unsigned depth) { return ThreadIo::create(depth, true); }
+Result<std::unique_ptr<AsyncIo>> make_inline_io(unsigned depth) {
+    return ThreadIo::create(depth, true);
+}
 
 }  // namespace strata::block

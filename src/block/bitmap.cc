@@ -7,9 +7,13 @@
 
 namespace strata::block {
 
-Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granularity, bool automatic) {
+Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granularity,
+                    bool automatic) {
     Bitmap bitmap;
-    bitmap.info = {.name = std::move(name), .granularity = granularity, .in_use = false, .automatic = automatic};
+    bitmap.info = {.name = std::move(name),
+                   .granularity = granularity,
+                   .in_use = false,
+                   .automatic = automatic};
     bitmap.size = size;
     const std::uint64_t bits = size / granularity + (size % granularity != 0 ? 1 : 0);
     bitmap.bits.resize((bits + 63) / 64);
@@ -17,8 +21,10 @@ Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granular
 }
 
 void merge_bits(Bitmap& into, const Bitmap& from) {
-    const std::uint64_t last = into.size / into.info.granularity + (into.size % into.info.granularity != 0 ? 1 : 0);
-    for (std::uint64_t bit = 0; bit / 64 < from.bits.size() && bit * from.info.granularity < from.size; ++bit) {
+    const std::uint64_t last =
+        into.size / into.info.granularity + (into.size % into.info.granularity != 0 ? 1 : 0);
+    for (std::uint64_t bit = 0;
+         bit / 64 < from.bits.size() && bit * from.info.granularity < from.size; ++bit) {
         if (bit % 64 == 0 && from.bits[bit / 64] == 0) {
             bit += 63;
             continue;
@@ -27,7 +33,8 @@ void merge_bits(Bitmap& into, const Bitmap& from) {
             continue;
         }
         const std::uint64_t start = bit * from.info.granularity;
-        for (std::uint64_t at = start / into.info.granularity; at < last && at * into.info.granularity < start + from.info.granularity; ++at) {
+        for (std::uint64_t at = start / into.info.granularity;
+             at < last && at * into.info.granularity < start + from.info.granularity; ++at) {
             into.bits[at / 64] |= 1ULL << (at % 64);
         }
     }

@@ -9,7 +9,8 @@
 namespace strata::block {
 
 /// Nothing is dirty of `size` bytes; `granularity` is a power of two.
-Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granularity, bool automatic);
+Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granularity,
+                    bool automatic);
 /// Sets in `into` what is set in `from`, of the same size, each by its own granularity.
 void merge_bits(Bitmap& into, const Bitmap& from);
 /// Bytes that are dirty.

@@ -15,7 +15,8 @@ Buffers::Buffers(std::span<const iovec> pieces) : pieces_(pieces.data()) {
 }
 
 Buffers Buffers::slice(std::size_t offset, std::size_t length) const {
-    STRATA_CHECK(offset <= length_ && length <= length_ - offset, "a slice reaches past its buffers");
+    STRATA_CHECK(offset <= length_ && length <= length_ - offset,
+                 "a slice reaches past its buffers");
     Buffers part = *this;
     part.length_ = length;
     part.skip_ = skip_ + offset;
@@ -81,13 +82,15 @@ bool Buffers::aligned(std::size_t alignment) const {
     bool fits = true;
     each([&](std::span<std::byte> piece) {
         // SAFETY: only the address's value is looked at.
-        return fits = (reinterpret_cast<std::uintptr_t>(piece.data()) | piece.size()) % alignment == 0;
+        return fits =
+                   (reinterpret_cast<std::uintptr_t>(piece.data()) | piece.size()) % alignment == 0;
     });
     return fits;
 }
 
 bool is_zero(std::span<const std::byte> bytes) {
-    // The first bytes tell most data apart; the rest is compared with itself, shifted: memcmp is as fast as it gets.
+    // The first bytes tell most data apart; the rest is compared with itself, shifted: memcmp is as
+    // fast as it gets.
     constexpr std::size_t kHead = 16;
     const std::size_t head = std::min(bytes.size(), kHead);
     for (std::size_t i = 0; i < head; ++i) {
@@ -95,7 +98,8 @@ bool is_zero(std::span<const std::byte> bytes) {
             return false;
         }
     }
-    return bytes.size() <= kHead || std::memcmp(bytes.data(), bytes.data() + kHead, bytes.size() - kHead) == 0;
+    return bytes.size() <= kHead ||
+           std::memcmp(bytes.data(), bytes.data() + kHead, bytes.size() - kHead) == 0;
 }
 
 }  // namespace strata::block

@@ -1,15 +1,17 @@
-// Buffers: a view of memory in pieces (an iovec list): what a read fills and a write takes. Nothing is copied.
+// Buffers: a view of memory in pieces (an iovec list): what a read fills and a write takes. Nothing
+// is copied.
 //
-// The memory and the iovec array stay valid and in place until the request that was given the view has ended. A view of one
-// piece carries it along and needs no array. A write does not change the memory, though the type lets it.
+// The memory and the iovec array stay valid and in place until the request that was given the view
+// has ended. A view of one piece carries it along and needs no array. A write does not change the
+// memory, though the type lets it.
 #pragma once
-
-#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include <sys/uio.h>
 
 namespace strata::block {
 
@@ -17,7 +19,8 @@ class Buffers {
   public:
     Buffers() = default;
     /// One piece, to read into.
-    explicit Buffers(std::span<std::byte> piece) : single_{piece.data(), piece.size()}, length_(piece.size()) {}
+    explicit Buffers(std::span<std::byte> piece)
+        : single_{piece.data(), piece.size()}, length_(piece.size()) {}
     /// One piece, to write from.
     static Buffers of(std::span<const std::byte> piece) {
         // SAFETY: a write never stores through the view.
@@ -53,7 +56,8 @@ class Buffers {
         const iovec* piece = pieces_ != nullptr ? pieces_ : &single_;
         for (; left != 0; ++piece) {
             const std::size_t part = piece->iov_len - skip < left ? piece->iov_len - skip : left;
-            if (part != 0 && !visit(std::span(static_cast<std::byte*>(piece->iov_base) + skip, part))) {
+            if (part != 0 &&
+                !visit(std::span(static_cast<std::byte*>(piece->iov_base) + skip, part))) {
                 return;
             }
             left -= part;

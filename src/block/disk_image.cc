@@ -34,7 +34,8 @@ constexpr std::array<Named<IoEngine>, 3> kEngines{{
 template <typename Table>
 auto look_up(const Table& table, std::string_view text, std::string_view what)
     -> Result<decltype(table.front().value)> {
-    const auto found = std::find_if(table.begin(), table.end(), [&](const auto& each) { return each.name == text; });
+    const auto found = std::find_if(table.begin(), table.end(),
+                                    [&](const auto& each) { return each.name == text; });
     if (found != table.end()) {
         return found->value;
     }
@@ -42,14 +43,19 @@ auto look_up(const Table& table, std::string_view text, std::string_view what)
     for (const auto& each : table) {
         known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("unknown {} '{}'; known are {}", what, text, known)};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("unknown {} '{}'; known are {}", what, text, known)};
 }
 
 }  // namespace
 
-Result<CacheMode> parse_cache_mode(std::string_view text) { return look_up(kCacheModes, text, "cache mode"); }
+Result<CacheMode> parse_cache_mode(std::string_view text) {
+    return look_up(kCacheModes, text, "cache mode");
+}
 
-Result<IoEngine> parse_io_engine(std::string_view text) { return look_up(kEngines, text, "disk engine"); }
+Result<IoEngine> parse_io_engine(std::string_view text) {
+    return look_up(kEngines, text, "disk engine");
+}
 
 Result<std::unique_ptr<DiskImage>> open_disk(DiskOptions options) {
     // A raw disk needs no graph: its requests go to the host's queue from the thread that has them.

@@ -1,17 +1,15 @@
 // DiskImage: the suite that every format and engine passes, and raw's own corners.
-#include "block/disk_image.h"
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <gtest/gtest.h>
-
 #include <cerrno>
 #include <fstream>
 #include <numeric>
 
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "block/async_io.h"
+#include "block/disk_image.h"
 
 namespace strata::block {
 namespace {
@@ -54,7 +52,8 @@ class DiskImageTest : public testing::TestWithParam<Mode> {
         request.length = length;
         if (data != nullptr) {
             // Two vectors, the second one misaligned for O_DIRECT.
-            request.buffers = {{data, length / 2 + 1}, {data + length / 2 + 1, length - length / 2 - 1}};
+            request.buffers = {{data, length / 2 + 1},
+                               {data + length / 2 + 1, length - length / 2 - 1}};
         }
         return finish(std::move(request));
     }
@@ -118,7 +117,8 @@ TEST_P(DiskImageTest, ZeroedRangeReadsAsZeros) {
     std::vector<std::byte> in(4096);
     EXPECT_EQ(run(DiskOp::Read, 0, in.size(), in.data()), 0);
     EXPECT_EQ(in[511], out[511]);
-    EXPECT_TRUE(std::all_of(in.begin() + 512, in.begin() + 1536, [](std::byte each) { return each == std::byte{0}; }));
+    EXPECT_TRUE(std::all_of(in.begin() + 512, in.begin() + 1536,
+                            [](std::byte each) { return each == std::byte{0}; }));
     EXPECT_EQ(in[1536], out[1536]);
 }
 
@@ -169,8 +169,10 @@ TEST_P(DiskImageTest, ManyRequestsBeyondTheDepthComplete) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, DiskImageTest,
-                         testing::Values(Mode{IoEngine::Uring, CacheMode::Writeback}, Mode{IoEngine::Threads, CacheMode::Writeback},
-                                         Mode{IoEngine::Auto, CacheMode::Writethrough}, Mode{IoEngine::Auto, CacheMode::None},
+                         testing::Values(Mode{IoEngine::Uring, CacheMode::Writeback},
+                                         Mode{IoEngine::Threads, CacheMode::Writeback},
+                                         Mode{IoEngine::Auto, CacheMode::Writethrough},
+                                         Mode{IoEngine::Auto, CacheMode::None},
                                          Mode{IoEngine::Threads, CacheMode::Unsafe}));
 
 class RawOpenTest : public testing::Test {

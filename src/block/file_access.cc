@@ -1,24 +1,25 @@
 // File access: the loops around pread(2) and pwrite(2).
 #include "block/file_access.h"
 
+#include <algorithm>
+#include <cerrno>
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-
-#include <fmt/format.h>
 
 #include "block/file_lock.h"
 
 namespace strata::block {
 namespace {
 
-Error failed(std::string_view what, std::string_view name, std::uint64_t offset, std::size_t length, int number) {
-    return Error::from_errno(fmt::format("'{}': {} of {} bytes at {}", name, what, length, offset), number);
+Error failed(std::string_view what, std::string_view name, std::uint64_t offset, std::size_t length,
+             int number) {
+    return Error::from_errno(fmt::format("'{}': {} of {} bytes at {}", name, what, length, offset),
+                             number);
 }
 
 }  // namespace
@@ -26,15 +27,18 @@ Error failed(std::string_view what, std::string_view name, std::uint64_t offset,
 Result<UniqueFd> open_image_file(DiskOptions& options) {
     UniqueFd fd = std::move(options.fd);
     if (!fd) {
-        fd = UniqueFd(::open(options.path.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK));
+        fd = UniqueFd(::open(options.path.c_str(),
+                             (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK));
         if (!fd) {
             return Error::from_errno(fmt::format("cannot open image '{}'", options.path));
         }
     }
     const int flags = ::fcntl(fd.get(), F_GETFL);
-    if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY || ((flags & O_ACCMODE) == O_RDONLY && !options.read_only)) {
+    if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY ||
+        ((flags & O_ACCMODE) == O_RDONLY && !options.read_only)) {
         return Error{ErrorKind::PermissionDenied,
-                     fmt::format("image '{}' was passed open in another mode; open it for reading and writing, or add ',readonly'",
+                     fmt::format("image '{}' was passed open in another mode; open it for reading "
+                                 "and writing, or add ',readonly'",
                                  options.path)};
     }
     (void)STRATA_TRY(file_size(fd.get(), options.path));
@@ -54,7 +58,8 @@ Result<std::uint64_t> file_size(int fd, std::string_view name) {
     }
     std::uint64_t size = 0;
     if (!S_ISBLK(status.st_mode) || ::ioctl(fd, BLKGETSIZE64, &size) != 0) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("image '{}' is neither a file nor a block device", name)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("image '{}' is neither a file nor a block device", name)};
     }
     return size;
 }
@@ -78,7 +83,8 @@ Result<> read_file(int fd, std::uint64_t offset, std::span<std::byte> into, std:
     return ok();
 }
 
-Result<> write_file(int fd, std::uint64_t offset, std::span<const std::byte> from, std::string_view name) {
+Result<> write_file(int fd, std::uint64_t offset, std::span<const std::byte> from,
+                    std::string_view name) {
     while (!from.empty()) {
         const ssize_t put = ::pwrite(fd, from.data(), from.size(), static_cast<off_t>(offset));
         if (put < 0 && errno == EINTR) {

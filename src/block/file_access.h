@@ -18,7 +18,8 @@ Result<UniqueFd> open_image_file(DiskOptions& options);
 Result<std::uint64_t> file_size(int fd, std::string_view name);
 /// Reads all of `into`; what lies past the end of the file reads as zeros.
 Result<> read_file(int fd, std::uint64_t offset, std::span<std::byte> into, std::string_view name);
-Result<> write_file(int fd, std::uint64_t offset, std::span<const std::byte> from, std::string_view name);
+Result<> write_file(int fd, std::uint64_t offset, std::span<const std::byte> from,
+                    std::string_view name);
 Result<> sync_file(int fd, std::string_view name);
 
 }  // namespace strata::block

@@ -1,12 +1,6 @@
 // FileLock: taking, checking, and finding who is in the way.
 #include "block/file_lock.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -20,7 +14,12 @@
 #include <thread>
 #include <utility>
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
@@ -60,14 +59,17 @@ using Directory = std::unique_ptr<DIR, int (*)(DIR*)>;
 std::optional<int> number(std::string_view text) {
     int value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+    return error == std::errc() && end == text.data() + text.size() ? std::optional(value)
+                                                                    : std::nullopt;
 }
 
-/// True if descriptor `fd` of `pid` holds OFD locks on `inode`, e.g. "lock: 1: OFDLCK ADVISORY READ -1 fe:01:42 100 100".
+/// True if descriptor `fd` of `pid` holds OFD locks on `inode`, e.g. "lock: 1: OFDLCK ADVISORY READ
+/// -1 fe:01:42 100 100".
 bool descriptor_holds(int pid, std::string_view fd, std::string_view inode) {
     std::ifstream info(fmt::format("/proc/{}/fdinfo/{}", pid, fd));
     for (std::string line; std::getline(info, line);) {
-        if (line.starts_with("lock:") && line.find("OFDLCK") != std::string::npos && line.find(inode) != std::string::npos) {
+        if (line.starts_with("lock:") && line.find("OFDLCK") != std::string::npos &&
+            line.find(inode) != std::string::npos) {
             return true;
         }
     }
@@ -94,7 +96,8 @@ std::string holder(int fd) {
     if (::fstat(fd, &status) != 0 || !processes) {
         return {};
     }
-    const std::string inode = fmt::format("{:02x}:{:02x}:{} ", major(status.st_dev), minor(status.st_dev), status.st_ino);
+    const std::string inode =
+        fmt::format("{:02x}:{:02x}:{} ", major(status.st_dev), minor(status.st_dev), status.st_ino);
     while (const dirent* entry = ::readdir(processes.get())) {
         const auto pid = number(entry->d_name);
         if (pid && *pid != ::getpid() && process_holds(*pid, inode)) {
@@ -109,14 +112,16 @@ std::string holder(int fd) {
 
 bool contested(int fd, std::span<const std::pair<int, bool>> wanted) {
     return std::any_of(wanted.begin(), wanted.end(), [&](const auto& each) {
-        return (each.second && held(fd, kDenied + each.first)) || (each.first != kRead && held(fd, kUsed + each.first));
+        return (each.second && held(fd, kDenied + each.first)) ||
+               (each.first != kRead && held(fd, kUsed + each.first));
     });
 }
 
 }  // namespace
 
 Result<> lock_image(int fd, bool writing, std::string_view name) {
-    std::array<std::pair<int, bool>, 3> wanted{{{kRead, true}, {kWrite, writing}, {kResize, writing}}};
+    std::array<std::pair<int, bool>, 3> wanted{
+        {{kRead, true}, {kWrite, writing}, {kResize, writing}}};
     for (const auto& [permission, used] : wanted) {
         const bool denied = permission != kRead;
         const int first = used ? take(fd, kUsed + permission) : 0;
@@ -126,14 +131,16 @@ Result<> lock_image(int fd, bool writing, std::string_view name) {
             return ok();
         }
     }
-    // A process that was killed is gone before its requests to io_uring are, and those keep its files open: nobody is to be seen then, for a moment.
+    // A process that was killed is gone before its requests to io_uring are, and those keep its
+    // files open: nobody is to be seen then, for a moment.
     std::string who;
     for (int tries = 0; contested(fd, wanted); ++tries) {
         who = holder(fd);
         if (!who.empty() || tries == kPatience) {
             return Error{ErrorKind::WrongState,
-                         fmt::format("disk '{}' is in use by {}; stop it first, or open the disk read-only on both sides", name,
-                                     who.empty() ? "another process" : who)};
+                         fmt::format("disk '{}' is in use by {}; stop it first, or open the disk "
+                                     "read-only on both sides",
+                                     name, who.empty() ? "another process" : who)};
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }

@@ -1,6 +1,8 @@
-// GraphImage: requests go to the graph's thread in batches and come back through a list and a signal.
+// GraphImage: requests go to the graph's thread in batches and come back through a list and a
+// signal.
 //
-// Threads: a queue's owner submits, the graph's thread serves; they share the queue's lists under mutex_.
+// Threads: a queue's owner submits, the graph's thread serves; they share the queue's lists under
+// mutex_.
 #include "block/graph_image.h"
 
 #include <algorithm>
@@ -16,7 +18,9 @@ namespace strata::block {
 namespace {
 
 int number_of(const Result<>& result) {
-    return result.ok() ? 0 : result.error().system_errno() > 0 ? result.error().system_errno() : EIO;
+    return result.ok()                         ? 0
+           : result.error().system_errno() > 0 ? result.error().system_errno()
+                                               : EIO;
 }
 
 class GraphQueue final : public DiskQueue {
@@ -43,7 +47,8 @@ class GraphQueue final : public DiskQueue {
         loop_.post([this, batch = std::move(batch_)]() mutable {
             for (DiskRequest& request : batch) {
                 const std::uint64_t token = request.token;
-                loop_.spawn(serve(std::move(request)), [this, token](Result<> result) { finish(token, result); });
+                loop_.spawn(serve(std::move(request)),
+                            [this, token](Result<> result) { finish(token, result); });
             }
         });
         batch_ = {};
@@ -79,20 +84,26 @@ class GraphQueue final : public DiskQueue {
         const Buffers buffers{std::span<const iovec>(request.buffers)};
         const bool transfers = request.op == DiskOp::Read || request.op == DiskOp::Write;
         if (transfers && buffers.size() != request.length) {
-            co_return Error{ErrorKind::InvalidArgument, "a request's length is not its buffers'", EINVAL};
+            co_return Error{ErrorKind::InvalidArgument, "a request's length is not its buffers'",
+                            EINVAL};
         }
         Result<> done = ok();
         switch (request.op) {
-            case DiskOp::Read: co_return co_await node_.read(request.offset, buffers);
-            case DiskOp::Write: done = co_await node_.write(request.offset, buffers); break;
-            case DiskOp::Flush: co_return co_await node_.flush();
+            case DiskOp::Read:
+                co_return co_await node_.read(request.offset, buffers);
+            case DiskOp::Write:
+                done = co_await node_.write(request.offset, buffers);
+                break;
+            case DiskOp::Flush:
+                co_return co_await node_.flush();
             case DiskOp::Discard:
                 if (discard_) {
                     done = co_await node_.discard(request.offset, request.length);
                 }
                 break;
             case DiskOp::WriteZeroes:
-                done = co_await node_.write_zeroes(request.offset, request.length, {.may_unmap = request.may_unmap && discard_});
+                done = co_await node_.write_zeroes(request.offset, request.length,
+                                                   {.may_unmap = request.may_unmap && discard_});
                 break;
         }
         co_return co_await settled(std::move(done));
@@ -148,7 +159,8 @@ class GraphImage final : public DiskImage {
         loop_->post([this] {
             loop_->spawn(node_->close(), [this](Result<> closed) {
                 if (!closed.ok()) {
-                    log::error("a disk was not closed cleanly disk='{}' reason='{}'", node_->name(), closed.error().text());
+                    log::error("a disk was not closed cleanly disk='{}' reason='{}'", node_->name(),
+                               closed.error().text());
                 }
                 loop_->stop();
             });
@@ -159,12 +171,14 @@ class GraphImage final : public DiskImage {
     [[nodiscard]] std::string_view format() const override { return node_->format(); }
     [[nodiscard]] const DiskTraits& traits() const override { return traits_; }
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned /*depth*/) override {
-        // Not before: a machine's process has locked itself up by now, and so has each of its threads.
+        // Not before: a machine's process has locked itself up by now, and so has each of its
+        // threads.
         if (!thread_.joinable()) {
             STRATA_TRY_VOID(start());
         }
         auto done = STRATA_TRY(io::EventFd::create());
-        return std::unique_ptr<DiskQueue>(std::make_unique<GraphQueue>(*loop_, *node_, cache_, discard_, std::move(done)));
+        return std::unique_ptr<DiskQueue>(
+            std::make_unique<GraphQueue>(*loop_, *node_, cache_, discard_, std::move(done)));
     }
 
   private:
@@ -179,7 +193,8 @@ class GraphImage final : public DiskImage {
 }  // namespace
 
 Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
-    auto loop = STRATA_TRY(Loop::create({.engine = options.engine, .quiet_start = options.engine != IoEngine::Uring}));
+    auto loop = STRATA_TRY(
+        Loop::create({.engine = options.engine, .quiet_start = options.engine != IoEngine::Uring}));
     OpenOptions open;
     open.path = std::move(options.path);
     open.fd = std::move(options.fd);
@@ -196,13 +211,15 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
         if (!options.limit_group.empty()) {
             limits.set("group", std::move(options.limit_group));
         }
-        node = std::make_shared<throttle::ThrottleNode>(std::move(node), STRATA_TRY(throttle::take_group(limits)));
+        node = std::make_shared<throttle::ThrottleNode>(std::move(node),
+                                                        STRATA_TRY(throttle::take_group(limits)));
         STRATA_TRY_VOID(limits.finish("filter", "throttle"));
     }
     if (node->size() == 0) {
         return Error{ErrorKind::InvalidArgument, "disk '" + node->name() + "' is empty"};
     }
-    auto image = std::make_unique<GraphImage>(std::move(loop), std::move(node), options.cache, options.discard);
+    auto image = std::make_unique<GraphImage>(std::move(loop), std::move(node), options.cache,
+                                              options.discard);
     return std::unique_ptr<DiskImage>(std::move(image));
 }
 

@@ -1,11 +1,10 @@
 // The graph's ground: the file node, raw images, the registry, references.
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <gtest/gtest.h>
-
 #include <cerrno>
 #include <fstream>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/formats/raw/raw.h"
 #include "block/protocols/file/file_node.h"
@@ -52,7 +51,9 @@ class GraphTest : public testing::TestWithParam<Mode> {
         node_ = std::move(node).value();
         return ok();
     }
-    Result<> write(std::uint64_t offset, const std::vector<std::byte>& bytes) { return loop_->run(node_->write(offset, Buffers::of(bytes))); }
+    Result<> write(std::uint64_t offset, const std::vector<std::byte>& bytes) {
+        return loop_->run(node_->write(offset, Buffers::of(bytes)));
+    }
     std::vector<std::byte> read(std::uint64_t offset, std::size_t length) {
         std::vector<std::byte> bytes(length, std::byte{0xEE});
         EXPECT_TRUE(loop_->run(node_->read(offset, Buffers(std::span(bytes)))).ok());
@@ -127,7 +128,8 @@ TEST_P(GraphTest, HolesAreSeen) {
     ASSERT_TRUE(open("raw").ok());
     EXPECT_TRUE(write(65536, pattern(65536)).ok());
     EXPECT_TRUE(loop_->run(node_->flush()).ok());
-    auto first = loop_->run(node_->status(4096, 1 << 19));  // the first block of a new raw image is there
+    auto first =
+        loop_->run(node_->status(4096, 1 << 19));  // the first block of a new raw image is there
     ASSERT_TRUE(first.ok());
     EXPECT_EQ(first->kind, Extent::Kind::Zero);
     EXPECT_EQ(first->length, 61440U);
@@ -160,7 +162,8 @@ TEST_P(GraphTest, SecondWriterIsRefused) {
     ASSERT_TRUE(open("raw").ok());
     OpenOptions options;
     options.path = path_;
-    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(options))).error().kind(), ErrorKind::WrongState);
+    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(options))).error().kind(),
+              ErrorKind::WrongState);
 }
 
 TEST_P(GraphTest, UnknownFormatAndOptionAreNamed) {
@@ -168,23 +171,32 @@ TEST_P(GraphTest, UnknownFormatAndOptionAreNamed) {
     CreateRequest request;
     request.path = path_;
     request.options = {{"colour", "red"}};
-    EXPECT_NE(loop_->run(create_image(*loop_, "raw", std::move(request))).error().text().find("preallocation"), std::string::npos);
+    EXPECT_NE(loop_->run(create_image(*loop_, "raw", std::move(request)))
+                  .error()
+                  .text()
+                  .find("preallocation"),
+              std::string::npos);
 }
 
 TEST_P(GraphTest, ReferencesNeedAPolicy) {
     OpenOptions parent;
     parent.path = path_;
-    Reference reference{.kind = Reference::Kind::Backing, .name = path_, .format = "raw", .referrer = {}};
-    EXPECT_EQ(loop_->run(open_reference(*loop_, parent, reference)).error().kind(), ErrorKind::PermissionDenied);
+    Reference reference{
+        .kind = Reference::Kind::Backing, .name = path_, .format = "raw", .referrer = {}};
+    EXPECT_EQ(loop_->run(open_reference(*loop_, parent, reference)).error().kind(),
+              ErrorKind::PermissionDenied);
     parent.references = follow_references();
     EXPECT_TRUE(loop_->run(open_reference(*loop_, parent, reference)).ok());
     reference.name = "json:{}";
-    EXPECT_EQ(loop_->run(open_reference(*loop_, parent, reference)).error().kind(), ErrorKind::NotSupported);
+    EXPECT_EQ(loop_->run(open_reference(*loop_, parent, reference)).error().kind(),
+              ErrorKind::NotSupported);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, GraphTest,
-                         testing::Values(Mode{IoEngine::Uring, CacheMode::Writeback}, Mode{IoEngine::Threads, CacheMode::Writeback},
-                                         Mode{IoEngine::Auto, CacheMode::Writethrough}, Mode{IoEngine::Auto, CacheMode::None},
+                         testing::Values(Mode{IoEngine::Uring, CacheMode::Writeback},
+                                         Mode{IoEngine::Threads, CacheMode::Writeback},
+                                         Mode{IoEngine::Auto, CacheMode::Writethrough},
+                                         Mode{IoEngine::Auto, CacheMode::None},
                                          Mode{IoEngine::Threads, CacheMode::Unsafe}));
 
 }  // namespace

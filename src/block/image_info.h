@@ -1,4 +1,5 @@
-// What an image tells about itself: information, checks, snapshots, bitmaps, sizes. Plain values, to print or to compare.
+// What an image tells about itself: information, checks, snapshots, bitmaps, sizes. Plain values,
+// to print or to compare.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ namespace strata::block {
 struct InfoField;
 
 /// A value for people and scripts: its JSON kind follows the alternative.
-using InfoValue = std::variant<bool, std::int64_t, std::string, std::vector<std::string>, std::vector<InfoField>, std::vector<std::vector<InfoField>>>;
+using InfoValue = std::variant<bool, std::int64_t, std::string, std::vector<std::string>,
+                               std::vector<InfoField>, std::vector<std::vector<InfoField>>>;
 
 struct InfoField {
     std::string name;   ///< as in QEMU's JSON, e.g. "refcount-bits"
@@ -26,23 +28,24 @@ struct InfoField {
 struct FormatInfo {
     std::uint64_t cluster_size = 0;  ///< 0: it has none
     bool encrypted = false;
-    bool dirty = false;              ///< was not closed
+    bool dirty = false;                        ///< was not closed
     std::string backing_name, backing_format;  ///< as stored; empty: none
     std::string data_file;
     std::uint64_t vm_state_offset = 0;
-    std::vector<InfoField> specific;           ///< what QEMU calls format-specific
+    std::vector<InfoField> specific;  ///< what QEMU calls format-specific
 };
 
 enum class Repair : std::uint8_t { Nothing, Leaks, All };
 
 /// What a check found and mended, in the terms of `qemu-img check`.
 struct CheckReport {
-    std::uint64_t check_errors = 0;      ///< what could not be looked at
+    std::uint64_t check_errors = 0;            ///< what could not be looked at
     std::uint64_t corruptions = 0, leaks = 0;  ///< still there
     std::uint64_t corruptions_fixed = 0, leaks_fixed = 0;
     std::uint64_t image_end_offset = 0;
-    std::uint64_t total_clusters = 0, allocated_clusters = 0, fragmented_clusters = 0, compressed_clusters = 0;
-    std::vector<std::string> messages;   ///< the first ones, one finding each
+    std::uint64_t total_clusters = 0, allocated_clusters = 0, fragmented_clusters = 0,
+                  compressed_clusters = 0;
+    std::vector<std::string> messages;  ///< the first ones, one finding each
     [[nodiscard]] bool clean() const { return check_errors == 0 && corruptions == 0 && leaks == 0; }
 };
 
@@ -58,15 +61,15 @@ struct SnapshotInfo {
 struct BitmapInfo {
     std::string name;
     std::uint64_t granularity = 0;  ///< bytes a bit
-    bool in_use = false;            ///< was not stored when the image was last written: take it as all dirty
-    bool automatic = false;         ///< records writes
+    bool in_use = false;  ///< was not stored when the image was last written: take it as all dirty
+    bool automatic = false;  ///< records writes
 };
 
 /// A dirty bitmap with its content.
 struct Bitmap {
     BitmapInfo info;
-    std::uint64_t size = 0;            ///< bytes of disk it stands for
-    std::vector<std::uint64_t> bits;   ///< bit n: [n * granularity, (n + 1) * granularity)
+    std::uint64_t size = 0;           ///< bytes of disk it stands for
+    std::vector<std::uint64_t> bits;  ///< bit n: [n * granularity, (n + 1) * granularity)
 };
 
 /// How large an image would be.

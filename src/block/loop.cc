@@ -1,11 +1,11 @@
 // Loop: one turn after the other: what is ready, what has completed, else a wait.
 #include "block/loop.h"
 
-#include <sys/epoll.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
+
+#include <sys/epoll.h>
 
 #include "block/worker_pool.h"
 
@@ -29,7 +29,8 @@ struct Loop::Detached {
 };
 
 Result<std::unique_ptr<Loop>> Loop::create(Options options) {
-    auto io = STRATA_TRY(options.quiet_start ? make_inline_io(options.depth) : make_async_io(options.engine, options.depth));
+    auto io = STRATA_TRY(options.quiet_start ? make_inline_io(options.depth)
+                                             : make_async_io(options.engine, options.depth));
     auto wake = STRATA_TRY(io::EventFd::create());
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll) {
@@ -37,19 +38,23 @@ Result<std::unique_ptr<Loop>> Loop::create(Options options) {
     }
     epoll_event event{};
     event.events = EPOLLIN;
-    for (const auto& [fd, mark] : {std::pair(wake.fd(), kWake), std::pair(io->completion_fd(), kIo)}) {
+    for (const auto& [fd, mark] :
+         {std::pair(wake.fd(), kWake), std::pair(io->completion_fd(), kIo)}) {
         event.data.u32 = mark;
         if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
             return Error::from_errno("cannot watch a descriptor for disks");
         }
     }
-    return std::unique_ptr<Loop>(new Loop(options, std::move(io), std::move(epoll), std::move(wake)));
+    return std::unique_ptr<Loop>(
+        new Loop(options, std::move(io), std::move(epoll), std::move(wake)));
 }
 
 Loop::Loop(Options options, std::unique_ptr<AsyncIo> io, UniqueFd epoll, io::EventFd wake)
     : options_(options), io_(std::move(io)), epoll_(std::move(epoll)), wake_(std::move(wake)) {}
 
-Loop::~Loop() { STRATA_CHECK(spawned_ == 0, "a loop ends before its tasks"); }
+Loop::~Loop() {
+    STRATA_CHECK(spawned_ == 0, "a loop ends before its tasks");
+}
 
 Loop::Detached Loop::detach(Loop& loop, Task<> task, std::function<void(Result<>)> done) {
     Result<> result = co_await task;
@@ -64,7 +69,9 @@ void Loop::start(Task<> task, std::function<void(Result<>)> done) {
     (void)detach(*this, std::move(task), std::move(done));
 }
 
-void Loop::spawn(Task<> task, std::function<void(Result<>)> done) { start(std::move(task), std::move(done)); }
+void Loop::spawn(Task<> task, std::function<void(Result<>)> done) {
+    start(std::move(task), std::move(done));
+}
 
 void Loop::post(std::function<void()> work) {
     bool first = false;
@@ -103,7 +110,8 @@ void Loop::run_until_stopped() {
 
 void Loop::IoAwaiter::await_suspend(std::coroutine_handle<> self) {
     waiter = self;
-    // SAFETY: the awaiter lies in a coroutine's frame, which stays until the completion has resumed it.
+    // SAFETY: the awaiter lies in a coroutine's frame, which stays until the completion has resumed
+    // it.
     command.token = reinterpret_cast<std::uint64_t>(this);
     loop.io_->submit(command);
 }
@@ -186,11 +194,14 @@ void Loop::wait_for_something(bool busy) {
     if (busy) {
         limit = 0;
     } else if (!timers_.empty()) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(timers_.begin()->first - Clock::now()).count();
+        const auto left =
+            std::chrono::ceil<std::chrono::milliseconds>(timers_.begin()->first - Clock::now())
+                .count();
         limit = static_cast<int>(std::clamp<std::int64_t>(left, 0, 60000));
     }
     std::array<epoll_event, 16> events{};
-    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), limit);
+    const int count =
+        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), limit);
     for (int i = 0; i < count; ++i) {
         const epoll_event& event = events[static_cast<std::size_t>(i)];
         if (event.data.u32 == kWake) {
@@ -224,7 +235,8 @@ void Loop::FdAwaiter::await_suspend(std::coroutine_handle<> self) {
 
 void Loop::update_fd(int fd, const FdWaiters& waiters) {
     epoll_event event{};
-    event.events = (waiters.in != nullptr ? waiters.in->events : 0) | (waiters.out != nullptr ? waiters.out->events : 0) | EPOLLONESHOT;
+    event.events = (waiters.in != nullptr ? waiters.in->events : 0) |
+                   (waiters.out != nullptr ? waiters.out->events : 0) | EPOLLONESHOT;
     event.data.u32 = static_cast<std::uint32_t>(fd);
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0 ||
         (errno == ENOENT && ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0)) {
@@ -250,7 +262,8 @@ void Loop::fd_event(int fd, std::uint32_t events) {
     }
     FdWaiters& waiters = found->second;
     for (FdAwaiter** each : {&waiters.in, &waiters.out}) {
-        if (*each != nullptr && ((events & (EPOLLERR | EPOLLHUP)) != 0 || (events & (*each)->events) != 0)) {
+        if (*each != nullptr &&
+            ((events & (EPOLLERR | EPOLLHUP)) != 0 || (events & (*each)->events) != 0)) {
             (*each)->got = events;
             resume_later((*each)->waiter);
             *each = nullptr;
@@ -259,7 +272,8 @@ void Loop::fd_event(int fd, std::uint32_t events) {
     if (waiters.in != nullptr || waiters.out != nullptr) {
         update_fd(fd, waiters);
     } else {
-        (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);  // nobody waits; it may be closed now
+        (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd,
+                          nullptr);  // nobody waits; it may be closed now
         fds_.erase(found);
     }
 }
@@ -277,9 +291,11 @@ Result<std::unique_ptr<Loop::Watch>> Loop::Watch::create(Loop& loop, int fd) {
 }
 
 Loop::Watch::~Watch() {
-    STRATA_CHECK(in_.waiting.empty() && out_.waiting.empty(), "a watch goes before who waits for it");
+    STRATA_CHECK(in_.waiting.empty() && out_.waiting.empty(),
+                 "a watch goes before who waits for it");
     loop_.watches_.erase(fd_);
-    (void)::epoll_ctl(loop_.epoll_.get(), EPOLL_CTL_DEL, fd_, nullptr);  // fails only if it is closed already
+    (void)::epoll_ctl(loop_.epoll_.get(), EPOLL_CTL_DEL, fd_,
+                      nullptr);  // fails only if it is closed already
 }
 
 void Loop::Watch::wake() {

@@ -1,11 +1,12 @@
 // Loop: the one thread of a block graph: runs its coroutines, its I/O and its timers.
 //
-// A graph of nodes (node.h) belongs to one loop, and everything in it runs on the loop's thread: a machine's disk has an I/O
-// thread of its own, an offline tool uses its main thread through run(). So nothing in a graph needs a lock; a coroutine is
-// interrupted only where it awaits. I/O goes to io_uring where the host allows it, else to threads (async_io.h); work that
-// costs CPU time (compression, ciphers, checksums) goes to a few worker threads with offload().
-// Wake-ups never run inside the call that causes them: they are queued, so whoever unlocks or signals goes on undisturbed.
-// Threads: post() and stop() may be called from any thread, all else from the loop's.
+// A graph of nodes (node.h) belongs to one loop, and everything in it runs on the loop's thread: a
+// machine's disk has an I/O thread of its own, an offline tool uses its main thread through run().
+// So nothing in a graph needs a lock; a coroutine is interrupted only where it awaits. I/O goes to
+// io_uring where the host allows it, else to threads (async_io.h); work that costs CPU time
+// (compression, ciphers, checksums) goes to a few worker threads with offload(). Wake-ups never run
+// inside the call that causes them: they are queued, so whoever unlocks or signals goes on
+// undisturbed. Threads: post() and stop() may be called from any thread, all else from the loop's.
 #pragma once
 
 #include <chrono>
@@ -35,9 +36,11 @@ class Loop {
     using Clock = std::chrono::steady_clock;
     struct Options {
         IoEngine engine = IoEngine::Auto;
-        unsigned depth = 256;  ///< system calls under way at a time; more wait inside
-        bool quiet_start = false;  ///< no io_uring and no thread before run_until_stopped(): for programs that lock themselves up in between
-        unsigned workers = 0;  ///< threads for offload(), made at first use; 0: one a CPU, at most 8
+        unsigned depth = 256;      ///< system calls under way at a time; more wait inside
+        bool quiet_start = false;  ///< no io_uring and no thread before run_until_stopped(): for
+                                   ///< programs that lock themselves up in between
+        unsigned workers =
+            0;  ///< threads for offload(), made at first use; 0: one a CPU, at most 8
     };
     static Result<std::unique_ptr<Loop>> create(Options options);
     static Result<std::unique_ptr<Loop>> create() { return create(Options{}); }
@@ -76,7 +79,8 @@ class Loop {
         void await_suspend(std::coroutine_handle<> self);
         [[nodiscard]] std::int64_t await_resume() const noexcept { return result; }
     };
-    /// `std::int64_t n = co_await loop.io(command);`: bytes or a negative errno. The token is the loop's.
+    /// `std::int64_t n = co_await loop.io(command);`: bytes or a negative errno. The token is the
+    /// loop's.
     [[nodiscard]] IoAwaiter io(const IoCommand& command) { return {*this, command}; }
 
     template <typename Work>
@@ -91,7 +95,8 @@ class Loop {
         }
         [[nodiscard]] Value await_resume() { return std::move(*value); }
     };
-    /// `auto value = co_await loop.offload(work);`: runs `work()` on a worker thread. It touches nothing of the graph.
+    /// `auto value = co_await loop.offload(work);`: runs `work()` on a worker thread. It touches
+    /// nothing of the graph.
     template <typename Work>
     [[nodiscard]] WorkAwaiter<Work> offload(Work work) {
         return {*this, std::move(work)};
@@ -104,7 +109,9 @@ class Loop {
         void await_suspend(std::coroutine_handle<> self) { loop.timers_.emplace(until, self); }
         void await_resume() const noexcept {}
     };
-    [[nodiscard]] SleepAwaiter sleep(std::chrono::nanoseconds time) { return {*this, Clock::now() + time}; }
+    [[nodiscard]] SleepAwaiter sleep(std::chrono::nanoseconds time) {
+        return {*this, Clock::now() + time};
+    }
     [[nodiscard]] SleepAwaiter sleep_until(Clock::time_point when) { return {*this, when}; }
 
     struct YieldAwaiter {
@@ -126,8 +133,8 @@ class Loop {
         void await_suspend(std::coroutine_handle<> self);
         [[nodiscard]] std::uint32_t await_resume() const noexcept { return got; }
     };
-    /// Waits until `fd` (a socket, pipe or event descriptor) has any of `events` (EPOLLIN, EPOLLOUT); answers what it has, or
-    /// EPOLLERR. One waiter for each direction at a time.
+    /// Waits until `fd` (a socket, pipe or event descriptor) has any of `events` (EPOLLIN,
+    /// EPOLLOUT); answers what it has, or EPOLLERR. One waiter for each direction at a time.
     [[nodiscard]] FdAwaiter wait_fd(int fd, std::uint32_t events) { return {*this, fd, events}; }
 
     class Watch;
@@ -176,8 +183,9 @@ class Loop {
     std::unique_ptr<WorkerPool> workers_;  ///< last: joined before the rest goes
 };
 
-/// A descriptor (a socket) that is watched for as long as this lives, which must not be longer than it is open: no system call for
-/// each wait, unlike wait_fd(). It tells of changes: try first, wait after EAGAIN, try again; wake-ups may be without cause.
+/// A descriptor (a socket) that is watched for as long as this lives, which must not be longer than
+/// it is open: no system call for each wait, unlike wait_fd(). It tells of changes: try first, wait
+/// after EAGAIN, try again; wake-ups may be without cause.
 class Loop::Watch {
   public:
     static Result<std::unique_ptr<Watch>> create(Loop& loop, int fd);
@@ -220,7 +228,9 @@ class Loop::Alarm {
     struct Awaiter {
         Alarm& alarm;
         Clock::time_point when;
-        [[nodiscard]] bool await_ready() const noexcept { return std::exchange(alarm.rung_, false); }
+        [[nodiscard]] bool await_ready() const noexcept {
+            return std::exchange(alarm.rung_, false);
+        }
         void await_suspend(std::coroutine_handle<> self) {
             alarm.place_ = alarm.loop_.timers_.emplace(when, self);
             alarm.asleep_ = true;

@@ -1,14 +1,13 @@
 // Block graph tests: Task, Loop, and what coroutines wait for.
 #include "block/loop.h"
 
-#include <sys/epoll.h>
-#include <unistd.h>
-
-#include <gtest/gtest.h>
-
 #include <array>
 #include <string>
 #include <thread>
+
+#include <gtest/gtest.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "block/buffers.h"
 #include "block/sync.h"
@@ -16,9 +15,13 @@
 namespace strata::block {
 namespace {
 
-Task<int> plus_one(int value) { co_return value + 1; }
+Task<int> plus_one(int value) {
+    co_return value + 1;
+}
 
-Task<int> fails() { co_return Error{ErrorKind::Failed, "no"}; }
+Task<int> fails() {
+    co_return Error{ErrorKind::Failed, "no"};
+}
 
 Task<int> count_to(int limit) {
     int value = 0;
@@ -57,11 +60,17 @@ class LoopTest : public testing::Test {
     std::unique_ptr<Loop> loop_;
 };
 
-TEST_F(LoopTest, ManyTasksThatDoNotSuspendNeedNoStack) { EXPECT_EQ(*loop_->run(count_to(1000000)), 1000000); }
+TEST_F(LoopTest, ManyTasksThatDoNotSuspendNeedNoStack) {
+    EXPECT_EQ(*loop_->run(count_to(1000000)), 1000000);
+}
 
-TEST_F(LoopTest, ErrorsTravelUp) { EXPECT_EQ(loop_->run(passes_failure_on()).error().text(), "no"); }
+TEST_F(LoopTest, ErrorsTravelUp) {
+    EXPECT_EQ(loop_->run(passes_failure_on()).error().text(), "no");
+}
 
-TEST_F(LoopTest, SuspendedTasksResumeTheirParents) { EXPECT_EQ(*loop_->run(sum_with_turns(*loop_, 1000)), 499500); }
+TEST_F(LoopTest, SuspendedTasksResumeTheirParents) {
+    EXPECT_EQ(*loop_->run(sum_with_turns(*loop_, 1000)), 499500);
+}
 
 Task<> hold(Loop& loop, AsyncMutex& mutex, std::string& log, char mark) {
     const auto lock = co_await mutex.lock();
@@ -104,7 +113,9 @@ TEST_F(LoopTest, GroupKeepsItsLimit) {
     EXPECT_EQ(most, 3);
 }
 
-Task<> one_fails() { co_return Error{ErrorKind::NotFound, "gone"}; }
+Task<> one_fails() {
+    co_return Error{ErrorKind::NotFound, "gone"};
+}
 
 TEST_F(LoopTest, GroupAnswersTheFirstError) {
     TaskGroup group(*loop_, 3);
@@ -117,7 +128,9 @@ Task<std::thread::id> worker_id(Loop& loop) {
     co_return id;
 }
 
-TEST_F(LoopTest, OffloadedWorkRunsElsewhere) { EXPECT_NE(*loop_->run(worker_id(*loop_)), std::this_thread::get_id()); }
+TEST_F(LoopTest, OffloadedWorkRunsElsewhere) {
+    EXPECT_NE(*loop_->run(worker_id(*loop_)), std::this_thread::get_id());
+}
 
 Task<std::uint32_t> until_readable(Loop& loop, int fd) {
     const std::uint32_t got = co_await loop.wait_fd(fd, EPOLLIN);

@@ -21,13 +21,16 @@ bool below(std::string_view option, std::string_view name) {
 }
 
 Error bad_value(std::string_view name, std::string_view value, std::string_view wanted) {
-    return {ErrorKind::InvalidArgument, fmt::format("{}={}: {} is wanted", name, value, wanted), EINVAL};
+    return {ErrorKind::InvalidArgument, fmt::format("{}={}: {} is wanted", name, value, wanted),
+            EINVAL};
 }
 
 }  // namespace
 
 bool NodeTree::has(std::string_view name) const {
-    return std::any_of(options_.begin(), options_.end(), [&](const auto& each) { return each.first == name || below(each.first, name); });
+    return std::any_of(options_.begin(), options_.end(), [&](const auto& each) {
+        return each.first == name || below(each.first, name);
+    });
 }
 
 void NodeTree::graft(std::string_view name, const NodeTree& other) {
@@ -86,7 +89,8 @@ Result<double> NodeTree::take_share(std::string_view name, double fallback) {
     }
     double number = -1;
     const auto [end, code] = std::from_chars(value->data(), value->data() + value->size(), number);
-    if (code != std::errc() || end != value->data() + value->size() || !(number >= 0 && number <= 1)) {
+    if (code != std::errc() || end != value->data() + value->size() ||
+        !(number >= 0 && number <= 1)) {
         return bad_value(name, *value, "a number from 0 to 1");
     }
     return number;
@@ -108,7 +112,9 @@ std::vector<NodeTree> NodeTree::take_list(std::string_view name) {
     std::map<std::size_t, OptionList> items;
     for (auto& [key, value] : take_child(name).options_) {
         const auto dot = key.find('.');
-        const auto index = dot == std::string::npos ? Result<std::uint64_t>(0) : parse_integer(key.substr(0, dot), 0, kMaxList);
+        const auto index = dot == std::string::npos
+                               ? Result<std::uint64_t>(0)
+                               : parse_integer(key.substr(0, dot), 0, kMaxList);
         if (dot == std::string::npos || !index.ok()) {
             options_.emplace_back(fmt::format("{}.{}", name, key), std::move(value));
         } else {
@@ -120,7 +126,8 @@ std::vector<NodeTree> NodeTree::take_list(std::string_view name) {
         if (index == list.size()) {
             list.emplace_back(std::move(item));
         } else {
-            graft(fmt::format("{}.{}", name, index), NodeTree(std::move(item)));  // behind a gap: left over
+            graft(fmt::format("{}.{}", name, index),
+                  NodeTree(std::move(item)));  // behind a gap: left over
         }
     }
     return list;
@@ -130,7 +137,10 @@ Result<> NodeTree::finish(std::string_view kind, std::string_view driver) const 
     if (options_.empty()) {
         return ok();
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("Block {} '{}' does not support the option '{}'", kind, driver, options_.front().first), EINVAL};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("Block {} '{}' does not support the option '{}'", kind, driver,
+                             options_.front().first),
+                 EINVAL};
 }
 
 }  // namespace strata::block

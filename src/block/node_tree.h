@@ -1,7 +1,8 @@
 // NodeTree: which nodes to open over each other, as names and values with dots:
 // driver=qcow2 file.driver=fault file.image.driver=file file.image.filename=a.qcow2.
 //
-// A node takes out what is its own; what is left over is an error that names it. The values are text, whatever they came from.
+// A node takes out what is its own; what is left over is an error that names it. The values are
+// text, whatever they came from.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,9 @@ class NodeTree {
     [[nodiscard]] bool empty() const { return options_.empty(); }
     /// `name` itself, or anything below it, is there.
     [[nodiscard]] bool has(std::string_view name) const;
-    void set(std::string name, std::string value) { options_.emplace_back(std::move(name), std::move(value)); }
+    void set(std::string name, std::string value) {
+        options_.emplace_back(std::move(name), std::move(value));
+    }
     /// Adds all of `other` below `name`.
     void graft(std::string_view name, const NodeTree& other);
 
@@ -42,7 +45,8 @@ class NodeTree {
     /// name.0.REST, name.1.REST, … in that order, as far as there is no gap.
     std::vector<NodeTree> take_list(std::string_view name);
 
-    /// Nothing is left; else InvalidArgument: "Block `kind` 'DRIVER' does not support the option 'NAME'".
+    /// Nothing is left; else InvalidArgument: "Block `kind` 'DRIVER' does not support the option
+    /// 'NAME'".
     [[nodiscard]] Result<> finish(std::string_view kind, std::string_view driver) const;
 
   private:

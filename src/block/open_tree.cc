@@ -32,16 +32,21 @@ constexpr NodeDriver kNbd{.name = "nbd", .open = &open_nbd};
 
 const std::vector<NodeDriver>& table() {
     static const std::vector<NodeDriver> kTable = [] {
-        std::vector<NodeDriver> all{copy_on_read::driver(), fault::driver(), fault::blkdebug_driver(), kNbd, null::driver(), null::aio_driver(), quorum::driver(),
-                                    throttle::driver(),     trace::driver()};
-        std::sort(all.begin(), all.end(), [](const NodeDriver& a, const NodeDriver& b) { return a.name < b.name; });
+        std::vector<NodeDriver> all{copy_on_read::driver(),   fault::driver(),
+                                    fault::blkdebug_driver(), kNbd,
+                                    null::driver(),           null::aio_driver(),
+                                    quorum::driver(),         throttle::driver(),
+                                    trace::driver()};
+        std::sort(all.begin(), all.end(),
+                  [](const NodeDriver& a, const NodeDriver& b) { return a.name < b.name; });
         return all;
     }();
     return kTable;
 }
 
 /// What any node may be told beside its own options.
-constexpr std::array<std::string_view, 6> kIgnored = {"cache.no-flush", "cache.writeback", "node-name", "detect-zeroes", "auto-read-only", "aio"};
+constexpr std::array<std::string_view, 6> kIgnored = {
+    "cache.no-flush", "cache.writeback", "node-name", "detect-zeroes", "auto-read-only", "aio"};
 
 Result<> take_common(NodeTree& tree, OpenOptions& options) {
     options.read_only = STRATA_TRY(tree.take_flag("read-only", options.read_only));
@@ -64,7 +69,8 @@ Task<NodePtr> open_file(Loop& loop, OpenOptions options) {
     NodeTree tree = std::move(options.tree);
     const auto path = tree.take("filename");
     if (!path || path->empty()) {
-        co_return Error{ErrorKind::InvalidArgument, "The 'file' block driver requires a file name", EINVAL};
+        co_return Error{ErrorKind::InvalidArgument, "The 'file' block driver requires a file name",
+                        EINVAL};
     }
     if (tree.take("locking").value_or("auto") == "off") {
         options.lock = false;
@@ -96,7 +102,8 @@ Task<NodePtr> open_ground(Loop& loop, NodeTree& tree, const OpenOptions& options
         ground.tree.set("filename", std::move(*path));
     }
     if (ground.tree.empty()) {
-        co_return Error{ErrorKind::InvalidArgument, "A block device must be specified for \"file\"", EINVAL};
+        co_return Error{ErrorKind::InvalidArgument, "A block device must be specified for \"file\"",
+                        EINVAL};
     }
     if (!ground.tree.has("driver")) {
         ground.tree.set("driver", "file");
@@ -121,7 +128,8 @@ Task<NodePtr> open_with_format(Loop& loop, std::string format, OpenOptions optio
     if (const auto none = tree.take("backing"); none && (none->empty() || *none == "null")) {
         options.open_backing = false;
     }
-    if (NodeTree backing = tree.take_child("backing"); backing.has("driver") || backing.has("file") || backing.has("filename")) {
+    if (NodeTree backing = tree.take_child("backing");
+        backing.has("driver") || backing.has("file") || backing.has("filename")) {
         options.backing = std::move(backing);
     } else {
         tree.graft("backing", backing);  // options of the layer that the image names
@@ -135,34 +143,41 @@ Task<NodePtr> open_with_format(Loop& loop, std::string format, OpenOptions optio
 
 }  // namespace
 
-std::span<const NodeDriver> node_drivers() { return table(); }
+std::span<const NodeDriver> node_drivers() {
+    return table();
+}
 
 Task<NodePtr> open_tree(Loop& loop, OpenOptions options) {
     if (options.depth++ >= kMaxDepth) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("more than {} nodes lie over each other", kMaxDepth), EINVAL};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("more than {} nodes lie over each other", kMaxDepth), EINVAL};
     }
     STRATA_CO_TRY_VOID(take_common(options.tree, options));
     std::string name = options.tree.take("driver").value_or("");
     if (name == "file" || name == "host_device") {
         co_return co_await open_file(loop, std::move(options));
     }
-    const auto found = std::find_if(table().begin(), table().end(), [&](const NodeDriver& each) { return each.name == name; });
+    const auto found = std::find_if(table().begin(), table().end(),
+                                    [&](const NodeDriver& each) { return each.name == name; });
     if (found == table().end()) {
         co_return co_await open_with_format(loop, std::move(name), std::move(options));
     }
     if (options.named_by_image && !found->named_by_images) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("an image may not ask for '{}'", name), EPERM};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("an image may not ask for '{}'", name), EPERM};
     }
     NodeTree tree = std::move(options.tree);
     options.tree = NodeTree();
     co_return co_await found->open(loop, std::move(tree), std::move(options));
 }
 
-Task<NodePtr> open_child(Loop& loop, NodeTree& tree, std::string_view name, const OpenOptions& options) {
+Task<NodePtr> open_child(Loop& loop, NodeTree& tree, std::string_view name,
+                         const OpenOptions& options) {
     OpenOptions child = options.below();
     child.tree = tree.take_child(name);
     if (child.tree.empty()) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("A block device must be specified for \"{}\"", name), EINVAL};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("A block device must be specified for \"{}\"", name), EINVAL};
     }
     if (!child.tree.has("driver") && !child.tree.has("file")) {
         child.tree.set("driver", "file");

@@ -34,10 +34,12 @@ constexpr std::size_t kProbeBytes = 2048;
 const std::vector<FormatDriver>& table() {
     static const std::vector<FormatDriver> kTable = [] {
         std::vector<FormatDriver> all{
-            bochs::driver(), cloop::driver(), cow::driver(), dmg::driver(), luks::driver(), parallels::driver(), qcow1::driver(), qcow2::driver(),
-            qed::driver(),   raw::driver(),   vdi::driver(), vhd::driver(), vhdx::driver(),      vmdk::driver(),
+            bochs::driver(),     cloop::driver(), cow::driver(),   dmg::driver(),  luks::driver(),
+            parallels::driver(), qcow1::driver(), qcow2::driver(), qed::driver(),  raw::driver(),
+            vdi::driver(),       vhd::driver(),   vhdx::driver(),  vmdk::driver(),
         };
-        std::sort(all.begin(), all.end(), [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
+        std::sort(all.begin(), all.end(),
+                  [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });
         return all;
     }();
     return kTable;
@@ -49,25 +51,33 @@ class FollowReferences final : public ReferencePolicy {
         const std::string& name = reference.name;
         const std::size_t colon = name.find(':');
         if (name.empty() || (colon != std::string::npos && colon < name.find('/'))) {
-            return Error{ErrorKind::NotSupported, fmt::format("'{}' names '{}', which is no plain file name", reference.referrer, name)};
+            return Error{ErrorKind::NotSupported,
+                         fmt::format("'{}' names '{}', which is no plain file name",
+                                     reference.referrer, name)};
         }
         const auto folder = std::filesystem::path(reference.referrer).parent_path();
         return Resolved{.path = (folder / name).string(), .fd = {}, .format = reference.format};
     }
 };
 
-std::string_view last_of(const OptionList& options, std::string_view name, std::string_view fallback) {
-    const auto found = std::find_if(options.rbegin(), options.rend(), [&](const auto& each) { return each.first == name; });
+std::string_view last_of(const OptionList& options, std::string_view name,
+                         std::string_view fallback) {
+    const auto found = std::find_if(options.rbegin(), options.rend(),
+                                    [&](const auto& each) { return each.first == name; });
     return found != options.rend() ? std::string_view(found->second) : fallback;
 }
 
 constexpr std::string_view role(Reference::Kind kind) {
-    return kind == Reference::Kind::Backing ? "backing file" : kind == Reference::Kind::Data ? "data file" : "extent";
+    return kind == Reference::Kind::Backing ? "backing file"
+           : kind == Reference::Kind::Data  ? "data file"
+                                            : "extent";
 }
 
 }  // namespace
 
-std::span<const FormatDriver> format_drivers() { return table(); }
+std::span<const FormatDriver> format_drivers() {
+    return table();
+}
 
 Result<const FormatDriver*> find_format(std::string_view name) {
     std::string known;
@@ -77,7 +87,8 @@ Result<const FormatDriver*> find_format(std::string_view name) {
         }
         known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
     }
-    return Error{ErrorKind::NotSupported, fmt::format("the format '{}' is not supported; known are {}", name, known)};
+    return Error{ErrorKind::NotSupported,
+                 fmt::format("the format '{}' is not supported; known are {}", name, known)};
 }
 
 std::shared_ptr<const ReferencePolicy> follow_references() {
@@ -85,9 +96,13 @@ std::shared_ptr<const ReferencePolicy> follow_references() {
     return kPolicy;
 }
 
-std::string_view OpenOptions::extra_of(std::string_view name, std::string_view fallback) const { return last_of(extra, name, fallback); }
+std::string_view OpenOptions::extra_of(std::string_view name, std::string_view fallback) const {
+    return last_of(extra, name, fallback);
+}
 
-std::string_view CreateRequest::option(std::string_view name, std::string_view fallback) const { return last_of(options, name, fallback); }
+std::string_view CreateRequest::option(std::string_view name, std::string_view fallback) const {
+    return last_of(options, name, fallback);
+}
 
 Result<bool> CreateRequest::flag(std::string_view name, bool fallback) const {
     const std::string_view value = option(name, fallback ? "on" : "off");
@@ -117,7 +132,9 @@ Task<std::string> probe_format(Node& file) {
     co_return name;
 }
 
-bool is_location(std::string_view name) { return nbd::is_location(name); }
+bool is_location(std::string_view name) {
+    return nbd::is_location(name);
+}
 
 Result<> set_location(OpenOptions& options, std::string_view name) {
     const nbd::Location location = STRATA_TRY(nbd::parse_location(name));
@@ -140,19 +157,26 @@ namespace {
 Task<NodePtr> open_nbd(Loop& loop, OpenOptions options) {
     STRATA_CO_TRY(nbd::Location location, nbd::take_location(options.protocol_options));
     if (!options.protocol_options.empty()) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("Block protocol 'nbd' doesn't support the option '{}'", options.protocol_options[0].first)};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("Block protocol 'nbd' doesn't support the option '{}'",
+                                    options.protocol_options[0].first)};
     }
     if (options.above.size() >= kMaxChain) {
-        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is the end of a chain of more than {} layers", options.path, kMaxChain), ELOOP};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("image '{}' is the end of a chain of more than {} layers",
+                                    options.path, kMaxChain),
+                        ELOOP};
     }
-    STRATA_CO_TRY(NodePtr node, co_await nbd::NbdNode::open(loop, std::move(location), options.read_only));
+    STRATA_CO_TRY(NodePtr node,
+                  co_await nbd::NbdNode::open(loop, std::move(location), options.read_only));
     if (options.format == "file") {
         co_return node;
     }
     if (options.path.empty()) {
         options.path = node->name();
     }
-    options.above.emplace_back(~0ULL, options.above.size());  // counts: whether a server leads back to us cannot be known
+    options.above.emplace_back(
+        ~0ULL, options.above.size());  // counts: whether a server leads back to us cannot be known
     NodePtr file = node;
     auto top = co_await open_format(std::move(node), std::move(options));
     if (!top.ok()) {
@@ -197,10 +221,16 @@ Task<NodePtr> open_node(Loop& loop, OpenOptions options) {
     STRATA_CO_TRY(std::shared_ptr<FileNode> file, FileNode::open(loop, options));
     const auto identity = file->identity();
     if (std::find(options.above.begin(), options.above.end(), identity) != options.above.end()) {
-        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is its own backing file, by a detour perhaps", options.path), ELOOP};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("image '{}' is its own backing file, by a detour perhaps", options.path),
+            ELOOP};
     }
     if (options.above.size() >= kMaxChain) {
-        co_return Error{ErrorKind::Failed, fmt::format("image '{}' is the end of a chain of more than {} layers", options.path, kMaxChain), ELOOP};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("image '{}' is the end of a chain of more than {} layers",
+                                    options.path, kMaxChain),
+                        ELOOP};
     }
     options.above.push_back(identity);
     if (driver == nullptr) {
@@ -216,7 +246,9 @@ Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
         if (size > node->size()) {
             const std::uint64_t has = node->size();
             (void)co_await node->close();  // the other error is told
-            co_return Error{ErrorKind::Failed, fmt::format("'{}' has {} bytes, {} are needed", path, has, size), ENOSPC};
+            co_return Error{ErrorKind::Failed,
+                            fmt::format("'{}' has {} bytes, {} are needed", path, has, size),
+                            ENOSPC};
         }
         co_return node;
     }
@@ -224,7 +256,8 @@ Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
     co_return NodePtr(std::move(file));
 }
 
-Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference, bool read_only) {
+Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference,
+                             bool read_only) {
     const std::string what = fmt::format("{} of '{}'", role(reference.kind), parent.path);
     if (reference.kind == Reference::Kind::Backing && parent.backing) {
         OpenOptions options = parent.below();
@@ -235,7 +268,8 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     }
     if (parent.references == nullptr) {
         co_return Error{ErrorKind::PermissionDenied,
-                        fmt::format("image '{}' names a {}, which an image may do only if it is trusted: if this one is, say so (--disk "
+                        fmt::format("image '{}' names a {}, which an image may do only if it is "
+                                    "trusted: if this one is, say so (--disk "
                                     "FILE,format=...,follow; strata image convert --follow)",
                                     parent.path, role(reference.kind))};
     }
@@ -255,12 +289,16 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     options.depth = 0;  // `above` bounds a chain
     if (options.format.empty() && options.tree.empty()) {
         if (reference.kind == Reference::Kind::Backing) {
-            co_return Error{ErrorKind::NotSupported, fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'", what)};
+            co_return Error{
+                ErrorKind::NotSupported,
+                fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'",
+                            what)};
         }
         options.format = "file";
     }
     options.read_only = read_only;
-    options.lock = parent.lock && (parent.lock_backing || reference.kind != Reference::Kind::Backing);
+    options.lock =
+        parent.lock && (parent.lock_backing || reference.kind != Reference::Kind::Backing);
     constexpr std::string_view kBelow = "backing.";
     for (const auto& [name, value] : parent.extra) {
         if (reference.kind == Reference::Kind::Backing && name.starts_with(kBelow)) {
@@ -277,22 +315,27 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
 Task<> create_image(Loop& loop, std::string format, CreateRequest request) {
     STRATA_CO_TRY(const FormatDriver* driver, find_format(format));
     if (driver->create == nullptr) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("images of format '{}' can be read, not made", format)};
+        co_return Error{ErrorKind::NotSupported,
+                        fmt::format("images of format '{}' can be read, not made", format)};
     }
     for (const auto& option : request.options) {
         const std::string& name = option.first;
-        const auto known = std::find_if(driver->create_options.begin(), driver->create_options.end(),
-                                        [&](const CreateOption& each) { return each.name == name; });
+        const auto known =
+            std::find_if(driver->create_options.begin(), driver->create_options.end(),
+                         [&](const CreateOption& each) { return each.name == name; });
         if (known == driver->create_options.end()) {
             std::string all;
             for (const CreateOption& each : driver->create_options) {
                 all += fmt::format("{}{}", all.empty() ? "" : ", ", each.name);
             }
-            co_return Error{ErrorKind::InvalidArgument, fmt::format("{} images have no option '{}'; known are {}", format, name, all)};
+            co_return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format("{} images have no option '{}'; known are {}", format, name, all)};
         }
     }
     if (request.size > (1ULL << 62)) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", request.size)};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("a size of {} bytes is too large", request.size)};
     }
     const auto size = last_of(request.options, "size", "");
     if (request.size == 0 && !size.empty()) {

@@ -1,15 +1,14 @@
 // Secrets: reading and decoding.
 #include "block/secrets.h"
 
-#include <fcntl.h>
-#include <openssl/evp.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstdint>
 #include <memory>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <openssl/evp.h>
+#include <unistd.h>
 
 #include "base/unique_fd.h"
 
@@ -18,7 +17,9 @@ namespace {
 
 constexpr std::size_t kMaxFile = 16U << 20, kKeyBytes = 32, kIvBytes = 16;
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text)};
+}
 
 Result<std::string> read_file(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -47,7 +48,8 @@ Result<std::string> decode_base64(const std::string& text) {
     std::uint32_t bits = 0;
     unsigned count = 0, padding = 0;
     for (const char c : text) {
-        constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        constexpr std::string_view kDigits =
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         if (c == '\n' || c == '\r' || c == ' ') {
             continue;
         }
@@ -75,19 +77,25 @@ const unsigned char* raw(const std::string& text) {
     return reinterpret_cast<const unsigned char*>(text.data());
 }
 
-Result<std::string> decrypt(const std::string& text, const std::string& key, const std::string& iv) {
+Result<std::string> decrypt(const std::string& text, const std::string& key,
+                            const std::string& iv) {
     if (key.size() != kKeyBytes || iv.size() != kIvBytes) {
-        return wrong(fmt::format("Key should be {} bytes in length and IV {}, not {} and {}", kKeyBytes, kIvBytes, key.size(), iv.size()));
+        return wrong(fmt::format("Key should be {} bytes in length and IV {}, not {} and {}",
+                                 kKeyBytes, kIvBytes, key.size(), iv.size()));
     }
-    const std::unique_ptr<EVP_CIPHER_CTX, void (*)(EVP_CIPHER_CTX*)> context(EVP_CIPHER_CTX_new(), &EVP_CIPHER_CTX_free);
+    const std::unique_ptr<EVP_CIPHER_CTX, void (*)(EVP_CIPHER_CTX*)> context(EVP_CIPHER_CTX_new(),
+                                                                             &EVP_CIPHER_CTX_free);
     std::string plain(text.size() + kIvBytes, '\0');
     // SAFETY: as raw().
     auto* out = reinterpret_cast<unsigned char*>(plain.data());
     int first = 0, last = 0;
-    if (context == nullptr || EVP_DecryptInit_ex(context.get(), EVP_aes_256_cbc(), nullptr, raw(key), raw(iv)) != 1 ||
-        EVP_DecryptUpdate(context.get(), out, &first, raw(text), static_cast<int>(text.size())) != 1 ||
+    if (context == nullptr ||
+        EVP_DecryptInit_ex(context.get(), EVP_aes_256_cbc(), nullptr, raw(key), raw(iv)) != 1 ||
+        EVP_DecryptUpdate(context.get(), out, &first, raw(text), static_cast<int>(text.size())) !=
+            1 ||
         EVP_DecryptFinal_ex(context.get(), out + first, &last) != 1) {
-        return wrong("Incorrect number of padding bytes found on decrypted data: is the key right?");
+        return wrong(
+            "Incorrect number of padding bytes found on decrypted data: is the key right?");
     }
     plain.resize(static_cast<std::size_t>(first + last));
     return plain;
@@ -98,7 +106,11 @@ Result<std::string> decrypt(const std::string& text, const std::string& key, con
 bool is_utf8(std::string_view text) {
     for (std::size_t i = 0; i < text.size();) {
         const auto first = static_cast<unsigned char>(text[i++]);
-        const unsigned more = first < 0x80 ? 0 : first >= 0xC2 && first < 0xE0 ? 1 : first >= 0xE0 && first < 0xF0 ? 2 : first >= 0xF0 && first < 0xF5 ? 3 : 4;
+        const unsigned more = first < 0x80                    ? 0
+                              : first >= 0xC2 && first < 0xE0 ? 1
+                              : first >= 0xE0 && first < 0xF0 ? 2
+                              : first >= 0xF0 && first < 0xF5 ? 3
+                                                              : 4;
         if (more == 4 || text.size() - i < more) {
             return false;
         }
@@ -120,7 +132,8 @@ bool is_utf8(std::string_view text) {
 
 Result<std::string> load_secret(const SecretSource& source) {
     if (source.data.has_value() == source.file.has_value()) {
-        return wrong(source.data ? "'file' and 'data' are mutually exclusive" : "Must provide 'file' or 'data'");
+        return wrong(source.data ? "'file' and 'data' are mutually exclusive"
+                                 : "Must provide 'file' or 'data'");
     }
     std::string secret = source.data ? *source.data : STRATA_TRY(read_file(*source.file));
     if (source.base64) {

@@ -1,4 +1,5 @@
-// What coroutines of one loop wait for: a mutex, a condition, a group of tasks. No threads are involved.
+// What coroutines of one loop wait for: a mutex, a condition, a group of tasks. No threads are
+// involved.
 #pragma once
 
 #include <coroutine>
@@ -13,7 +14,8 @@
 
 namespace strata::block {
 
-/// Coroutines that wait for something, in order of arrival. Wake-ups may be without cause: await in a loop over the condition.
+/// Coroutines that wait for something, in order of arrival. Wake-ups may be without cause: await in
+/// a loop over the condition.
 class WaitQueue {
   public:
     explicit WaitQueue(Loop& loop) : loop_(loop) {}
@@ -65,7 +67,9 @@ class AsyncMutex {
     };
     struct Awaiter {
         AsyncMutex& mutex;
-        [[nodiscard]] bool await_ready() const noexcept { return !std::exchange(mutex.locked_, true); }
+        [[nodiscard]] bool await_ready() const noexcept {
+            return !std::exchange(mutex.locked_, true);
+        }
         void await_suspend(std::coroutine_handle<> self) { mutex.waiting_.push_back(self); }
         Guard await_resume() const noexcept { return Guard(&mutex); }
     };
@@ -86,15 +90,16 @@ class AsyncMutex {
     std::deque<std::coroutine_handle<>> waiting_;
 };
 
-/// Many at a time, or one alone: `const auto pass = co_await gate.shared();`, `co_await gate.exclusive()`. Who wants to be alone
-/// keeps new ones out until it has been.
+/// Many at a time, or one alone: `const auto pass = co_await gate.shared();`, `co_await
+/// gate.exclusive()`. Who wants to be alone keeps new ones out until it has been.
 class Gate {
   public:
     explicit Gate(Loop& loop) : change_(loop) {}
     class [[nodiscard]] Pass {
       public:
         Pass(Gate* gate, bool alone) : gate_(gate), alone_(alone) {}
-        Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)), alone_(other.alone_) {}
+        Pass(Pass&& other) noexcept
+            : gate_(std::exchange(other.gate_, nullptr)), alone_(other.alone_) {}
         Pass& operator=(Pass&&) = delete;
         Pass(const Pass&) = delete;
         Pass& operator=(const Pass&) = delete;
@@ -137,8 +142,8 @@ class Gate {
     WaitQueue change_;
 };
 
-/// Tasks side by side: `co_await group.add(task)` waits for a free place, `co_await group.finish()` for all of them, and answers
-/// the first error. A group must have finished before it goes.
+/// Tasks side by side: `co_await group.add(task)` waits for a free place, `co_await group.finish()`
+/// for all of them, and answers the first error. A group must have finished before it goes.
 class TaskGroup {
   public:
     TaskGroup(Loop& loop, std::size_t limit) : loop_(loop), limit_(limit), change_(loop) {}

@@ -10,8 +10,12 @@ namespace strata::block::detail {
 
 #if defined(STRATA_SANITIZED)
 // The sanitizers must see each frame's life.
-void* allocate_frame(std::size_t bytes) { return ::operator new(bytes); }
-void free_frame(void* frame, std::size_t /*bytes*/) noexcept { ::operator delete(frame); }
+void* allocate_frame(std::size_t bytes) {
+    return ::operator new(bytes);
+}
+void free_frame(void* frame, std::size_t /*bytes*/) noexcept {
+    ::operator delete(frame);
+}
 #else
 namespace {
 
@@ -39,7 +43,7 @@ void* allocate_frame(std::size_t bytes) {
     }
     std::vector<void*>& list = free_frames.lists[index];
     if (list.empty()) {
-        return ::operator new(index * kStep);
+        return ::operator new(index* kStep);
     }
     void* frame = list.back();
     list.pop_back();

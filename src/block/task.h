@@ -1,13 +1,17 @@
 // Task: a lazy coroutine of the block graph; `co_await task` yields Result<T>.
 //
-// A task starts when it is awaited (or spawned on a Loop, loop.h) and belongs to that loop's thread from then on. A child runs
-// inside its parent's await_suspend() until it first suspends: what ends without suspending costs no trip through the scheduler
-// and no stack, whether the compiler makes tail calls or not. One that did suspend resumes its parent by symmetric transfer.
-// Destroying a task that has not ended destroys its children first; whoever holds resources says so with destructors.
+// A task starts when it is awaited (or spawned on a Loop, loop.h) and belongs to that loop's thread
+// from then on. A child runs inside its parent's await_suspend() until it first suspends: what ends
+// without suspending costs no trip through the scheduler and no stack, whether the compiler makes
+// tail calls or not. One that did suspend resumes its parent by symmetric transfer. Destroying a
+// task that has not ended destroys its children first; whoever holds resources says so with
+// destructors.
 //
 // Rules that gcc 12 asks for (its coroutines are young):
-// - `co_await` stands in a statement of its own: `auto r = co_await f();`, never in ?:, && or || or a braced temporary.
-// - No capturing lambda is a coroutine: the captures die with the lambda. Pass parameters to a function.
+// - `co_await` stands in a statement of its own: `auto r = co_await f();`, never in ?:, && or || or
+// a braced temporary.
+// - No capturing lambda is a coroutine: the captures die with the lambda. Pass parameters to a
+// function.
 // - Parameters by value are moved into the frame; a reference parameter must outlive the task.
 #pragma once
 
@@ -30,7 +34,8 @@ namespace detail {
 struct FinalAwaiter {
     [[nodiscard]] bool await_ready() const noexcept { return false; }
     template <typename Promise>
-    [[nodiscard]] std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> self) const noexcept {
+    [[nodiscard]] std::coroutine_handle<> await_suspend(
+        std::coroutine_handle<Promise> self) const noexcept {
         const std::coroutine_handle<> next = self.promise().continuation;
         return next ? next : std::noop_coroutine();
     }
@@ -42,12 +47,17 @@ void* allocate_frame(std::size_t bytes);
 void free_frame(void* frame, std::size_t bytes) noexcept;
 
 struct PromiseBase {
-    std::coroutine_handle<> continuation;  ///< who waits; empty while the task runs inside its parent
+    std::coroutine_handle<>
+        continuation;  ///< who waits; empty while the task runs inside its parent
     static void* operator new(std::size_t bytes) { return allocate_frame(bytes); }
-    static void operator delete(void* frame, std::size_t bytes) noexcept { free_frame(frame, bytes); }
+    static void operator delete(void* frame, std::size_t bytes) noexcept {
+        free_frame(frame, bytes);
+    }
     [[nodiscard]] std::suspend_always initial_suspend() const noexcept { return {}; }
     [[nodiscard]] FinalAwaiter final_suspend() const noexcept { return {}; }
-    void unhandled_exception() const noexcept { std::terminate(); }  // no exceptions here: bad_alloc ends the process
+    void unhandled_exception() const noexcept {
+        std::terminate();
+    }  // no exceptions here: bad_alloc ends the process
 };
 
 }  // namespace detail
@@ -58,7 +68,9 @@ class [[nodiscard]] Task {
   public:
     struct promise_type : detail::PromiseBase {
         std::optional<Result<T>> result;
-        Task get_return_object() { return Task(std::coroutine_handle<promise_type>::from_promise(*this)); }
+        Task get_return_object() {
+            return Task(std::coroutine_handle<promise_type>::from_promise(*this));
+        }
         void return_value(Result<T> value) { result.emplace(std::move(value)); }
     };
 
@@ -107,17 +119,18 @@ class [[nodiscard]] Task {
 #define STRATA_CO_JOIN2(a, b) a##b
 #define STRATA_CO_JOIN(a, b) STRATA_CO_JOIN2(a, b)
 
-/// `STRATA_CO_TRY(auto size, co_await node->measure());` in a coroutine: the value of a Result (awaited or not), or returns its Error.
-#define STRATA_CO_TRY(declaration, expression)                              \
-    auto STRATA_CO_JOIN(strata_co_, __LINE__) = (expression);               \
-    if (!STRATA_CO_JOIN(strata_co_, __LINE__).ok()) [[unlikely]]            \
-        co_return std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).error();  \
+/// `STRATA_CO_TRY(auto size, co_await node->measure());` in a coroutine: the value of a Result
+/// (awaited or not), or returns its Error.
+#define STRATA_CO_TRY(declaration, expression)                             \
+    auto STRATA_CO_JOIN(strata_co_, __LINE__) = (expression);              \
+    if (!STRATA_CO_JOIN(strata_co_, __LINE__).ok()) [[unlikely]]           \
+        co_return std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).error(); \
     declaration = std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).value()
 
 /// As STRATA_CO_TRY, for a Result whose value nobody wants.
-#define STRATA_CO_TRY_VOID(expression)                          \
-    do {                                                        \
-        auto strata_co_result = (expression);                   \
-        if (!strata_co_result.ok()) [[unlikely]]                \
-            co_return std::move(strata_co_result).error();      \
+#define STRATA_CO_TRY_VOID(expression)                     \
+    do {                                                   \
+        auto strata_co_result = (expression);              \
+        if (!strata_co_result.ok()) [[unlikely]]           \
+            co_return std::move(strata_co_result).error(); \
     } while (false)

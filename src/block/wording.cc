@@ -13,8 +13,12 @@ std::atomic<Wording>& choice() {
 
 }  // namespace
 
-void use_wording(Wording wording) { choice().store(wording, std::memory_order_relaxed); }
+void use_wording(Wording wording) {
+    choice().store(wording, std::memory_order_relaxed);
+}
 
-Wording wording() { return choice().load(std::memory_order_relaxed); }
+Wording wording() {
+    return choice().load(std::memory_order_relaxed);
+}
 
 }  // namespace strata::block

@@ -11,13 +11,15 @@ namespace strata::block {
 constexpr unsigned kMaxThreads = 8;
 
 WorkerPool::WorkerPool(unsigned threads) {
-    const unsigned wanted = threads != 0 ? threads : std::clamp(std::thread::hardware_concurrency(), 1U, kMaxThreads);
+    const unsigned wanted =
+        threads != 0 ? threads : std::clamp(std::thread::hardware_concurrency(), 1U, kMaxThreads);
     try {
         for (unsigned i = 0; i < wanted; ++i) {
             threads_.emplace_back([this] { work(); });
         }
     } catch (const std::system_error& error) {
-        log::warn("cannot start a disk worker thread reason='{}' have={}", error.what(), threads_.size());
+        log::warn("cannot start a disk worker thread reason='{}' have={}", error.what(),
+                  threads_.size());
     }
 }
 

@@ -16,7 +16,8 @@ class WorkerPool {
     /// `threads`: 0 is one a CPU, at most 8. Fewer if the host gives no more.
     explicit WorkerPool(unsigned threads);
     ~WorkerPool();
-    /// Runs `work` on one of the threads, or here and now if the host lets us have none. Any thread.
+    /// Runs `work` on one of the threads, or here and now if the host lets us have none. Any
+    /// thread.
     void submit(std::function<void()> work);
 
   private:

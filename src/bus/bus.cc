@@ -18,13 +18,15 @@ Bus::~Bus() = default;
 Result<> Bus::add(std::uint64_t start, std::uint64_t size, BusDevice& device) {
     const MutexLock lock(mutex_);
     auto next = std::make_unique<Table>(*tables_.back());
-    const auto place = std::upper_bound(next->begin(), next->end(), start,
-                                        [](std::uint64_t at, const Claim& claim) { return at < claim.start; });
+    const auto place =
+        std::upper_bound(next->begin(), next->end(), start,
+                         [](std::uint64_t at, const Claim& claim) { return at < claim.start; });
     const bool hits_next = place != next->end() && place->start - start < size;
-    const bool hits_previous = place != next->begin() && start - std::prev(place)->start < std::prev(place)->size;
+    const bool hits_previous =
+        place != next->begin() && start - std::prev(place)->start < std::prev(place)->size;
     if (size == 0 || hits_next || hits_previous) {
-        return Error{ErrorKind::AlreadyExists,
-                     fmt::format("bus range {:#x}+{:#x} of {} is taken", start, size, device.label())};
+        return Error{ErrorKind::AlreadyExists, fmt::format("bus range {:#x}+{:#x} of {} is taken",
+                                                           start, size, device.label())};
     }
     next->insert(place, Claim{start, size, &device});
     current_.store(next.get(), std::memory_order_release);
@@ -41,8 +43,9 @@ void Bus::remove(std::uint64_t start) {
 }
 
 const Bus::Claim* Bus::find(const Table& table, std::uint64_t address) {
-    const auto place = std::upper_bound(table.begin(), table.end(), address,
-                                        [](std::uint64_t at, const Claim& claim) { return at < claim.start; });
+    const auto place =
+        std::upper_bound(table.begin(), table.end(), address,
+                         [](std::uint64_t at, const Claim& claim) { return at < claim.start; });
     if (place == table.begin()) {
         return nullptr;
     }
@@ -57,7 +60,8 @@ bool Bus::read(std::uint64_t address, std::span<std::byte> data) const {
         return false;
     }
     const std::uint64_t offset = address - claim->start;
-    claim->device->read(offset, data.first(std::min<std::uint64_t>(data.size(), claim->size - offset)));
+    claim->device->read(offset,
+                        data.first(std::min<std::uint64_t>(data.size(), claim->size - offset)));
     return true;
 }
 
@@ -67,7 +71,8 @@ bool Bus::write(std::uint64_t address, std::span<const std::byte> data) const {
         return false;
     }
     const std::uint64_t offset = address - claim->start;
-    claim->device->write(offset, data.first(std::min<std::uint64_t>(data.size(), claim->size - offset)));
+    claim->device->write(offset,
+                         data.first(std::min<std::uint64_t>(data.size(), claim->size - offset)));
     return true;
 }
 

@@ -11,7 +11,9 @@ namespace {
 class Probe final : public BusDevice {
   public:
     [[nodiscard]] std::string_view label() const override { return "probe"; }
-    void read(std::uint64_t offset, std::span<std::byte> data) override { data[0] = static_cast<std::byte>(offset); }
+    void read(std::uint64_t offset, std::span<std::byte> data) override {
+        data[0] = static_cast<std::byte>(offset);
+    }
     void write(std::uint64_t offset, std::span<const std::byte> data) override {
         last_offset = offset;
         last_size = data.size();

@@ -1,11 +1,11 @@
 // Interrupts: lines, messages and the seams between devices, interrupt controllers and CPU engines.
 //
-// The path of an interrupt: a device moves its IrqLine; the board fans a line (a GSI) out to PIC and IOAPIC; the IOAPIC
-// and PCI functions with MSI send an MsiMessage to the MsiSink, which is the engine: it owns the local APICs of all
-// vCPUs, with both engines. The PIC's output is the engine's ExtINT input. When a vCPU ends a level-triggered interrupt, the
-// engine calls EoiListener (the IOAPIC).
-// Threads: every call here may come from any thread; implementations guard themselves and do not call back into the
-// device that called while holding a lock it could need.
+// The path of an interrupt: a device moves its IrqLine; the board fans a line (a GSI) out to PIC
+// and IOAPIC; the IOAPIC and PCI functions with MSI send an MsiMessage to the MsiSink, which is the
+// engine: it owns the local APICs of all vCPUs, with both engines. The PIC's output is the engine's
+// ExtINT input. When a vCPU ends a level-triggered interrupt, the engine calls EoiListener (the
+// IOAPIC). Threads: every call here may come from any thread; implementations guard themselves and
+// do not call back into the device that called while holding a lock it could need.
 #pragma once
 
 #include <cstdint>
@@ -50,11 +50,13 @@ class EoiListener {
 class ExtIntSource {
   public:
     virtual ~ExtIntSource() = default;
-    /// The vector, and moves it from requested to in service. A spurious vector if nothing is pending any more.
+    /// The vector, and moves it from requested to in service. A spurious vector if nothing is
+    /// pending any more.
     virtual std::uint8_t acknowledge() = 0;
 };
 
-/// A route of the IOAPIC, as told to an engine that must know beforehand which vectors need an EOI (KVM).
+/// A route of the IOAPIC, as told to an engine that must know beforehand which vectors need an EOI
+/// (KVM).
 struct IrqRoute {
     std::uint32_t gsi = 0;
     MsiMessage message;

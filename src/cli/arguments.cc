@@ -11,7 +11,8 @@ namespace strata::cli {
 namespace {
 
 Error usage(const Command& command, std::string_view text) {
-    return {ErrorKind::InvalidArgument, fmt::format("{}: see 'strata {} --help'", text, command.name)};
+    return {ErrorKind::InvalidArgument,
+            fmt::format("{}: see 'strata {} --help'", text, command.name)};
 }
 
 // Calls `visit` on the command's own options and the common ones; stops at true.
@@ -33,8 +34,9 @@ Error unknown_option(const Command& command, std::string_view word) {
         return false;
     });
     const std::string_view near = nearest(word, known);
-    return usage(command, near.empty() ? fmt::format("unknown option '{}'", word)
-                                       : fmt::format("unknown option '{}', did you mean {}?", word, near));
+    return usage(command, near.empty()
+                              ? fmt::format("unknown option '{}'", word)
+                              : fmt::format("unknown option '{}', did you mean {}?", word, near));
 }
 
 }  // namespace
@@ -44,7 +46,8 @@ const Command* find_command(std::span<const std::string_view> words, std::size_t
     used = 0;
     for (const Command* command : commands()) {
         const std::vector<std::string_view> parts = split(command->name, ' ');
-        if (parts.size() > used && words.size() >= parts.size() && std::equal(parts.begin(), parts.end(), words.begin())) {
+        if (parts.size() > used && words.size() >= parts.size() &&
+            std::equal(parts.begin(), parts.end(), words.begin())) {
             best = command;
             used = parts.size();
         }
@@ -70,15 +73,18 @@ Error unknown_command(std::span<const std::string_view> words) {
     const std::string_view near = nearest(words[0], known);
     return {ErrorKind::InvalidArgument,
             near.empty() ? fmt::format("no command '{}': see 'strata --help'", words[0])
-                         : fmt::format("no command '{}', did you mean '{}'? See 'strata --help'", words[0], near)};
+                         : fmt::format("no command '{}', did you mean '{}'? See 'strata --help'",
+                                       words[0], near)};
 }
 
-Result<> Arguments::take_option(const Command& command, std::span<const std::string_view> words, std::size_t& place) {
+Result<> Arguments::take_option(const Command& command, std::span<const std::string_view> words,
+                                std::size_t& place) {
     const std::string_view word = words[place];
     const auto equals = word.starts_with("--") ? word.find('=') : std::string_view::npos;
     const std::string_view name = word.substr(0, equals);
     const Option* option = find_option(command, [&](const Option& candidate) {
-        return candidate.name == name || (name.size() == 2 && candidate.letter != 0 && candidate.letter == name[1]);
+        return candidate.name == name ||
+               (name.size() == 2 && candidate.letter != 0 && candidate.letter == name[1]);
     });
     if (option == nullptr) {
         return unknown_option(command, name);
@@ -93,7 +99,8 @@ Result<> Arguments::take_option(const Command& command, std::span<const std::str
     } else if (place + 1 < words.size()) {
         value = words[++place];
     } else {
-        return usage(command, fmt::format("option {} needs a value: {}", option->name, option->value));
+        return usage(command,
+                     fmt::format("option {} needs a value: {}", option->name, option->value));
     }
     std::vector<std::string_view>& values = values_[option->name];
     if (!values.empty() && !option->repeatable && !option->value.empty()) {
@@ -103,7 +110,8 @@ Result<> Arguments::take_option(const Command& command, std::span<const std::str
     return ok();
 }
 
-Result<Arguments> Arguments::parse(const Command& command, std::span<const std::string_view> words) {
+Result<Arguments> Arguments::parse(const Command& command,
+                                   std::span<const std::string_view> words) {
     Arguments arguments;
     bool options_ended = false;
     for (std::size_t place = 0; place < words.size(); ++place) {

@@ -13,7 +13,8 @@
 
 namespace strata::cli {
 
-/// The command that `words` begin with (the longest name that matches); nullptr if none. `used`: how many words its name took.
+/// The command that `words` begin with (the longest name that matches); nullptr if none. `used`:
+/// how many words its name took.
 const Command* find_command(std::span<const std::string_view> words, std::size_t& used);
 
 /// What to say about words that begin no command.
@@ -21,7 +22,8 @@ Error unknown_command(std::span<const std::string_view> words);
 
 class Arguments {
   public:
-    /// Reads "--option value", "--option=value", "-o value", flags, positionals; "--" ends the options.
+    /// Reads "--option value", "--option=value", "-o value", flags, positionals; "--" ends the
+    /// options.
     static Result<Arguments> parse(const Command& command, std::span<const std::string_view> words);
 
     [[nodiscard]] bool flag(std::string_view option) const { return values_.contains(option); }
@@ -31,7 +33,8 @@ class Arguments {
     [[nodiscard]] std::optional<std::string_view> positional(std::size_t place) const;
 
   private:
-    Result<> take_option(const Command& command, std::span<const std::string_view> words, std::size_t& place);
+    Result<> take_option(const Command& command, std::span<const std::string_view> words,
+                         std::size_t& place);
     std::map<std::string_view, std::vector<std::string_view>, std::less<>> values_;
     std::vector<std::string_view> positionals_;
 };

@@ -1,13 +1,13 @@
-// Command line tests: parsing against the tables, hints, the store's names, archives, escape from hostile image files.
+// Command line tests: parsing against the tables, hints, the store's names, archives, escape from
+// hostile image files.
 #include "cli/arguments.h"
-
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "cli/command_list.h"
 #include "cli/help.h"
@@ -19,10 +19,13 @@ namespace {
 
 using Words = std::vector<std::string_view>;
 
-Result<Arguments> parse_run(const Words& words) { return Arguments::parse(kRunCommand, words); }
+Result<Arguments> parse_run(const Words& words) {
+    return Arguments::parse(kRunCommand, words);
+}
 
 TEST(ArgumentsTest, OptionsInAllSpellings) {
-    auto arguments = parse_run({"tiny", "--cpus=2", "-m", "512M", "--no-reboot", "--disk", "a", "-d", "b"});
+    auto arguments =
+        parse_run({"tiny", "--cpus=2", "-m", "512M", "--no-reboot", "--disk", "a", "-d", "b"});
     ASSERT_TRUE(arguments.ok()) << arguments.error().text();
     EXPECT_EQ(arguments->positional(0), "tiny");
     EXPECT_EQ(arguments->value("--cpus"), "2");
@@ -33,8 +36,8 @@ TEST(ArgumentsTest, OptionsInAllSpellings) {
 }
 
 TEST(ArgumentsTest, MistakesAreUsageErrorsThatNameTheOption) {
-    for (const Words& words : {Words{"--egine", "soft"}, Words{"--cpus"}, Words{"--no-reboot=yes"}, Words{"a", "b"},
-                               Words{"--cpus", "1", "--cpus", "2"}, Words{"-x"}}) {
+    for (const Words& words : {Words{"--egine", "soft"}, Words{"--cpus"}, Words{"--no-reboot=yes"},
+                               Words{"a", "b"}, Words{"--cpus", "1", "--cpus", "2"}, Words{"-x"}}) {
         auto arguments = parse_run(words);
         ASSERT_FALSE(arguments.ok()) << words[0];
         EXPECT_EQ(arguments.error().kind(), ErrorKind::InvalidArgument);
@@ -42,7 +45,9 @@ TEST(ArgumentsTest, MistakesAreUsageErrorsThatNameTheOption) {
     EXPECT_NE(parse_run({"--egine", "soft"}).error().text().find("--engine"), std::string::npos);
 }
 
-TEST(ArgumentsTest, DoubleDashEndsOptions) { EXPECT_EQ(parse_run({"--", "--cpus"})->positional(0), "--cpus"); }
+TEST(ArgumentsTest, DoubleDashEndsOptions) {
+    EXPECT_EQ(parse_run({"--", "--cpus"})->positional(0), "--cpus");
+}
 
 TEST(ArgumentsTest, MissingPositionalIsNamedUnlessHelpIsWanted) {
     EXPECT_FALSE(Arguments::parse(kImageBuildCommand, Words{}).ok());
@@ -76,7 +81,8 @@ TEST(CpioTest, ParentsComeFirstAndOnceAndTheArchiveIsPadded) {
     EXPECT_LT(bytes.find("a/b"), bytes.find("hello"));
     EXPECT_NE(bytes.find("TRAILER!!!"), std::string::npos);
     std::size_t entries = 0;
-    for (auto place = bytes.find("070701"); place != std::string::npos; place = bytes.find("070701", place + 1)) {
+    for (auto place = bytes.find("070701"); place != std::string::npos;
+         place = bytes.find("070701", place + 1)) {
         ++entries;
     }
     EXPECT_EQ(entries, 5U);  // a, a/b, c, d, trailer
@@ -101,7 +107,16 @@ TEST_F(StoreTest, DraftBecomesAnImageOnlyOnCommit) {
     auto draft = ImageDraft::begin("mine", false);
     ASSERT_TRUE(draft.ok());
     EXPECT_TRUE(image_names().empty());
-    ASSERT_TRUE(draft->commit({.name = "mine", .description = "d", .kernel = "k", .initrd = "", .append = "a=1", .disks = {"x.raw"}, .memory_bytes = 5, .folder = ""}).ok());
+    ASSERT_TRUE(draft
+                    ->commit({.name = "mine",
+                              .description = "d",
+                              .kernel = "k",
+                              .initrd = "",
+                              .append = "a=1",
+                              .disks = {"x.raw"},
+                              .memory_bytes = 5,
+                              .folder = ""})
+                    .ok());
     auto image = find_image("mine");
     ASSERT_TRUE(image.ok()) << image.error().text();
     EXPECT_EQ(image->append, "a=1");
@@ -118,10 +133,21 @@ TEST_F(StoreTest, ReplaceTakesTheOldOnesPlace) {
     for (const char* text : {"old", "new"}) {
         auto draft = ImageDraft::begin("mine", true);
         ASSERT_TRUE(draft.ok());
-        ASSERT_TRUE(draft->commit({.name = "mine", .description = text, .kernel = "", .initrd = "", .append = "", .disks = {}, .memory_bytes = 0, .folder = ""}).ok());
+        ASSERT_TRUE(draft
+                        ->commit({.name = "mine",
+                                  .description = text,
+                                  .kernel = "",
+                                  .initrd = "",
+                                  .append = "",
+                                  .disks = {},
+                                  .memory_bytes = 0,
+                                  .folder = ""})
+                        .ok());
     }
     EXPECT_EQ(find_image("mine")->description, "new");
-    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), std::filesystem::directory_iterator()), 1);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_),
+                            std::filesystem::directory_iterator()),
+              1);
 }
 
 TEST_F(StoreTest, HostileNamesAndFilesAreRefused) {

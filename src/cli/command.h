@@ -1,7 +1,7 @@
 // Command: one verb of the command line, as data.
 //
-// Parsing, --help, shell completion and near-match hints all come from these tables; a command's own file holds its table and
-// its run function. commands.cc lists them.
+// Parsing, --help, shell completion and near-match hints all come from these tables; a command's
+// own file holds its table and its run function. commands.cc lists them.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ enum class Completes : std::uint8_t {
     Nothing,
     Choices,  ///< the alternatives in the value's name, "auto|kvm|soft"
     Files,
-    Images,   ///< the names of the image store
+    Images,  ///< the names of the image store
 };
 
 struct Option {
@@ -46,7 +46,7 @@ struct Command {
     std::string_view description;  ///< paragraphs for --help; may be empty
     std::span<const Positional> positionals;
     std::span<const Option> options;
-    std::string_view examples;     ///< lines; may be empty
+    std::string_view examples;  ///< lines; may be empty
     /// The command's work: its exit status, or the error that main prints.
     Result<int> (*run)(const Arguments& arguments);
 };
@@ -57,7 +57,8 @@ std::span<const Option> common_options();
 /// Every command, in the order help shows them.
 std::span<const Command* const> commands();
 
-/// The command line as a program: parses, runs, prints an error if there is one; answers the exit status.
+/// The command line as a program: parses, runs, prints an error if there is one; answers the exit
+/// status.
 int run_command_line(std::span<const std::string_view> words);
 
 }  // namespace strata::cli

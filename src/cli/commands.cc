@@ -1,4 +1,5 @@
-// Commands: the list of all verbs, the options they share, and the way from words to an exit status.
+// Commands: the list of all verbs, the options they share, and the way from words to an exit
+// status.
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -21,31 +22,37 @@ namespace {
 
 constexpr std::array kCommonOptions = {
     Option{"--help", 'h', "", "Print this and exit."},
-    Option{"--json", 0, "", "Machine-readable output; errors become one JSON object on standard error."},
+    Option{"--json", 0, "",
+           "Machine-readable output; errors become one JSON object on standard error."},
     Option{"--quiet", 'q', "", "No notices on standard error, only errors."},
-    Option{"--log", 0, "error|warn|info|debug|trace", "How much is logged to standard error (default warn; also STRATA_LOG).",
+    Option{"--log", 0, "error|warn|info|debug|trace",
+           "How much is logged to standard error (default warn; also STRATA_LOG).",
            Completes::Choices},
 };
 
 constexpr std::array kCommands = {
-    &kRunCommand,       &kInfoCommand,    &kImageBuildCommand,
-    &kImageCreateCommand, &kImageConvertCommand, &kImageInfoCommand, &kImageCheckCommand, &kImageMapCommand, &kImageCompareCommand,
-    &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand, &kImageRebaseCommand, &kImageServeCommand, &kImageAmendCommand, &kImageBitmapCommand, &kImageMeasureCommand,
-    &kImageBenchCommand, &kImageListCommand,
-    &kImagePathCommand, &kVersionCommand, &kCompletionCommand, &kCompleteCommand,
+    &kRunCommand,          &kInfoCommand,        &kImageBuildCommand,    &kImageCreateCommand,
+    &kImageConvertCommand, &kImageInfoCommand,   &kImageCheckCommand,    &kImageMapCommand,
+    &kImageCompareCommand, &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand,
+    &kImageRebaseCommand,  &kImageServeCommand,  &kImageAmendCommand,    &kImageBitmapCommand,
+    &kImageMeasureCommand, &kImageBenchCommand,  &kImageListCommand,     &kImagePathCommand,
+    &kVersionCommand,      &kCompletionCommand,  &kCompleteCommand,
 };
 
 // --log, or STRATA_LOG; left in the environment for the VMM process.
 Result<> set_log_level(const Arguments& arguments) {
-    const char* variable = std::getenv("STRATA_LOG");  // NOLINT(concurrency-mt-unsafe): before any thread
+    const char* variable =
+        std::getenv("STRATA_LOG");  // NOLINT(concurrency-mt-unsafe): before any thread
     const std::string level(arguments.value("--log").value_or(variable == nullptr ? "" : variable));
     if (level.empty()) {
         return ok();
     }
     if (!log::set_level(level)) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("log level '{}': use error, warn, info, debug or trace", level)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("log level '{}': use error, warn, info, debug or trace", level)};
     }
-    (void)setenv("STRATA_LOG", level.c_str(), 1);  // NOLINT(concurrency-mt-unsafe): before any thread; only fails without memory
+    (void)setenv("STRATA_LOG", level.c_str(),
+                 1);  // NOLINT(concurrency-mt-unsafe): before any thread; only fails without memory
     return ok();
 }
 
@@ -94,8 +101,12 @@ int run_words(std::span<const std::string_view> words, bool as_json) {
 
 }  // namespace
 
-std::span<const Option> common_options() { return kCommonOptions; }
-std::span<const Command* const> commands() { return kCommands; }
+std::span<const Option> common_options() {
+    return kCommonOptions;
+}
+std::span<const Command* const> commands() {
+    return kCommands;
+}
 
 int run_command_line(std::span<const std::string_view> words) {
     const auto end = std::ranges::find(words, "--");

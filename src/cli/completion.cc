@@ -1,7 +1,9 @@
-// Completion: `strata completion SHELL` prints a small script; the script asks the hidden `strata __complete WORD…`, which answers
-// from the command tables, so that options and image names are always those of the installed program.
+// Completion: `strata completion SHELL` prints a small script; the script asks the hidden `strata
+// __complete WORD…`, which answers from the command tables, so that options and image names are
+// always those of the installed program.
 //
-// A candidate is a line "value" or "value<TAB>description"; the line ":files" asks the shell for file names.
+// A candidate is a line "value" or "value<TAB>description"; the line ":files" asks the shell for
+// file names.
 #include <algorithm>
 #include <array>
 #include <set>
@@ -19,7 +21,8 @@
 namespace strata::cli {
 namespace {
 
-constexpr std::string_view kBash = R"sh(# bash completion for strata; load with: source <(strata completion bash)
+constexpr std::string_view kBash =
+    R"sh(# bash completion for strata; load with: source <(strata completion bash)
 _strata() {
     local line value
     COMPREPLY=()
@@ -54,7 +57,8 @@ _strata() {
 compdef _strata strata
 )sh";
 
-constexpr std::string_view kFish = R"sh(# fish completion for strata; load with: strata completion fish | source
+constexpr std::string_view kFish =
+    R"sh(# fish completion for strata; load with: strata completion fish | source
 function __strata_complete
     set -l words (commandline -opc) (commandline -ct)
     for line in (strata __complete $words[2..-1] 2>/dev/null)
@@ -77,10 +81,13 @@ Result<int> run_completion(const Arguments& arguments) {
         print_out(shell == "bash" ? kBash : shell == "zsh" ? kZsh : kFish);
         return 0;
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("no completion for '{}': use bash, zsh or fish", shell)};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("no completion for '{}': use bash, zsh or fish", shell)};
 }
 
-Result<int> run_complete(const Arguments&) { return 0; }
+Result<int> run_complete(const Arguments&) {
+    return 0;
+}
 
 // Collects the candidates that begin with what was typed.
 class Candidates {
@@ -88,7 +95,8 @@ class Candidates {
     explicit Candidates(std::string_view typed) : typed_(typed) {}
     void add(std::string_view value, std::string_view help = "") {
         if (value.starts_with(typed_) && seen_.insert(std::string(value)).second) {
-            text_ += help.empty() ? fmt::format("{}\n", value) : fmt::format("{}\t{}\n", value, help);
+            text_ +=
+                help.empty() ? fmt::format("{}\n", value) : fmt::format("{}\t{}\n", value, help);
         }
     }
     void add_files() { text_ += ":files\n"; }
@@ -121,7 +129,8 @@ class Candidates {
 const Option* option_named(const Command& command, std::string_view word) {
     for (const std::span<const Option> table : {command.options, common_options()}) {
         for (const Option& option : table) {
-            if (!option.value.empty() && (option.name == word || (word.size() == 2 && option.letter == word[1]))) {
+            if (!option.value.empty() &&
+                (option.name == word || (word.size() == 2 && option.letter == word[1]))) {
                 return &option;
             }
         }
@@ -132,9 +141,11 @@ const Option* option_named(const Command& command, std::string_view word) {
 void complete_command_names(std::span<const std::string_view> before, Candidates& candidates) {
     for (const Command* command : commands()) {
         const std::vector<std::string_view> parts = split(command->name, ' ');
-        const bool fits = parts.size() > before.size() && std::equal(before.begin(), before.end(), parts.begin());
+        const bool fits =
+            parts.size() > before.size() && std::equal(before.begin(), before.end(), parts.begin());
         if (fits && !command->summary.empty()) {
-            candidates.add(parts[before.size()], parts.size() == before.size() + 1 ? command->summary : "");
+            candidates.add(parts[before.size()],
+                           parts.size() == before.size() + 1 ? command->summary : "");
         }
     }
 }
@@ -156,11 +167,13 @@ std::size_t positionals_in(const Command& command, std::span<const std::string_v
 
 Result<int> complete_words(std::span<const std::string_view> words) {
     const std::string_view typed = words.empty() ? std::string_view() : words.back();
-    const std::span<const std::string_view> before = words.empty() ? words : words.first(words.size() - 1);
+    const std::span<const std::string_view> before =
+        words.empty() ? words : words.first(words.size() - 1);
     Candidates candidates(typed);
     std::size_t used = 0;
     const Command* command = find_command(before, used);
-    const Option* waiting = command != nullptr && !before.empty() ? option_named(*command, before.back()) : nullptr;
+    const Option* waiting =
+        command != nullptr && !before.empty() ? option_named(*command, before.back()) : nullptr;
     if (command == nullptr) {
         complete_command_names(before, candidates);
     } else if (waiting != nullptr) {

@@ -1,12 +1,11 @@
 // Help: laying the tables out.
 #include "cli/help.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <string>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "cli/output.h"
 
@@ -16,7 +15,9 @@ namespace {
 constexpr std::size_t kColumn = 34;
 constexpr std::size_t kWidth = 100;
 
-std::string heading(std::string_view text) { return bold(text, STDOUT_FILENO) + "\n"; }
+std::string heading(std::string_view text) {
+    return bold(text, STDOUT_FILENO) + "\n";
+}
 
 // "  LEFT      TEXT", the text wrapped under itself.
 std::string entry(std::string_view left, std::string_view text) {
@@ -47,14 +48,17 @@ std::string entry(std::string_view left, std::string_view text) {
 
 std::string option_entry(const Option& option) {
     const std::string letter = option.letter != 0 ? fmt::format("-{}, ", option.letter) : "    ";
-    return entry(fmt::format("{}{}{}{}", letter, option.name, option.value.empty() ? "" : " ", option.value),
-                 fmt::format("{}{}", option.help, option.repeatable ? " May be repeated." : ""));
+    return entry(
+        fmt::format("{}{}{}{}", letter, option.name, option.value.empty() ? "" : " ", option.value),
+        fmt::format("{}{}", option.help, option.repeatable ? " May be repeated." : ""));
 }
 
 }  // namespace
 
 std::string overview() {
-    std::string out = "Strata runs virtual machines: an unmodified Linux in one line, with or without hardware help.\n\n";
+    std::string out =
+        "Strata runs virtual machines: an unmodified Linux in one line, with or without hardware "
+        "help.\n\n";
     out += heading("Usage:") + "  strata COMMAND [ARGUMENTS]\n\n" + heading("Commands:");
     for (const Command* command : commands()) {
         if (!command->summary.empty()) {
@@ -65,20 +69,25 @@ std::string overview() {
     for (const Option& option : common_options()) {
         out += option_entry(option);
     }
-    out += "\n" + heading("Start here:") +
-           "  strata image build tiny      make the demo guest (a Debian kernel and a small shell)\n"
-           "  strata run tiny              boot it; Ctrl-] leaves\n"
-           "  strata info                  what this host offers\n\n" +
-           heading("Exit status:") +
-           "  0 done · 1 failed · 2 wrong usage · 3 not found · 4 exists already · 5 wrong state · 6 not permitted\n"
-           "  7 timed out · 8 daemon unreachable · 9 not supported · 10 the guest panicked or triple-faulted\n";
+    out +=
+        "\n" + heading("Start here:") +
+        "  strata image build tiny      make the demo guest (a Debian kernel and a small shell)\n"
+        "  strata run tiny              boot it; Ctrl-] leaves\n"
+        "  strata info                  what this host offers\n\n" +
+        heading("Exit status:") +
+        "  0 done · 1 failed · 2 wrong usage · 3 not found · 4 exists already · 5 wrong state · 6 "
+        "not permitted\n"
+        "  7 timed out · 8 daemon unreachable · 9 not supported · 10 the guest panicked or "
+        "triple-faulted\n";
     return out;
 }
 
 std::string help_of(const Command& command) {
-    std::string out = fmt::format("{}.\n\n", command.summary) + heading("Usage:") + fmt::format("  strata {}", command.name);
+    std::string out = fmt::format("{}.\n\n", command.summary) + heading("Usage:") +
+                      fmt::format("  strata {}", command.name);
     for (const Positional& positional : command.positionals) {
-        out += positional.required ? fmt::format(" {}", positional.name) : fmt::format(" [{}]", positional.name);
+        out += positional.required ? fmt::format(" {}", positional.name)
+                                   : fmt::format(" [{}]", positional.name);
         out += positional.repeatable ? "..." : "";
     }
     out += " [OPTIONS]\n";

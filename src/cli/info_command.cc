@@ -28,20 +28,24 @@ std::string table_of(const api::Json& info) {
     std::string out;
     if (const auto host = info.find("host"); host != info.end() && host->is_object()) {
         out += fmt::format("{:<10} {}\n", "Processor", text_of(*host, "cpu"));
-        out += fmt::format("{:<10} {} ({} online)\n", "CPU level", text_of(*host, "cpu_level"), number_of(*host, "cpus"));
-        out += fmt::format("{:<10} {} ({} free)\n", "Memory", format_size(number_of(*host, "memory_bytes")),
+        out += fmt::format("{:<10} {} ({} online)\n", "CPU level", text_of(*host, "cpu_level"),
+                           number_of(*host, "cpus"));
+        out += fmt::format("{:<10} {} ({} free)\n", "Memory",
+                           format_size(number_of(*host, "memory_bytes")),
                            format_size(number_of(*host, "memory_available_bytes")));
         out += fmt::format("{:<10} Linux {}\n", "Kernel", text_of(*host, "kernel"));
     }
     const auto engines = info.find("engines");
     if (engines != info.end() && engines->is_array()) {
         for (const api::Json& engine : *engines) {
-            const bool usable = engine.is_object() && engine.contains("usable") && engine["usable"] == true;
+            const bool usable =
+                engine.is_object() && engine.contains("usable") && engine["usable"] == true;
             out += fmt::format("{:<10} {}: {}\n", fmt::format("{} engine", text_of(engine, "name")),
                                usable ? "yes" : "no", text_of(engine, "reason"));
         }
     }
-    out += fmt::format("{:<10} {}: {}\n", "auto", text_of(info, "auto_engine"), text_of(info, "auto_reason"));
+    out += fmt::format("{:<10} {}: {}\n", "auto", text_of(info, "auto_engine"),
+                       text_of(info, "auto_reason"));
     return out;
 }
 
@@ -58,7 +62,9 @@ Result<int> run(const Arguments& arguments) {
 const Command kInfoCommand = {
     .name = "info",
     .summary = "Show what this host offers: each engine with its verdict and the reason",
-    .description = "The hardware engine is tried with a small probe guest, because a /dev/kvm that opens may still be emulated and slow.",
+    .description =
+        "The hardware engine is tried with a small probe guest, because a /dev/kvm that opens may "
+        "still be emulated and slow.",
     .positionals = {},
     .options = {},
     .examples = "  strata info --json",

@@ -1,14 +1,13 @@
 // Output: lines, colours, errors.
 #include "cli/output.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "api/json.h"
 
@@ -39,7 +38,8 @@ int write_all(int fd, std::string_view text) {
 }
 
 std::string coloured(std::string_view text, int fd, std::string_view code) {
-    const char* no_color = std::getenv("NO_COLOR");  // NOLINT(concurrency-mt-unsafe): before any thread
+    const char* no_color =
+        std::getenv("NO_COLOR");  // NOLINT(concurrency-mt-unsafe): before any thread
     if (isatty(fd) == 0 || (no_color != nullptr && *no_color != 0)) {
         return std::string(text);
     }
@@ -47,8 +47,9 @@ std::string coloured(std::string_view text, int fd, std::string_view code) {
 }
 
 std::string_view kind_name(ErrorKind kind) {
-    constexpr std::array<std::string_view, 10> kNames = {"ok",          "failed",     "usage",   "not-found",   "exists",
-                                                         "wrong-state", "permission", "timeout", "unreachable", "unsupported"};
+    constexpr std::array<std::string_view, 10> kNames = {
+        "ok",          "failed",     "usage",   "not-found",   "exists",
+        "wrong-state", "permission", "timeout", "unreachable", "unsupported"};
     return kNames.at(static_cast<std::size_t>(kind));
 }
 
@@ -61,9 +62,13 @@ void print_out(std::string_view text) {
     }
 }
 
-int output_errno() { return g_output_errno.load(std::memory_order_relaxed); }
+int output_errno() {
+    return g_output_errno.load(std::memory_order_relaxed);
+}
 
-void set_quiet(bool quiet) { g_quiet.store(quiet, std::memory_order_relaxed); }
+void set_quiet(bool quiet) {
+    g_quiet.store(quiet, std::memory_order_relaxed);
+}
 
 void notice(std::string_view text) {
     if (!g_quiet.load(std::memory_order_relaxed)) {
@@ -71,7 +76,9 @@ void notice(std::string_view text) {
     }
 }
 
-void complain(std::string_view text) { (void)write_all(STDERR_FILENO, fmt::format("strata: {}\n", text)); }
+void complain(std::string_view text) {
+    (void)write_all(STDERR_FILENO, fmt::format("strata: {}\n", text));
+}
 
 void print_error(const Error& error, bool as_json) {
     if (as_json) {
@@ -82,10 +89,15 @@ void print_error(const Error& error, bool as_json) {
         (void)write_all(STDERR_FILENO, api::dump_json(json) + "\n");
         return;
     }
-    (void)write_all(STDERR_FILENO, fmt::format("{} {}\n", red("strata: error:", STDERR_FILENO), error.text()));
+    (void)write_all(STDERR_FILENO,
+                    fmt::format("{} {}\n", red("strata: error:", STDERR_FILENO), error.text()));
 }
 
-std::string bold(std::string_view text, int fd) { return coloured(text, fd, "1"); }
-std::string red(std::string_view text, int fd) { return coloured(text, fd, "1;31"); }
+std::string bold(std::string_view text, int fd) {
+    return coloured(text, fd, "1");
+}
+std::string red(std::string_view text, int fd) {
+    return coloured(text, fd, "1;31");
+}
 
 }  // namespace strata::cli

@@ -1,4 +1,5 @@
-// Output: how the command line talks: results on standard output, notices and errors on standard error.
+// Output: how the command line talks: results on standard output, notices and errors on standard
+// error.
 #pragma once
 
 #include <string>
@@ -8,7 +9,8 @@
 
 namespace strata::cli {
 
-/// Text for standard output, flushed. What cannot be written makes the command fail in the end (output_errno()).
+/// Text for standard output, flushed. What cannot be written makes the command fail in the end
+/// (output_errno()).
 void print_out(std::string_view text);
 /// Why text for standard output was lost first; 0: nothing was.
 int output_errno();

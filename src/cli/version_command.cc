@@ -10,8 +10,9 @@ namespace strata::cli {
 namespace {
 
 Result<int> run(const Arguments& arguments) {
-    print_out(arguments.flag("--json") ? api::dump_json_pretty(api::Json{{"version", STRATA_VERSION}})
-                                       : fmt::format("strata {}\n", STRATA_VERSION));
+    print_out(arguments.flag("--json")
+                  ? api::dump_json_pretty(api::Json{{"version", STRATA_VERSION}})
+                  : fmt::format("strata {}\n", STRATA_VERSION));
     return 0;
 }
 

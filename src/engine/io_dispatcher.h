@@ -13,7 +13,8 @@ class IoDispatcher {
   public:
     virtual ~IoDispatcher() = default;
 
-    /// Memory-mapped access of 1 to 8 bytes at a guest physical address that is not RAM. Unclaimed: reads are all ones.
+    /// Memory-mapped access of 1 to 8 bytes at a guest physical address that is not RAM. Unclaimed:
+    /// reads are all ones.
     virtual void mmio_read(std::uint64_t address, std::span<std::byte> data) = 0;
     virtual void mmio_write(std::uint64_t address, std::span<const std::byte> data) = 0;
 
@@ -23,7 +24,8 @@ class IoDispatcher {
 
     /// INTA: the vector of the external interrupt controller (8259 pair).
     virtual std::uint8_t acknowledge_external_interrupt() = 0;
-    /// A vCPU ended level-triggered interrupt `vector`: the IOAPIC looks whether the line is still asserted.
+    /// A vCPU ended level-triggered interrupt `vector`: the IOAPIC looks whether the line is still
+    /// asserted.
     virtual void end_of_interrupt(std::uint8_t vector) = 0;
 };
 

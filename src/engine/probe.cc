@@ -23,9 +23,13 @@ constexpr double kInstructionsPerRound = 3;
 /// The probe touches no device.
 class NoIo final : public IoDispatcher {
   public:
-    void mmio_read(std::uint64_t, std::span<std::byte> data) override { std::ranges::fill(data, std::byte{0xff}); }
+    void mmio_read(std::uint64_t, std::span<std::byte> data) override {
+        std::ranges::fill(data, std::byte{0xff});
+    }
     void mmio_write(std::uint64_t, std::span<const std::byte>) override {}
-    void port_read(std::uint16_t, std::span<std::byte> data) override { std::ranges::fill(data, std::byte{0xff}); }
+    void port_read(std::uint16_t, std::span<std::byte> data) override {
+        std::ranges::fill(data, std::byte{0xff});
+    }
     void port_write(std::uint16_t, std::span<const std::byte>) override {}
     std::uint8_t acknowledge_external_interrupt() override { return 0xff; }
     void end_of_interrupt(std::uint8_t) override {}
@@ -40,7 +44,9 @@ x86::Segment flat(std::uint16_t selector, std::uint16_t attributes) {
 }
 
 void write_guest(memory::GuestRam& ram) {
-    const auto put = [&](std::uint64_t address, std::uint64_t value) { std::memcpy(ram.base() + address, &value, sizeof(value)); };
+    const auto put = [&](std::uint64_t address, std::uint64_t value) {
+        std::memcpy(ram.base() + address, &value, sizeof(value));
+    };
     std::memcpy(ram.base() + kCode, kLoop.data(), kLoop.size());
     put(kPml4, kPdpt | 3);
     put(kPdpt, kDirectory | 3);
@@ -70,7 +76,8 @@ Result<double> probe_mips(CpuEngine& engine, std::chrono::milliseconds time) {
     const auto vm = STRATA_TRY(engine.create_vm(*ram, io));
     VcpuConfig config;
     config.bootstrap = true;
-    config.cpuid = STRATA_TRY(x86::build_cpuid({}, {}, 0, engine.capabilities().supported_cpuid, engine.capabilities().tsc_khz));
+    config.cpuid = STRATA_TRY(x86::build_cpuid({}, {}, 0, engine.capabilities().supported_cpuid,
+                                               engine.capabilities().tsc_khz));
     const auto vcpu = STRATA_TRY(vm->create_vcpu(config));
     STRATA_TRY_VOID(start_long_mode(*vcpu));
     VcpuExit exit;
@@ -79,10 +86,13 @@ Result<double> probe_mips(CpuEngine& engine, std::chrono::milliseconds time) {
     std::this_thread::sleep_for(time);
     vcpu->request_exit();
     guest.join();
-    const std::chrono::duration<double, std::micro> taken = std::chrono::steady_clock::now() - begin;
+    const std::chrono::duration<double, std::micro> taken =
+        std::chrono::steady_clock::now() - begin;
     if (exit.reason != ExitReason::Interrupted) {
-        return Error(ErrorKind::NotSupported, "the probe guest did not run: " +
-                                                  (exit.detail.empty() ? std::string("it ended in a triple fault") : exit.detail));
+        return Error(
+            ErrorKind::NotSupported,
+            "the probe guest did not run: " +
+                (exit.detail.empty() ? std::string("it ended in a triple fault") : exit.detail));
     }
     x86::ArchState state;
     STRATA_TRY_VOID(vcpu->get_state(state));

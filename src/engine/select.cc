@@ -13,7 +13,8 @@ namespace {
 std::string refusal(const Error& error) {
     switch (error.kind()) {
         case ErrorKind::NotFound:
-            return "this host has no /dev/kvm (no hardware virtualisation, or the kvm module is not loaded)";
+            return "this host has no /dev/kvm (no hardware virtualisation, or the kvm module is "
+                   "not loaded)";
         case ErrorKind::PermissionDenied:
             return "/dev/kvm may not be opened by this user (add the user to the group 'kvm')";
         default:
@@ -53,10 +54,15 @@ EngineChoice soft_choice(const soft::SoftOptions& options, std::string reason) {
 
 Verdict judge_kvm(double mips) {
     if (mips >= kSaneMips) {
-        return {true, fmt::format("hardware virtualisation works: a probe guest ran {:.0f} million instructions a second", mips), mips};
+        return {true,
+                fmt::format("hardware virtualisation works: a probe guest ran {:.0f} million "
+                            "instructions a second",
+                            mips),
+                mips};
     }
     return {false,
-            fmt::format("/dev/kvm is there but emulates: a probe guest ran {:.1f} million instructions a second, "
+            fmt::format("/dev/kvm is there but emulates: a probe guest ran {:.1f} million "
+                        "instructions a second, "
                         "hardware runs thousands",
                         mips),
             mips};
@@ -67,7 +73,8 @@ Result<EngineChoice> select_engine(std::string_view wanted, const soft::SoftOpti
         return soft_choice(soft_options, "asked for");
     }
     if (wanted != "kvm" && wanted != "auto") {
-        return Error(ErrorKind::InvalidArgument, fmt::format("unknown engine '{}'; known are auto, kvm and soft", wanted));
+        return Error(ErrorKind::InvalidArgument,
+                     fmt::format("unknown engine '{}'; known are auto, kvm and soft", wanted));
     }
     auto made = make_kvm();
     if (wanted == "kvm") {
@@ -90,11 +97,17 @@ Result<EngineChoice> select_engine(std::string_view wanted, const soft::SoftOpti
 std::vector<EngineReport> probe_engines() {
     std::vector<EngineReport> reports;
     auto made = make_kvm();
-    reports.push_back({"kvm", made.ok() ? probe_kvm(**made) : Verdict{false, made.error().text(), 0.0}});
+    reports.push_back(
+        {"kvm", made.ok() ? probe_kvm(**made) : Verdict{false, made.error().text(), 0.0}});
     soft::SoftEngine soft;
     auto mips = probe_mips(soft);
-    reports.push_back({"soft", mips.ok() ? Verdict{true, "Strata's software CPU needs nothing of the host but an x86-64 processor", *mips}
-                                         : Verdict{false, mips.error().text(), 0.0}});
+    reports.push_back(
+        {"soft",
+         mips.ok()
+             ? Verdict{true,
+                       "Strata's software CPU needs nothing of the host but an x86-64 processor",
+                       *mips}
+             : Verdict{false, mips.error().text(), 0.0}});
     return reports;
 }
 

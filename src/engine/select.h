@@ -23,9 +23,11 @@ struct EngineReport {
     Verdict verdict;
 };
 
-/// `wanted` is "auto", "kvm" or "soft". auto takes KVM only if a probe guest ran on it at hardware's speed, otherwise soft. kvm insists:
-/// whatever its speed, or an error that says why it is not to be had. InvalidArgument for another name.
-Result<EngineChoice> select_engine(std::string_view wanted, const soft::SoftOptions& soft_options = {});
+/// `wanted` is "auto", "kvm" or "soft". auto takes KVM only if a probe guest ran on it at
+/// hardware's speed, otherwise soft. kvm insists: whatever its speed, or an error that says why it
+/// is not to be had. InvalidArgument for another name.
+Result<EngineChoice> select_engine(std::string_view wanted,
+                                   const soft::SoftOptions& soft_options = {});
 
 /// Both engines, each with a probe run: takes about a tenth of a second.
 std::vector<EngineReport> probe_engines();

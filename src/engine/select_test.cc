@@ -37,7 +37,9 @@ TEST(JudgeKvmTest, EmulatedKvmIsNotUsableAndSaysSo) {
     EXPECT_THAT(verdict.reason, HasSubstr("emulates"));
 }
 
-TEST(JudgeKvmTest, TheLimitItselfIsSane) { EXPECT_TRUE(judge_kvm(kSaneMips).usable); }
+TEST(JudgeKvmTest, TheLimitItselfIsSane) {
+    EXPECT_TRUE(judge_kvm(kSaneMips).usable);
+}
 
 }  // namespace
 }  // namespace strata::engine

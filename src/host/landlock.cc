@@ -1,15 +1,14 @@
 // Landlock: the three system calls. Kernel documentation: userspace-api/landlock.
 #include "host/landlock.h"
 
-#include <fcntl.h>
-#include <linux/landlock.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdint>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/landlock.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/unique_fd.h"
 
@@ -41,14 +40,15 @@ Result<> allow_reading(int ruleset, const std::string& path) {
 }  // namespace
 
 Result<> restrict_files(const std::vector<std::string>& readable) {
-    const long version = ::syscall(SYS_landlock_create_ruleset, nullptr, 0U, LANDLOCK_CREATE_RULESET_VERSION);
+    const long version =
+        ::syscall(SYS_landlock_create_ruleset, nullptr, 0U, LANDLOCK_CREATE_RULESET_VERSION);
     if (version < 1) {
         return Error{ErrorKind::NotSupported, "this kernel has no Landlock", errno};
     }
     landlock_ruleset_attr attributes{};
     attributes.handled_access_fs = handled_rights(version);
-    const UniqueFd ruleset(static_cast<int>(
-        ::syscall(SYS_landlock_create_ruleset, &attributes, sizeof(attributes.handled_access_fs), 0U)));
+    const UniqueFd ruleset(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attributes,
+                                                      sizeof(attributes.handled_access_fs), 0U)));
     if (!ruleset) {
         return Error::from_errno("cannot make a Landlock ruleset");
     }

@@ -1,16 +1,8 @@
 // ChildProcess: fork, exec, and the pidfd.
 //
-// Between fork and exec only async-signal-safe calls are made: other threads' locks may be held for ever in the copy. The child
-// reports a failed exec through a pipe that a good exec closes.
+// Between fork and exec only async-signal-safe calls are made: other threads' locks may be held for
+// ever in the copy. The child reports a failed exec through a pipe that a good exec closes.
 #include "host/process.h"
-
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -19,7 +11,14 @@
 #include <cstring>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace strata::host {
 namespace {
@@ -129,13 +128,15 @@ Result<> check(const SpawnOptions& options) {
     }
     for (const PassedFile& file : options.files) {
         if (file.fd < 0 || file.number < 0 || file.number > 65'535) {
-            return Error{ErrorKind::InvalidArgument, fmt::format("cannot pass descriptor {} as {}", file.fd, file.number)};
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("cannot pass descriptor {} as {}", file.fd, file.number)};
         }
     }
     return ok();
 }
 
-/// Adds /dev/null for each of 0, 1 and 2 that `files` lacks, if that is wanted; answers what must stay open until the fork.
+/// Adds /dev/null for each of 0, 1 and 2 that `files` lacks, if that is wanted; answers what must
+/// stay open until the fork.
 Result<UniqueFd> close_standard_files(const SpawnOptions& options, std::vector<PassedFile>& files) {
     if (options.inherit_standard_files) {
         return UniqueFd();
@@ -145,7 +146,8 @@ Result<UniqueFd> close_standard_files(const SpawnOptions& options, std::vector<P
         return Error::from_errno("cannot open /dev/null");
     }
     for (int standard = 0; standard <= 2; ++standard) {
-        if (std::ranges::find(options.files, standard, &PassedFile::number) == options.files.end()) {
+        if (std::ranges::find(options.files, standard, &PassedFile::number) ==
+            options.files.end()) {
             files.push_back({nothing.get(), standard});
         }
     }
@@ -154,11 +156,13 @@ Result<UniqueFd> close_standard_files(const SpawnOptions& options, std::vector<P
 
 /// As a shell would find it: the first folder of $PATH that has an executable file of that name.
 std::string find_program(const std::string& name) {
-    const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody here changes the environment
+    const char* path =
+        ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody here changes the environment
     const std::string folders = path != nullptr ? path : "/usr/bin:/bin";
     for (std::size_t begin = 0; begin <= folders.size();) {
         const std::size_t end = std::min(folders.find(':', begin), folders.size());
-        std::string candidate = fmt::format("{}/{}", end == begin ? "." : folders.substr(begin, end - begin), name);
+        std::string candidate =
+            fmt::format("{}/{}", end == begin ? "." : folders.substr(begin, end - begin), name);
         if (::access(candidate.c_str(), X_OK) == 0) {
             return candidate;
         }
@@ -170,7 +174,8 @@ std::string find_program(const std::string& name) {
 }  // namespace
 
 std::string ExitState::text() const {
-    return signalled ? fmt::format("signal {} ({})", value, describe_signal(value)) : fmt::format("exit status {}", value);
+    return signalled ? fmt::format("signal {} ({})", value, describe_signal(value))
+                     : fmt::format("exit status {}", value);
 }
 
 Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
@@ -244,7 +249,9 @@ ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
     return *this;
 }
 
-ChildProcess::~ChildProcess() { end(); }
+ChildProcess::~ChildProcess() {
+    end();
+}
 
 /// Kills and reaps what still runs.
 void ChildProcess::end() {
@@ -293,7 +300,8 @@ Result<ExitState> ChildProcess::wait() {
 Result<std::optional<ExitState>> ChildProcess::wait_for(std::chrono::milliseconds limit) {
     const auto deadline = std::chrono::steady_clock::now() + limit;
     while (!ended_ && pid_ >= 0) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
         pollfd state{pidfd_.get(), POLLIN, 0};
         const auto bounded = std::clamp<std::chrono::milliseconds::rep>(left.count(), 0, INT_MAX);
         const int count = ::poll(&state, 1, static_cast<int>(bounded));

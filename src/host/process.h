@@ -1,16 +1,16 @@
 // ChildProcess: another program, started with chosen descriptors, watched by its pidfd.
 //
-// A ChildProcess owns what it started: destroying it kills and reaps the process, unless release() let it go. Only the
-// descriptors that are named (and 0, 1, 2) reach the program. Threads: one owner at a time; spawn() from any thread of a
-// multi-threaded process.
+// A ChildProcess owns what it started: destroying it kills and reaps the process, unless release()
+// let it go. Only the descriptors that are named (and 0, 1, 2) reach the program. Threads: one
+// owner at a time; spawn() from any thread of a multi-threaded process.
 #pragma once
-
-#include <sys/types.h>
 
 #include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <sys/types.h>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -39,15 +39,17 @@ struct SpawnOptions {
     /// "NAME=value"; nothing: as ours.
     std::optional<std::vector<std::string>> environment;
     std::vector<PassedFile> files;
-    bool inherit_standard_files = true;  ///< 0, 1 and 2 that `files` does not list are ours, else /dev/null
-    std::string folder;                  ///< working directory; empty: ours
-    bool new_session = false;            ///< setsid(): terminal signals do not reach it
-    bool die_with_parent = true;         ///< SIGKILL when the thread that spawned it ends
+    bool inherit_standard_files =
+        true;                  ///< 0, 1 and 2 that `files` does not list are ours, else /dev/null
+    std::string folder;        ///< working directory; empty: ours
+    bool new_session = false;  ///< setsid(): terminal signals do not reach it
+    bool die_with_parent = true;  ///< SIGKILL when the thread that spawned it ends
 };
 
 class ChildProcess {
   public:
-    /// Starts the program; answers after its exec succeeded. NotFound, PermissionDenied … if it did not.
+    /// Starts the program; answers after its exec succeeded. NotFound, PermissionDenied … if it did
+    /// not.
     static Result<ChildProcess> spawn(const SpawnOptions& options);
     ChildProcess(ChildProcess&& other) noexcept;
     ChildProcess& operator=(ChildProcess&& other) noexcept;

@@ -1,15 +1,14 @@
 // ChildProcess: exit states, descriptors, failures, ownership.
 #include "host/process.h"
 
+#include <array>
+
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <array>
-
-#include <gtest/gtest.h>
 
 namespace strata::host {
 namespace {
@@ -83,10 +82,11 @@ TEST(ChildProcessTest, DescriptorsArriveAtTheirNumbers) {
 TEST(ChildProcessTest, SwappedNumbersDoNotCollide) {
     Pipe first;
     Pipe second;
-    SpawnOptions options = shell("echo one >&" + std::to_string(second.writer.get()) + "; echo two >&" +
-                                 std::to_string(first.writer.get()));
+    SpawnOptions options = shell("echo one >&" + std::to_string(second.writer.get()) +
+                                 "; echo two >&" + std::to_string(first.writer.get()));
     options.program = "/bin/bash";
-    options.files = {{first.writer.get(), second.writer.get()}, {second.writer.get(), first.writer.get()}};
+    options.files = {{first.writer.get(), second.writer.get()},
+                     {second.writer.get(), first.writer.get()}};
     if (::access("/bin/bash", X_OK) != 0) {
         GTEST_SKIP() << "needs bash for descriptors above 9";
     }
@@ -99,7 +99,8 @@ TEST(ChildProcessTest, SwappedNumbersDoNotCollide) {
 TEST(ChildProcessTest, OtherDescriptorsAreClosed) {
     const UniqueFd leaky(::open("/dev/null", O_RDONLY));  // NOLINT: without O_CLOEXEC on purpose
     Pipe out;
-    SpawnOptions options = shell("[ -e /proc/self/fd/" + std::to_string(leaky.get()) + " ] && echo leak || echo none");
+    SpawnOptions options =
+        shell("[ -e /proc/self/fd/" + std::to_string(leaky.get()) + " ] && echo leak || echo none");
     options.files = {{out.writer.get(), 1}};
     auto child = ChildProcess::spawn(options);
     ASSERT_TRUE(child.ok());

@@ -1,8 +1,15 @@
 // Sandbox: the layers, from the outermost inwards.
 #include "host/sandbox.h"
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <string_view>
+
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -13,14 +20,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <memory>
-#include <string_view>
-
-#include <fmt/format.h>
-
 #include "base/unique_fd.h"
 #include "host/landlock.h"
 #include "host/seccomp_filter.h"
@@ -28,7 +27,8 @@
 namespace strata::host {
 namespace {
 
-constexpr const char* kStage = "/tmp";  ///< where the new root is put together, in our own mount namespace
+constexpr const char* kStage =
+    "/tmp";  ///< where the new root is put together, in our own mount namespace
 
 Result<> set_limit(int resource, std::uint64_t value) {
     rlimit limit{};
@@ -57,7 +57,8 @@ bool single_threaded() {
         return false;
     }
     unsigned count = 0;
-    while (const dirent* entry = ::readdir(tasks.get())) {  // NOLINT(concurrency-mt-unsafe): the stream is ours alone
+    while (const dirent* entry =
+               ::readdir(tasks.get())) {  // NOLINT(concurrency-mt-unsafe): the stream is ours alone
         count += entry->d_name[0] != '.' ? 1 : 0;
     }
     return count == 1;
@@ -65,7 +66,8 @@ bool single_threaded() {
 
 /// Makes the folders above `path` below `root`, and an empty file in the end.
 Result<> make_mount_point(const std::string& root, const std::string& path) {
-    for (std::size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+    for (std::size_t slash = path.find('/', 1); slash != std::string::npos;
+         slash = path.find('/', slash + 1)) {
         if (::mkdir((root + path.substr(0, slash)).c_str(), 0755) != 0 && errno != EEXIST) {
             return Error::from_errno(fmt::format("cannot make '{}' in the new root", path));
         }
@@ -77,7 +79,8 @@ Result<> make_mount_point(const std::string& root, const std::string& path) {
     return ok();
 }
 
-/// Shows `path` in the new root, read-only. The source is opened beforehand, as the stage may hide it.
+/// Shows `path` in the new root, read-only. The source is opened beforehand, as the stage may hide
+/// it.
 Result<> bind_file(const std::string& path) {
     const UniqueFd source(::open(path.c_str(), O_PATH | O_CLOEXEC));
     if (!source || path.empty() || path[0] != '/') {
@@ -94,24 +97,28 @@ Result<> bind_file(const std::string& path) {
     return ok();
 }
 
-/// Namespaces of our own, and a root folder with nothing but the readable files. pivot_root(2): the "." trick.
+/// Namespaces of our own, and a root folder with nothing but the readable files. pivot_root(2): the
+/// "." trick.
 Result<> isolate(const SandboxConfig& config) {
-    const int flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (config.network ? 0 : CLONE_NEWNET);
+    const int flags =
+        CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (config.network ? 0 : CLONE_NEWNET);
     if (::unshare(flags) != 0) {
         return Error::from_errno("cannot have namespaces of our own");
     }
     if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("tmpfs", kStage, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=755") != 0) {
+        ::mount("tmpfs", kStage, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=755") !=
+            0) {
         return Error::from_errno("cannot make a root folder of our own");
     }
     for (const std::string& path : config.readable_files) {
         STRATA_TRY_VOID(bind_file(path));
     }
-    if (::chdir(kStage) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 || ::umount2(".", MNT_DETACH) != 0 ||
-        ::chdir("/") != 0) {
+    if (::chdir(kStage) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 ||
+        ::umount2(".", MNT_DETACH) != 0 || ::chdir("/") != 0) {
         return Error::from_errno("cannot enter the new root folder");
     }
-    if (::mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
+    if (::mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                nullptr) != 0) {
         return Error::from_errno("cannot make the new root folder read-only");
     }
     return ok();
@@ -123,7 +130,8 @@ Result<> change_user(const SandboxConfig& config) {
     (void)::prctl(PR_GET_PDEATHSIG, &death_signal);  // cannot fail with a valid pointer
     const gid_t gid = config.gid.value_or(::getgid());
     const uid_t uid = config.uid.value_or(::getuid());
-    if (::setgroups(0, nullptr) != 0 || ::setresgid(gid, gid, gid) != 0 || ::setresuid(uid, uid, uid) != 0) {
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(gid, gid, gid) != 0 ||
+        ::setresuid(uid, uid, uid) != 0) {
         return Error::from_errno(fmt::format("cannot become user {} of group {}", uid, gid));
     }
     if (death_signal != 0 && ::prctl(PR_SET_PDEATHSIG, death_signal) != 0) {
@@ -135,7 +143,8 @@ Result<> change_user(const SandboxConfig& config) {
 /// Empties every capability set.
 Result<> drop_capabilities() {
     for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0; ++capability) {
-        if (::prctl(PR_CAPBSET_DROP, capability) != 0 && errno != EPERM) {  // EPERM: not root, whose set matters to nobody
+        if (::prctl(PR_CAPBSET_DROP, capability) != 0 &&
+            errno != EPERM) {  // EPERM: not root, whose set matters to nobody
             return Error::from_errno("cannot drop a capability");
         }
     }
@@ -157,7 +166,8 @@ class Summary {
         if (result.ok()) {
             up_ += fmt::format(", {}", layer);
         } else {
-            missing_ += fmt::format("{}{} ({})", missing_.empty() ? "" : ", ", layer, result.error().text());
+            missing_ += fmt::format("{}{} ({})", missing_.empty() ? "" : ", ", layer,
+                                    result.error().text());
         }
         return result.ok();
     }
@@ -170,7 +180,9 @@ class Summary {
     std::string missing_;
 };
 
-Result<> wrong_state(std::string_view why) { return Error{ErrorKind::WrongState, std::string(why)}; }
+Result<> wrong_state(std::string_view why) {
+    return Error{ErrorKind::WrongState, std::string(why)};
+}
 
 }  // namespace
 
@@ -200,6 +212,8 @@ Result<SandboxReport> enter_sandbox(const SandboxConfig& config) {
     return report;
 }
 
-Result<> lock_vcpu_thread(const SandboxConfig& config) { return load_vcpu_filter(config); }
+Result<> lock_vcpu_thread(const SandboxConfig& config) {
+    return load_vcpu_filter(config);
+}
 
 }  // namespace strata::host

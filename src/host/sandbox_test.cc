@@ -1,8 +1,13 @@
 // Sandbox: what still works inside and what does not, tried in a forked process each.
 #include "host/sandbox.h"
 
+#include <cerrno>
+#include <functional>
+#include <thread>
+
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -10,12 +15,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <functional>
-#include <thread>
-
-#include <gtest/gtest.h>
 
 #include "base/unique_fd.h"
 #include "io/event_loop.h"
@@ -41,23 +40,31 @@ int inside(const SandboxConfig& config, const std::function<int()>& body) {
     return in_child([&] { return enter_sandbox(config).ok() ? body() : kNoSandbox; });
 }
 
-int error_of(bool failed) { return failed ? errno : 0; }
+int error_of(bool failed) {
+    return failed ? errno : 0;
+}
 
 TEST(SandboxTest, OrdinaryWorkGoesOn) {
-    EXPECT_EQ(inside({}, [] {
-                  auto loop = io::EventLoop::create();
-                  int sum = 0;
-                  std::thread thread([&] { sum = 40; });
-                  thread.join();
-                  (*loop)->post([&] { sum += 2; });
-                  (*loop)->run_once(std::chrono::milliseconds(1));
-                  return sum;
-              }),
+    EXPECT_EQ(inside({},
+                     [] {
+                         auto loop = io::EventLoop::create();
+                         int sum = 0;
+                         std::thread thread([&] { sum = 40; });
+                         thread.join();
+                         (*loop)->post([&] { sum += 2; });
+                         (*loop)->run_once(std::chrono::milliseconds(1));
+                         return sum;
+                     }),
               42);
 }
 
 TEST(SandboxTest, FilesCannotBeWrittenOrFound) {
-    EXPECT_NE(inside({}, [] { return error_of(::open("/tmp/strata-sandbox-test", O_CREAT | O_WRONLY, 0600) < 0); }), 0);
+    EXPECT_NE(inside({},
+                     [] {
+                         return error_of(
+                             ::open("/tmp/strata-sandbox-test", O_CREAT | O_WRONLY, 0600) < 0);
+                     }),
+              0);
     EXPECT_NE(inside({}, [] { return error_of(::open("/etc/passwd", O_RDONLY) < 0); }), 0);
 }
 
@@ -69,7 +76,8 @@ TEST(SandboxTest, NamedFileStaysReadable) {
         if (!report.ok() || (!report->landlock && !report->namespaces)) {
             return kNoSandbox;
         }
-        return error_of(::open("/etc/passwd", O_RDONLY) < 0) + 2 * error_of(::open("/etc/group", O_RDONLY) < 0);
+        return error_of(::open("/etc/passwd", O_RDONLY) < 0) +
+               2 * error_of(::open("/etc/group", O_RDONLY) < 0);
     });
     if (result == kNoSandbox) {
         GTEST_SKIP() << "this host offers neither Landlock nor namespaces";
@@ -78,7 +86,8 @@ TEST(SandboxTest, NamedFileStaysReadable) {
 }
 
 TEST(SandboxTest, NoProgramCanBeRun) {
-    EXPECT_EQ(inside({}, [] { return error_of(::execl("/bin/true", "true", nullptr) < 0); }), EPERM);
+    EXPECT_EQ(inside({}, [] { return error_of(::execl("/bin/true", "true", nullptr) < 0); }),
+              EPERM);
     EXPECT_EQ(inside({}, [] { return error_of(::fork() < 0); }), EPERM);
 }
 
@@ -91,32 +100,38 @@ TEST(SandboxTest, SocketsFollowTheConfiguration) {
     EXPECT_EQ(inside({}, [] { return error_of(::socket(AF_NETLINK, SOCK_RAW, 0) < 0); }), EPERM);
     SandboxConfig without;
     without.network = false;
-    EXPECT_EQ(inside(without, [] { return error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0); }), EPERM);
+    EXPECT_EQ(inside(without, [] { return error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0); }),
+              EPERM);
 }
 
 // libslirp takes forwarded connections with accept(2), not accept4(2).
 TEST(SandboxTest, AnOpenListenerCanAccept) {
-    EXPECT_EQ(inside({}, [] {
-                  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));
-                  const UniqueFd peer(::socket(AF_INET, SOCK_STREAM, 0));
-                  sockaddr_in address{};
-                  address.sin_family = AF_INET;
-                  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-                  socklen_t size = sizeof(address);
-                  auto* raw = reinterpret_cast<sockaddr*>(&address);  // SAFETY: the socket API's own cast
-                  if (::bind(listener.get(), raw, size) != 0 || ::listen(listener.get(), 1) != 0 ||
-                      ::getsockname(listener.get(), raw, &size) != 0 || ::connect(peer.get(), raw, size) != 0) {
-                      return errno;
-                  }
-                  const UniqueFd taken(::accept(listener.get(), nullptr, nullptr));
-                  return error_of(!taken);
-              }),
-              0);
+    EXPECT_EQ(
+        inside({},
+               [] {
+                   const UniqueFd listener(::socket(AF_INET, SOCK_STREAM, 0));
+                   const UniqueFd peer(::socket(AF_INET, SOCK_STREAM, 0));
+                   sockaddr_in address{};
+                   address.sin_family = AF_INET;
+                   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+                   socklen_t size = sizeof(address);
+                   auto* raw =
+                       reinterpret_cast<sockaddr*>(&address);  // SAFETY: the socket API's own cast
+                   if (::bind(listener.get(), raw, size) != 0 || ::listen(listener.get(), 1) != 0 ||
+                       ::getsockname(listener.get(), raw, &size) != 0 ||
+                       ::connect(peer.get(), raw, size) != 0) {
+                       return errno;
+                   }
+                   const UniqueFd taken(::accept(listener.get(), nullptr, nullptr));
+                   return error_of(!taken);
+               }),
+        0);
 }
 
 TEST(SandboxTest, ExecutableMemoryFollowsTheConfiguration) {
     const auto map = [] {
-        return error_of(::mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+        return error_of(::mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+                               -1, 0) == MAP_FAILED);
     };
     EXPECT_EQ(inside({}, map), 0);
     SandboxConfig without;
@@ -151,7 +166,13 @@ TEST(SandboxTest, RootBecomesTheNamedUser) {
     SandboxConfig config;
     config.uid = 65'534;
     config.gid = 65'534;
-    EXPECT_EQ(inside(config, [] { return ::getuid() == 65'534 && ::getegid() == 65'534 && ::getgid() == 65'534 ? 1 : 0; }), 1);
+    EXPECT_EQ(
+        inside(config,
+               [] {
+                   return ::getuid() == 65'534 && ::getegid() == 65'534 && ::getgid() == 65'534 ? 1
+                                                                                                : 0;
+               }),
+        1);
 }
 
 TEST(SandboxTest, ReportNamesTheLayers) {
@@ -163,19 +184,20 @@ TEST(SandboxTest, ReportNamesTheLayers) {
 }
 
 TEST(SandboxTest, VcpuThreadIsNarrowerThanTheProcess) {
-    EXPECT_EQ(inside({}, [] {
-                  int in_vcpu = 0;
-                  std::thread thread([&] {
-                      if (!lock_vcpu_thread({}).ok()) {
-                          in_vcpu = kNoSandbox;
-                          return;
-                      }
-                      in_vcpu = error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0);
-                  });
-                  thread.join();
-                  const int outside = error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0);
-                  return in_vcpu == EPERM && outside == 0 ? 1 : in_vcpu;
-              }),
+    EXPECT_EQ(inside({},
+                     [] {
+                         int in_vcpu = 0;
+                         std::thread thread([&] {
+                             if (!lock_vcpu_thread({}).ok()) {
+                                 in_vcpu = kNoSandbox;
+                                 return;
+                             }
+                             in_vcpu = error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0);
+                         });
+                         thread.join();
+                         const int outside = error_of(::socket(AF_INET, SOCK_STREAM, 0) < 0);
+                         return in_vcpu == EPERM && outside == 0 ? 1 : in_vcpu;
+                     }),
               1);
 }
 

@@ -1,15 +1,14 @@
 // Tool: two pipes, read until both are closed.
 #include "host/tool.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <deque>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include "base/unique_fd.h"
 #include "host/process.h"
@@ -88,7 +87,8 @@ Result<std::string> run_tool(const ToolRequest& request) {
         }
     };
     while (output.read.valid() || errors.read.valid()) {
-        std::array<pollfd, 2> wait{{{output.read.get(), POLLIN, 0}, {errors.read.get(), POLLIN, 0}}};
+        std::array<pollfd, 2> wait{
+            {{output.read.get(), POLLIN, 0}, {errors.read.get(), POLLIN, 0}}};
         if (poll(wait.data(), wait.size(), -1) < 0) {
             continue;
         }
@@ -106,8 +106,9 @@ Result<std::string> run_tool(const ToolRequest& request) {
         for (const std::string& line : last_words) {
             why += fmt::format("{}{}", why.empty() ? "" : " / ", line);
         }
-        return Error{ErrorKind::Failed, fmt::format("{} ended with {}: {}", request.words[0], ended.text(),
-                                                    why.empty() ? "it said nothing" : why)};
+        return Error{ErrorKind::Failed,
+                     fmt::format("{} ended with {}: {}", request.words[0], ended.text(),
+                                 why.empty() ? "it said nothing" : why)};
     }
     return text;
 }

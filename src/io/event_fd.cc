@@ -1,10 +1,10 @@
 // EventFd: the three system calls.
 #include "io/event_fd.h"
 
+#include <cstdint>
+
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-#include <cstdint>
 
 namespace strata::io {
 

@@ -1,15 +1,17 @@
-// EventLoop: the epoll wait and its three sources of work. Timers are waited for with epoll_pwait2 (nanoseconds).
+// EventLoop: the epoll wait and its three sources of work. Timers are waited for with epoll_pwait2
+// (nanoseconds).
 #include "io/event_loop.h"
-
-#include <sys/epoll.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 
+#include <sys/epoll.h>
+
 namespace strata::io {
 
-EventLoop::EventLoop(UniqueFd epoll, EventFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
+EventLoop::EventLoop(UniqueFd epoll, EventFd wake)
+    : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
 EventLoop::~EventLoop() = default;
 
 Result<std::unique_ptr<EventLoop>> EventLoop::create() {
@@ -27,7 +29,8 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
     return std::unique_ptr<EventLoop>(new EventLoop(std::move(epoll), std::move(wake)));
 }
 
-Result<EventLoop::WatchId> EventLoop::watch(int fd, std::uint32_t events, std::function<void(std::uint32_t)> callback) {
+Result<EventLoop::WatchId> EventLoop::watch(int fd, std::uint32_t events,
+                                            std::function<void(std::uint32_t)> callback) {
     const MutexLock lock(mutex_);
     const WatchId id = next_id_++;
     epoll_event event{};
@@ -119,7 +122,9 @@ void EventLoop::run() {
     }
 }
 
-void EventLoop::run_once(std::chrono::milliseconds wait) { poll_once(static_cast<int>(wait.count())); }
+void EventLoop::run_once(std::chrono::milliseconds wait) {
+    poll_once(static_cast<int>(wait.count()));
+}
 
 void EventLoop::run_timers() {
     for (;;) {
@@ -156,7 +161,8 @@ void EventLoop::poll_once(int limit) {
         const MutexLock lock(mutex_);
         auto nanoseconds = std::chrono::nanoseconds(std::chrono::milliseconds(limit));
         if (!timers_.empty()) {
-            const auto left = std::max(std::chrono::nanoseconds(0), timers_.begin()->first.first - Clock::now());
+            const auto left =
+                std::max(std::chrono::nanoseconds(0), timers_.begin()->first.first - Clock::now());
             nanoseconds = bounded ? std::min(nanoseconds, left) : left;
             bounded = true;
         }
@@ -168,11 +174,14 @@ void EventLoop::poll_once(int limit) {
         wait.tv_nsec = nanoseconds.count() % 1'000'000'000;
     }
     std::array<epoll_event, 32> events{};
-    const int count = ::epoll_pwait2(epoll_.get(), events.data(), events.size(), bounded ? &wait : nullptr, nullptr);
+    const int count = ::epoll_pwait2(epoll_.get(), events.data(), events.size(),
+                                     bounded ? &wait : nullptr, nullptr);
     STRATA_CHECK(count >= 0 || errno == EINTR, "epoll_pwait2 failed");
     for (int index = 0; index < count; ++index) {
         const epoll_event& event = events[static_cast<std::size_t>(index)];
-        const std::uint64_t id = event.data.u64;  // a copy: the kernel's structure is packed, so nothing may refer into it
+        const std::uint64_t id =
+            event.data
+                .u64;  // a copy: the kernel's structure is packed, so nothing may refer into it
         if (id == 0) {
             (void)wake_.drain();  // it only wakes; what to do is in the queues
             continue;

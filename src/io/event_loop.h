@@ -1,8 +1,9 @@
 // EventLoop: one thread's wait for descriptors, timers and posted work (epoll).
 //
-// run() belongs to one thread; callbacks run on it, one at a time. post(), timers and watches may be called from any
-// thread. A callback of a removed watch or cancelled timer does not start after remove()/cancel() returned, if those were
-// called on the loop's own thread; from another thread it may be under way, so owners destroy on the loop thread or after stop().
+// run() belongs to one thread; callbacks run on it, one at a time. post(), timers and watches may
+// be called from any thread. A callback of a removed watch or cancelled timer does not start after
+// remove()/cancel() returned, if those were called on the loop's own thread; from another thread it
+// may be under way, so owners destroy on the loop thread or after stop().
 #pragma once
 
 #include <chrono>
@@ -35,9 +36,10 @@ class EventLoop {
     void run_once(std::chrono::milliseconds wait);
     void stop();
 
-    /// Calls `callback(events)` while `fd` has any of `events` (EPOLLIN, EPOLLOUT …, level-triggered). `fd` is borrowed and must
-    /// stay open until remove().
-    Result<WatchId> watch(int fd, std::uint32_t events, std::function<void(std::uint32_t)> callback);
+    /// Calls `callback(events)` while `fd` has any of `events` (EPOLLIN, EPOLLOUT …,
+    /// level-triggered). `fd` is borrowed and must stay open until remove().
+    Result<WatchId> watch(int fd, std::uint32_t events,
+                          std::function<void(std::uint32_t)> callback);
     Result<> change(WatchId id, std::uint32_t events);
     void remove(WatchId id);
 
@@ -65,7 +67,8 @@ class EventLoop {
     bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
     std::uint64_t next_id_ STRATA_GUARDED_BY(mutex_) = 1;
     std::map<WatchId, std::shared_ptr<Watch>> watches_ STRATA_GUARDED_BY(mutex_);
-    std::map<std::pair<Clock::time_point, TimerId>, std::function<void()>> timers_ STRATA_GUARDED_BY(mutex_);
+    std::map<std::pair<Clock::time_point, TimerId>, std::function<void()>> timers_
+        STRATA_GUARDED_BY(mutex_);
     std::map<TimerId, Clock::time_point> deadlines_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::function<void()>> posted_ STRATA_GUARDED_BY(mutex_);
 };

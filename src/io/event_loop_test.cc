@@ -1,11 +1,10 @@
 // EventLoop and MachineClock: order of work, timers, watches; time that stands still while paused.
 #include "io/event_loop.h"
 
-#include <sys/epoll.h>
-
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
 
 #include "io/machine_clock.h"
 

@@ -5,7 +5,8 @@ namespace strata::io {
 namespace {
 
 std::int64_t host_now() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
         .count();
 }
 
@@ -15,7 +16,8 @@ MachineClock::MachineClock() : offset_(host_now()) {}
 
 std::uint64_t MachineClock::now() const {
     const std::int64_t offset = offset_.load(std::memory_order_relaxed);
-    return static_cast<std::uint64_t>(paused_.load(std::memory_order_relaxed) ? offset : host_now() - offset);
+    return static_cast<std::uint64_t>(
+        paused_.load(std::memory_order_relaxed) ? offset : host_now() - offset);
 }
 
 std::chrono::steady_clock::time_point MachineClock::host_time(std::uint64_t when) const {
@@ -26,7 +28,8 @@ std::chrono::steady_clock::time_point MachineClock::host_time(std::uint64_t when
 void MachineClock::pause() {
     const MutexLock lock(mutex_);
     if (!paused_.load(std::memory_order_relaxed)) {
-        offset_.store(host_now() - offset_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        offset_.store(host_now() - offset_.load(std::memory_order_relaxed),
+                      std::memory_order_relaxed);
         paused_.store(true, std::memory_order_relaxed);
     }
 }
@@ -34,7 +37,8 @@ void MachineClock::pause() {
 void MachineClock::resume() {
     const MutexLock lock(mutex_);
     if (paused_.load(std::memory_order_relaxed)) {
-        offset_.store(host_now() - offset_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        offset_.store(host_now() - offset_.load(std::memory_order_relaxed),
+                      std::memory_order_relaxed);
         paused_.store(false, std::memory_order_relaxed);
     }
 }

@@ -1,11 +1,11 @@
 // PacketSocket: sendmsg and recvmsg with SCM_RIGHTS.
 #include "io/packet_socket.h"
 
-#include <sys/socket.h>
-
 #include <array>
 #include <cerrno>
 #include <cstring>
+
+#include <sys/socket.h>
 
 namespace strata::io {
 namespace {
@@ -15,7 +15,8 @@ constexpr std::size_t kControlBytes = CMSG_SPACE(sizeof(int) * kMaxPacketFds);
 // Owns every descriptor that came with `header`.
 std::vector<UniqueFd> take_fds(msghdr& header) {
     std::vector<UniqueFd> fds;
-    for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr; control = CMSG_NXTHDR(&header, control)) {
+    for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr;
+         control = CMSG_NXTHDR(&header, control)) {
         if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS) {
             continue;
         }
@@ -66,7 +67,8 @@ Result<> PacketSocket::send(std::string_view text, const std::vector<int>& fds) 
     } while (sent < 0 && errno == EINTR);
     if (sent < 0) {
         if (errno == EPIPE || errno == ECONNRESET) {
-            return Error{ErrorKind::Unreachable, "the other process has closed the connection", errno};
+            return Error{ErrorKind::Unreachable, "the other process has closed the connection",
+                         errno};
         }
         return Error::from_errno("sendmsg");
     }

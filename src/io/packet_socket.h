@@ -1,7 +1,9 @@
-// PacketSocket: whole messages, with file descriptors, between two processes on this machine (AF_UNIX, SOCK_SEQPACKET).
+// PacketSocket: whole messages, with file descriptors, between two processes on this machine
+// (AF_UNIX, SOCK_SEQPACKET).
 //
-// One message is one packet of at most kMaxPacket bytes and kMaxPacketFds descriptors. Received descriptors are close-on-exec and
-// owned by the message. Not thread-safe: one thread sends and receives.
+// One message is one packet of at most kMaxPacket bytes and kMaxPacketFds descriptors. Received
+// descriptors are close-on-exec and owned by the message. Not thread-safe: one thread sends and
+// receives.
 #pragma once
 
 #include <cstddef>
@@ -32,9 +34,11 @@ class PacketSocket {
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] UniqueFd release() && { return std::move(fd_); }
-    /// Sends one message; `fds` are borrowed. Blocks while the peer's queue is full. Unreachable if the peer is gone.
+    /// Sends one message; `fds` are borrowed. Blocks while the peer's queue is full. Unreachable if
+    /// the peer is gone.
     Result<> send(std::string_view text, const std::vector<int>& fds = {}) const;
-    /// The next message; waits for it. nullopt when the peer has closed. A message over the limits is an error.
+    /// The next message; waits for it. nullopt when the peer has closed. A message over the limits
+    /// is an error.
     [[nodiscard]] Result<std::optional<Packet>> receive() const;
 
   private:

@@ -1,12 +1,11 @@
 // PacketSocket tests: messages stay whole, descriptors travel, closing is seen.
 #include "io/packet_socket.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 namespace strata::io {
 namespace {

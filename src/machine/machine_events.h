@@ -7,8 +7,9 @@
 
 namespace strata::machine {
 
-/// Called on vCPU threads (or the event loop's, for host actions), without a lock, possibly from several at once and more than
-/// once. The receiver makes the vCPUs leave their run() and acts outside of them; it does not call the machine back from here.
+/// Called on vCPU threads (or the event loop's, for host actions), without a lock, possibly from
+/// several at once and more than once. The receiver makes the vCPUs leave their run() and acts
+/// outside of them; it does not call the machine back from here.
 class MachineEvents {
   public:
     virtual ~MachineEvents() = default;

@@ -8,7 +8,8 @@
 
 namespace strata::memory {
 
-/// Bits for `pages` pages. mark() is lock-free; a page marked while collect() runs is in this or the next collection.
+/// Bits for `pages` pages. mark() is lock-free; a page marked while collect() runs is in this or
+/// the next collection.
 class DirtyBitmap {
   public:
     explicit DirtyBitmap(std::uint64_t pages);
@@ -24,7 +25,8 @@ class DirtyBitmap {
     [[nodiscard]] bool test(std::uint64_t page) const {
         return ((words_[page >> 6].load(std::memory_order_acquire) >> (page & 63)) & 1) != 0;
     }
-    /// Moves the bits of pages [first, first+count) into `out` (bit 0 of out[0] is `first`; first is a multiple of 64).
+    /// Moves the bits of pages [first, first+count) into `out` (bit 0 of out[0] is `first`; first
+    /// is a multiple of 64).
     void collect(std::uint64_t first, std::uint64_t count, std::vector<std::uint64_t>& out);
     void clear();
 

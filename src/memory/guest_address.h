@@ -1,4 +1,5 @@
-// GuestAddress: a guest physical address, a type of its own so that it is never mixed up with host pointers.
+// GuestAddress: a guest physical address, a type of its own so that it is never mixed up with host
+// pointers.
 #pragma once
 
 #include <compare>
@@ -27,7 +28,9 @@ class GuestAddress {
         return GuestAddress(sum);
     }
     /// This minus `base`; the caller knows that base is not above.
-    [[nodiscard]] constexpr std::uint64_t offset_from(GuestAddress base) const { return value_ - base.value_; }
+    [[nodiscard]] constexpr std::uint64_t offset_from(GuestAddress base) const {
+        return value_ - base.value_;
+    }
     constexpr auto operator<=>(const GuestAddress&) const = default;
 
   private:

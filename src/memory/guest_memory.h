@@ -1,17 +1,18 @@
-// GuestMemory: how devices reach guest RAM. Always by guest physical address, never showing regions.
+// GuestMemory: how devices reach guest RAM. Always by guest physical address, never showing
+// regions.
 //
-// Every access names what it wants (read or write); writes mark dirty pages themselves and tell the WriteObserver
-// about pages that hold translated code, so a device's DMA into code is seen by the software CPU. RAM can change under
-// a reader at any time: copy once, validate the copy, use only the copy.
-// Threads: all of it may be called from any thread.
+// Every access names what it wants (read or write); writes mark dirty pages themselves and tell the
+// WriteObserver about pages that hold translated code, so a device's DMA into code is seen by the
+// software CPU. RAM can change under a reader at any time: copy once, validate the copy, use only
+// the copy. Threads: all of it may be called from any thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -23,13 +24,18 @@ enum class Access { Read, Write };
 
 class GuestMemory;
 
-/// Host views of a guest range for zero-copy I/O. A Write view reports its range as written when it is destroyed.
+/// Host views of a guest range for zero-copy I/O. A Write view reports its range as written when it
+/// is destroyed.
 class GuestSlices {
   public:
     GuestSlices() = default;
-    GuestSlices(const GuestMemory& memory, GuestAddress address, std::uint64_t length, Access access,
-                std::vector<std::span<std::byte>> parts)
-        : memory_(&memory), address_(address), length_(length), access_(access), parts_(std::move(parts)) {}
+    GuestSlices(const GuestMemory& memory, GuestAddress address, std::uint64_t length,
+                Access access, std::vector<std::span<std::byte>> parts)
+        : memory_(&memory),
+          address_(address),
+          length_(length),
+          access_(access),
+          parts_(std::move(parts)) {}
     GuestSlices(GuestSlices&& other) noexcept;
     GuestSlices& operator=(GuestSlices&& other) noexcept;
     GuestSlices(const GuestSlices&) = delete;
@@ -57,25 +63,25 @@ class GuestMemory {
     virtual Result<> read(GuestAddress address, std::span<std::byte> out) const = 0;
     virtual Result<> write(GuestAddress address, std::span<const std::byte> data) const = 0;
 
-    /// Host views of the range, one per region it crosses. They stay valid as long as the memory itself.
-    virtual Result<GuestSlices> slices(GuestAddress address, std::uint64_t length, Access access) const = 0;
+    /// Host views of the range, one per region it crosses. They stay valid as long as the memory
+    /// itself.
+    virtual Result<GuestSlices> slices(GuestAddress address, std::uint64_t length,
+                                       Access access) const = 0;
 
     /// Marks a range as written: dirty log and code invalidation. For writers that used slices().
     virtual void wrote(GuestAddress address, std::uint64_t length) const = 0;
 
     /// Reads or writes a wire structure or integer.
     template <typename T>
-        requires std::is_trivially_copyable_v<T>
-    Result<T> load(GuestAddress address) const {
+    requires std::is_trivially_copyable_v<T> Result<T> load(GuestAddress address)
+    const {
         T value;
         STRATA_TRY_VOID(read(address, std::as_writable_bytes(std::span(&value, 1))));
         return value;
     }
     template <typename T>
-        requires std::is_trivially_copyable_v<T>
-    Result<> store(GuestAddress address, const T& value) const {
-        return write(address, std::as_bytes(std::span(&value, 1)));
-    }
+    requires std::is_trivially_copyable_v<T> Result<> store(GuestAddress address, const T& value)
+    const { return write(address, std::as_bytes(std::span(&value, 1))); }
 };
 
 }  // namespace strata::memory

@@ -1,12 +1,11 @@
 // GuestRam: making the memfd, and access by guest physical address.
 #include "memory/guest_ram.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace strata::memory {
 namespace {
@@ -15,7 +14,8 @@ constexpr std::uint64_t kMinimum = 1ULL << 20;
 constexpr std::uint64_t kHighStart = 1ULL << 32;
 
 Error not_ram(GuestAddress address, std::uint64_t length) {
-    return {ErrorKind::NotFound, fmt::format("guest range {:#x}+{:#x} is not RAM", address.value(), length)};
+    return {ErrorKind::NotFound,
+            fmt::format("guest range {:#x}+{:#x} is not RAM", address.value(), length)};
 }
 
 }  // namespace
@@ -54,8 +54,10 @@ GuestRam::GuestRam(UniqueFd fd, MmapRegion mapping)
 
 Result<std::unique_ptr<GuestRam>> GuestRam::create(std::uint64_t size, std::uint64_t low_limit) {
     if (size < kMinimum || size % kPageSize != 0) {
-        return Error{ErrorKind::InvalidArgument,
-                     fmt::format("memory of {} bytes: must be a multiple of 4 KiB and at least 1 MiB", size)};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("memory of {} bytes: must be a multiple of 4 KiB and at least 1 MiB",
+                        size)};
     }
     UniqueFd fd(::memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!fd) {
@@ -77,14 +79,16 @@ Result<std::unique_ptr<GuestRam>> GuestRam::create(std::uint64_t size, std::uint
     return ram;
 }
 
-Result<GuestSlices> GuestRam::slices(GuestAddress address, std::uint64_t length, Access access) const {
+Result<GuestSlices> GuestRam::slices(GuestAddress address, std::uint64_t length,
+                                     Access access) const {
     std::vector<std::span<std::byte>> parts;
     std::uint64_t at = address.value();
     std::uint64_t left = length;
     while (left > 0) {
-        const auto range = std::find_if(ranges_.begin(), ranges_.end(), [at](const RamRange& candidate) {
-            return at - candidate.start.value() < candidate.size;
-        });
+        const auto range =
+            std::find_if(ranges_.begin(), ranges_.end(), [at](const RamRange& candidate) {
+                return at - candidate.start.value() < candidate.size;
+            });
         if (range == ranges_.end()) {
             return not_ram(address, length);
         }
@@ -129,7 +133,8 @@ void GuestRam::wrote(GuestAddress address, std::uint64_t length) const {
             dirty_->mark(page);
         }
         // acquire: pairs with the translator, which sets the flag before it reads the bytes.
-        if ((flags_[page].load(std::memory_order_acquire) & PageFlags::kCode) != 0 && observer_ != nullptr) {
+        if ((flags_[page].load(std::memory_order_acquire) & PageFlags::kCode) != 0 &&
+            observer_ != nullptr) {
             const std::uint64_t from = std::max(*first, page << kPageShift);
             const std::uint64_t to = std::min(end, (page + 1) << kPageShift);
             observer_->code_page_written(from, to - from);

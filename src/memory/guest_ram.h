@@ -1,10 +1,11 @@
 // GuestRam: the machine's RAM: one memfd, mapped once, shown at one or two guest physical ranges.
 //
-// Layout: the memfd's bytes are the guest's RAM in ascending guest physical order. The first `low_limit` bytes appear at
-// 0, the rest from 4 GiB on (the PC's hole below 4 GiB is for devices). Pages are addressed in two ways: by guest page
-// (gpa >> 12) and by RAM page (offset in the memfd >> 12), which has no hole.
-// Per RAM page there is a byte of PageFlags: pages with translated code on them, written by the software CPU.
-// Threads: immutable after create() but for the flags and the dirty bitmap, which are atomic.
+// Layout: the memfd's bytes are the guest's RAM in ascending guest physical order. The first
+// `low_limit` bytes appear at 0, the rest from 4 GiB on (the PC's hole below 4 GiB is for devices).
+// Pages are addressed in two ways: by guest page (gpa >> 12) and by RAM page (offset in the memfd
+// >> 12), which has no hole. Per RAM page there is a byte of PageFlags: pages with translated code
+// on them, written by the software CPU. Threads: immutable after create() but for the flags and the
+// dirty bitmap, which are atomic.
 #pragma once
 
 #include <atomic>
@@ -20,7 +21,8 @@
 
 namespace strata::memory {
 
-/// Told about writes by devices to pages that carry PageFlags::kCode. Called on the writing thread, after the write.
+/// Told about writes by devices to pages that carry PageFlags::kCode. Called on the writing thread,
+/// after the write.
 class WriteObserver {
   public:
     virtual ~WriteObserver() = default;
@@ -42,12 +44,14 @@ struct RamRange {
 
 class GuestRam final : public GuestMemory {
   public:
-    /// Makes `size` bytes of RAM (a multiple of 4 KiB, at least 1 MiB). Bytes past `low_limit` lie from 4 GiB on.
+    /// Makes `size` bytes of RAM (a multiple of 4 KiB, at least 1 MiB). Bytes past `low_limit` lie
+    /// from 4 GiB on.
     static Result<std::unique_ptr<GuestRam>> create(std::uint64_t size, std::uint64_t low_limit);
 
     Result<> read(GuestAddress address, std::span<std::byte> out) const override;
     Result<> write(GuestAddress address, std::span<const std::byte> data) const override;
-    Result<GuestSlices> slices(GuestAddress address, std::uint64_t length, Access access) const override;
+    Result<GuestSlices> slices(GuestAddress address, std::uint64_t length,
+                               Access access) const override;
     void wrote(GuestAddress address, std::uint64_t length) const override;
 
     [[nodiscard]] const std::vector<RamRange>& ranges() const { return ranges_; }
@@ -55,7 +59,8 @@ class GuestRam final : public GuestMemory {
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] std::byte* base() const { return mapping_.data(); }
 
-    /// The memfd offset of a guest address, or nullopt where there is no RAM. Hot: no allocation, no lock.
+    /// The memfd offset of a guest address, or nullopt where there is no RAM. Hot: no allocation,
+    /// no lock.
     [[nodiscard]] std::optional<std::uint64_t> ram_offset(GuestAddress address) const {
         for (const RamRange& range : ranges_) {
             const std::uint64_t offset = address.value() - range.start.value();
@@ -67,7 +72,9 @@ class GuestRam final : public GuestMemory {
     }
 
     /// The flag byte of the RAM page at `ram_offset >> 12`.
-    [[nodiscard]] std::atomic<std::uint8_t>& page_flags(std::uint64_t ram_page) const { return flags_[ram_page]; }
+    [[nodiscard]] std::atomic<std::uint8_t>& page_flags(std::uint64_t ram_page) const {
+        return flags_[ram_page];
+    }
     /// Indexed by RAM page. Writers mark it only while logging is on.
     [[nodiscard]] DirtyBitmap& dirty() const { return *dirty_; }
     void set_dirty_logging(bool on) { logging_.store(on, std::memory_order_seq_cst); }

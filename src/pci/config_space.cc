@@ -38,7 +38,8 @@ void ConfigSpace::write(unsigned offset, std::span<const std::byte> data) {
 void ConfigSpace::define_bar(unsigned index, const Bar& bar) {
     const bool wide = bar.kind == BarKind::Memory64;
     STRATA_CHECK(index + (wide ? 1 : 0) < kBarCount, "no such BAR");
-    STRATA_CHECK(std::has_single_bit(bar.size) && bar.size >= (bar.kind == BarKind::Io ? 4 : 16), "bad BAR size");
+    STRATA_CHECK(std::has_single_bit(bar.size) && bar.size >= (bar.kind == BarKind::Io ? 4 : 16),
+                 "bad BAR size");
     bars_[index] = bar;
     const unsigned at = Register::kBar0 + index * 4;
     const std::uint64_t mask = ~(bar.size - 1);
@@ -98,18 +99,22 @@ unsigned ConfigSpace::add_capability(std::uint8_t id, std::span<const std::byte>
     set<std::uint8_t>(last_capability_, static_cast<std::uint8_t>(at));
     last_capability_ = at + 1;
     next_capability_ = static_cast<unsigned>(at + 2 + body.size() + 3) & ~3U;
-    set<std::uint16_t>(Register::kStatus, get<std::uint16_t>(Register::kStatus) | Status::kCapabilityList);
+    set<std::uint16_t>(Register::kStatus,
+                       get<std::uint16_t>(Register::kStatus) | Status::kCapabilityList);
     return at;
 }
 
-void ConfigSpace::save(state::StateWriter& writer) const { writer.raw(std::span(bytes_).first(kSavedBytes)); }
+void ConfigSpace::save(state::StateWriter& writer) const {
+    writer.raw(std::span(bytes_).first(kSavedBytes));
+}
 
 void ConfigSpace::load(state::StateReader& reader) {
     std::array<std::byte, kSavedBytes> saved{};
     reader.raw(saved);
     for (unsigned at = 0; at < kSavedBytes; ++at) {
         // The interrupt status bit is ours but changes; everything else read-only must be equal.
-        const std::byte mutable_bits = writable_[at] | std::byte(at == Register::kStatus ? Status::kInterrupt : 0);
+        const std::byte mutable_bits =
+            writable_[at] | std::byte(at == Register::kStatus ? Status::kInterrupt : 0);
         if (((saved[at] ^ initial_[at]) & ~mutable_bits) != std::byte{0}) {
             reader.reject("its PCI configuration is another device's");
             return;

@@ -1,8 +1,9 @@
-// ConfigSpace: the configuration registers of one PCI function (header type 0) with BARs and the capability list.
+// ConfigSpace: the configuration registers of one PCI function (header type 0) with BARs and the
+// capability list.
 //
-// A byte array with a mask of the bits that the guest may change; BAR sizing follows from the masks alone (PCI 3.0,
-// 6.2.5.1). The 4096 bytes are the PCIe extended space; capabilities live in 0x40 to 0xff.
-// Threads: none of its own; the device that owns it holds a lock around every call.
+// A byte array with a mask of the bits that the guest may change; BAR sizing follows from the masks
+// alone (PCI 3.0, 6.2.5.1). The 4096 bytes are the PCIe extended space; capabilities live in 0x40
+// to 0xff. Threads: none of its own; the device that owns it holds a lock around every call.
 #pragma once
 
 #include <array>
@@ -104,17 +105,21 @@ class ConfigSpace {
     /// What is programmed into BAR `index`, flags stripped.
     [[nodiscard]] std::uint64_t bar_address(unsigned index) const;
     void set_bar_address(unsigned index, std::uint64_t address);
-    /// As bar_address(), if the command register lets the function answer there and the address is not 0.
+    /// As bar_address(), if the command register lets the function answer there and the address is
+    /// not 0.
     [[nodiscard]] std::optional<std::uint64_t> decoded_bar(unsigned index) const;
 
-    /// Appends a capability of `id` (PCI 3.0, appendix H) with `body` after its id and next pointer. Answers its offset.
+    /// Appends a capability of `id` (PCI 3.0, appendix H) with `body` after its id and next
+    /// pointer. Answers its offset.
     unsigned add_capability(std::uint8_t id, std::span<const std::byte> body);
 
-    /// Takes the present content as what reset() restores. Call when the function is fully described.
+    /// Takes the present content as what reset() restores. Call when the function is fully
+    /// described.
     void seal() { initial_ = bytes_; }
     void reset() { bytes_ = initial_; }
 
-    /// Inside a section of the caller. load() refuses a space whose read-only bits are another device's.
+    /// Inside a section of the caller. load() refuses a space whose read-only bits are another
+    /// device's.
     void save(state::StateWriter& writer) const;
     void load(state::StateReader& reader);
 

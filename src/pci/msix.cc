@@ -18,9 +18,14 @@ void set_byte(T& value, unsigned index, std::byte byte) {
 }  // namespace
 
 Msix::Msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset)
-    : vectors_(vectors), bar_(bar), table_offset_(table_offset), pba_offset_(pba_offset), entries_(vectors) {
+    : vectors_(vectors),
+      bar_(bar),
+      table_offset_(table_offset),
+      pba_offset_(pba_offset),
+      entries_(vectors) {
     STRATA_CHECK(vectors >= 1 && vectors <= kMaxVectors, "bad number of MSI-X vectors");
-    STRATA_CHECK(table_offset % 8 == 0 && pba_offset % 8 == 0 && bar < kBarCount, "misplaced MSI-X table");
+    STRATA_CHECK(table_offset % 8 == 0 && pba_offset % 8 == 0 && bar < kBarCount,
+                 "misplaced MSI-X table");
 }
 
 void Msix::describe(ConfigSpace& config) {
@@ -30,7 +35,8 @@ void Msix::describe(ConfigSpace& config) {
         Le32 pba;
     };
     static_assert(sizeof(Body) == 10);
-    const Body body{static_cast<std::uint16_t>(vectors_ - 1), table_offset_ | bar_, pba_offset_ | bar_};
+    const Body body{static_cast<std::uint16_t>(vectors_ - 1), table_offset_ | bar_,
+                    pba_offset_ | bar_};
     capability_ = config.add_capability(kCapabilityId, std::as_bytes(std::span(&body, 1)));
     config.make_writable<std::uint16_t>(capability_ + 2, kEnable | kFunctionMask);
 }

@@ -1,8 +1,9 @@
 // Msix: the MSI-X capability of a function: vector table, pending bits, masking. PCI 3.0, 6.8.2.
 //
-// The table and the pending bits lie in a BAR of the device, which hands accesses to them to read()/write().
-// raise() may come from any thread; a vector that is masked is remembered in its pending bit and sent when the mask
-// goes. Its lock is a leaf: messages are sent after it was released.
+// The table and the pending bits lie in a BAR of the device, which hands accesses to them to
+// read()/write(). raise() may come from any thread; a vector that is masked is remembered in its
+// pending bit and sent when the mask goes. Its lock is a leaf: messages are sent after it was
+// released.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,8 @@ class Msix {
     static constexpr unsigned kMaxVectors = 2048;
     static constexpr unsigned kEntrySize = 16;
 
-    /// `vectors` from 1 to 2048; the table at `table_offset` of BAR `bar`, the pending bits at `pba_offset` of it.
+    /// `vectors` from 1 to 2048; the table at `table_offset` of BAR `bar`, the pending bits at
+    /// `pba_offset` of it.
     Msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset);
 
     /// Adds the capability to `config`; remembers where its control register lies.
@@ -34,11 +36,12 @@ class Msix {
 
     [[nodiscard]] unsigned vectors() const { return static_cast<unsigned>(vectors_); }
     [[nodiscard]] bool enabled() const;
-    /// Sends vector `vector`, or remembers it if it is masked. Nothing while the capability is off or for vectors that
-    /// do not exist. Any thread.
+    /// Sends vector `vector`, or remembers it if it is masked. Nothing while the capability is off
+    /// or for vectors that do not exist. Any thread.
     void raise(unsigned vector);
 
-    /// The guest's access to the table and the pending bits, by offset inside the BAR. False: not in either of them.
+    /// The guest's access to the table and the pending bits, by offset inside the BAR. False: not
+    /// in either of them.
     bool read(std::uint64_t offset, std::span<std::byte> data) const;
     bool write(std::uint64_t offset, std::span<const std::byte> data);
 

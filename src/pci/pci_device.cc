@@ -5,7 +5,8 @@
 
 namespace strata::pci {
 
-void PciDevice::add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset) {
+void PciDevice::add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset,
+                         std::uint32_t pba_offset) {
     msix_ = std::make_unique<Msix>(vectors, bar, table_offset, pba_offset);
     msix_->describe(describe());
 }
@@ -27,7 +28,8 @@ void PciDevice::config_write(unsigned offset, std::span<const std::byte> data) {
     config_.write(offset, data);
     update_intx();
     if (msix_) {
-        // Held lock: Msix and the sink below it are leaves, and two writers must not reorder enable and mask.
+        // Held lock: Msix and the sink below it are leaves, and two writers must not reorder enable
+        // and mask.
         msix_->config_written(config_, offset, data.size());
     }
 }
@@ -79,9 +81,11 @@ void PciDevice::set_intx(bool asserted) {
 
 void PciDevice::update_intx() {
     auto status = config_.get<std::uint16_t>(Register::kStatus);
-    status = static_cast<std::uint16_t>(intx_ ? status | Status::kInterrupt : status & ~Status::kInterrupt);
+    status = static_cast<std::uint16_t>(intx_ ? status | Status::kInterrupt
+                                              : status & ~Status::kInterrupt);
     config_.set<std::uint16_t>(Register::kStatus, status);
-    const bool disabled = (config_.get<std::uint16_t>(Register::kCommand) & Command::kIntxDisable) != 0;
+    const bool disabled =
+        (config_.get<std::uint16_t>(Register::kCommand) & Command::kIntxDisable) != 0;
     if (line_ != nullptr) {
         line_->set(intx_ && !disabled);
     }

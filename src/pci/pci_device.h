@@ -1,9 +1,11 @@
-// PciDevice: one PCI function: its configuration space, its interrupts, and the accesses to its BARs.
+// PciDevice: one PCI function: its configuration space, its interrupts, and the accesses to its
+// BARs.
 //
-// A device describes itself in its constructor (identity, BARs, capabilities, MSI-X) and is then given to PciRoot,
-// which carries the guest's accesses to it. It does not learn where its BARs lie.
-// Threads: config_*() and bar_*() come from any vCPU thread, interrupts may be raised from any thread. The lock here
-// guards the configuration space and the INTx level only and is never held while device code is called.
+// A device describes itself in its constructor (identity, BARs, capabilities, MSI-X) and is then
+// given to PciRoot, which carries the guest's accesses to it. It does not learn where its BARs lie.
+// Threads: config_*() and bar_*() come from any vCPU thread, interrupts may be raised from any
+// thread. The lock here guards the configuration space and the INTx level only and is never held
+// while device code is called.
 #pragma once
 
 #include <cstddef>
@@ -27,12 +29,13 @@ class PciDevice : public state::Pausable, public state::Snapshottable {
     /// Name for logs and state sections, e.g. "virtio-blk0".
     [[nodiscard]] virtual std::string_view label() const = 0;
 
-    /// The guest's access to configuration registers. `offset` below 4096; 1 to 8 bytes, cut at the end of the space.
+    /// The guest's access to configuration registers. `offset` below 4096; 1 to 8 bytes, cut at the
+    /// end of the space.
     virtual void config_read(unsigned offset, std::span<std::byte> data);
     virtual void config_write(unsigned offset, std::span<const std::byte> data);
 
-    /// The guest's access inside BAR `bar`; `offset` is below the BAR's size. Registers that do not exist read as all
-    /// ones (`data` comes filled so).
+    /// The guest's access inside BAR `bar`; `offset` is below the BAR's size. Registers that do not
+    /// exist read as all ones (`data` comes filled so).
     virtual void bar_read(unsigned bar, std::uint64_t offset, std::span<std::byte> data) = 0;
     virtual void bar_write(unsigned bar, std::uint64_t offset, std::span<const std::byte> data) = 0;
 
@@ -54,13 +57,15 @@ class PciDevice : public state::Pausable, public state::Snapshottable {
 
     /// For constructors: the space to describe, then add_msix() if wanted, then seal().
     ConfigSpace& describe() STRATA_NO_THREAD_SAFETY_ANALYSIS { return config_; }
-    void add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset, std::uint32_t pba_offset);
+    void add_msix(unsigned vectors, unsigned bar, std::uint32_t table_offset,
+                  std::uint32_t pba_offset);
     void seal() STRATA_NO_THREAD_SAFETY_ANALYSIS { config_.seal(); }
 
     /// nullptr if add_msix() was not called.
     [[nodiscard]] Msix* msix() { return msix_.get(); }
     [[nodiscard]] const Msix* msix() const { return msix_.get(); }
-    /// Asserts or releases INTA#. Any thread. Masked by the command register's bit, shown in the status register.
+    /// Asserts or releases INTA#. Any thread. Masked by the command register's bit, shown in the
+    /// status register.
     void set_intx(bool asserted);
 
     /// Writes and reads the section "pci:LABEL".

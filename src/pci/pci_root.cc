@@ -14,8 +14,12 @@ namespace {
 /// The bridge itself: an identity and nothing else.
 class HostBridge final : public PciDevice {
   public:
-    HostBridge() : PciDevice({.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000, .subsystem_vendor = 0x1af4,
-                              .subsystem = 0x1100}) {}
+    HostBridge()
+        : PciDevice({.vendor = 0x1b36,
+                     .device = 0x0008,
+                     .class_code = 0x060000,
+                     .subsystem_vendor = 0x1af4,
+                     .subsystem = 0x1100}) {}
     [[nodiscard]] std::string_view label() const override { return "host-bridge"; }
     void bar_read(unsigned, std::uint64_t, std::span<std::byte>) override {}
     void bar_write(unsigned, std::uint64_t, std::span<const std::byte>) override {}
@@ -83,7 +87,9 @@ class PciRoot::Ports final : public bus::BusDevice {
     }
     // relaxed: the guest itself must keep its processors from mixing address and data accesses.
     [[nodiscard]] std::uint32_t address() const { return address_.load(std::memory_order_relaxed); }
-    void set_address(std::uint32_t value) { address_.store(value & 0x80fffffc, std::memory_order_relaxed); }
+    void set_address(std::uint32_t value) {
+        address_.store(value & 0x80fffffc, std::memory_order_relaxed);
+    }
 
   private:
     /// Enabled, bus 0, function 0.
@@ -95,7 +101,8 @@ class PciRoot::Ports final : public bus::BusDevice {
 /// A window on a bus, behind which the BARs lie.
 class PciRoot::WindowDevice final : public bus::BusDevice {
   public:
-    WindowDevice(PciRoot& root, const Window& window, bool io) : root_(root), window_(window), io_(io) {}
+    WindowDevice(PciRoot& root, const Window& window, bool io)
+        : root_(root), window_(window), io_(io) {}
     [[nodiscard]] std::string_view label() const override { return "pci-window"; }
     [[nodiscard]] const Window& window() const { return window_; }
     [[nodiscard]] bool io() const { return io_; }
@@ -104,14 +111,16 @@ class PciRoot::WindowDevice final : public bus::BusDevice {
         const std::uint64_t address = window_.start + offset;
         if (const BarEntry* entry = root_.find(address, io_)) {
             const std::uint64_t inside = address & (entry->size - 1);
-            entry->device->bar_read(entry->index, inside, data.first(std::min(data.size(), entry->size - inside)));
+            entry->device->bar_read(entry->index, inside,
+                                    data.first(std::min(data.size(), entry->size - inside)));
         }
     }
     void write(std::uint64_t offset, std::span<const std::byte> data) override {
         const std::uint64_t address = window_.start + offset;
         if (const BarEntry* entry = root_.find(address, io_)) {
             const std::uint64_t inside = address & (entry->size - 1);
-            entry->device->bar_write(entry->index, inside, data.first(std::min(data.size(), entry->size - inside)));
+            entry->device->bar_write(entry->index, inside,
+                                     data.first(std::min(data.size(), entry->size - inside)));
         }
     }
 
@@ -133,7 +142,10 @@ class PciRoot::Pin final : public bus::IrqLine {
 };
 
 PciRoot::PciRoot(const PciRootConfig& config, bus::MsiSink& msi)
-    : config_(config), msi_(msi), ecam_(std::make_unique<Ecam>(*this)), ports_(std::make_unique<Ports>(*this)) {
+    : config_(config),
+      msi_(msi),
+      ecam_(std::make_unique<Ecam>(*this)),
+      ports_(std::make_unique<Ports>(*this)) {
     windows_[0] = std::make_unique<WindowDevice>(*this, config.mmio32, false);
     windows_[1] = std::make_unique<WindowDevice>(*this, config.mmio64, false);
     windows_[2] = std::make_unique<WindowDevice>(*this, config.io, true);
@@ -152,8 +164,8 @@ PciRoot::~PciRoot() {
     }
 }
 
-Result<std::unique_ptr<PciRoot>> PciRoot::create(const PciRootConfig& config, bus::Bus& mmio, bus::Bus& ports,
-                                                 bus::MsiSink& msi) {
+Result<std::unique_ptr<PciRoot>> PciRoot::create(const PciRootConfig& config, bus::Bus& mmio,
+                                                 bus::Bus& ports, bus::MsiSink& msi) {
     std::unique_ptr<PciRoot> root(new PciRoot(config, msi));
     STRATA_TRY_VOID(root->claim(mmio, ports));
     root->slots_[0].device = std::make_unique<HostBridge>();
@@ -165,7 +177,8 @@ Result<> PciRoot::claim(bus::Bus& mmio, bus::Bus& ports) {
     STRATA_TRY_VOID(ports.add(kPortBase, 8, *ports_));
     for (const auto& window : windows_) {
         if (window->window().size != 0) {
-            STRATA_TRY_VOID((window->io() ? ports : mmio).add(window->window().start, window->window().size, *window));
+            STRATA_TRY_VOID((window->io() ? ports : mmio)
+                                .add(window->window().start, window->window().size, *window));
         }
     }
     mmio_ = &mmio;
@@ -175,11 +188,13 @@ Result<> PciRoot::claim(bus::Bus& mmio, bus::Bus& ports) {
 
 Result<> PciRoot::add(unsigned slot, std::unique_ptr<PciDevice> device) {
     if (slot == 0 || slot >= kSlots) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("PCI slot {} of {} is not 1 to 31", slot, device->label())};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("PCI slot {} of {} is not 1 to 31", slot, device->label())};
     }
     if (slots_[slot].device) {
         return Error{ErrorKind::AlreadyExists,
-                     fmt::format("PCI slot {} of {} is taken by {}", slot, device->label(), slots_[slot].device->label())};
+                     fmt::format("PCI slot {} of {} is taken by {}", slot, device->label(),
+                                 slots_[slot].device->label())};
     }
     slots_[slot].pin = std::make_unique<Pin>(*this, slot);
     device->connect(msi_, *slots_[slot].pin);
@@ -255,13 +270,16 @@ void PciRoot::remap() {
     }
     for (std::size_t at = 0; at < bar_count_; ++at) {
         BarEntry& entry = bars_[at];
-        if (wanted[at] == BarEntry::kUnmapped || entry.start.load(std::memory_order_relaxed) == wanted[at]) {
+        if (wanted[at] == BarEntry::kUnmapped ||
+            entry.start.load(std::memory_order_relaxed) == wanted[at]) {
             continue;
         }
         if (may_map(entry, wanted[at])) {
             entry.start.store(wanted[at], std::memory_order_release);
         } else {
-            log::guest(limit, "a BAR stays unmapped: it overlaps another or lies outside the windows device={} bar={} address={:#x}",
+            log::guest(limit,
+                       "a BAR stays unmapped: it overlaps another or lies outside the windows "
+                       "device={} bar={} address={:#x}",
                        entry.device->label(), entry.index, wanted[at]);
         }
     }
@@ -277,24 +295,31 @@ Result<> PciRoot::assign_resources() {
         return Cursor{device->window().start, device->window().start + device->window().size};
     });
     std::vector<BarEntry*> order;
-    std::transform(bars_.begin(), bars_.begin() + static_cast<std::ptrdiff_t>(bar_count_), std::back_inserter(order),
-                   [](BarEntry& entry) { return &entry; });
+    std::transform(bars_.begin(), bars_.begin() + static_cast<std::ptrdiff_t>(bar_count_),
+                   std::back_inserter(order), [](BarEntry& entry) { return &entry; });
     // Largest first: natural alignment then leaves no holes.
-    std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->size > b->size; });
+    std::stable_sort(order.begin(), order.end(),
+                     [](const auto* a, const auto* b) { return a->size > b->size; });
     for (BarEntry* entry : order) {
         const bool wide = entry->device->bar(entry->index).kind == BarKind::Memory64;
         bool placed = false;
-        for (std::size_t at = entry->io ? 2 : 0; at < (entry->io ? 3U : wide ? 2U : 1U) && !placed; ++at) {
+        for (std::size_t at = entry->io ? 2 : 0; at < (entry->io ? 3U
+                                                       : wide    ? 2U
+                                                                 : 1U) &&
+                                                 !placed;
+             ++at) {
             const std::uint64_t start = (cursors[at].next + entry->size - 1) & ~(entry->size - 1);
-            placed = start >= cursors[at].next && start <= cursors[at].end && entry->size <= cursors[at].end - start;
+            placed = start >= cursors[at].next && start <= cursors[at].end &&
+                     entry->size <= cursors[at].end - start;
             if (placed) {
                 entry->device->assign_bar(entry->index, start);
                 cursors[at].next = start + entry->size;
             }
         }
         if (!placed) {
-            return Error{ErrorKind::Failed, fmt::format("no room in the PCI windows for BAR {} of {} ({:#x} bytes)",
-                                                        entry->index, entry->device->label(), entry->size)};
+            return Error{ErrorKind::Failed,
+                         fmt::format("no room in the PCI windows for BAR {} of {} ({:#x} bytes)",
+                                     entry->index, entry->device->label(), entry->size)};
         }
     }
     for (unsigned slot = 1; slot < kSlots; ++slot) {

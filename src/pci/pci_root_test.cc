@@ -12,7 +12,8 @@ constexpr std::uint64_t kLow = 0xc0000000;
 class TestDevice final : public PciDevice {
   public:
     explicit TestDevice(std::string name = "test0")
-        : PciDevice({.vendor = 0x1af4, .device = 0x1044, .class_code = 0xff0000, .interrupt_pin = true}),
+        : PciDevice(
+              {.vendor = 0x1af4, .device = 0x1044, .class_code = 0xff0000, .interrupt_pin = true}),
           name_(std::move(name)) {
         describe().define_bar(0, {.kind = BarKind::Memory64, .size = 0x4000});
         describe().define_bar(2, {.kind = BarKind::Io, .size = 0x20});
@@ -74,7 +75,8 @@ class PciRootTest : public testing::Test {
     template <typename T>
     T config(unsigned slot, unsigned offset) {
         T value{};
-        (void)mmio_.read(kEcam + (slot << 15) + offset, std::as_writable_bytes(std::span(&value, 1)));
+        (void)mmio_.read(kEcam + (slot << 15) + offset,
+                         std::as_writable_bytes(std::span(&value, 1)));
         return value;
     }
     template <typename T>

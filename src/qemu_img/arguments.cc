@@ -1,14 +1,13 @@
 // Arguments: getopt_long and the small syntaxes inside values.
 #include "qemu_img/arguments.h"
 
-#include <getopt.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdlib>
 
 #include <fmt/format.h>
+#include <getopt.h>
 
 #include "qemu_img/report.h"
 
@@ -17,7 +16,9 @@ namespace {
 
 constexpr int kLongOnly = 256;
 
-std::string key_of(const OptionSpec& option) { return option.name != nullptr ? option.name : std::string(1, option.letter); }
+std::string key_of(const OptionSpec& option) {
+    return option.name != nullptr ? option.name : std::string(1, option.letter);
+}
 
 struct GetoptTables {
     std::string letters = ":";
@@ -33,8 +34,9 @@ GetoptTables tables(std::span<const OptionSpec> options) {
             result.letters += spec.value ? ":" : "";
         }
         if (spec.name != nullptr) {
-            result.longs.push_back({spec.name, spec.value ? required_argument : no_argument, nullptr,
-                                    spec.letter != 0 ? spec.letter : kLongOnly + static_cast<int>(i)});
+            result.longs.push_back(
+                {spec.name, spec.value ? required_argument : no_argument, nullptr,
+                 spec.letter != 0 ? spec.letter : kLongOnly + static_cast<int>(i)});
         }
     }
     result.longs.push_back({nullptr, 0, nullptr, 0});
@@ -52,15 +54,21 @@ Result<Arguments> Arguments::parse(std::span<char*> words, std::span<const Optio
     Arguments result;
     optind = 0;  // glibc: start anew
     const int count = static_cast<int>(words.size());
-    for (int found = 0; (found = getopt_long(count, copy.data(), table.letters.c_str(), table.longs.data(), nullptr)) != -1;) {
+    for (int found = 0; (found = getopt_long(count, copy.data(), table.letters.c_str(),
+                                             table.longs.data(), nullptr)) != -1;) {
         if (found == ':') {
-            return usage_error(fmt::format("missing argument for option '{}'", copy[static_cast<std::size_t>(optind) - 1]));
+            return usage_error(fmt::format("missing argument for option '{}'",
+                                           copy[static_cast<std::size_t>(optind) - 1]));
         }
         if (found == '?') {
-            return usage_error(fmt::format("unrecognized option '{}'", copy[static_cast<std::size_t>(optind) - 1]));
+            return usage_error(fmt::format("unrecognized option '{}'",
+                                           copy[static_cast<std::size_t>(optind) - 1]));
         }
-        const auto spec = found >= kLongOnly ? known.begin() + (found - kLongOnly)
-                                             : std::ranges::find_if(known, [&](const OptionSpec& one) { return one.letter == found; });
+        const auto spec = found >= kLongOnly
+                              ? known.begin() + (found - kLongOnly)
+                              : std::ranges::find_if(known, [&](const OptionSpec& one) {
+                                    return one.letter == found;
+                                });
         result.given_.emplace_back(key_of(*spec), spec->value && optarg != nullptr ? optarg : "");
     }
     for (int i = optind; i < count; ++i) {
@@ -74,11 +82,14 @@ bool Arguments::has(std::string_view key) const {
 }
 
 std::optional<std::string> Arguments::last(std::string_view key) const {
-    const auto place = std::find_if(given_.rbegin(), given_.rend(), [&](const auto& one) { return one.first == key; });
+    const auto place = std::find_if(given_.rbegin(), given_.rend(),
+                                    [&](const auto& one) { return one.first == key; });
     return place == given_.rend() ? std::nullopt : std::optional(place->second);
 }
 
-std::string Arguments::last_or(std::string_view key, std::string_view fallback) const { return last(key).value_or(std::string(fallback)); }
+std::string Arguments::last_or(std::string_view key, std::string_view fallback) const {
+    return last(key).value_or(std::string(fallback));
+}
 
 std::vector<std::string> Arguments::all(std::string_view key) const {
     std::vector<std::string> result;
@@ -99,7 +110,8 @@ Result<std::string> Arguments::only(std::string_view otherwise) const {
 
 std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large) {
     const char* start = text.c_str();
-    if (text.empty() || std::isspace(static_cast<unsigned char>(text[0])) != 0 || text[0] == '-' || text[0] == '+') {
+    if (text.empty() || std::isspace(static_cast<unsigned char>(text[0])) != 0 || text[0] == '-' ||
+        text[0] == '+') {
         return std::nullopt;
     }
     char* end = nullptr;
@@ -118,14 +130,16 @@ std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large) 
         value += std::strtold(point, &end);
         fraction = true;
         whole_number = value == std::floor(value);
-        if (end == point || std::find_if(point, static_cast<const char*>(end), [](char c) { return c == 'e' || c == 'E'; }) != end) {
+        if (end == point || std::find_if(point, static_cast<const char*>(end),
+                                         [](char c) { return c == 'e' || c == 'E'; }) != end) {
             return std::nullopt;
         }
     }
     static constexpr std::string_view kSuffixes = "BKMGTPE";
     int power = 0;
     if (*end != '\0') {
-        const auto place = kSuffixes.find(static_cast<char>(std::toupper(static_cast<unsigned char>(*end))));
+        const auto place =
+            kSuffixes.find(static_cast<char>(std::toupper(static_cast<unsigned char>(*end))));
         if (place == std::string_view::npos || hex || end[1] != '\0') {
             return std::nullopt;
         }
@@ -150,15 +164,18 @@ std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large) 
     return static_cast<std::uint64_t>(bytes);
 }
 
-Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text, std::uint64_t low, std::uint64_t high) {
+Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text, std::uint64_t low,
+                                  std::uint64_t high) {
     bool too_large = false;
     const auto value = bytes_of(text, &too_large);
     if (!value && !too_large) {
-        report_error(fmt::format("Invalid {} specified. You may use k, M, G, T, P or E suffixes for", what));
+        report_error(
+            fmt::format("Invalid {} specified. You may use k, M, G, T, P or E suffixes for", what));
         return failure("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
     }
     if (too_large || *value < low || *value > high) {
-        return failure(fmt::format("Invalid {} specified. Must be between {} and {}.", what, low, high));
+        return failure(
+            fmt::format("Invalid {} specified. Must be between {} and {}.", what, low, high));
     }
     return *value;
 }
@@ -192,7 +209,8 @@ bool valid_list(std::string_view text) {
 
 }  // namespace
 
-Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text, std::string_view implied) {
+Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text,
+                                                                     std::string_view implied) {
     std::vector<std::pair<std::string, std::string>> result;
     for (bool first = true; !text.empty(); first = false) {
         const std::string part = take_part(text);
@@ -213,7 +231,8 @@ Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string
     return result;
 }
 
-Result<std::vector<std::pair<std::string, std::string>>> option_list(const std::vector<std::string>& lists) {
+Result<std::vector<std::pair<std::string, std::string>>> option_list(
+    const std::vector<std::string>& lists) {
     std::vector<std::pair<std::string, std::string>> result;
     for (const std::string& list : lists) {
         if (!valid_list(list)) {

@@ -32,10 +32,13 @@ class Arguments {
     [[nodiscard]] std::string last_or(std::string_view key, std::string_view fallback) const;
     [[nodiscard]] std::vector<std::string> all(std::string_view key) const;
     /// Every option with its value, in order of appearance.
-    [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& given() const { return given_; }
+    [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& given() const {
+        return given_;
+    }
     [[nodiscard]] const std::vector<std::string>& positionals() const { return positionals_; }
     /// The only positional, or the usage error `otherwise`.
-    [[nodiscard]] Result<std::string> only(std::string_view otherwise = "Expecting one image file name") const;
+    [[nodiscard]] Result<std::string> only(
+        std::string_view otherwise = "Expecting one image file name") const;
 
   private:
     std::vector<std::pair<std::string, std::string>> given_;
@@ -43,16 +46,20 @@ class Arguments {
 };
 
 /// Bytes from "64", "1.5G", "0x200", "64k". `low` to `high`; the error names `what`.
-Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text, std::uint64_t low = 0, std::uint64_t high = INT64_MAX);
+Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text,
+                                  std::uint64_t low = 0, std::uint64_t high = INT64_MAX);
 /// The same without a message: nothing if it is no size.
 std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large = nullptr);
 
-/// "a=b,c=d": pairs in order. A comma inside a value is doubled. A first part without '=' is the value of `implied`, if that is not
-/// empty; any other is a flag: "on", or "off" if its name begins with "no".
-Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text, std::string_view implied = {});
+/// "a=b,c=d": pairs in order. A comma inside a value is doubled. A first part without '=' is the
+/// value of `implied`, if that is not empty; any other is a flag: "on", or "off" if its name begins
+/// with "no".
+Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text,
+                                                                     std::string_view implied = {});
 
 /// All -o lists in one; an error names the one that cannot be joined.
-Result<std::vector<std::pair<std::string, std::string>>> option_list(const std::vector<std::string>& lists);
+Result<std::vector<std::pair<std::string, std::string>>> option_list(
+    const std::vector<std::string>& lists);
 /// "help" or "?" stands among the lists' parts.
 bool asks_for_help(const std::vector<std::string>& lists);
 

@@ -3,7 +3,6 @@
 
 #include <filesystem>
 
-
 namespace strata::qemu_img {
 
 block::Node* find_layer(block::Node& top, const std::string& name) {
@@ -25,7 +24,8 @@ Result<ImageSpec> spec_of_layer(Session& session, block::Node& top, block::Node&
         }
         const block::FormatInfo info = STRATA_TRY(session.run(above->info()));
         const bool guessed = info.backing_format.empty() && layer.format() == "raw";
-        return ImageSpec{is_plain_name(info.backing_name) ? layer.name() : info.backing_name, std::string(layer.format()), false, guessed};
+        return ImageSpec{is_plain_name(info.backing_name) ? layer.name() : info.backing_name,
+                         std::string(layer.format()), false, guessed};
     }
     return ImageSpec{layer.name(), std::string(layer.format()), false};
 }

@@ -8,7 +8,8 @@
 
 namespace strata::qemu_img {
 
-/// The layer below `top` that `name` means as the layer above it would: a relative name lies beside that. Null: none.
+/// The layer below `top` that `name` means as the layer above it would: a relative name lies beside
+/// that. Null: none.
 block::Node* find_layer(block::Node& top, const std::string& name);
 
 /// How to open `layer`, which lies below `top`, once more.

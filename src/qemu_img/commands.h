@@ -17,7 +17,8 @@ struct Command {
     Result<int> (*run)(Session& session, std::span<char*> words);
 };
 
-extern const Command kAmend, kBench, kBitmap, kCheck, kCommit, kCompare, kConvert, kCreate, kDd, kInfo, kMap, kMeasure, kRebase, kResize, kSnapshot;
+extern const Command kAmend, kBench, kBitmap, kCheck, kCommit, kCompare, kConvert, kCreate, kDd,
+    kInfo, kMap, kMeasure, kRebase, kResize, kSnapshot;
 
 /// Every command, in the order of their names.
 std::span<const Command* const> commands();

@@ -21,13 +21,34 @@ using block::CreateOption;
 constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
 
 /// qcow2's options in the order in which the peer tells them; others come behind.
-constexpr std::array<std::string_view, 20> kOrder = {"encryption", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg", "encrypt.cipher-mode",
-                                                     "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg", "encrypt.hash-alg", "encrypt.iter-time", "cluster_size", "extended_l2", "preallocation", "compression_type",
-                                                     "size", "compat", "backing_file", "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts"};
+constexpr std::array<std::string_view, 20> kOrder = {"encryption",
+                                                     "encrypt.format",
+                                                     "encrypt.key-secret",
+                                                     "encrypt.cipher-alg",
+                                                     "encrypt.cipher-mode",
+                                                     "encrypt.ivgen-alg",
+                                                     "encrypt.ivgen-hash-alg",
+                                                     "encrypt.hash-alg",
+                                                     "encrypt.iter-time",
+                                                     "cluster_size",
+                                                     "extended_l2",
+                                                     "preallocation",
+                                                     "compression_type",
+                                                     "size",
+                                                     "compat",
+                                                     "backing_file",
+                                                     "backing_fmt",
+                                                     "data_file",
+                                                     "data_file_raw",
+                                                     "lazy_refcounts"};
 /// Those whose defaults it does not tell.
-constexpr std::array<std::string_view, 7> kToldIfGiven = {"preallocation", "compat", "encryption", "data_file_raw", "backing_file", "backing_fmt", "data_file"};
+constexpr std::array<std::string_view, 7> kToldIfGiven = {
+    "preallocation", "compat",      "encryption", "data_file_raw",
+    "backing_file",  "backing_fmt", "data_file"};
 
-std::size_t rank(std::string_view name) { return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin()); }
+std::size_t rank(std::string_view name) {
+    return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin());
+}
 
 /// As an option list has them.
 std::string doubled_commas(std::string_view text) {
@@ -39,18 +60,25 @@ std::string doubled_commas(std::string_view text) {
 }
 
 const CreateOption* find_option(std::span<const CreateOption> known, std::string_view name) {
-    const auto place = std::ranges::find_if(known, [&](const CreateOption& one) { return one.name == name; });
+    const auto place =
+        std::ranges::find_if(known, [&](const CreateOption& one) { return one.name == name; });
     return place == known.end() ? nullptr : &*place;
 }
 
-const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) { return find_option(driver.create_options, name); }
+const CreateOption* find_option(const block::FormatDriver& driver, std::string_view name) {
+    return find_option(driver.create_options, name);
+}
 
 std::string_view kind_name(CreateOption::Kind kind) {
     switch (kind) {
-        case CreateOption::Kind::Text: return "str";
-        case CreateOption::Kind::Flag: return "bool (on/off)";
-        case CreateOption::Kind::Size: return "size";
-        case CreateOption::Kind::Number: return "num";
+        case CreateOption::Kind::Text:
+            return "str";
+        case CreateOption::Kind::Flag:
+            return "bool (on/off)";
+        case CreateOption::Kind::Size:
+            return "size";
+        case CreateOption::Kind::Number:
+            return "num";
     }
     return "str";
 }
@@ -58,13 +86,17 @@ std::string_view kind_name(CreateOption::Kind kind) {
 void print_options(std::vector<CreateOption> known) {
     std::ranges::sort(known, {}, &CreateOption::name);
     for (const CreateOption& option : known) {
-        print(fmt::format("  {:<22} - {}\n", fmt::format("{}=<{}>", option.name, kind_name(option.kind)), option.help));
+        print(fmt::format("  {:<22} - {}\n",
+                          fmt::format("{}=<{}>", option.name, kind_name(option.kind)),
+                          option.help));
     }
 }
 
-Result<std::string> checked(const CreateOption& option, const std::string& name, const std::string& value) {
-    if (option.kind == CreateOption::Kind::Flag && value != "on" && value != "off" && value != "yes" && value != "no" && value != "true" &&
-        value != "false" && value != "y" && value != "n") {
+Result<std::string> checked(const CreateOption& option, const std::string& name,
+                            const std::string& value) {
+    if (option.kind == CreateOption::Kind::Flag && value != "on" && value != "off" &&
+        value != "yes" && value != "no" && value != "true" && value != "false" && value != "y" &&
+        value != "n") {
         return failure(fmt::format("Parameter '{}' expects 'on' or 'off'", name));
     }
     if (option.kind == CreateOption::Kind::Flag) {
@@ -74,14 +106,19 @@ Result<std::string> checked(const CreateOption& option, const std::string& name,
         bool too_large = false;
         const auto bytes = bytes_of(value, &too_large);
         if (!bytes) {
-            return failure(too_large ? fmt::format("Value '{}' is out of range for parameter '{}'", value, name)
-                                     : fmt::format("Parameter '{}' expects a non-negative number below 2^64\n"
-                                                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-                                                   "and exabytes, respectively.", name));
+            return failure(
+                too_large
+                    ? fmt::format("Value '{}' is out of range for parameter '{}'", value, name)
+                    : fmt::format("Parameter '{}' expects a non-negative number below 2^64\n"
+                                  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+                                  "tera-, peta-\n"
+                                  "and exabytes, respectively.",
+                                  name));
         }
         return std::to_string(*bytes);
     }
-    if (option.kind == CreateOption::Kind::Number && (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)) {
+    if (option.kind == CreateOption::Kind::Number &&
+        (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)) {
         return failure(fmt::format("Parameter '{}' expects a number", name));
     }
     return value;
@@ -106,10 +143,13 @@ Result<> NewImage::set(const std::string& name, const std::string& value) {
         bool too_large = false;
         size = bytes_of(value, &too_large);
         if (!size) {
-            return failure(too_large ? fmt::format("Value '{}' is out of range for parameter 'size'", value)
-                                     : std::string("Parameter 'size' expects a non-negative number below 2^64\n"
-                                                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-                                                   "and exabytes, respectively."));
+            return failure(
+                too_large
+                    ? fmt::format("Value '{}' is out of range for parameter 'size'", value)
+                    : std::string("Parameter 'size' expects a non-negative number below 2^64\n"
+                                  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
+                                  "tera-, peta-\n"
+                                  "and exabytes, respectively."));
         }
         return ok();
     }
@@ -133,16 +173,19 @@ Result<> NewImage::take_options(const std::vector<std::string>& lists) {
     return ok();
 }
 
-Result<> NewImage::take_backing(const std::optional<std::string>& file, const std::optional<std::string>& format) {
+Result<> NewImage::take_backing(const std::optional<std::string>& file,
+                                const std::optional<std::string>& format) {
     if (file) {
         if (find_option(*driver, "backing_file") == nullptr) {
-            return failure(fmt::format("Backing file not supported for file format '{}'", driver->name));
+            return failure(
+                fmt::format("Backing file not supported for file format '{}'", driver->name));
         }
         STRATA_TRY_VOID(set("backing_file", *file));
     }
     if (format) {
         if (find_option(*driver, "backing_fmt") == nullptr) {
-            return failure(fmt::format("Backing file format not supported for file format '{}'", driver->name));
+            return failure(fmt::format("Backing file format not supported for file format '{}'",
+                                       driver->name));
         }
         STRATA_TRY_VOID(set("backing_fmt", *format));
     }
@@ -164,13 +207,18 @@ std::string NewImage::option(std::string_view name) const {
 }
 
 std::string NewImage::summary() const {
-    const auto place = [&](std::string_view name) { return driver->name == "qcow2" ? rank(name) : name == "size" ? 0 : kOrder.size(); };
-    std::vector<std::pair<std::size_t, std::string>> told = {{place("size"), fmt::format("size={}", size.value_or(0))}};
+    const auto place = [&](std::string_view name) {
+        return driver->name == "qcow2" ? rank(name) : name == "size" ? 0 : kOrder.size();
+    };
+    std::vector<std::pair<std::size_t, std::string>> told = {
+        {place("size"), fmt::format("size={}", size.value_or(0))}};
     for (const CreateOption& known : driver->create_options) {
-        const bool quiet = driver->name == "vpc" || std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
+        const bool quiet = driver->name == "vpc" ||
+                           std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
         const std::string value = option(known.name);
         if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
-            told.emplace_back(place(known.name), fmt::format("{}={}", known.name, doubled_commas(value)));
+            told.emplace_back(place(known.name),
+                              fmt::format("{}={}", known.name, doubled_commas(value)));
         }
     }
     std::ranges::stable_sort(told, {}, &std::pair<std::size_t, std::string>::first);
@@ -193,10 +241,12 @@ block::CreateRequest NewImage::request() const {
 Result<> NewImage::create(Session& session) const {
     block::CreateRequest asked = request();
     STRATA_TRY_VOID(session.resolve_secrets(asked.options));
-    Result<> done = session.run(block::create_image(session.loop(), std::string(driver->name), std::move(asked)));
+    Result<> done = session.run(
+        block::create_image(session.loop(), std::string(driver->name), std::move(asked)));
     if (!done.ok() && done.error().system_errno() == EFBIG) {
-        return failure(fmt::format("The image size is too large for file format '{}'{}", driver->name,
-                                   option("cluster_size").empty() ? "" : " (try using a larger cluster size)"));
+        return failure(fmt::format(
+            "The image size is too large for file format '{}'{}", driver->name,
+            option("cluster_size").empty() ? "" : " (try using a larger cluster size)"));
     }
     return done;
 }
@@ -204,14 +254,18 @@ Result<> NewImage::create(Session& session) const {
 Result<int> print_option_help(const std::string& format, bool with_file) {
     NewImage image;
     STRATA_TRY_VOID(image.use_format(format));
-    print(with_file ? std::string("Supported options:\n") : fmt::format("Supported {} options:\n", format));
-    std::vector<CreateOption> known(image.driver->create_options.begin(), image.driver->create_options.end());
+    print(with_file ? std::string("Supported options:\n")
+                    : fmt::format("Supported {} options:\n", format));
+    std::vector<CreateOption> known(image.driver->create_options.begin(),
+                                    image.driver->create_options.end());
     if (find_option(*image.driver, "size") == nullptr) {
         known.push_back({"size", CreateOption::Kind::Size, "Virtual disk size"});
     }
     print_options(std::move(known));
     if (!with_file) {
-        print("\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n");
+        print(
+            "\nThe protocol level may support further options.\nSpecify the target filename to "
+            "include those options.\n");
     }
     return 0;
 }
@@ -230,13 +284,16 @@ Result<int> print_amend_help(const std::string& format) {
     return 0;
 }
 
-Result<block::OptionList> amend_options(const block::FormatDriver& driver, const std::vector<std::string>& lists) {
+Result<block::OptionList> amend_options(const block::FormatDriver& driver,
+                                        const std::vector<std::string>& lists) {
     block::OptionList options;
     for (const auto& [name, value] : STRATA_TRY(option_list(lists))) {
         const CreateOption* option = find_option(block::amend_options(driver.name), name);
         if (option == nullptr) {
             const bool for_creation = find_option(driver, name) != nullptr;
-            return failure(fmt::format("Invalid parameter '{}'{}", name, for_creation ? "\nThis option is only supported for image creation" : ""));
+            return failure(fmt::format(
+                "Invalid parameter '{}'{}", name,
+                for_creation ? "\nThis option is only supported for image creation" : ""));
         }
         options.emplace_back(name, STRATA_TRY(checked(*option, name, value)));
     }

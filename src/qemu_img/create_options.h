@@ -25,7 +25,8 @@ struct NewImage {
     /// -o lists; takes `size` out of them.
     Result<> take_options(const std::vector<std::string>& lists);
     /// -b and -F.
-    Result<> take_backing(const std::optional<std::string>& file, const std::optional<std::string>& format);
+    Result<> take_backing(const std::optional<std::string>& file,
+                          const std::optional<std::string>& format);
 
     [[nodiscard]] bool has(std::string_view name) const;
     /// The value given, or the driver's default.
@@ -40,7 +41,8 @@ struct NewImage {
 };
 
 /// amend's -o lists, checked against what the driver can change.
-Result<block::OptionList> amend_options(const block::FormatDriver& driver, const std::vector<std::string>& lists);
+Result<block::OptionList> amend_options(const block::FormatDriver& driver,
+                                        const std::vector<std::string>& lists);
 /// amend's -o help.
 Result<int> print_amend_help(const std::string& format);
 

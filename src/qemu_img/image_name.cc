@@ -120,7 +120,8 @@ Result<NodeTree> parse_name(const std::string& name, unsigned nesting) {
     }
     if (protocol == "null-co" || protocol == "null-aio") {
         if (rest != "//") {
-            return failure(fmt::format("The only allowed filename for this driver is '{}://'", protocol));
+            return failure(
+                fmt::format("The only allowed filename for this driver is '{}://'", protocol));
         }
         tree.set("driver", protocol);
         return tree;
@@ -129,7 +130,8 @@ Result<NodeTree> parse_name(const std::string& name, unsigned nesting) {
 }
 
 /// What a path says without words: a node that needs no name of its own.
-constexpr std::array<std::string_view, 5> kUnsaid = {"force-share", "read-only", "node-name", "auto-read-only", "discard"};
+constexpr std::array<std::string_view, 5> kUnsaid = {"force-share", "read-only", "node-name",
+                                                     "auto-read-only", "discard"};
 
 /// The name of a protocol node; empty: there is none.
 std::string exact_name(NodeTree tree) {
@@ -147,7 +149,8 @@ std::string exact_name(NodeTree tree) {
     if (driver == "blkdebug") {
         const std::string config = tree.take("config").value_or("");
         const std::string image = exact_name(tree.take_child("image"));
-        return image.empty() || !tree.empty() ? std::string() : fmt::format("blkdebug:{}:{}", config, image);
+        return image.empty() || !tree.empty() ? std::string()
+                                              : fmt::format("blkdebug:{}:{}", config, image);
     }
     NodeTree file = tree.take_child("file");
     if (auto path = tree.take("filename"); path && file.empty()) {
@@ -159,14 +162,16 @@ std::string exact_name(NodeTree tree) {
     return tree.empty() && !file.empty() ? exact_name(std::move(file)) : std::string();
 }
 
-/// Options with dots as nested objects; numbered members stay objects' members, as the peer shows them.
+/// Options with dots as nested objects; numbered members stay objects' members, as the peer shows
+/// them.
 api::Json nested(const NodeTree& tree) {
     api::Json object = api::Json::object();
     for (const auto& [key, value] : tree.options()) {
         api::Json* place = &object;
         std::string_view rest = key;
         auto dot = rest.find('.');
-        for (unsigned depth = 0; dot != std::string_view::npos && depth < kMaxNesting; dot = rest.find('.'), ++depth) {
+        for (unsigned depth = 0; dot != std::string_view::npos && depth < kMaxNesting;
+             dot = rest.find('.'), ++depth) {
             api::Json& next = (*place)[std::string(rest.substr(0, dot))];
             if (!next.is_object()) {
                 next = api::Json::object();
@@ -185,7 +190,8 @@ std::string one_line(const api::Json& value) {
     }
     std::string out;
     for (const std::string& name : member_order(value)) {
-        out += fmt::format("{}{}: {}", out.empty() ? "" : ", ", api::dump_json(api::Json(name)), one_line(value.at(name)));
+        out += fmt::format("{}{}: {}", out.empty() ? "" : ", ", api::dump_json(api::Json(name)),
+                           one_line(value.at(name)));
     }
     return "{" + out + "}";
 }
@@ -209,7 +215,9 @@ std::optional<std::string> path_of_name(const std::string& name) {
     return is_plain_name(path) ? path : "./" + path;
 }
 
-Result<NodeTree> tree_of_name(const std::string& name) { return parse_name(name, 0); }
+Result<NodeTree> tree_of_name(const std::string& name) {
+    return parse_name(name, 0);
+}
 
 Result<NodeTree> tree_of_options(const std::string& text) {
     NodeTree tree(STRATA_TRY(parse_pairs(text, "file")));
@@ -226,7 +234,9 @@ std::string name_of_tree(const NodeTree& tree) {
 
 std::string beside(const std::string& referrer, const std::string& name) {
     const auto slash = referrer.rfind('/');
-    return name.starts_with('/') || !is_plain_name(name) || slash == std::string::npos ? name : referrer.substr(0, slash + 1) + name;
+    return name.starts_with('/') || !is_plain_name(name) || slash == std::string::npos
+               ? name
+               : referrer.substr(0, slash + 1) + name;
 }
 
 }  // namespace strata::qemu_img

@@ -1,4 +1,5 @@
-// Image names: what the peer's users write in place of a file name: json:{…}, blkdebug:CONFIG:IMAGE, null-co://, file:PATH.
+// Image names: what the peer's users write in place of a file name: json:{…},
+// blkdebug:CONFIG:IMAGE, null-co://, file:PATH.
 //
 // Each becomes a tree of nodes (block/node_tree.h); the tree becomes a name again for people.
 #pragma once
@@ -14,9 +15,11 @@ namespace strata::qemu_img {
 
 /// A path: no prefix "x:" before its first slash.
 bool is_plain_name(std::string_view name);
-/// The path of "PATH" and "file:PATH", "./" before one that would look like another name. Nothing: it is no path.
+/// The path of "PATH" and "file:PATH", "./" before one that would look like another name. Nothing:
+/// it is no path.
 std::optional<std::string> path_of_name(const std::string& name);
-/// The nodes that `name` stands for: a protocol node, or for json: whatever it says. The error is "Unknown protocol 'x'" for others.
+/// The nodes that `name` stands for: a protocol node, or for json: whatever it says. The error is
+/// "Unknown protocol 'x'" for others.
 Result<block::NodeTree> tree_of_name(const std::string& name);
 /// "a.b=c,d=e" as --image-opts has it.
 Result<block::NodeTree> tree_of_options(const std::string& text);

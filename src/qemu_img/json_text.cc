@@ -45,7 +45,9 @@ void append(std::string& out, const api::Json& value, unsigned depth) {
     }
 }
 
-std::string scalar(const api::Json& value) { return value.is_string() ? value.get<std::string>() : api::dump_json(value); }
+std::string scalar(const api::Json& value) {
+    return value.is_string() ? value.get<std::string>() : api::dump_json(value);
+}
 
 std::string list_text(const api::Json& list, unsigned depth);
 
@@ -72,7 +74,9 @@ struct ToJson {
     api::Json operator()(std::int64_t value) const { return value; }
     api::Json operator()(const std::string& value) const { return value; }
     api::Json operator()(const std::vector<std::string>& values) const { return values; }
-    api::Json operator()(const std::vector<block::InfoField>& fields) const { return fields_json(fields); }
+    api::Json operator()(const std::vector<block::InfoField>& fields) const {
+        return fields_json(fields);
+    }
     api::Json operator()(const std::vector<std::vector<block::InfoField>>& list) const {
         api::Json result = api::Json::array();
         for (const auto& fields : list) {
@@ -112,7 +116,8 @@ std::string fields_text(const api::Json& object, unsigned depth) {
     for (const std::string& name : member_order(object)) {
         std::string label = name;
         std::ranges::replace(label, '-', ' ');
-        out += fmt::format("{}{}:{}", std::string(4 * depth, ' '), label, value_text(object.at(name), depth));
+        out += fmt::format("{}{}:{}", std::string(4 * depth, ' '), label,
+                           value_text(object.at(name), depth));
     }
     return out;
 }

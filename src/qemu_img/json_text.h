@@ -1,4 +1,5 @@
-// JSON as the peer prints it: indented by four, members in the order of its hash table, which scripts' expected output has fixed.
+// JSON as the peer prints it: indented by four, members in the order of its hash table, which
+// scripts' expected output has fixed.
 #pragma once
 
 #include <string>

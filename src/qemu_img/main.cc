@@ -18,10 +18,12 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kCommands = {&kAmend, &kBench, &kBitmap, &kCheck,   &kCommit, &kCompare, &kConvert, &kCreate,
-                                  &kDd,    &kInfo,  &kMap,    &kMeasure, &kRebase, &kResize,  &kSnapshot};
+constexpr std::array kCommands = {&kAmend,   &kBench,   &kBitmap, &kCheck,  &kCommit,
+                                  &kCompare, &kConvert, &kCreate, &kDd,     &kInfo,
+                                  &kMap,     &kMeasure, &kRebase, &kResize, &kSnapshot};
 
-constexpr std::string_view kVersion = "qemu-img version 7.2.0 (Strata " STRATA_VERSION ", compatible)\n";
+constexpr std::string_view kVersion =
+    "qemu-img version 7.2.0 (Strata " STRATA_VERSION ", compatible)\n";
 
 int end_with(const Error& error) {
     report_error(error.text());
@@ -50,7 +52,8 @@ Standard standard_options(std::span<char*> words) {
             return {result.used, 0};
         }
         if (word != "-T" && word != "--trace") {
-            return {result.used, end_with(usage_error(fmt::format("unrecognized option '{}'", word)))};
+            return {result.used,
+                    end_with(usage_error(fmt::format("unrecognized option '{}'", word)))};
         }
         result.used += 2;  // tracing is the peer's own; taken and ignored
     }
@@ -69,15 +72,19 @@ int run_command(const Command& command, std::span<char*> words) {
 
 }  // namespace
 
-std::span<const Command* const> commands() { return kCommands; }
+std::span<const Command* const> commands() {
+    return kCommands;
+}
 
 void print_help() {
     print(kVersion);
-    print("usage: qemu-img [standard options] command [command options]\n\n"
-          "Strata's disk image tool with qemu-img's command line. The same work under Strata's own rules: strata image --help\n\n"
-          "    '-h', '--help'       display this help and exit\n"
-          "    '-V', '--version'    output version information and exit\n\n"
-          "Command syntax:\n");
+    print(
+        "usage: qemu-img [standard options] command [command options]\n\n"
+        "Strata's disk image tool with qemu-img's command line. The same work under Strata's own "
+        "rules: strata image --help\n\n"
+        "    '-h', '--help'       display this help and exit\n"
+        "    '-V', '--version'    output version information and exit\n\n"
+        "Command syntax:\n");
     for (const Command* command : kCommands) {
         print(fmt::format("  {} {}\n", command->name, command->syntax));
     }

@@ -1,7 +1,8 @@
 // The qemu-img personality: what the program does when it is called by that name.
 //
-// Command line, exit statuses, probing rules and output are the peer's (version 7.2), so that scripts and tests made for it run
-// unchanged; the work is Strata's. Strata's own command line (`strata image`) has other rules.
+// Command line, exit statuses, probing rules and output are the peer's (version 7.2), so that
+// scripts and tests made for it run unchanged; the work is Strata's. Strata's own command line
+// (`strata image`) has other rules.
 #pragma once
 
 #include <span>

@@ -1,9 +1,9 @@
 // The personality's small parts: sizes, lists of options, JSON order, arguments.
-#include <gtest/gtest.h>
-
 #include <array>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "api/json.h"
 #include "qemu_img/arguments.h"
@@ -25,7 +25,8 @@ TEST(Bytes, TakesSuffixesFractionsAndHexadecimal) {
 }
 
 TEST(Bytes, RefusesWhatIsNoSize) {
-    for (const char* text : {"", " 1", "-1", "+1", "1x", "1kk", "1.5", "0x20k", "1.e3k", "k", "foo", "1k extra"}) {
+    for (const char* text :
+         {"", " 1", "-1", "+1", "1x", "1kk", "1.5", "0x20k", "1.e3k", "k", "foo", "1k extra"}) {
         EXPECT_FALSE(bytes_of(text)) << text;
     }
     bool too_large = false;
@@ -49,9 +50,11 @@ TEST(HumanSize, HasThreeDigits) {
 TEST(Pairs, DoubledCommasBelongToValues) {
     const auto pairs = parse_pairs("a=b,,c,d=e,f,nog");
     ASSERT_TRUE(pairs.ok());
-    const std::vector<std::pair<std::string, std::string>> wanted = {{"a", "b,c"}, {"d", "e"}, {"f", "on"}, {"g", "off"}};
+    const std::vector<std::pair<std::string, std::string>> wanted = {
+        {"a", "b,c"}, {"d", "e"}, {"f", "on"}, {"g", "off"}};
     EXPECT_EQ(pairs.value(), wanted);
-    EXPECT_EQ(parse_pairs("disk.img,driver=raw", "file")->front(), (std::pair<std::string, std::string>{"file", "disk.img"}));
+    EXPECT_EQ(parse_pairs("disk.img,driver=raw", "file")->front(),
+              (std::pair<std::string, std::string>{"file", "disk.img"}));
 }
 
 TEST(Pairs, ListsThatCannotBeJoinedAreRefused) {
@@ -66,15 +69,25 @@ TEST(Pairs, ListsThatCannotBeJoinedAreRefused) {
 }
 
 TEST(JsonText, HasThePeersOrderAndLayout) {
-    api::Json image = {{"filename", "a"}, {"virtual-size", 1}, {"dirty-flag", false}, {"format", "raw"}, {"children", api::Json::array()}};
+    api::Json image = {{"filename", "a"},
+                       {"virtual-size", 1},
+                       {"dirty-flag", false},
+                       {"format", "raw"},
+                       {"children", api::Json::array()}};
     EXPECT_EQ(member_order(image).front(), "children");
-    api::Json plain = {{"filename", "a"}, {"virtual-size", 1}, {"actual-size", 0}, {"format", "raw"}, {"dirty-flag", false}};
+    api::Json plain = {{"filename", "a"},
+                       {"virtual-size", 1},
+                       {"actual-size", 0},
+                       {"format", "raw"},
+                       {"dirty-flag", false}};
     EXPECT_EQ(json_text(plain),
-              "{\n    \"virtual-size\": 1,\n    \"filename\": \"a\",\n    \"format\": \"raw\",\n    \"actual-size\": 0,\n    \"dirty-flag\": false\n}\n");
+              "{\n    \"virtual-size\": 1,\n    \"filename\": \"a\",\n    \"format\": \"raw\",\n   "
+              " \"actual-size\": 0,\n    \"dirty-flag\": false\n}\n");
 }
 
 TEST(Arguments, NameTheOptionThatIsWrong) {
-    constexpr std::array kOptions = {OptionSpec{'f', "format", true}, OptionSpec{'q', nullptr, false}};
+    constexpr std::array kOptions = {OptionSpec{'f', "format", true},
+                                     OptionSpec{'q', nullptr, false}};
     std::string command = "info";
     std::string unknown = "--frob";
     std::string format = "-f";
@@ -84,7 +97,8 @@ TEST(Arguments, NameTheOptionThatIsWrong) {
     ASSERT_FALSE(parsed.ok());
     EXPECT_EQ(parsed.error().text(), "unrecognized option '--frob'");
     std::array<char*, 2> missing = {command.data(), format.data()};
-    EXPECT_EQ(Arguments::parse(missing, kOptions).error().text(), "missing argument for option '-f'");
+    EXPECT_EQ(Arguments::parse(missing, kOptions).error().text(),
+              "missing argument for option '-f'");
     std::array<char*, 4> good = {command.data(), file.data(), format.data(), file.data()};
     parsed = Arguments::parse(good, kOptions);
     ASSERT_TRUE(parsed.ok());

@@ -19,16 +19,22 @@ std::string_view& program_name() {
 
 }  // namespace
 
-void set_program_name(std::string_view name) { program_name() = name; }
+void set_program_name(std::string_view name) {
+    program_name() = name;
+}
 
 void report_error(std::string_view text) {
     (void)std::fflush(stdout);
     fmt::print(stderr, "{}: {}\n", program_name(), text);
 }
 
-void report_warning(std::string_view text) { report_error(fmt::format("warning: {}", text)); }
+void report_warning(std::string_view text) {
+    report_error(fmt::format("warning: {}", text));
+}
 
-void print(std::string_view text) { fmt::print(stdout, "{}", text); }
+void print(std::string_view text) {
+    fmt::print(stdout, "{}", text);
+}
 
 void print_unless(bool quiet, std::string_view text) {
     if (!quiet) {
@@ -36,12 +42,17 @@ void print_unless(bool quiet, std::string_view text) {
     }
 }
 
-Error usage_error(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+Error usage_error(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text)};
+}
 
-Error failure(std::string text) { return {ErrorKind::Failed, std::move(text)}; }
+Error failure(std::string text) {
+    return {ErrorKind::Failed, std::move(text)};
+}
 
 std::string reason(const Error& error) {
-    return error.system_errno() != 0 ? std::string(std::strerror(error.system_errno())) : error.text();
+    return error.system_errno() != 0 ? std::string(std::strerror(error.system_errno()))
+                                     : error.text();
 }
 
 std::string human_size(std::uint64_t bytes) {
@@ -64,7 +75,8 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::show(std::uint64_t done, std::uint64_t total) {
-    const double percent = total == 0 ? 100.0 : static_cast<double>(done) / static_cast<double>(total) * 100.0;
+    const double percent =
+        total == 0 ? 100.0 : static_cast<double>(done) / static_cast<double>(total) * 100.0;
     if (shown_ && (done == 0 || done >= total || percent - last_ >= step_)) {
         last_ = percent;
         fmt::print(stdout, "    ({:.2f}/100%)\r", percent);

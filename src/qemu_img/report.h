@@ -9,7 +9,8 @@
 
 namespace strata::qemu_img {
 
-/// The name that messages begin with; "qemu-img" if nobody says otherwise. It must stay where it is.
+/// The name that messages begin with; "qemu-img" if nobody says otherwise. It must stay where it
+/// is.
 void set_program_name(std::string_view name);
 /// "qemu-img: TEXT" on standard error.
 void report_error(std::string_view text);
@@ -30,7 +31,8 @@ std::string reason(const Error& error);
 /// "1.5 GiB": three significant digits.
 std::string human_size(std::uint64_t bytes);
 
-/// A line "    (12.34/100%)" that is written over itself, if `shown`; ends with a newline when it goes.
+/// A line "    (12.34/100%)" that is written over itself, if `shown`; ends with a newline when it
+/// goes.
 class ProgressLine {
   public:
     /// Written anew after every `step` percent.

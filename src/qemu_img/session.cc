@@ -1,15 +1,14 @@
 // Session: turns what the command line names into nodes of a graph.
 #include "qemu_img/session.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/unique_fd.h"
 #include "block/secrets.h"
@@ -27,7 +26,8 @@ constexpr std::size_t kProbeBytes = 2048;
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
 std::optional<std::string> take(Pairs& pairs, std::string_view name) {
-    const auto place = std::ranges::find_if(pairs, [&](const auto& pair) { return pair.first == name; });
+    const auto place =
+        std::ranges::find_if(pairs, [&](const auto& pair) { return pair.first == name; });
     if (place == pairs.end()) {
         return std::nullopt;
     }
@@ -36,7 +36,8 @@ std::optional<std::string> take(Pairs& pairs, std::string_view name) {
     return value;
 }
 
-/// The nodes of `name`, which is no path: a format over a protocol, `format` or guessed if that is empty; or (nothing) the protocol alone.
+/// The nodes of `name`, which is no path: a format over a protocol, `format` or guessed if that is
+/// empty; or (nothing) the protocol alone.
 Result<NodeTree> over_protocol(const std::string& name, const std::optional<std::string>& format) {
     NodeTree protocol = STRATA_TRY(tree_of_name(name));
     if (name.starts_with("json:")) {
@@ -56,7 +57,8 @@ Result<NodeTree> over_protocol(const std::string& name, const std::optional<std:
     return tree;
 }
 
-/// Files that images name, as the peer finds them: beside the image, format guessed if the image does not say.
+/// Files that images name, as the peer finds them: beside the image, format guessed if the image
+/// does not say.
 class PeerReferences : public block::ReferencePolicy {
   public:
     Result<block::Resolved> resolve(const block::Reference& reference) const override {
@@ -75,10 +77,12 @@ class PeerReferences : public block::ReferencePolicy {
         if (!path_of_name(reference.name)) {
             resolved.path = reference.name;
             const bool backing = reference.kind == block::Reference::Kind::Backing;
-            resolved.tree = STRATA_TRY(over_protocol(reference.name, backing ? std::optional(reference.format) : std::nullopt));
+            resolved.tree = STRATA_TRY(over_protocol(
+                reference.name, backing ? std::optional(reference.format) : std::nullopt));
             return resolved;
         }
-        resolved.path = is_plain_name(reference.name) ? beside(reference.referrer, reference.name) : *path_of_name(reference.name);
+        resolved.path = is_plain_name(reference.name) ? beside(reference.referrer, reference.name)
+                                                      : *path_of_name(reference.name);
         if (resolved.format.empty() && reference.kind == block::Reference::Kind::Backing) {
             resolved.format = STRATA_TRY(probe_path(resolved.path));
         }
@@ -102,8 +106,9 @@ void apply_flags(Pairs& pairs, OpenOptions& options) {
     if (const auto value = take(pairs, "discard")) {
         options.discard = *value == "unmap" || *value == "on";
     }
-    for (const std::string_view ignored : {"cache.no-flush", "cache.writeback", "node-name", "file.node-name", "detect-zeroes", "file.aio", "aio",
-                                           "file.discard", "auto-read-only", "file.read-only"}) {
+    for (const std::string_view ignored :
+         {"cache.no-flush", "cache.writeback", "node-name", "file.node-name", "detect-zeroes",
+          "file.aio", "aio", "file.discard", "auto-read-only", "file.read-only"}) {
         (void)take(pairs, ignored);
     }
 }
@@ -114,7 +119,8 @@ void take_protocol(Pairs& pairs, bool nested, OpenOptions& options) {
     for (auto each = pairs.begin(); each != pairs.end();) {
         const bool inner = each->first.starts_with("file.");
         if (inner == nested && each->first != "backing") {
-            options.protocol_options.emplace_back(nested ? each->first.substr(5) : each->first, std::move(each->second));
+            options.protocol_options.emplace_back(nested ? each->first.substr(5) : each->first,
+                                                  std::move(each->second));
             each = pairs.erase(each);
         } else {
             ++each;
@@ -154,7 +160,8 @@ void warn_of_guess(const std::string& name) {
     (void)std::fflush(stdout);
     fmt::print(stderr,
                "WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
-               "         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n"
+               "         Automatically detecting the format is dangerous for raw images, write "
+               "operations on block 0 will be restricted.\n"
                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
                name);
 }
@@ -195,7 +202,10 @@ Result<std::string> probe_path(const std::string& path) {
     std::string best = "raw";
     unsigned score = 0;
     for (const block::FormatDriver& driver : block::format_drivers()) {
-        const unsigned found = driver.probe == nullptr ? 0 : driver.probe(std::span(start).first(static_cast<std::size_t>(count)), path);
+        const unsigned found =
+            driver.probe == nullptr
+                ? 0
+                : driver.probe(std::span(start).first(static_cast<std::size_t>(count)), path);
         if (found > score) {
             score = found;
             best = driver.name;
@@ -204,7 +214,9 @@ Result<std::string> probe_path(const std::string& path) {
     return best;
 }
 
-std::shared_ptr<const block::ReferencePolicy> peer_references() { return std::make_shared<PeerReferences>(); }
+std::shared_ptr<const block::ReferencePolicy> peer_references() {
+    return std::make_shared<PeerReferences>();
+}
 
 Result<Caching> parse_caching(std::string_view what, const std::string& text) {
     Caching caching;
@@ -305,7 +317,8 @@ Result<> Session::expand_credentials(block::OptionList& options) const {
 }
 
 Result<OpenOptions> Session::options_of_tree(const ImageSpec& spec, OpenOptions options) const {
-    NodeTree tree = STRATA_TRY(spec.options ? tree_of_options(spec.text) : over_protocol(spec.text, spec.format.value_or("")));
+    NodeTree tree = STRATA_TRY(spec.options ? tree_of_options(spec.text)
+                                            : over_protocol(spec.text, spec.format.value_or("")));
     if (wants_nbd(tree)) {
         options = STRATA_TRY(nbd_options(tree.options(), std::move(options)));
         STRATA_TRY_VOID(expand_credentials(options.protocol_options));
@@ -403,14 +416,19 @@ Result<block::NodePtr> Session::open(const ImageSpec& spec, const OpenMode& mode
     const std::string path = options->tree.empty() ? options->path : std::string();
     if (!options->protocol.empty() && options->format.empty()) {
         auto node = open_guessing(std::move(options).value(), mode.write);
-        return node.ok() ? std::move(node) : failure(fmt::format("Could not open '{}': {}", spec.text, node.error().text()));
+        return node.ok() ? std::move(node)
+                         : failure(fmt::format("Could not open '{}': {}", spec.text,
+                                               node.error().text()));
     }
-    if (options->tree.empty() && options->format != "file" && !block::find_format(options->format).ok()) {
-        return failure(fmt::format("Could not open '{}': Unknown driver '{}'", spec.text, options->format));
+    if (options->tree.empty() && options->format != "file" &&
+        !block::find_format(options->format).ok()) {
+        return failure(
+            fmt::format("Could not open '{}': Unknown driver '{}'", spec.text, options->format));
     }
     auto node = loop_->run(block::open_node(*loop_, std::move(options).value()));
     if (!node.ok()) {
-        return failure(fmt::format("Could not open '{}': {}", spec.text, open_reason(node.error(), path)));
+        return failure(
+            fmt::format("Could not open '{}': {}", spec.text, open_reason(node.error(), path)));
     }
     return node;
 }
@@ -428,7 +446,8 @@ Result<std::string> shown_name(const ImageSpec& spec) {
     if (!spec.options && is_plain_name(spec.text)) {
         return spec.text;
     }
-    return name_of_tree(STRATA_TRY(spec.options ? tree_of_options(spec.text) : tree_of_name(spec.text)));
+    return name_of_tree(
+        STRATA_TRY(spec.options ? tree_of_options(spec.text) : tree_of_name(spec.text)));
 }
 
 Result<bool> wants_json(const Arguments& arguments) {
@@ -439,7 +458,8 @@ Result<bool> wants_json(const Arguments& arguments) {
     return output == "json";
 }
 
-Result<ImageSpec> image_spec(const Arguments& arguments, std::string text, std::string_view format_key) {
+Result<ImageSpec> image_spec(const Arguments& arguments, std::string text,
+                             std::string_view format_key) {
     ImageSpec spec;
     spec.text = std::move(text);
     spec.format = arguments.last(format_key);

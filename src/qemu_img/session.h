@@ -1,7 +1,8 @@
 // Session: one run of the program: its loop, its secrets, and how it opens images.
 //
-// qemu-img's rules, which are not Strata's own: a format that is not named is guessed from the content, and files that an image
-// names are opened. Whoever calls the program by this name asks for that.
+// qemu-img's rules, which are not Strata's own: a format that is not named is guessed from the
+// content, and files that an image names are opened. Whoever calls the program by this name asks
+// for that.
 #pragma once
 
 #include <map>
@@ -34,17 +35,19 @@ struct ImageSpec {
     std::string text;                   ///< a path, json:{…}, or with `options` a list of options
     std::optional<std::string> format;  ///< nothing: guess
     bool options = false;               ///< --image-opts
-    bool guessed = false;               ///< `format` was guessed: a raw image's first sector must not become another format's
+    bool guessed = false;  ///< `format` was guessed: a raw image's first sector must not become
+                           ///< another format's
 };
 
 struct OpenMode {
     bool write = false;
-    bool backing = true;   ///< open the backing chain
-    bool data = true;      ///< the content will be read
+    bool backing = true;  ///< open the backing chain
+    bool data = true;     ///< the content will be read
     bool check = false;
-    bool share = false;    ///< -U: no locks
-    bool free_backing = false;  ///< no locks on the layers below: one of them is opened for writing besides
-    bool unmap = false;    ///< discards give space back
+    bool share = false;  ///< -U: no locks
+    bool free_backing =
+        false;  ///< no locks on the layers below: one of them is opened for writing besides
+    bool unmap = false;  ///< discards give space back
     Caching caching{};
     block::OptionList extra{};  ///< more options of the format; those of secrets name them
 };
@@ -58,7 +61,8 @@ class Session {
     Result<T> run(block::Task<T> task) {
         return loop_->run(std::move(task));
     }
-    /// --object secret,id=… and tls-creds-x509, tls-creds-psk, authz-simple: kept for what asks for them.
+    /// --object secret,id=… and tls-creds-x509, tls-creds-psk, authz-simple: kept for what asks for
+    /// them.
     Result<> add_object(const std::string& text);
     /// --object tls-creds-…: what it says, by name. The error is the peer's.
     struct TlsObject {
@@ -79,7 +83,8 @@ class Session {
   private:
     explicit Session(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
     /// Of a name that is no path: a tree, or a server's export.
-    Result<block::OpenOptions> options_of_tree(const ImageSpec& spec, block::OpenOptions options) const;
+    Result<block::OpenOptions> options_of_tree(const ImageSpec& spec,
+                                               block::OpenOptions options) const;
     Result<block::OpenOptions> options_of(const ImageSpec& spec, const OpenMode& mode) const;
     Result<> expand_credentials(block::OptionList& options) const;
     Result<block::NodePtr> open_guessing(block::OpenOptions options, bool warn);
@@ -91,7 +96,8 @@ class Session {
 
 /// The format that the file looks like ("raw" if none). Errors as open(2).
 Result<std::string> probe_path(const std::string& path);
-/// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped, locations (NBD) stay.
+/// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped, locations
+/// (NBD) stay.
 Result<std::string> plain_path(const std::string& name);
 
 /// Files that images name, as the peer finds them.
@@ -108,7 +114,8 @@ inline constexpr OptionSpec kOutputOption{0, "output", true};
 /// --output: true for json; the error of anything but human and json.
 Result<bool> wants_json(const Arguments& arguments);
 /// The image of `arguments` with `text`: -f and --image-opts taken from there.
-Result<ImageSpec> image_spec(const Arguments& arguments, std::string text, std::string_view format_key);
+Result<ImageSpec> image_spec(const Arguments& arguments, std::string text,
+                             std::string_view format_key);
 /// The snapshot that -l names: plain, or "snapshot.id=…,snapshot.name=…".
 Result<std::string> snapshot_name(const std::string& text);
 /// Takes in every --object.

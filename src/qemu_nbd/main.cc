@@ -1,11 +1,6 @@
 // qemu-nbd's personality: help, lists, and serving in the foreground or behind the caller's back.
 #include "qemu_nbd/main.h"
 
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -14,7 +9,11 @@
 #include <filesystem>
 #include <limits>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "block/formats/raw/raw.h"
 #include "block/nbd/client/handshake.h"
@@ -83,7 +82,9 @@ Block device options:
 // -L
 
 std::string flag_names(std::uint16_t flags) {
-    constexpr std::array<std::string_view, 12> kNames = {"", "readonly", "flush", "fua", "rotational", "trim", "zeroes", "df", "multi", "resize", "cache", "fast-zero"};
+    constexpr std::array<std::string_view, 12> kNames = {
+        "",       "readonly", "flush", "fua",    "rotational", "trim",
+        "zeroes", "df",       "multi", "resize", "cache",      "fast-zero"};
     std::string text;
     for (std::size_t bit = 1; bit < kNames.size(); ++bit) {
         text += (flags >> bit & 1) != 0 ? fmt::format(" {}", kNames.at(bit)) : "";
@@ -95,10 +96,12 @@ void print_export(const nbd::ExportInfo& info) {
     std::string text = fmt::format(" export: '{}'\n", info.name);
     text += info.description.empty() ? "" : fmt::format("  description: {}\n", info.description);
     if ((info.flags & nbd::kHasFlags) != 0) {
-        text += fmt::format("  size:  {}\n  flags: {:#x} ({} )\n", info.size, info.flags, flag_names(info.flags));
+        text += fmt::format("  size:  {}\n  flags: {:#x} ({} )\n", info.size, info.flags,
+                            flag_names(info.flags));
     }
     if (info.block_sizes) {
-        text += fmt::format("  min block: {}\n  opt block: {}\n  max block: {}\n", info.minimum_block, info.preferred_block, info.maximum_block);
+        text += fmt::format("  min block: {}\n  opt block: {}\n  max block: {}\n",
+                            info.minimum_block, info.preferred_block, info.maximum_block);
     }
     if (!info.contexts.empty()) {
         text += fmt::format("  available meta contexts: {}\n", info.contexts.size());
@@ -109,9 +112,11 @@ void print_export(const nbd::ExportInfo& info) {
     qemu_img::print(text);
 }
 
-block::Task<std::vector<nbd::ExportInfo>> list_of(block::Loop& loop, const nbd::Location& location) {
+block::Task<std::vector<nbd::ExportInfo>> list_of(block::Loop& loop,
+                                                  const nbd::Location& location) {
     STRATA_CO_TRY(auto tls, nbd::client_credentials(location));
-    STRATA_CO_TRY(auto stream, co_await nbd::Stream::connect(loop, location.address, kConnectLimit));
+    STRATA_CO_TRY(auto stream,
+                  co_await nbd::Stream::connect(loop, location.address, kConnectLimit));
     nbd::TimeLimit limit(loop, kConnectLimit, [&stream] { stream->shut(); });
     auto all = co_await nbd::list_exports(*stream, location, std::move(tls));
     STRATA_CO_TRY_VOID(co_await limit.end());
@@ -128,7 +133,8 @@ Result<int> list(Session& session, const Settings& settings) {
     if (!settings.tls_creds.empty()) {
         const Session::TlsObject object = STRATA_TRY(session.tls_object(settings.tls_creds));
         if (object.server) {
-            return failure("Failed to get TLS creds: Expecting TLS credentials with a client endpoint");
+            return failure(
+                "Failed to get TLS creds: Expecting TLS credentials with a client endpoint");
         }
         location.tls = true;
         location.tls_folder = object.folder;
@@ -151,11 +157,13 @@ Result<UniqueFd> listener_of(const Settings& settings) {
         return UniqueFd(kActivatedSocket);
     }
     const bool many = settings.persistent || settings.shared == 0;
-    return nbd::listen_on(settings.address, many ? SOMAXCONN : static_cast<int>(std::min(settings.shared, 4096U)));
+    return nbd::listen_on(settings.address,
+                          many ? SOMAXCONN : static_cast<int>(std::min(settings.shared, 4096U)));
 }
 
 /// --snapshot: an overlay that nobody else sees.
-Result<block::NodePtr> open_overlay(Session& session, const Settings& settings, const block::Node& below) {
+Result<block::NodePtr> open_overlay(Session& session, const Settings& settings,
+                                    const block::Node& below) {
     const char* folder = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe): nobody changes it
     std::string path = fmt::format("{}/vl.XXXXXX", folder != nullptr ? folder : "/var/tmp");
     const UniqueFd made(::mkstemp(path.data()));
@@ -164,8 +172,12 @@ Result<block::NodePtr> open_overlay(Session& session, const Settings& settings, 
     }
     std::error_code code;
     const std::string absolute = std::filesystem::absolute(below.name(), code).string();
-    block::CreateRequest request{path, below.size(), {{"backing_file", absolute}, {"backing_fmt", std::string(below.format())}}};
-    Result<> created = session.run(block::create_image(session.loop(), "qcow2", std::move(request)));
+    block::CreateRequest request{
+        path,
+        below.size(),
+        {{"backing_file", absolute}, {"backing_fmt", std::string(below.format())}}};
+    Result<> created =
+        session.run(block::create_image(session.loop(), "qcow2", std::move(request)));
     qemu_img::ImageSpec spec;
     spec.text = path;
     spec.format = "qcow2";
@@ -181,7 +193,8 @@ Result<block::NodePtr> open_image(Session& session, const Settings& settings) {
     mode.write = mode.write && !settings.overlay;
     auto opened = session.open(settings.image, mode);
     if (!opened.ok()) {
-        return failure(fmt::format("Failed to blk_new_open '{}': {}", settings.image.text, opened.error().text()));
+        return failure(fmt::format("Failed to blk_new_open '{}': {}", settings.image.text,
+                                   opened.error().text()));
     }
     block::NodePtr node = std::move(*opened);
     if (settings.overlay) {
@@ -196,7 +209,8 @@ Result<block::NodePtr> open_image(Session& session, const Settings& settings) {
         }
     }
     if (settings.offset > node->size()) {
-        return failure(fmt::format("Offset '{}' has to be smaller or equal to the image size '{}'", settings.offset, node->size()));
+        return failure(fmt::format("Offset '{}' has to be smaller or equal to the image size '{}'",
+                                   settings.offset, node->size()));
     }
     if (settings.offset != 0) {
         const std::uint64_t size = node->size() - settings.offset;
@@ -214,8 +228,9 @@ Result<nbd::SessionContext> context_of(Session& session, const Settings& setting
     if (!object.server) {
         return failure("Failed to get TLS creds: Expecting TLS credentials with a server endpoint");
     }
-    auto made = object.psk ? nbd::TlsCredentials::psk(nbd::TlsRole::Server, object.folder, "")
-                           : nbd::TlsCredentials::x509(nbd::TlsRole::Server, object.folder, object.verify);
+    auto made = object.psk
+                    ? nbd::TlsCredentials::psk(nbd::TlsRole::Server, object.folder, "")
+                    : nbd::TlsCredentials::x509(nbd::TlsRole::Server, object.folder, object.verify);
     context.tls = STRATA_TRY(std::move(made));
     if (!settings.tls_authz.empty()) {
         const std::string name = STRATA_TRY(session.authorized_name(settings.tls_authz));
@@ -227,8 +242,10 @@ Result<nbd::SessionContext> context_of(Session& session, const Settings& setting
 Result<> write_pid_file(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     const std::string text = fmt::format("{}\n", ::getpid());
-    if (!fd || ::ftruncate(fd.get(), 0) != 0 || ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-        return Error::from_errno(fmt::format("cannot create PID file: Cannot open pid file '{}'", path));
+    if (!fd || ::ftruncate(fd.get(), 0) != 0 ||
+        ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+        return Error::from_errno(
+            fmt::format("cannot create PID file: Cannot open pid file '{}'", path));
     }
     return ok();
 }
@@ -236,15 +253,19 @@ Result<> write_pid_file(const std::string& path) {
 /// Tells whoever waits for the server that it runs: from here on errors go nowhere.
 using Ready = std::function<void()>;
 
-block::Task<> serve_until_end(block::Loop& loop, UniqueFd signals, UniqueFd listener, nbd::ServerOptions options, nbd::SessionContext context) {
-    STRATA_CO_TRY(auto server, nbd::Server::create(loop, std::move(listener), std::move(options), std::move(context)));
-    STRATA_CO_TRY(auto watcher, nbd::EndSignals::create(loop, std::move(signals), [&server] { server->stop(); }));
+block::Task<> serve_until_end(block::Loop& loop, UniqueFd signals, UniqueFd listener,
+                              nbd::ServerOptions options, nbd::SessionContext context) {
+    STRATA_CO_TRY(auto server, nbd::Server::create(loop, std::move(listener), std::move(options),
+                                                   std::move(context)));
+    STRATA_CO_TRY(auto watcher,
+                  nbd::EndSignals::create(loop, std::move(signals), [&server] { server->stop(); }));
     Result<> served = co_await server->run();
     STRATA_CO_TRY_VOID(co_await watcher->finish());
     co_return served;
 }
 
-Result<int> serve(Session& session, const Settings& settings, UniqueFd signals, const Ready& ready) {
+Result<int> serve(Session& session, const Settings& settings, UniqueFd signals,
+                  const Ready& ready) {
     nbd::SessionContext context = STRATA_TRY(context_of(session, settings));
     UniqueFd listener = STRATA_TRY(listener_of(settings));
     block::NodePtr node = STRATA_TRY(open_image(session, settings));
@@ -252,7 +273,8 @@ Result<int> serve(Session& session, const Settings& settings, UniqueFd signals, 
     if (!settings.image.format && !settings.image.options && node->format() == "raw") {
         exported.minimum_block = block::kSectorSize;  // guessed: as the peer does then
     }
-    context.exports.push_back(STRATA_TRY(session.run(nbd::Export::create(node, std::move(exported)))));
+    context.exports.push_back(
+        STRATA_TRY(session.run(nbd::Export::create(node, std::move(exported)))));
     if (!settings.pid_file.empty()) {
         STRATA_TRY_VOID(write_pid_file(settings.pid_file));
     }
@@ -268,7 +290,8 @@ Result<int> serve(Session& session, const Settings& settings, UniqueFd signals, 
         }
     };
     ready();
-    Result<> served = session.run(serve_until_end(session.loop(), std::move(signals), std::move(listener), std::move(options), context));
+    Result<> served = session.run(serve_until_end(
+        session.loop(), std::move(signals), std::move(listener), std::move(options), context));
     context.exports.clear();
     STRATA_TRY_VOID(session.close(node));
     if (settings.address.is_unix()) {
@@ -289,7 +312,8 @@ Result<int> work(const Settings& settings, const Ready& ready) {
     for (const std::string& each : settings.objects) {
         STRATA_TRY_VOID(session->add_object(each));
     }
-    return settings.list ? list(*session, settings) : serve(*session, settings, std::move(signals), ready);
+    return settings.list ? list(*session, settings)
+                         : serve(*session, settings, std::move(signals), ready);
 }
 
 /// The parent of --fork: shows what the server complains about until it runs.
@@ -305,7 +329,8 @@ int wait_for_server(UniqueFd messages) {
             return errors || got < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
         }
         errors = true;
-        (void)!::write(STDERR_FILENO, bytes.data(), static_cast<std::size_t>(got));  // there is nobody else to tell
+        (void)!::write(STDERR_FILENO, bytes.data(),
+                       static_cast<std::size_t>(got));  // there is nobody else to tell
     }
 }
 
@@ -330,11 +355,12 @@ int run_forked(const Settings& settings) {
         return end_with(Error::from_errno("Failed to daemonize"));
     }
     const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    (void)::dup2(null.get(), STDIN_FILENO);   // what is left are the caller's own: harmless
+    (void)::dup2(null.get(), STDIN_FILENO);  // what is left are the caller's own: harmless
     (void)::dup2(null.get(), STDOUT_FILENO);
     (void)::dup2(to_parent.get(), STDERR_FILENO);
     to_parent.reset();
-    const auto status = work(settings, [&old_errors] { (void)::dup2(old_errors.get(), STDERR_FILENO); });
+    const auto status =
+        work(settings, [&old_errors] { (void)::dup2(old_errors.get(), STDERR_FILENO); });
     return status.ok() ? *status : end_with(status.error());
 }
 

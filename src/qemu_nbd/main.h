@@ -1,4 +1,5 @@
-// qemu-nbd's personality: the command line, messages and exit statuses of the program whose name a link gave us.
+// qemu-nbd's personality: the command line, messages and exit statuses of the program whose name a
+// link gave us.
 #pragma once
 
 #include <span>

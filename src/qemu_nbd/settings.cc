@@ -1,12 +1,11 @@
 // Settings: the peer's options and what it refuses.
 #include "qemu_nbd/settings.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <cstdlib>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "block/nbd/wire.h"
@@ -23,17 +22,39 @@ namespace nbd = block::nbd;
 constexpr std::string_view kSeeHelp = "Try `qemu-nbd --help' for more information.";
 
 constexpr std::array kOptions = {
-    OptionSpec{'V', "version", false},       OptionSpec{'b', "bind", true},          OptionSpec{'p', "port", true},
-    OptionSpec{'k', "socket", true},         OptionSpec{'o', "offset", true},        OptionSpec{'r', "read-only", false},
-    OptionSpec{'A', "allocation-depth", false}, OptionSpec{'B', "bitmap", true},     OptionSpec{'c', "connect", true},
-    OptionSpec{'d', "disconnect", false},    OptionSpec{'L', "list", false},         OptionSpec{'s', "snapshot", false},
-    OptionSpec{'l', "load-snapshot", true},  OptionSpec{'n', "nocache", false},      OptionSpec{0, "cache", true},
-    OptionSpec{0, "aio", true},              OptionSpec{0, "discard", true},         OptionSpec{0, "detect-zeroes", true},
-    OptionSpec{'e', "shared", true},         OptionSpec{'f', "format", true},        OptionSpec{'t', "persistent", false},
-    OptionSpec{'v', "verbose", false},       OptionSpec{0, "object", true},          OptionSpec{'x', "export-name", true},
-    OptionSpec{'D', "description", true},    OptionSpec{0, "tls-creds", true},       OptionSpec{0, "tls-hostname", true},
-    OptionSpec{0, "tls-authz", true},        OptionSpec{0, "image-opts", false},     OptionSpec{'T', "trace", true},
-    OptionSpec{0, "fork", false},            OptionSpec{0, "pid-file", true},        OptionSpec{0, "selinux-label", true},
+    OptionSpec{'V', "version", false},
+    OptionSpec{'b', "bind", true},
+    OptionSpec{'p', "port", true},
+    OptionSpec{'k', "socket", true},
+    OptionSpec{'o', "offset", true},
+    OptionSpec{'r', "read-only", false},
+    OptionSpec{'A', "allocation-depth", false},
+    OptionSpec{'B', "bitmap", true},
+    OptionSpec{'c', "connect", true},
+    OptionSpec{'d', "disconnect", false},
+    OptionSpec{'L', "list", false},
+    OptionSpec{'s', "snapshot", false},
+    OptionSpec{'l', "load-snapshot", true},
+    OptionSpec{'n', "nocache", false},
+    OptionSpec{0, "cache", true},
+    OptionSpec{0, "aio", true},
+    OptionSpec{0, "discard", true},
+    OptionSpec{0, "detect-zeroes", true},
+    OptionSpec{'e', "shared", true},
+    OptionSpec{'f', "format", true},
+    OptionSpec{'t', "persistent", false},
+    OptionSpec{'v', "verbose", false},
+    OptionSpec{0, "object", true},
+    OptionSpec{'x', "export-name", true},
+    OptionSpec{'D', "description", true},
+    OptionSpec{0, "tls-creds", true},
+    OptionSpec{0, "tls-hostname", true},
+    OptionSpec{0, "tls-authz", true},
+    OptionSpec{0, "image-opts", false},
+    OptionSpec{'T', "trace", true},
+    OptionSpec{0, "fork", false},
+    OptionSpec{0, "pid-file", true},
+    OptionSpec{0, "selinux-label", true},
 };
 
 Result<> read_block_options(const Arguments& arguments, Settings& settings) {
@@ -64,12 +85,17 @@ Result<> read_block_options(const Arguments& arguments, Settings& settings) {
     }
     const std::string detect = arguments.last_or("detect-zeroes", "off");
     if (detect != "off" && detect != "on" && detect != "unmap") {
-        return failure(fmt::format("Failed to parse detect_zeroes mode: invalid parameter value: {}", detect));
+        return failure(
+            fmt::format("Failed to parse detect_zeroes mode: invalid parameter value: {}", detect));
     }
     if (detect == "unmap" && !settings.mode.unmap) {
-        return failure("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+        return failure(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to "
+            "unmap");
     }
-    settings.exported.detect_zeroes = detect == "off" ? nbd::DetectZeroes::Off : detect == "on" ? nbd::DetectZeroes::On : nbd::DetectZeroes::Unmap;
+    settings.exported.detect_zeroes = detect == "off"  ? nbd::DetectZeroes::Off
+                                      : detect == "on" ? nbd::DetectZeroes::On
+                                                       : nbd::DetectZeroes::Unmap;
     return ok();
 }
 
@@ -110,9 +136,11 @@ Result<> read_place(const Arguments& arguments, Settings& settings) {
     if (arguments.has("socket") && !settings.address.path.starts_with('/')) {
         return failure("socket path must be absolute");
     }
-    const char* count = std::getenv("LISTEN_FDS");  // NOLINT(concurrency-mt-unsafe): before any thread
+    const char* count =
+        std::getenv("LISTEN_FDS");  // NOLINT(concurrency-mt-unsafe): before any thread
     const char* process = std::getenv("LISTEN_PID");  // NOLINT(concurrency-mt-unsafe): as above
-    settings.socket_activation = count != nullptr && process != nullptr && process == std::to_string(::getpid());
+    settings.socket_activation =
+        count != nullptr && process != nullptr && process == std::to_string(::getpid());
     if (settings.socket_activation) {
         if (std::string_view(count) != "1") {
             return failure("qemu-nbd does not support socket activation with LISTEN_FDS > 1");
@@ -120,7 +148,9 @@ Result<> read_place(const Arguments& arguments, Settings& settings) {
         if (arguments.has("socket") || arguments.has("bind") || arguments.has("port")) {
             return failure("no address may be given when using socket activation");
         }
-        return arguments.has("list") ? Result<>(failure("List mode is incompatible with socket activation")) : ok();
+        return arguments.has("list")
+                   ? Result<>(failure("List mode is incompatible with socket activation"))
+                   : ok();
     }
     settings.address.host = arguments.last_or("bind", settings.list ? "localhost" : "0.0.0.0");
     settings.address.port = arguments.last_or("port", settings.address.port);
@@ -131,13 +161,15 @@ Result<> check_list(const Arguments& arguments) {
     if (!arguments.positionals().empty()) {
         return failure("List mode is incompatible with a file name");
     }
-    for (const std::string_view each : {"export-name", "description", "offset", "connect", "disconnect", "format", "load-snapshot", "bitmap",
-                                        "allocation-depth", "aio", "discard", "cache", "nocache"}) {
+    for (const std::string_view each :
+         {"export-name", "description", "offset", "connect", "disconnect", "format",
+          "load-snapshot", "bitmap", "allocation-depth", "aio", "discard", "cache", "nocache"}) {
         if (arguments.has(each)) {
             return failure("List mode is incompatible with per-device settings");
         }
     }
-    return arguments.has("fork") ? Result<>(failure("List mode is incompatible with forking")) : ok();
+    return arguments.has("fork") ? Result<>(failure("List mode is incompatible with forking"))
+                                 : ok();
 }
 
 Result<> read_tls(const Arguments& arguments, Settings& settings) {
@@ -149,12 +181,16 @@ Result<> read_tls(const Arguments& arguments, Settings& settings) {
         if (!settings.tls_authz.empty()) {
             return failure("--tls-authz is not permitted without --tls-creds");
         }
-        return settings.tls_hostname.empty() ? ok() : Result<>(failure("--tls-hostname is not permitted without --tls-creds"));
+        return settings.tls_hostname.empty()
+                   ? ok()
+                   : Result<>(failure("--tls-hostname is not permitted without --tls-creds"));
     }
     if (!settings.tls_authz.empty() && settings.list) {
         return failure("TLS authorization is incompatible with export list");
     }
-    return !settings.tls_hostname.empty() && !settings.list ? Result<>(failure("TLS hostname is only supported with export list")) : ok();
+    return !settings.tls_hostname.empty() && !settings.list
+               ? Result<>(failure("TLS hostname is only supported with export list"))
+               : ok();
 }
 
 }  // namespace

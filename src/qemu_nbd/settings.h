@@ -15,7 +15,8 @@
 namespace strata::qemu_nbd {
 
 struct Settings {
-    bool help = false, version = false, list = false, fork = false, persistent = false, verbose = false;
+    bool help = false, version = false, list = false, fork = false, persistent = false,
+         verbose = false;
     block::nbd::Address address;
     unsigned shared = 1;
     block::nbd::ExportOptions exported;
@@ -23,11 +24,11 @@ struct Settings {
     qemu_img::ImageSpec image;
     qemu_img::OpenMode mode;
     std::string cache = "writeback";
-    bool overlay = false;                  ///< --snapshot
-    std::optional<std::string> snapshot;   ///< --load-snapshot
+    bool overlay = false;                 ///< --snapshot
+    std::optional<std::string> snapshot;  ///< --load-snapshot
     std::vector<std::string> objects;
     std::string tls_creds, tls_authz, tls_hostname, pid_file;
-    bool socket_activation = false;        ///< the listening socket is descriptor 3
+    bool socket_activation = false;  ///< the listening socket is descriptor 3
 };
 
 /// The error is for standard error as it is.

@@ -36,18 +36,30 @@ void StateWriter::end() {
     std::memcpy(bytes_.data() + length_at_, &length, sizeof(length));
 }
 
-void StateWriter::u8(std::uint8_t value) { bytes_.push_back(static_cast<std::byte>(value)); }
-void StateWriter::u16(std::uint16_t value) { append(bytes_, value); }
-void StateWriter::u32(std::uint32_t value) { append(bytes_, value); }
-void StateWriter::u64(std::uint64_t value) { append(bytes_, value); }
-void StateWriter::raw(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+void StateWriter::u8(std::uint8_t value) {
+    bytes_.push_back(static_cast<std::byte>(value));
+}
+void StateWriter::u16(std::uint16_t value) {
+    append(bytes_, value);
+}
+void StateWriter::u32(std::uint32_t value) {
+    append(bytes_, value);
+}
+void StateWriter::u64(std::uint64_t value) {
+    append(bytes_, value);
+}
+void StateWriter::raw(std::span<const std::byte> bytes) {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+}
 
 void StateWriter::blob(std::span<const std::byte> bytes) {
     u32(static_cast<std::uint32_t>(bytes.size()));
     raw(bytes);
 }
 
-void StateWriter::text(std::string_view value) { blob(std::as_bytes(std::span(value))); }
+void StateWriter::text(std::string_view value) {
+    blob(std::as_bytes(std::span(value)));
+}
 
 Result<std::uint16_t> StateReader::begin(std::string_view name, std::uint16_t newest) {
     failure_.reset();
@@ -61,11 +73,13 @@ Result<std::uint16_t> StateReader::begin(std::string_view name, std::uint16_t ne
         return *failure_;
     }
     if (found != name) {
-        return Error{ErrorKind::Failed, fmt::format("state section '{}' expected, '{}' found", name, found)};
+        return Error{ErrorKind::Failed,
+                     fmt::format("state section '{}' expected, '{}' found", name, found)};
     }
     if (version == 0 || version > newest) {
         return Error{ErrorKind::NotSupported,
-                     fmt::format("state section '{}' has version {}, this build knows 1 to {}", name, version, newest)};
+                     fmt::format("state section '{}' has version {}, this build knows 1 to {}",
+                                 name, version, newest)};
     }
     if (length > bytes_.size() - offset_) {
         return Error{ErrorKind::Failed, fmt::format("state section '{}' is truncated", name)};
@@ -79,8 +93,8 @@ Result<> StateReader::end() {
         return *failure_;
     }
     if (offset_ != section_end_) {
-        return Error{ErrorKind::Failed,
-                     fmt::format("state section '{}' has {} bytes too many", section_, section_end_ - offset_)};
+        return Error{ErrorKind::Failed, fmt::format("state section '{}' has {} bytes too many",
+                                                    section_, section_end_ - offset_)};
     }
     return ok();
 }
@@ -108,10 +122,18 @@ T StateReader::number() {
     return wire;
 }
 
-std::uint8_t StateReader::u8() { return number<std::uint8_t>(); }
-std::uint16_t StateReader::u16() { return number<std::uint16_t>(); }
-std::uint32_t StateReader::u32() { return number<std::uint32_t>(); }
-std::uint64_t StateReader::u64() { return number<std::uint64_t>(); }
+std::uint8_t StateReader::u8() {
+    return number<std::uint8_t>();
+}
+std::uint16_t StateReader::u16() {
+    return number<std::uint16_t>();
+}
+std::uint32_t StateReader::u32() {
+    return number<std::uint32_t>();
+}
+std::uint64_t StateReader::u64() {
+    return number<std::uint64_t>();
+}
 
 bool StateReader::boolean() {
     const std::uint8_t value = u8();

@@ -1,8 +1,9 @@
 // StateWriter, StateReader: the stream of named, versioned sections that machine state is saved in.
 //
-// Layout (all little-endian): section := u8 name_length, name, u16 version, u32 body_length, body. The body is a plain
-// sequence of fixed-width fields that the section's owner writes and reads in the same order. A reader enters sections
-// in the order they were written; a section that is not read to its end is an error, so that nothing is lost silently.
+// Layout (all little-endian): section := u8 name_length, name, u16 version, u32 body_length, body.
+// The body is a plain sequence of fixed-width fields that the section's owner writes and reads in
+// the same order. A reader enters sections in the order they were written; a section that is not
+// read to its end is an error, so that nothing is lost silently.
 #pragma once
 
 #include <cstddef>
@@ -41,11 +42,13 @@ class StateWriter {
     bool open_ = false;
 };
 
-/// Reads sections back. Field reads are sticky: after the first error they answer zeros, and end() returns that error.
+/// Reads sections back. Field reads are sticky: after the first error they answer zeros, and end()
+/// returns that error.
 class StateReader {
   public:
     explicit StateReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-    /// Enters the next section, which must be `name` with a version in [1, newest]; answers the version.
+    /// Enters the next section, which must be `name` with a version in [1, newest]; answers the
+    /// version.
     Result<std::uint16_t> begin(std::string_view name, std::uint16_t newest);
     /// Leaves the section: an error if a read failed or bytes are left over.
     Result<> end();

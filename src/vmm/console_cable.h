@@ -1,7 +1,7 @@
 // ConsoleCable: joins the guest's paravirtual console to a stream of the host.
 //
-// The stream side is the one that serial ports use; this only translates between the two sides' words. Threads: everything on the
-// event loop's thread, which both sides use anyhow.
+// The stream side is the one that serial ports use; this only translates between the two sides'
+// words. Threads: everything on the event loop's thread, which both sides use anyhow.
 #pragma once
 
 #include <chrono>
@@ -32,7 +32,9 @@ class ConsoleCable final : public virtio::ConsoleBackend, private devices::Seria
 
   private:
     explicit ConsoleCable(UniqueFd fd) : fd_(std::move(fd)) {}
-    std::size_t receive(std::span<const std::byte> data) override { return device_ == nullptr ? 0 : device_->receive(data); }
+    std::size_t receive(std::span<const std::byte> data) override {
+        return device_ == nullptr ? 0 : device_->receive(data);
+    }
     void output_ready() override;
 
     UniqueFd fd_;

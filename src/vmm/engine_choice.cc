@@ -15,7 +15,8 @@ Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile
         (void)STRATA_TRY(host::enter_sandbox(sandbox));
         return ok();
     };
-    engine::EngineChoice choice = STRATA_TRY(engine::select_engine(api::to_text(config.engine), options));
+    engine::EngineChoice choice =
+        STRATA_TRY(engine::select_engine(api::to_text(config.engine), options));
     return ChosenEngine{std::move(choice.engine), std::move(choice.reason)};
 }
 
@@ -24,14 +25,19 @@ api::Json probe_host() {
     std::string auto_engine = "soft";
     std::string auto_reason;
     for (const engine::EngineReport& report : engine::probe_engines()) {
-        engines.push_back({{"name", report.name}, {"usable", report.verdict.usable}, {"reason", report.verdict.reason},
+        engines.push_back({{"name", report.name},
+                           {"usable", report.verdict.usable},
+                           {"reason", report.verdict.reason},
                            {"probe_mips", report.verdict.probe_mips}});
         if (report.name == "kvm") {
             auto_engine = report.verdict.usable ? "kvm" : "soft";
             auto_reason = report.verdict.reason;
         }
     }
-    return api::Json{{"host", host_info()}, {"engines", engines}, {"auto_engine", auto_engine}, {"auto_reason", auto_reason}};
+    return api::Json{{"host", host_info()},
+                     {"engines", engines},
+                     {"auto_engine", auto_engine},
+                     {"auto_reason", auto_reason}};
 }
 
 }  // namespace strata::vmm

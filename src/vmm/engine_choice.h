@@ -1,4 +1,5 @@
-// Engine choice: from the wish (auto, kvm, soft) to an engine, with the reason that the user is told.
+// Engine choice: from the wish (auto, kvm, soft) to an engine, with the reason that the user is
+// told.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@ struct ChosenEngine {
     std::string reason;  ///< one sentence without full stop, for people
 };
 
-/// NotSupported or PermissionDenied, with the reason, if what was insisted on cannot be had. `profile_fd`: SoftOptions::profile_fd.
+/// NotSupported or PermissionDenied, with the reason, if what was insisted on cannot be had.
+/// `profile_fd`: SoftOptions::profile_fd.
 Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile_fd);
 
 /// What `strata info` shows, as JSON: the host, each engine's verdict, and what auto would take.

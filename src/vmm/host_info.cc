@@ -1,12 +1,12 @@
 // Host info: from CPUID, sysconf and uname.
 #include "vmm/host_info.h"
 
-#include <sys/utsname.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstring>
 #include <string>
+
+#include <sys/utsname.h>
+#include <unistd.h>
 
 #include "arch/x86/cpu_model.h"
 
@@ -18,7 +18,8 @@ std::string brand(const arch::x86::CpuidTable& table) {
     std::string text;
     for (std::uint32_t leaf = 0x80000002; leaf <= 0x80000004; ++leaf) {
         const arch::x86::CpuidRegisters registers = table.find(leaf, 0);
-        for (const std::uint32_t word : {registers.eax, registers.ebx, registers.ecx, registers.edx}) {
+        for (const std::uint32_t word :
+             {registers.eax, registers.ebx, registers.ecx, registers.edx}) {
             std::array<char, 4> bytes{};
             std::memcpy(bytes.data(), &word, sizeof word);
             text.append(bytes.data(), bytes.size());
@@ -47,12 +48,13 @@ api::Json host_info() {
     utsname system{};
     (void)uname(&system);  // cannot fail with a valid buffer
     const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-    return api::Json{{"cpu", brand(table)},
-                     {"cpu_level", level(table)},
-                     {"cpus", sysconf(_SC_NPROCESSORS_ONLN)},
-                     {"memory_bytes", static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * page},
-                     {"memory_available_bytes", static_cast<std::uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * page},
-                     {"kernel", std::string(system.release)}};
+    return api::Json{
+        {"cpu", brand(table)},
+        {"cpu_level", level(table)},
+        {"cpus", sysconf(_SC_NPROCESSORS_ONLN)},
+        {"memory_bytes", static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * page},
+        {"memory_available_bytes", static_cast<std::uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * page},
+        {"kernel", std::string(system.release)}};
 }
 
 }  // namespace strata::vmm

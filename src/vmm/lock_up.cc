@@ -20,10 +20,12 @@ void be_nobody(host::SandboxConfig& sandbox) {
 host::SandboxConfig sandbox_for(const api::MachineConfig& config, bool kvm) {
     host::SandboxConfig sandbox;
     sandbox.network = !config.nets.empty();
-    sandbox.executable_memory = true;  // the interpreter runs guest instructions from stubs, and helps KVM
+    sandbox.executable_memory =
+        true;  // the interpreter runs guest instructions from stubs, and helps KVM
     sandbox.kvm = kvm;
     if (sandbox.network) {
-        sandbox.readable_files = {"/etc/resolv.conf"};  // the user-mode network's name server follows the host's
+        sandbox.readable_files = {
+            "/etc/resolv.conf"};  // the user-mode network's name server follows the host's
     }
     sandbox.signals_processes = !kvm;
     be_nobody(sandbox);

@@ -27,7 +27,8 @@ virtio::WriteErrorPolicy policy_of(api::WriteErrors wanted) {
 
 }  // namespace
 
-Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
+Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineConfig& config,
+                                                             std::vector<UniqueFd>& fds,
                                                              io::EventLoop& loop) {
     std::unique_ptr<MachineDevices> devices(new MachineDevices(loop));
     for (const api::DiskConfig& disk : config.disks) {
@@ -44,7 +45,8 @@ MachineDevices::~MachineDevices() = default;
 
 Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds) {
     if (config.file.fd == api::kNoFile) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("disk '{}': no descriptor was passed", config.file.name)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("disk '{}': no descriptor was passed", config.file.name)};
     }
     block::DiskOptions options;
     options.path = config.file.name;
@@ -56,25 +58,30 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
         options.limits.emplace_back(limit.name, std::to_string(limit.value));
     }
     options.limit_group = config.limit_group;
-    // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it closes would fail afterwards.
+    // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it
+    // closes would fail afterwards.
     options.engine = block::IoEngine::Threads;
-    images_.push_back({STRATA_TRY(block::open_disk(std::move(options))), policy_of(config.write_errors)});
+    images_.push_back(
+        {STRATA_TRY(block::open_disk(std::move(options))), policy_of(config.write_errors)});
     return ok();
 }
 
 Result<> MachineDevices::open_net(const api::NetConfig& config) {
     net::UserNetConfig user;
     for (const api::PortForward& forward : config.forwards) {
-        user.forwards.push_back({forward.protocol == api::Protocol::Udp ? net::Transport::Udp : net::Transport::Tcp,
-                                 forward.host_address, forward.host_port, forward.guest_port});
+        user.forwards.push_back(
+            {forward.protocol == api::Protocol::Udp ? net::Transport::Udp : net::Transport::Tcp,
+             forward.host_address, forward.host_port, forward.guest_port});
     }
     networks_.push_back(STRATA_TRY(net::UserNet::create(user, loop_)));
     return ok();
 }
 
-Result<> MachineDevices::open_console(const api::ConsoleConfig& config, std::vector<UniqueFd>& fds) {
+Result<> MachineDevices::open_console(const api::ConsoleConfig& config,
+                                      std::vector<UniqueFd>& fds) {
     if (config.fd != api::kNoFile) {
-        cable_ = STRATA_TRY(ConsoleCable::open(std::move(fds[static_cast<std::size_t>(config.fd)]), loop_));
+        cable_ = STRATA_TRY(
+            ConsoleCable::open(std::move(fds[static_cast<std::size_t>(config.fd)]), loop_));
         console_.columns = config.columns;
         console_.rows = config.rows;
     }
@@ -87,7 +94,8 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
     config.serial = fmt::format("strata-disk{}", index);
     config.write_errors = images_[index].write_errors;
     config.on_wait = on_disk_wait_;
-    auto device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(images_[index].image), loop_));
+    auto device =
+        STRATA_TRY(virtio::BlkDevice::create(config, std::move(images_[index].image), loop_));
     disks_.push_back(device.get());
     return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
 }
@@ -121,7 +129,8 @@ std::unique_ptr<virtio::VirtioDevice> MachineDevices::make_console() {
     return device;
 }
 
-Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functions(const memory::GuestMemory& memory) {
+Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functions(
+    const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<virtio::VirtioDevice>> devices;
     for (std::size_t i = 0; i < images_.size(); ++i) {
         devices.push_back(STRATA_TRY(make_disk(i)));
@@ -135,7 +144,8 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
     }
     std::vector<std::unique_ptr<pci::PciDevice>> functions;
     for (auto& device : devices) {
-        functions.push_back(std::make_unique<virtio::VirtioPciTransport>(std::move(device), memory));
+        functions.push_back(
+            std::make_unique<virtio::VirtioPciTransport>(std::move(device), memory));
     }
     return functions;
 }

@@ -1,6 +1,7 @@
 // MachineDevices: the paravirtual devices that a MachineConfig asks for, and their host side.
 //
-// In two steps, so that the sandbox closes between them: what needs the host is opened first, the devices are made later.
+// In two steps, so that the sandbox closes between them: what needs the host is opened first, the
+// devices are made later.
 #pragma once
 
 #include <functional>
@@ -28,20 +29,25 @@ class MachineDevices {
     MachineDevices(const MachineDevices&) = delete;
     MachineDevices& operator=(const MachineDevices&) = delete;
 
-    /// Opens what lies on the host: disks, networks, the console's stream. Makes no thread. `fds` are the config's descriptors; those used are taken out.
-    static Result<std::unique_ptr<MachineDevices>> open(const api::MachineConfig& config, std::vector<UniqueFd>& fds,
+    /// Opens what lies on the host: disks, networks, the console's stream. Makes no thread. `fds`
+    /// are the config's descriptors; those used are taken out.
+    static Result<std::unique_ptr<MachineDevices>> open(const api::MachineConfig& config,
+                                                        std::vector<UniqueFd>& fds,
                                                         io::EventLoop& loop);
 
-    /// Called when waiting_disk() has begun or ceased to have an answer; before make_functions(). On the event loop's thread, with a lock held.
+    /// Called when waiting_disk() has begun or ceased to have an answer; before make_functions().
+    /// On the event loop's thread, with a lock held.
     void on_disk_wait(std::function<void()> callback) { on_disk_wait_ = std::move(callback); }
     /// What a disk waits for, if one does.
     [[nodiscard]] std::optional<virtio::DiskWait> waiting_disk() const;
     /// Asks the host again. Not after the machine is gone.
     void retry_disks();
 
-    /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that names in the guest do not move when
-    /// something is added at the end. Once. `memory` outlives them; so does this.
-    Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(const memory::GuestMemory& memory);
+    /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that
+    /// names in the guest do not move when something is added at the end. Once. `memory` outlives
+    /// them; so does this.
+    Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(
+        const memory::GuestMemory& memory);
 
     /// The console's host side; nullptr without one.
     [[nodiscard]] ConsoleCable* console() { return cable_.get(); }

@@ -1,15 +1,17 @@
 // VcpuThreads: a gate in front of run().
 #include "vmm/vcpu_threads.h"
 
-#include <pthread.h>
-
 #include <fmt/format.h>
+#include <pthread.h>
 
 namespace strata::vmm {
 
-VcpuThreads::VcpuThreads(const std::vector<std::unique_ptr<engine::Vcpu>>& vcpus, ExitCallback on_exit,
-                         StartCallback on_start)
-    : vcpus_(vcpus), on_exit_(std::move(on_exit)), on_start_(std::move(on_start)), parked_(vcpus.size(), false) {
+VcpuThreads::VcpuThreads(const std::vector<std::unique_ptr<engine::Vcpu>>& vcpus,
+                         ExitCallback on_exit, StartCallback on_start)
+    : vcpus_(vcpus),
+      on_exit_(std::move(on_exit)),
+      on_start_(std::move(on_start)),
+      parked_(vcpus.size(), false) {
     for (std::size_t i = 0; i < vcpus_.size(); ++i) {
         threads_.emplace_back([this, i] { thread_main(i); });
     }
@@ -42,14 +44,17 @@ Result<> VcpuThreads::hold(std::chrono::milliseconds limit) {
         const MutexLock lock(mutex_);
         released_ = false;
     }
-    // Sticky: one that is between the gate and run() leaves at once; one that is outside loses nothing by an empty turn.
+    // Sticky: one that is between the gate and run() leaves at once; one that is outside loses
+    // nothing by an empty turn.
     for (const auto& vcpu : vcpus_) {
         vcpu->request_exit();
     }
     const MutexLock lock(mutex_);
     while (inside_ > 0) {
         if (!changed_.wait_until(mutex_, deadline) && inside_ > 0) {
-            return Error{ErrorKind::TimedOut, fmt::format("{} virtual CPUs did not stop within {} ms", inside_, limit.count())};
+            return Error{
+                ErrorKind::TimedOut,
+                fmt::format("{} virtual CPUs did not stop within {} ms", inside_, limit.count())};
         }
     }
     return ok();
@@ -86,7 +91,8 @@ void VcpuThreads::leave(std::size_t index, bool park) {
 }
 
 void VcpuThreads::thread_main(std::size_t index) {
-    (void)pthread_setname_np(pthread_self(), fmt::format("vcpu{}", index).c_str());  // only for debuggers
+    (void)pthread_setname_np(pthread_self(),
+                             fmt::format("vcpu{}", index).c_str());  // only for debuggers
     vcpus_[index]->prepare_thread();
     if (on_start_) {
         if (auto started = on_start_(); !started) {

@@ -2,9 +2,10 @@
 //
 //   held  --release()-->  released  --hold()-->  held  --(destructor)-->  joined
 //
-// While held, no vCPU is inside run(), so machine state may be read and changed. A vCPU that ended its run for a reason of its own (a triple
-// fault, an internal error) stays out until unpark_all(). All public calls come from one thread, the owner's; the exit callback comes from vCPU
-// threads, without a lock.
+// While held, no vCPU is inside run(), so machine state may be read and changed. A vCPU that ended
+// its run for a reason of its own (a triple fault, an internal error) stays out until unpark_all().
+// All public calls come from one thread, the owner's; the exit callback comes from vCPU threads,
+// without a lock.
 #pragma once
 
 #include <chrono>
@@ -28,7 +29,8 @@ class VcpuThreads {
     using StartCallback = std::function<Result<>()>;
 
     /// Starts the threads, held. `vcpus` is borrowed and outlives this.
-    VcpuThreads(const std::vector<std::unique_ptr<engine::Vcpu>>& vcpus, ExitCallback on_exit, StartCallback on_start = {});
+    VcpuThreads(const std::vector<std::unique_ptr<engine::Vcpu>>& vcpus, ExitCallback on_exit,
+                StartCallback on_start = {});
     /// Waits for all threads, without limit.
     ~VcpuThreads();
     VcpuThreads(const VcpuThreads&) = delete;
@@ -36,7 +38,8 @@ class VcpuThreads {
 
     /// Lets the vCPUs run. Idempotent.
     void release();
-    /// Makes all leave run(). TimedOut, with the threads in any state, if one does not within `limit`. Idempotent.
+    /// Makes all leave run(). TimedOut, with the threads in any state, if one does not within
+    /// `limit`. Idempotent.
     Result<> hold(std::chrono::milliseconds limit);
     /// After a reset, while held: those that had stopped may run again.
     void unpark_all();

@@ -1,13 +1,12 @@
 // Vmm: a machine's life.
 #include "vmm/vmm.h"
 
-#include <sys/epoll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 
 #include <fmt/format.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "arch/x86/cpu_model.h"
 #include "base/log.h"
@@ -22,7 +21,8 @@ using namespace std::chrono_literals;
 // A vCPU leaves within microseconds; this is for one that never does, which is our own fault.
 constexpr auto kHoldLimit = 5000ms;
 constexpr auto kFlushLimit = 1000ms;
-// A triple fault is a way to reset a PC (Linux: reboot=t); a guest that does nothing else would do it for ever.
+// A triple fault is a way to reset a PC (Linux: reboot=t); a guest that does nothing else would do
+// it for ever.
 constexpr auto kShortLife = 2s;
 constexpr unsigned kMaxShortLives = 5;
 // Between two attempts to write to a disk that is full.
@@ -42,17 +42,20 @@ machine::boot::KernelEntry kernel_entry(api::KernelEntry wanted) {
     return machine::boot::KernelEntry::Auto;
 }
 
-Result<std::vector<machine::pc::PcVcpu>> make_vcpus(const api::MachineConfig& config, const engine::Capabilities& offered) {
+Result<std::vector<machine::pc::PcVcpu>> make_vcpus(const api::MachineConfig& config,
+                                                    const engine::Capabilities& offered) {
     const arch::x86::CpuModel model = STRATA_TRY(arch::x86::CpuModel::parse(config.cpu_model));
     const arch::x86::Topology topology{config.cpus.sockets, config.cpus.cores, config.cpus.threads};
     if (topology.total() > offered.max_vcpus) {
-        return Error{ErrorKind::NotSupported, fmt::format("{} virtual CPUs: this engine has at most {}", topology.total(),
-                                                          offered.max_vcpus)};
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("{} virtual CPUs: this engine has at most {}", topology.total(),
+                                 offered.max_vcpus)};
     }
     std::vector<machine::pc::PcVcpu> vcpus;
     for (std::uint32_t i = 0; i < topology.total(); ++i) {
-        vcpus.push_back({topology.apic_id(i), STRATA_TRY(arch::x86::build_cpuid(model, topology, i, offered.supported_cpuid,
-                                                                                offered.tsc_khz))});
+        vcpus.push_back({topology.apic_id(i),
+                         STRATA_TRY(arch::x86::build_cpuid(
+                             model, topology, i, offered.supported_cpuid, offered.tsc_khz))});
     }
     return vcpus;
 }
@@ -84,7 +87,8 @@ int Vmm::run() {
     }
     loop_->run();
     if (auto held = threads_->hold(kHoldLimit); !held) {
-        // Their stacks and ours cannot be taken down; what the guest wrote is in the files already or lost with it.
+        // Their stacks and ours cannot be taken down; what the guest wrote is in the files already
+        // or lost with it.
         log::error("{}: ending the process", held.error().text());
         send(*ending_);
         _exit(1);
@@ -134,13 +138,15 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     STRATA_TRY_VOID(build_machine(config));
     STRATA_TRY_VOID(add_devices());
     STRATA_TRY_VOID(machine_->power_on());
-    control_watch_ = STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
+    control_watch_ =
+        STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
     stop_watch_ = STRATA_TRY(loop_->watch(stop_.fd(), EPOLLIN, [this](std::uint32_t) {
         (void)stop_.drain();  // level-triggered: once is enough
         finish(api::ExitCause::Stopped);
     }));
     threads_ = std::make_unique<VcpuThreads>(
-        machine_->vcpus(), [this](std::size_t index, const engine::VcpuExit& exit) { on_vcpu_exit(index, exit); },
+        machine_->vcpus(),
+        [this](std::size_t index, const engine::VcpuExit& exit) { on_vcpu_exit(index, exit); },
         [sandbox] { return host::lock_vcpu_thread(sandbox); });
     api::VmmEvent event;
     event.kind = api::VmmEvent::Kind::Started;
@@ -160,9 +166,11 @@ Result<> Vmm::build_machine(const api::MachineConfig& config) {
     pc.kernel_entry = kernel_entry(config.kernel_entry);
     pc.debug_exit = config.debug_exit;
     pc.test_devices = config.debug_exit;
-    pc.boot_files = STRATA_TRY(machine::boot::BootFiles::adopt(take_fd(config.kernel.fd), config.kernel.name,
-                                                               take_fd(config.initrd.fd), config.initrd.name));
-    machine_ = STRATA_TRY(machine::pc::PcMachine::create(std::move(pc), *chosen_.engine, *loop_, *serial_, *this));
+    pc.boot_files =
+        STRATA_TRY(machine::boot::BootFiles::adopt(take_fd(config.kernel.fd), config.kernel.name,
+                                                   take_fd(config.initrd.fd), config.initrd.name));
+    machine_ = STRATA_TRY(
+        machine::pc::PcMachine::create(std::move(pc), *chosen_.engine, *loop_, *serial_, *this));
     return ok();
 }
 
@@ -175,7 +183,8 @@ Result<> Vmm::add_devices() {
     return ok();
 }
 
-// Everything that needs the host is open and no second thread exists: from here on the process can only work with what it has.
+// Everything that needs the host is open and no second thread exists: from here on the process can
+// only work with what it has.
 Result<host::SandboxConfig> Vmm::lock_up(const api::MachineConfig& config) {
     host::SandboxConfig sandbox = sandbox_for(config, chosen_.engine->name() == "kvm");
     const host::SandboxReport report = STRATA_TRY(host::enter_sandbox(sandbox));
@@ -188,7 +197,8 @@ void Vmm::on_control() {
     auto request = Result<api::VmmRequest>(Error{ErrorKind::Unreachable, ""});
     if (packet && packet->has_value()) {
         auto json = api::parse_json((**packet).text);
-        request = json ? api::vmm_request_from_json(*json, (**packet).fds.size()) : Result<api::VmmRequest>(json.error());
+        request = json ? api::vmm_request_from_json(*json, (**packet).fds.size())
+                       : Result<api::VmmRequest>(json.error());
         if (!request) {
             log::warn("a control message makes no sense: {}", request.error().text());
             return;
@@ -206,7 +216,8 @@ void Vmm::on_control() {
         send(event);
     } else if (request->operation == api::VmmOperation::Retry && waiting_) {
         devices_->retry_disks();
-    } else if (request->operation == api::VmmOperation::ConsoleSize && devices_->console() != nullptr) {
+    } else if (request->operation == api::VmmOperation::ConsoleSize &&
+               devices_->console() != nullptr) {
         devices_->console()->resize(request->columns, request->rows);
     }
 }
@@ -224,7 +235,8 @@ void Vmm::guest_crash(devices::GuestCrash crash) {
         return;  // its crash kernel takes over
     }
     loop_->post([this] {
-        loop_->at(io::EventLoop::Clock::now() + kPanicGrace, [this] { finish(api::ExitCause::Panic); });
+        loop_->at(io::EventLoop::Clock::now() + kPanicGrace,
+                  [this] { finish(api::ExitCause::Panic); });
     });
 }
 
@@ -292,7 +304,8 @@ void Vmm::look_at_disks() {
         return;
     }
     if (auto done = wait ? begin_waiting(*wait) : end_waiting(); !done) {
-        fail(std::move(done).error().context(wait ? "holding the machine" : "letting the machine go on"));
+        fail(std::move(done).error().context(wait ? "holding the machine"
+                                                  : "letting the machine go on"));
     }
 }
 
@@ -301,12 +314,18 @@ Result<> Vmm::begin_waiting(const virtio::DiskWait& wait) {
     STRATA_TRY_VOID(machine_->pause());
     state::StateWriter clock;
     STRATA_TRY_VOID(machine_->vm().save_clock(clock));
-    waiting_.emplace(Waiting{.clock = {clock.bytes().begin(), clock.bytes().end()}, .pause = kFirstRetry});
+    waiting_.emplace(
+        Waiting{.clock = {clock.bytes().begin(), clock.bytes().end()}, .pause = kFirstRetry});
     api::VmmEvent event;
     event.kind = api::VmmEvent::Kind::Waiting;
     const bool full = wait.error == ENOSPC || wait.error == EDQUOT;
-    event.reason = fmt::format("{}{}", Error::from_errno(fmt::format("disk '{}' cannot be written at offset {}", wait.disk, wait.offset), wait.error).text(),
-                               full ? "; make room on its file system" : "");
+    event.reason = fmt::format(
+        "{}{}",
+        Error::from_errno(
+            fmt::format("disk '{}' cannot be written at offset {}", wait.disk, wait.offset),
+            wait.error)
+            .text(),
+        full ? "; make room on its file system" : "");
     send(event);
     retry_later();
     return ok();
@@ -329,7 +348,8 @@ void Vmm::retry_later() {
     waiting_->next = loop_->at(io::EventLoop::Clock::now() + waiting_->pause, [this] {
         devices_->retry_disks();
         if (waiting_) {
-            waiting_->pause = std::min<std::chrono::milliseconds>(waiting_->pause * 2, kLongestRetry);
+            waiting_->pause =
+                std::min<std::chrono::milliseconds>(waiting_->pause * 2, kLongestRetry);
             retry_later();
         }
     });

@@ -1,4 +1,5 @@
-// Vmm: the process of one VM: engine, machine, vCPU threads and event loop, from a start request to the machine's end.
+// Vmm: the process of one VM: engine, machine, vCPU threads and event loop, from a start request to
+// the machine's end.
 //
 //   waiting --start--> running --(guest or owner)--> ending --> over
 //                      |     ^
@@ -6,9 +7,10 @@
 //                      v     |
 //                      waiting
 //
-// Threads: the main thread runs the event loop, on which devices, control messages and every decision about the machine's life happen; vCPU
-// threads run guest code and only post what they notice. Lock order: none is held across these two.
-// The process gives up what it does not need (sandbox.h) after everything is open and before the first guest instruction.
+// Threads: the main thread runs the event loop, on which devices, control messages and every
+// decision about the machine's life happen; vCPU threads run guest code and only post what they
+// notice. Lock order: none is held across these two. The process gives up what it does not need
+// (sandbox.h) after everything is open and before the first guest instruction.
 #pragma once
 
 #include <chrono>
@@ -40,7 +42,8 @@ class Vmm final : private machine::MachineEvents {
     Vmm(const Vmm&) = delete;
     Vmm& operator=(const Vmm&) = delete;
 
-    /// Waits for the start request, runs the machine to its end, reports it. Answers the process's exit status.
+    /// Waits for the start request, runs the machine to its end, reports it. Answers the process's
+    /// exit status.
     int run();
 
     /// An eventfd: writing to it ends the machine. For signal handlers.
@@ -90,7 +93,7 @@ class Vmm final : private machine::MachineEvents {
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
     io::EventLoop::Clock::time_point running_since_;  ///< the guest's last start
-    unsigned short_lives_ = 0;                        ///< triple faults in a row, each right after a start
+    unsigned short_lives_ = 0;  ///< triple faults in a row, each right after a start
     /// While the machine waits for a disk: its clock as it was; when the next attempt is due.
     struct Waiting {
         std::vector<std::byte> clock;

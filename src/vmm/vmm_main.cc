@@ -1,14 +1,14 @@
 // vmm_main: the two modes.
 #include "vmm/vmm_main.h"
 
-#include <fcntl.h>
-#include <sys/prctl.h>
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -32,7 +32,7 @@ void on_terminate(int /*number*/) {
 
 void install_terminate(int stop_fd) {
     g_stop_fd = stop_fd;
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_handler = on_terminate;
     action.sa_flags = SA_RESTART;
     (void)sigaction(SIGTERM, &action, nullptr);  // cannot fail for these numbers
@@ -40,14 +40,16 @@ void install_terminate(int stop_fd) {
 }
 
 int serve(int control_fd) {
-    // The owner's end must take us along even if it is killed: its socket's end is noticed first, this is for when that is not enough.
+    // The owner's end must take us along even if it is killed: its socket's end is noticed first,
+    // this is for when that is not enough.
     const pid_t parent = getppid();
     (void)prctl(PR_SET_PDEATHSIG, SIGTERM);  // cannot fail for a valid signal
     if (getppid() != parent) {
         return exit_status(ErrorKind::Unreachable);
     }
     if (fcntl(control_fd, F_SETFD, FD_CLOEXEC) != 0) {
-        log::error("--control-fd {} is not open: this program is started by strata run", control_fd);
+        log::error("--control-fd {} is not open: this program is started by strata run",
+                   control_fd);
         return exit_status(ErrorKind::InvalidArgument);
     }
     auto vmm = Vmm::create(io::PacketSocket(UniqueFd(control_fd)));
@@ -61,13 +63,15 @@ int serve(int control_fd) {
 
 int probe() {
     const std::string text = api::dump_json(probe_host()) + "\n";
-    return write(STDOUT_FILENO, text.data(), text.size()) == static_cast<ssize_t>(text.size()) ? 0 : 1;
+    return write(STDOUT_FILENO, text.data(), text.size()) == static_cast<ssize_t>(text.size()) ? 0
+                                                                                               : 1;
 }
 
 }  // namespace
 
 int vmm_main(std::span<const std::string_view> words) {
-    if (const char* level = std::getenv("STRATA_LOG"); level != nullptr) {  // NOLINT(concurrency-mt-unsafe): before any thread
+    if (const char* level = std::getenv("STRATA_LOG");
+        level != nullptr) {           // NOLINT(concurrency-mt-unsafe): before any thread
         (void)log::set_level(level);  // strata has checked it
     }
     if (words.size() == 1 && words[0] == "--probe") {

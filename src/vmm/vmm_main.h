@@ -6,7 +6,8 @@
 
 namespace strata::vmm {
 
-/// `--control-fd N`: a Vmm on the inherited socket N. `--probe`: what engines the host offers, as JSON on standard output.
+/// `--control-fd N`: a Vmm on the inherited socket N. `--probe`: what engines the host offers, as
+/// JSON on standard output.
 int vmm_main(std::span<const std::string_view> words);
 
 }  // namespace strata::vmm

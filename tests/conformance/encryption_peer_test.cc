@@ -1,5 +1,5 @@
-// Encrypted images, both ways: LUKS and AES in qcow2, LUKS volumes: what is written here QEMU deciphers, what it wrote is read here;
-// cryptsetup's passphrases and headers, too.
+// Encrypted images, both ways: LUKS and AES in qcow2, LUKS volumes: what is written here QEMU
+// deciphers, what it wrote is read here; cryptsetup's passphrases and headers, too.
 #include <cstdlib>
 #include <filesystem>
 
@@ -17,7 +17,8 @@ constexpr std::uint64_t kSize = 8U << 20;
 
 class EncryptionPeerTest : public PeerTest {
   protected:
-    [[nodiscard]] Result<std::unique_ptr<BlockingImage>> open(const std::string& format, const std::string& passphrase) const {
+    [[nodiscard]] Result<std::unique_ptr<BlockingImage>> open(const std::string& format,
+                                                              const std::string& passphrase) const {
         OpenOptions options;
         options.path = folder_ + "/a";
         options.format = format;
@@ -32,7 +33,9 @@ class EncryptionPeerTest : public PeerTest {
         const auto made = BlockingImage::create(format, std::move(request));
         ASSERT_TRUE(made.ok()) << made.error().text();
     }
-    static std::vector<std::byte> pattern(std::size_t size, int value) { return std::vector<std::byte>(size, static_cast<std::byte>(value)); }
+    static std::vector<std::byte> pattern(std::size_t size, int value) {
+        return std::vector<std::byte>(size, static_cast<std::byte>(value));
+    }
     static void expect(BlockingImage& image, std::uint64_t offset, std::size_t size, int value) {
         std::vector<std::byte> got(size);
         const auto done = image.read(offset, got);
@@ -40,9 +43,12 @@ class EncryptionPeerTest : public PeerTest {
         EXPECT_TRUE(got == pattern(size, value)) << offset;
     }
     /// qemu-io on the encrypted image.
-    [[nodiscard]] static std::string qemu_io(const std::string& format, const std::string& commands) {
-        return fmt::format("qemu-io --object secret,id=s,data=geheim {} --image-opts driver={},file.filename=a,{}=s", commands, format,
-                           format == "luks" ? "key-secret" : "encrypt.key-secret");
+    [[nodiscard]] static std::string qemu_io(const std::string& format,
+                                             const std::string& commands) {
+        return fmt::format(
+            "qemu-io --object secret,id=s,data=geheim {} --image-opts "
+            "driver={},file.filename=a,{}=s",
+            commands, format, format == "luks" ? "key-secret" : "encrypt.key-secret");
     }
     /// Writes here, reads there, writes there, reads here.
     void exchange(const std::string& format, bool unaligned) const {
@@ -56,7 +62,9 @@ class EncryptionPeerTest : public PeerTest {
         }
         ASSERT_TRUE((*image)->close().ok());
         image->reset();
-        shell(qemu_io(format, "-c 'read -P 7 64k 64k' -c 'read -P 0 128k 64k' -c 'read -P 7 192k 64k' -c 'read -P 9 8388096 512'"));
+        shell(qemu_io(format,
+                      "-c 'read -P 7 64k 64k' -c 'read -P 0 128k 64k' -c 'read -P 7 192k 64k' -c "
+                      "'read -P 9 8388096 512'"));
         if (unaligned) {
             shell(qemu_io(format, "-c 'read -P 5 4194404 1000' -c 'read -P 0 4194304 100'"));
         }
@@ -74,23 +82,35 @@ class EncryptionPeerTest : public PeerTest {
 };
 
 TEST_F(EncryptionPeerTest, LuksInQcow2MadeHere) {
-    for (const OptionList& more : {OptionList{}, OptionList{{"cluster_size", "512"}}, OptionList{{"compat", "0.10"}}, OptionList{{"extended_l2", "on"}},
-                                   OptionList{{"preallocation", "metadata"}}, OptionList{{"encrypt.cipher-alg", "aes-128"}},
-                                   OptionList{{"encrypt.cipher-mode", "cbc"}, {"encrypt.ivgen-alg", "essiv"}, {"encrypt.hash-alg", "sha512"}}}) {
+    for (const OptionList& more :
+         {OptionList{}, OptionList{{"cluster_size", "512"}}, OptionList{{"compat", "0.10"}},
+          OptionList{{"extended_l2", "on"}}, OptionList{{"preallocation", "metadata"}},
+          OptionList{{"encrypt.cipher-alg", "aes-128"}},
+          OptionList{{"encrypt.cipher-mode", "cbc"},
+                     {"encrypt.ivgen-alg", "essiv"},
+                     {"encrypt.hash-alg", "sha512"}}}) {
         SCOPED_TRACE(more.empty() ? "" : more[0].first + more[0].second);
-        OptionList options{{"encrypt.format", "luks"}, {"encrypt.key-secret", "geheim"}, {"encrypt.iter-time", "10"}};
+        OptionList options{{"encrypt.format", "luks"},
+                           {"encrypt.key-secret", "geheim"},
+                           {"encrypt.iter-time", "10"}};
         options.insert(options.end(), more.begin(), more.end());
         create("qcow2", options);
-        shell("qemu-img check --object secret,id=s,data=geheim --image-opts driver=qcow2,file.filename=a,encrypt.key-secret=s");
+        shell(
+            "qemu-img check --object secret,id=s,data=geheim --image-opts "
+            "driver=qcow2,file.filename=a,encrypt.key-secret=s");
         exchange("qcow2", true);
-        shell("qemu-img check --object secret,id=s,data=geheim --image-opts driver=qcow2,file.filename=a,encrypt.key-secret=s");
+        shell(
+            "qemu-img check --object secret,id=s,data=geheim --image-opts "
+            "driver=qcow2,file.filename=a,encrypt.key-secret=s");
     }
 }
 
 TEST_F(EncryptionPeerTest, LuksInQcow2MadeThere) {
     // QEMU measures its speed in real time, which fails on a busy machine.
-    shell("for i in 1 2 3 4 5 6 7 8 9; do qemu-img create -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "
-          "a 8M && break; rm -f a; done; true");
+    shell(
+        "for i in 1 2 3 4 5 6 7 8 9; do qemu-img create -f qcow2 --object secret,id=s,data=geheim "
+        "-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "
+        "a 8M && break; rm -f a; done; true");
     if (!std::filesystem::exists(folder_ + "/a")) {
         GTEST_SKIP() << "qemu-img makes no LUKS image on a machine as busy as this one";
     }
@@ -105,7 +125,9 @@ TEST_F(EncryptionPeerTest, AesInQcow2) {
     aes_ = true;
     create("qcow2", {{"encryption", "on"}, {"encrypt.key-secret", "geheim"}});
     exchange("qcow2", true);
-    shell("rm a; qemu-img create -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=aes,encrypt.key-secret=s a 8M");
+    shell(
+        "rm a; qemu-img create -f qcow2 --object secret,id=s,data=geheim -o "
+        "encrypt.format=aes,encrypt.key-secret=s a 8M");
     exchange("qcow2", true);
 }
 
@@ -119,32 +141,44 @@ TEST_F(EncryptionPeerTest, LuksVolumes) {
         image->reset();
     }
     exchange("luks", true);
-    if (std::system("command -v cryptsetup >/dev/null") == 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
-        shell("printf geheim | cryptsetup luksOpen --test-passphrase --key-file=- a && cryptsetup luksDump a | grep -q 'aes'");
+    if (std::system("command -v cryptsetup >/dev/null") ==
+        0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        shell(
+            "printf geheim | cryptsetup luksOpen --test-passphrase --key-file=- a && cryptsetup "
+            "luksDump a | grep -q 'aes'");
     }
 }
 
 TEST_F(EncryptionPeerTest, Luks2VolumesOfCryptsetup) {
-    if (std::system("command -v cryptsetup >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+    if (std::system("command -v cryptsetup >/dev/null") !=
+        0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         GTEST_SKIP() << "no cryptsetup here: install cryptsetup-bin";
     }
-    // The payload cannot be compared without device mapper: cryptsetup's own header, our data, and our data again.
-    for (const char* options : {"--pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-memory 65536", "--pbkdf pbkdf2 --pbkdf-force-iterations 1000",
-                                "--pbkdf argon2i --pbkdf-force-iterations 4 --pbkdf-memory 32768 --sector-size 4096", "--key-size 256 --pbkdf pbkdf2 --hash sha512"}) {
+    // The payload cannot be compared without device mapper: cryptsetup's own header, our data, and
+    // our data again.
+    for (const char* options :
+         {"--pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-memory 65536",
+          "--pbkdf pbkdf2 --pbkdf-force-iterations 1000",
+          "--pbkdf argon2i --pbkdf-force-iterations 4 --pbkdf-memory 32768 --sector-size 4096",
+          "--key-size 256 --pbkdf pbkdf2 --hash sha512"}) {
         SCOPED_TRACE(options);
-        shell(fmt::format("rm -f a; truncate -s 32M a; printf geheim | cryptsetup luksFormat -q --type luks2 {} a -", options));
+        shell(
+            fmt::format("rm -f a; truncate -s 32M a; printf geheim | cryptsetup luksFormat -q "
+                        "--type luks2 {} a -",
+                        options));
         {
             auto image = open("luks", "geheim");
             ASSERT_TRUE(image.ok()) << image.error().text();
             EXPECT_EQ((*image)->size(), 16U << 20);
             ASSERT_TRUE((*image)->write(12345, pattern(100000, 6)).ok());
             ASSERT_TRUE((*image)->close().ok());
-        image->reset();
+            image->reset();
         }
         auto image = open("luks", "geheim");
         ASSERT_TRUE(image.ok()) << image.error().text();
         expect(**image, 12345, 100000, 6);
-        EXPECT_FALSE((*image)->loop().run((*image)->node().resize(1U << 20, Preallocation::Off)).ok());
+        EXPECT_FALSE(
+            (*image)->loop().run((*image)->node().resize(1U << 20, Preallocation::Off)).ok());
         ASSERT_TRUE((*image)->close().ok());
         image->reset();
         EXPECT_FALSE(open("luks", "falsch").ok());
@@ -173,17 +207,33 @@ TEST_F(EncryptionPeerTest, KeysComeAndGo) {
                 request.options.emplace_back(prefix + name, value);
             }
             request.force = force;
-            auto done = image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
+            auto done = image->loop().run(
+                amend_image(image->node().shared_from_this(), std::move(request)));
             STRATA_TRY_VOID(image->close());
             return done;
         };
-        ASSERT_TRUE(amend({{"state", "active"}, {"new-secret", "zweite"}, {"iter-time", "10"}}, false).ok());
-        ASSERT_TRUE(amend({{"state", "active"}, {"keyslot", "5"}, {"new-secret", "dritte"}, {"iter-time", "10"}}, false).ok());
-        EXPECT_FALSE(amend({{"state", "active"}, {"keyslot", "5"}, {"new-secret", "vierte"}, {"iter-time", "10"}}, false).ok());
+        ASSERT_TRUE(
+            amend({{"state", "active"}, {"new-secret", "zweite"}, {"iter-time", "10"}}, false)
+                .ok());
+        ASSERT_TRUE(amend({{"state", "active"},
+                           {"keyslot", "5"},
+                           {"new-secret", "dritte"},
+                           {"iter-time", "10"}},
+                          false)
+                        .ok());
+        EXPECT_FALSE(amend({{"state", "active"},
+                            {"keyslot", "5"},
+                            {"new-secret", "vierte"},
+                            {"iter-time", "10"}},
+                           false)
+                         .ok());
         EXPECT_FALSE(amend({{"state", "inactive"}}, false).ok());
         EXPECT_FALSE(amend({{"state", "inactive"}, {"keyslot", "9"}}, false).ok());
         EXPECT_TRUE(open(format, "zweite").ok());
-        shell(fmt::format("qemu-io --object secret,id=s,data=dritte -c 'write -P 3 1M 64k' --image-opts driver={},file.filename=a,{}key-secret=s", format, prefix));
+        shell(
+            fmt::format("qemu-io --object secret,id=s,data=dritte -c 'write -P 3 1M 64k' "
+                        "--image-opts driver={},file.filename=a,{}key-secret=s",
+                        format, prefix));
         ASSERT_TRUE(amend({{"state", "inactive"}, {"old-secret", "zweite"}}, false).ok());
         EXPECT_FALSE(open(format, "zweite").ok());
         ASSERT_TRUE(amend({{"state", "inactive"}, {"keyslot", "5"}}, false).ok());
@@ -204,7 +254,11 @@ TEST_F(EncryptionPeerTest, EncryptedOverlaysAndSnapshots) {
     CreateRequest request;
     request.path = folder_ + "/a";
     request.size = kSize;
-    request.options = {{"backing_file", "base"}, {"backing_fmt", "raw"}, {"encrypt.format", "luks"}, {"encrypt.key-secret", "geheim"}, {"encrypt.iter-time", "10"}};
+    request.options = {{"backing_file", "base"},
+                       {"backing_fmt", "raw"},
+                       {"encrypt.format", "luks"},
+                       {"encrypt.key-secret", "geheim"},
+                       {"encrypt.iter-time", "10"}};
     ASSERT_TRUE(BlockingImage::create("qcow2", std::move(request)).ok());
     {
         OpenOptions options;
@@ -221,8 +275,12 @@ TEST_F(EncryptionPeerTest, EncryptedOverlaysAndSnapshots) {
         ASSERT_TRUE((*image)->close().ok());
         image->reset();
     }
-    shell(qemu_io("qcow2", "-c 'read -P 2 100000 500' -c 'read -P 1 100500 500' -c 'read -P 8 101000 1000' -c 'read -P 8 0 100000'"));
-    shell("qemu-img check --object secret,id=s,data=geheim --image-opts driver=qcow2,file.filename=a,encrypt.key-secret=s");
+    shell(qemu_io("qcow2",
+                  "-c 'read -P 2 100000 500' -c 'read -P 1 100500 500' -c 'read -P 8 101000 1000' "
+                  "-c 'read -P 8 0 100000'"));
+    shell(
+        "qemu-img check --object secret,id=s,data=geheim --image-opts "
+        "driver=qcow2,file.filename=a,encrypt.key-secret=s");
 }
 
 }  // namespace

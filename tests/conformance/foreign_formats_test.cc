@@ -1,8 +1,5 @@
-// Formats that are not made by this program, made here byte by byte or by qemu-img: what they show is what was put in, and
-// qemu-img agrees where it can.
-#include <libdeflate.h>
-#include <unistd.h>
-
+// Formats that are not made by this program, made here byte by byte or by qemu-img: what they show
+// is what was put in, and qemu-img agrees where it can.
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +8,8 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <libdeflate.h>
+#include <unistd.h>
 
 #include "base/endian.h"
 #include "block/formats/common/wire.h"
@@ -25,20 +24,27 @@ constexpr std::uint64_t kSize = 1U << 20;
 Bytes deflate(std::span<const std::byte> content) {
     libdeflate_compressor* compressor = libdeflate_alloc_compressor(6);
     Bytes out(libdeflate_zlib_compress_bound(compressor, content.size()));
-    out.resize(libdeflate_zlib_compress(compressor, content.data(), content.size(), out.data(), out.size()));
+    out.resize(libdeflate_zlib_compress(compressor, content.data(), content.size(), out.data(),
+                                        out.size()));
     libdeflate_free_compressor(compressor);
     return out;
 }
-void append(Bytes& out, std::span<const std::byte> more) { out.insert(out.end(), more.begin(), more.end()); }
-void append_text(Bytes& out, std::string_view text) { append(out, std::as_bytes(std::span(text))); }
+void append(Bytes& out, std::span<const std::byte> more) {
+    out.insert(out.end(), more.begin(), more.end());
+}
+void append_text(Bytes& out, std::string_view text) {
+    append(out, std::as_bytes(std::span(text)));
+}
 
 std::string base64(std::span<const std::byte> bytes) {
-    constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    constexpr std::string_view kDigits =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     std::string out;
     for (std::size_t i = 0; i < bytes.size(); i += 3) {
         std::uint32_t bits = 0;
         for (std::size_t j = 0; j < 3; ++j) {
-            bits = bits << 8 | (i + j < bytes.size() ? static_cast<std::uint32_t>(bytes[i + j]) : 0U);
+            bits =
+                bits << 8 | (i + j < bytes.size() ? static_cast<std::uint32_t>(bytes[i + j]) : 0U);
         }
         for (std::size_t j = 0; j < 4; ++j) {
             out += i + j > bytes.size() ? '=' : kDigits[bits >> (18 - 6 * j) & 63];
@@ -59,7 +65,8 @@ class ForeignFormatsTest : public testing::Test {
         model_.resize(kSize);
         for (std::uint64_t at = 0; at < kSize; at += 4096) {
             if (random() % 3 != 0) {
-                std::fill_n(model_.begin() + static_cast<std::ptrdiff_t>(at), 4096, static_cast<std::byte>(random()));
+                std::fill_n(model_.begin() + static_cast<std::ptrdiff_t>(at), 4096,
+                            static_cast<std::byte>(random()));
                 model_[at + random() % 4096] = static_cast<std::byte>(random());
             }
         }
@@ -69,7 +76,8 @@ class ForeignFormatsTest : public testing::Test {
     void save(const std::string& name, const Bytes& bytes) const {
         std::ofstream out(folder_ + "/" + name, std::ios::binary);
         // SAFETY: bytes as characters.
-        out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        out.write(reinterpret_cast<const char*>(bytes.data()),
+                  static_cast<std::streamsize>(bytes.size()));
     }
     void expect_model(const std::string& name, const std::string& format, bool peer) const {
         OpenOptions options;
@@ -86,8 +94,10 @@ class ForeignFormatsTest : public testing::Test {
         EXPECT_TRUE(got == model_);
         // NOLINTNEXTLINE(concurrency-mt-unsafe,cert-env33-c): a test
         if (peer && std::system("command -v qemu-img >/dev/null") == 0) {
-            const std::string line = fmt::format("cd {} && qemu-img compare -f raw -F {} model.raw {}", folder_, format, name);
-            EXPECT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+            const std::string line = fmt::format(
+                "cd {} && qemu-img compare -f raw -F {} model.raw {}", folder_, format, name);
+            EXPECT_EQ(std::system(line.c_str()),
+                      0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         }
     }
     std::string folder_;
@@ -101,7 +111,8 @@ TEST_F(ForeignFormatsTest, DmgOfZlibRawAndZeroChunks) {
     put(table, 0, Be32(0x6D697368U));
     put(table, 16, Be64(kSize / 512));
     std::uint32_t count = 0;
-    const auto add = [&](std::uint32_t type, std::uint64_t start, std::uint64_t length, std::uint64_t offset, std::uint64_t packed) {
+    const auto add = [&](std::uint32_t type, std::uint64_t start, std::uint64_t length,
+                         std::uint64_t offset, std::uint64_t packed) {
         table.resize(table.size() + 40);
         const std::size_t at = table.size() - 40;
         put(table, at, Be32(type));
@@ -130,7 +141,10 @@ TEST_F(ForeignFormatsTest, DmgOfZlibRawAndZeroChunks) {
     add(0xFFFFFFFF, kSize, 0, file.size() - 777, 0);
     put(table, 200, Be32(count));
     const std::uint64_t plist = file.size();
-    append_text(file, "<?xml version=\"1.0\"?><plist version=\"1.0\"><dict><key>resource-fork</key><dict>\n<key>blkx</key><array><dict>\n<key>Data</key>\n<data>\n");
+    append_text(file,
+                "<?xml version=\"1.0\"?><plist "
+                "version=\"1.0\"><dict><key>resource-fork</key><dict>\n<key>blkx</"
+                "key><array><dict>\n<key>Data</key>\n<data>\n");
     append_text(file, base64(table));
     append_text(file, "\n</data></dict></array></dict></dict></plist>\n");
     const std::uint64_t plist_end = file.size();
@@ -151,7 +165,8 @@ TEST_F(ForeignFormatsTest, DmgOfZlibRawAndZeroChunks) {
 TEST_F(ForeignFormatsTest, Cloop) {
     constexpr std::uint32_t kBlock = 32768, kBlocks = kSize / kBlock;
     Bytes file(136 + (kBlocks + 1) * 8);
-    const std::string_view head = "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+    const std::string_view head =
+        "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
     std::memcpy(file.data(), head.data(), head.size());
     put(file, 128, Be32(kBlock));
     put(file, 132, Be32(kBlocks));
@@ -168,7 +183,9 @@ TEST_F(ForeignFormatsTest, Cloop) {
 TEST_F(ForeignFormatsTest, Bochs) {
     constexpr std::uint32_t kExtent = 16384, kCatalog = kSize / kExtent;
     Bytes file(512 + kCatalog * 4);
-    const auto text = [&file](std::size_t at, std::string_view what) { std::memcpy(file.data() + at, what.data(), what.size()); };
+    const auto text = [&file](std::size_t at, std::string_view what) {
+        std::memcpy(file.data() + at, what.data(), what.size());
+    };
     text(0, "Bochs Virtual HD Image");
     text(32, "Redolog");
     text(48, "Growing");
@@ -215,7 +232,8 @@ TEST_F(ForeignFormatsTest, CowOverItsBackingFile) {
     for (std::size_t sector = 0; sector < kSize / 512; sector += 1 + sector % 7) {
         file[bitmap + sector / 8] |= std::byte{1} << (sector % 8);
         std::memcpy(file.data() + data + sector * 512, model_.data() + sector * 512, 512);
-        std::fill_n(below.begin() + static_cast<std::ptrdiff_t>(sector * 512), 512, std::byte{0xEE});
+        std::fill_n(below.begin() + static_cast<std::ptrdiff_t>(sector * 512), 512,
+                    std::byte{0xEE});
     }
     save("below.raw", below);
     save("a.cow", file);
@@ -223,38 +241,49 @@ TEST_F(ForeignFormatsTest, CowOverItsBackingFile) {
 }
 
 TEST_F(ForeignFormatsTest, QedAsQemuImgWritesIt) {
-    if (std::system("command -v qemu-img >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+    if (std::system("command -v qemu-img >/dev/null") !=
+        0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         GTEST_SKIP() << "no qemu-img here: install qemu-utils";
     }
     for (const char* options : {"", "-o cluster_size=4k,table_size=2"}) {
         SCOPED_TRACE(options);
-        const std::string line = fmt::format("cd {} && qemu-img convert -f raw -O qed {} model.raw a.qed", folder_, options);
-        ASSERT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        const std::string line = fmt::format(
+            "cd {} && qemu-img convert -f raw -O qed {} model.raw a.qed", folder_, options);
+        ASSERT_EQ(std::system(line.c_str()),
+                  0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         expect_model("a.qed", "qed", true);
     }
 }
 
 TEST_F(ForeignFormatsTest, CompressedQcowAsQemuImgWritesIt) {
-    if (std::system("command -v qemu-img >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+    if (std::system("command -v qemu-img >/dev/null") !=
+        0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         GTEST_SKIP() << "no qemu-img here: install qemu-utils";
     }
     // qemu-img 7.2 ends with status 1 and no message here, though the image is right.
-    const std::string line = fmt::format("cd {} && qemu-img convert -c -f raw -O qcow model.raw a.qcow; true", folder_);
+    const std::string line =
+        fmt::format("cd {} && qemu-img convert -c -f raw -O qcow model.raw a.qcow; true", folder_);
     ASSERT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     expect_model("a.qcow", "qcow", true);
 }
 
 TEST_F(ForeignFormatsTest, LuksAsQemuImgWritesIt) {
-    if (std::system("command -v qemu-img >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+    if (std::system("command -v qemu-img >/dev/null") !=
+        0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         GTEST_SKIP() << "no qemu-img here: install qemu-utils";
     }
-    for (const char* how : {"", "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1,",
-                            "cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha512,"}) {
+    for (const char* how :
+         {"",
+          "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1,",
+          "cipher-mode=cbc,ivgen-alg=plain64,hash-alg=sha512,"}) {
         SCOPED_TRACE(how);
         save("model.raw", model_);
         // On a busy host qemu-img may fail to measure its own key derivation: it is asked again.
-        const std::string make = fmt::format("cd {} && for i in 1 2 3 4 5; do qemu-img convert --object secret,id=s,data=geheim -f raw -O luks "
-                                             "-o {}key-secret=s,iter-time=10 model.raw a.luks 2>log && exit 0; done; exit 1", folder_, how);
+        const std::string make = fmt::format(
+            "cd {} && for i in 1 2 3 4 5; do qemu-img convert --object secret,id=s,data=geheim -f "
+            "raw -O luks "
+            "-o {}key-secret=s,iter-time=10 model.raw a.luks 2>log && exit 0; done; exit 1",
+            folder_, how);
         if (std::system(make.c_str()) != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
             GTEST_SKIP() << "qemu-img cannot make a LUKS volume here";
         }
@@ -278,9 +307,12 @@ TEST_F(ForeignFormatsTest, LuksAsQemuImgWritesIt) {
         ASSERT_TRUE(loop_->run((*node)->close()).ok());
         *node = nullptr;
         save("model.raw", model_);
-        const std::string compare = fmt::format("cd {} && qemu-img compare --object secret,id=s,data=geheim --image-opts "
-                                                "driver=raw,file.filename=model.raw driver=luks,key-secret=s,file.filename=a.luks", folder_);
-        EXPECT_EQ(std::system(compare.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        const std::string compare = fmt::format(
+            "cd {} && qemu-img compare --object secret,id=s,data=geheim --image-opts "
+            "driver=raw,file.filename=model.raw driver=luks,key-secret=s,file.filename=a.luks",
+            folder_);
+        EXPECT_EQ(std::system(compare.c_str()),
+                  0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     }
 }
 

@@ -1,6 +1,5 @@
-// The other formats against qemu-img: what it writes is read here, what is written here it finds sound and equal.
-#include <unistd.h>
-
+// The other formats against qemu-img: what it writes is read here, what is written here it finds
+// sound and equal.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/registry.h"
 #include "block/sync.h"
@@ -20,8 +20,8 @@ constexpr unsigned kLanes = 6;
 
 struct Case {
     const char* format;
-    const char* options;      ///< of qemu-img convert
-    bool check = false;       ///< qemu-img can check it
+    const char* options;  ///< of qemu-img convert
+    bool check = false;   ///< qemu-img can check it
     bool writable = true;
 };
 constexpr Case kCases[] = {
@@ -75,14 +75,16 @@ const std::vector<Made>& made() {
 Task<> change_part(Node& node, std::span<std::byte> model, std::uint64_t base, unsigned seed) {
     std::mt19937 random(seed);
     for (int round = 0; round < 12; ++round) {
-        const std::uint64_t offset = random() % (model.size() / 512) * 512 + (random() % 4 == 0 ? random() % 512 : 0);
+        const std::uint64_t offset =
+            random() % (model.size() / 512) * 512 + (random() % 4 == 0 ? random() % 512 : 0);
         const std::uint64_t wish = random() % 3 == 0 ? random() % 1500000 : random() % 20000;
         const std::uint64_t length = std::min<std::uint64_t>(wish + 1, model.size() - offset);
         const auto part = model.subspan(offset, length);
         const auto what = random() % 10;
         if (what < 2) {
             std::fill(part.begin(), part.end(), std::byte{0});
-            STRATA_CO_TRY_VOID(co_await node.write_zeroes(base + offset, length, {.may_unmap = what == 0}));
+            STRATA_CO_TRY_VOID(
+                co_await node.write_zeroes(base + offset, length, {.may_unmap = what == 0}));
         } else if (what == 2) {
             STRATA_CO_TRY_VOID(co_await node.discard(base + offset, length));
             STRATA_CO_TRY_VOID(co_await node.read(base + offset, Buffers(part)));
@@ -100,7 +102,8 @@ Task<> change_all(Node& node, std::span<std::byte> model, unsigned seed) {
     const std::uint64_t lane = model.size() / kLanes;
     for (unsigned i = 0; i < kLanes; ++i) {
         const std::uint64_t end = i + 1 == kLanes ? model.size() : (i + 1) * lane;
-        group.start(change_part(node, model.subspan(i * lane, end - i * lane), i * lane, seed * 100 + i));
+        group.start(
+            change_part(node, model.subspan(i * lane, end - i * lane), i * lane, seed * 100 + i));
     }
     co_return co_await group.finish();
 }
@@ -108,7 +111,8 @@ Task<> change_all(Node& node, std::span<std::byte> model, unsigned seed) {
 class FormatsPeerTest : public testing::Test {
   protected:
     void SetUp() override {
-        if (std::system("command -v qemu-img >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        if (std::system("command -v qemu-img >/dev/null") !=
+            0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
             GTEST_SKIP() << "no qemu-img here: install qemu-utils";
         }
         std::string pattern = testing::TempDir() + "peerXXXXXX";
@@ -139,13 +143,17 @@ class FormatsPeerTest : public testing::Test {
     void save(const std::string& name) const {
         std::ofstream out(folder_ + "/" + name, std::ios::binary);
         // SAFETY: bytes as characters.
-        out.write(reinterpret_cast<const char*>(model_.data()), static_cast<std::streamsize>(model_.size()));
+        out.write(reinterpret_cast<const char*>(model_.data()),
+                  static_cast<std::streamsize>(model_.size()));
     }
     void shell(const std::string& words) const {
-        const std::string line = fmt::format("cd {} && {{ {}; }} >log 2>&1 || {{ cat log; false; }}", folder_, words);
-        EXPECT_EQ(std::system(line.c_str()), 0) << words;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        const std::string line =
+            fmt::format("cd {} && {{ {}; }} >log 2>&1 || {{ cat log; false; }}", folder_, words);
+        EXPECT_EQ(std::system(line.c_str()), 0)
+            << words;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     }
-    [[nodiscard]] NodePtr open(const std::string& name, const std::string& format, bool read_only, OptionList extra = {}) const {
+    [[nodiscard]] NodePtr open(const std::string& name, const std::string& format, bool read_only,
+                               OptionList extra = {}) const {
         OpenOptions options;
         options.path = folder_ + "/" + name;
         options.format = format;
@@ -156,7 +164,8 @@ class FormatsPeerTest : public testing::Test {
         EXPECT_TRUE(node.ok()) << (node.ok() ? "" : node.error().text());
         return node.ok() ? std::move(*node) : nullptr;
     }
-    void create(const std::string& name, const std::string& format, OptionList options, std::uint64_t size = kSize) const {
+    void create(const std::string& name, const std::string& format, OptionList options,
+                std::uint64_t size = kSize) const {
         CreateRequest request;
         request.path = folder_ + "/" + name;
         request.size = size;
@@ -164,7 +173,8 @@ class FormatsPeerTest : public testing::Test {
         const auto done = loop_->run(create_image(*loop_, format, std::move(request)));
         ASSERT_TRUE(done.ok()) << done.error().text();
     }
-    void expect_model(const std::string& name, const std::string& format, const OptionList& extra = {}) const {
+    void expect_model(const std::string& name, const std::string& format,
+                      const OptionList& extra = {}) const {
         const NodePtr node = open(name, format, true, extra);
         ASSERT_NE(node, nullptr);
         ASSERT_GE(node->size(), kSize);
@@ -191,15 +201,19 @@ class FormatsPeerTest : public testing::Test {
         }
         shell(fmt::format("qemu-img compare -f raw -F {} model.raw {}", format, name));
     }
-    /// Changes the image here; after every flush a copy of the file, as a crash would leave it, must show all of it.
-    void change(const std::string& name, const std::string& format, unsigned seed, bool check, const OptionList& extra = {}) {
+    /// Changes the image here; after every flush a copy of the file, as a crash would leave it,
+    /// must show all of it.
+    void change(const std::string& name, const std::string& format, unsigned seed, bool check,
+                const OptionList& extra = {}) {
         NodePtr node = open(name, format, false, extra);
         ASSERT_NE(node, nullptr);
         for (unsigned round = 0; round < 3; ++round) {
             const auto done = loop_->run(change_all(*node, model_, seed * 10 + round));
             ASSERT_TRUE(done.ok()) << done.error().text();
             ASSERT_TRUE(loop_->run(node->flush()).ok());
-            shell("rm -rf crash && mkdir crash && cp --sparse=always $(ls | grep -vE '^(crash|log|model.raw)$') crash");
+            shell(
+                "rm -rf crash && mkdir crash && cp --sparse=always $(ls | grep -vE "
+                "'^(crash|log|model.raw)$') crash");
             expect_model("crash/" + name, format, extra);
         }
         ASSERT_TRUE(loop_->run(node->close()).ok());
@@ -218,7 +232,8 @@ TEST_F(FormatsPeerTest, ReadsAndChangesWhatQemuImgMade) {
     for (const Case& each : kCases) {
         SCOPED_TRACE(fmt::format("{} {}", each.format, each.options));
         fill_model();
-        shell(fmt::format("qemu-img convert -f raw -O {} {} model.raw a.img", each.format, each.options));
+        shell(fmt::format("qemu-img convert -f raw -O {} {} model.raw a.img", each.format,
+                          each.options));
         expect_model("a.img", each.format);
         if (each.writable) {
             change("a.img", each.format, seed++, each.check);
@@ -230,7 +245,8 @@ TEST_F(FormatsPeerTest, ReadsAndChangesWhatQemuImgMade) {
 TEST_F(FormatsPeerTest, WhatIsCreatedHereIsSoundThere) {
     unsigned seed = 100;
     for (const Made& each : made()) {
-        SCOPED_TRACE(fmt::format("{} {}", each.format, each.options.empty() ? "" : each.options.front().second));
+        SCOPED_TRACE(fmt::format("{} {}", each.format,
+                                 each.options.empty() ? "" : each.options.front().second));
         model_.assign(kSize, std::byte{0});
         create("b.img", each.format, each.options);
         judge("b.img", each.format, each.check);
@@ -256,9 +272,11 @@ TEST_F(FormatsPeerTest, ADifferencingVhdShowsItsParent) {
     expect_model("child.vhd", "vpc");
     save("model.raw");
     // libvhdi reads the chain: a second opinion where qemu-img shows the child alone.
-    if (std::system("command -v vhdimount >/dev/null && command -v fusermount >/dev/null && test -w /dev/fuse") == 0) {  // NOLINT
+    if (std::system("command -v vhdimount >/dev/null && command -v fusermount >/dev/null && test "
+                    "-w /dev/fuse") == 0) {  // NOLINT
         shell("mkdir -p m && vhdimount child.vhd m && { cmp -n " + std::to_string(kSize) +
-              " m/vhdi2 model.raw || cmp -n " + std::to_string(kSize) + " m/vhdi1 model.raw; s=$?; fusermount -u m; test $s = 0; }");
+              " m/vhdi2 model.raw || cmp -n " + std::to_string(kSize) +
+              " m/vhdi1 model.raw; s=$?; fusermount -u m; test $s = 0; }");
     } else {
         shell("! command -v vhdiinfo || vhdiinfo child.vhd");
     }
@@ -281,7 +299,8 @@ TEST_F(FormatsPeerTest, AVmdkStreamIsWrittenInOrderAndReadEverywhere) {
     }
     expect_model("s.vmdk", "vmdk");
     judge("s.vmdk", "vmdk", true);
-    shell("! command -v 7z || { 7z e -y -oz s.vmdk && cmp -n " + std::to_string(kSize) + " z/* model.raw; }");
+    shell("! command -v 7z || { 7z e -y -oz s.vmdk && cmp -n " + std::to_string(kSize) +
+          " z/* model.raw; }");
 }
 
 TEST_F(FormatsPeerTest, QcowChainsAreReadAndWritten) {
@@ -292,7 +311,8 @@ TEST_F(FormatsPeerTest, QcowChainsAreReadAndWritten) {
     change("top.qcow", "qcow", 31, false, raw_below);
     judge("top.qcow", "qcow", false);
     model_ = below;
-    shell(fmt::format("rm top.qcow && qemu-img create -f qcow -b base.raw -F raw top.qcow {}", kSize));
+    shell(fmt::format("rm top.qcow && qemu-img create -f qcow -b base.raw -F raw top.qcow {}",
+                      kSize));
     change("top.qcow", "qcow", 32, false, raw_below);
     judge("top.qcow", "qcow", false);
 }
@@ -308,7 +328,9 @@ TEST_F(FormatsPeerTest, VmdkChainsAreReadAndWritten) {
         judge("top.vmdk", "vmdk", true);
         change("top.vmdk", "vmdk", 22, true);
         model_ = below;
-        shell(fmt::format("rm top*.vmdk && qemu-img create -f vmdk -b base.vmdk -F vmdk -o subformat={} top.vmdk", subformat));
+        shell(fmt::format(
+            "rm top*.vmdk && qemu-img create -f vmdk -b base.vmdk -F vmdk -o subformat={} top.vmdk",
+            subformat));
         change("top.vmdk", "vmdk", 23, true);
         model_ = below;
         judge("base.vmdk", "vmdk", true);

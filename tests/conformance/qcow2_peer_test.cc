@@ -1,6 +1,5 @@
-// qcow2 against qemu-img: what it writes is read here, what is written here it finds sound and equal.
-#include <unistd.h>
-
+// qcow2 against qemu-img: what it writes is read here, what is written here it finds sound and
+// equal.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/blocking_image.h"
 
@@ -19,7 +19,8 @@ constexpr std::uint64_t kSize = (6U << 20) + 1024;
 class Qcow2PeerTest : public testing::Test {
   protected:
     void SetUp() override {
-        if (std::system("command -v qemu-img >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        if (std::system("command -v qemu-img >/dev/null") !=
+            0) {  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
             GTEST_SKIP() << "no qemu-img here: install qemu-utils";
         }
         std::string pattern = testing::TempDir() + "peerXXXXXX";
@@ -44,13 +45,17 @@ class Qcow2PeerTest : public testing::Test {
     void save(const std::string& name) const {
         std::ofstream out(folder_ + "/" + name, std::ios::binary);
         // SAFETY: bytes as characters.
-        out.write(reinterpret_cast<const char*>(model_.data()), static_cast<std::streamsize>(model_.size()));
+        out.write(reinterpret_cast<const char*>(model_.data()),
+                  static_cast<std::streamsize>(model_.size()));
     }
     void qemu_img(const std::string& words) const {
-        const std::string line = fmt::format("cd {} && qemu-img {} >log 2>&1 || {{ cat log; false; }}", folder_, words);
-        EXPECT_EQ(std::system(line.c_str()), 0) << words;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        const std::string line =
+            fmt::format("cd {} && qemu-img {} >log 2>&1 || {{ cat log; false; }}", folder_, words);
+        EXPECT_EQ(std::system(line.c_str()), 0)
+            << words;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     }
-    [[nodiscard]] std::unique_ptr<BlockingImage> open(const std::string& name, bool read_only) const {
+    [[nodiscard]] std::unique_ptr<BlockingImage> open(const std::string& name,
+                                                      bool read_only) const {
         OpenOptions options;
         options.path = folder_ + "/" + name;
         options.format = "qcow2";
@@ -76,7 +81,8 @@ class Qcow2PeerTest : public testing::Test {
             std::mt19937 random(seed);
             for (int round = 0; round < 200; ++round) {
                 const std::uint64_t offset = random() % (kSize / 512) * 512;
-                const std::uint64_t length = std::min<std::uint64_t>((random() % 400 + 1) * 512, kSize - offset);
+                const std::uint64_t length =
+                    std::min<std::uint64_t>((random() % 400 + 1) * 512, kSize - offset);
                 const auto part = std::span(model_).subspan(offset, length);
                 if (random() % 5 == 0) {
                     std::fill(part.begin(), part.end(), std::byte{0});
@@ -91,9 +97,13 @@ class Qcow2PeerTest : public testing::Test {
                 if (round % 50 == 49) {
                     ASSERT_TRUE(layer->flush().ok());
                     // In the middle of it: nothing but leaks, as after a crash (exit status 3).
-                    const std::string line = fmt::format("cd {} && {{ qemu-img check -U -f qcow2 {} >log 2>&1; s=$?; [ $s = 0 ] || [ $s = 3 ] || "
-                                                         "{{ cat log; false; }}; }}", folder_, name);
-                    ASSERT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+                    const std::string line = fmt::format(
+                        "cd {} && {{ qemu-img check -U -f qcow2 {} >log 2>&1; s=$?; [ $s = 0 ] || "
+                        "[ $s = 3 ] || "
+                        "{{ cat log; false; }}; }}",
+                        folder_, name);
+                    ASSERT_EQ(std::system(line.c_str()),
+                              0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
                 }
             }
             ASSERT_TRUE(layer->close().ok());
@@ -114,7 +124,8 @@ class Qcow2PeerTest : public testing::Test {
         }
         qemu_img("check -f qcow2 " + name);
     }
-    void apply(const std::string& name, const std::string& which, const std::vector<std::byte>& content) {
+    void apply(const std::string& name, const std::string& which,
+               const std::vector<std::byte>& content) {
         {
             const auto image = open(name, false);
             ASSERT_NE(image, nullptr);
@@ -151,9 +162,11 @@ class Qcow2PeerTest : public testing::Test {
 TEST_F(Qcow2PeerTest, ReadsAndChangesWhatQemuImgMade) {
     unsigned seed = 1;
     for (const char* options :
-         {"", "-o compat=0.10", "-o cluster_size=512", "-o cluster_size=2M", "-o refcount_bits=1", "-o refcount_bits=64,cluster_size=4k",
-          "-o extended_l2=on,cluster_size=128k", "-o preallocation=metadata", "-o preallocation=full", "-o lazy_refcounts=on", "-c",
-          "-c -o compression_type=zstd", "-c -o cluster_size=1k", "-c -o extended_l2=on", "-c -o compression_type=zstd,cluster_size=2M"}) {
+         {"", "-o compat=0.10", "-o cluster_size=512", "-o cluster_size=2M", "-o refcount_bits=1",
+          "-o refcount_bits=64,cluster_size=4k", "-o extended_l2=on,cluster_size=128k",
+          "-o preallocation=metadata", "-o preallocation=full", "-o lazy_refcounts=on", "-c",
+          "-c -o compression_type=zstd", "-c -o cluster_size=1k", "-c -o extended_l2=on",
+          "-c -o compression_type=zstd,cluster_size=2M"}) {
         SCOPED_TRACE(options);
         qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
         expect_model("a.qcow2");
@@ -173,7 +186,8 @@ TEST_F(Qcow2PeerTest, ReadsAndChangesWhatQemuImgMade) {
 TEST_F(Qcow2PeerTest, ReadsAndChangesChains) {
     for (const char* options : {"", "-o compat=0.10", "-o extended_l2=on", "-o cluster_size=4k"}) {
         SCOPED_TRACE(options);
-        std::filesystem::copy_file(folder_ + "/model.raw", folder_ + "/base.raw", std::filesystem::copy_options::overwrite_existing);
+        std::filesystem::copy_file(folder_ + "/model.raw", folder_ + "/base.raw",
+                                   std::filesystem::copy_options::overwrite_existing);
         qemu_img(fmt::format("create -f qcow2 -b base.raw -F raw {} mid.qcow2", options));
         change("mid.qcow2", 50);
         qemu_img(fmt::format("create -f qcow2 -b mid.qcow2 -F qcow2 {} top.qcow2", options));
@@ -189,7 +203,8 @@ TEST_F(Qcow2PeerTest, WhatIsCreatedHereIsSoundThere) {
             CreateRequest request;
             request.path = folder_ + "/new.qcow2";
             request.size = kSize;
-            request.options = {{"cluster_size", std::to_string(cluster)}, {"refcount_bits", std::to_string(bits)}};
+            request.options = {{"cluster_size", std::to_string(cluster)},
+                               {"refcount_bits", std::to_string(bits)}};
             ASSERT_TRUE(BlockingImage::create("qcow2", std::move(request)).ok());
             qemu_img("check -f qcow2 new.qcow2");
             model_.assign(kSize, std::byte{0});
@@ -199,7 +214,8 @@ TEST_F(Qcow2PeerTest, WhatIsCreatedHereIsSoundThere) {
 }
 
 TEST_F(Qcow2PeerTest, SnapshotsMadeHereAreSoundThere) {
-    for (const char* options : {"", "-o compat=0.10", "-o cluster_size=4k", "-o extended_l2=on", "-c"}) {
+    for (const char* options :
+         {"", "-o compat=0.10", "-o cluster_size=4k", "-o extended_l2=on", "-c"}) {
         SCOPED_TRACE(options);
         save("model.raw");
         qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
@@ -227,12 +243,15 @@ TEST_F(Qcow2PeerTest, SnapshotsMadeHereAreSoundThere) {
 
 TEST_F(Qcow2PeerTest, DamageIsFoundAndMended) {
     std::mt19937 random(9);
-    for (const char* options : {"", "-o compat=0.10,cluster_size=4k", "-o cluster_size=512", "-o refcount_bits=1", "-o refcount_bits=64", "-o extended_l2=on", "-c"}) {
+    for (const char* options :
+         {"", "-o compat=0.10,cluster_size=4k", "-o cluster_size=512", "-o refcount_bits=1",
+          "-o refcount_bits=64", "-o extended_l2=on", "-c"}) {
         SCOPED_TRACE(options);
         qemu_img(fmt::format("convert -f raw -O qcow2 {} model.raw a.qcow2", options));
         // The refcount table's first entry, and the first block's first counts.
         for (const std::uint64_t place : {std::uint64_t{1}, std::uint64_t{2}}) {
-            std::fstream file(folder_ + "/a.qcow2", std::ios::in | std::ios::out | std::ios::binary);
+            std::fstream file(folder_ + "/a.qcow2",
+                              std::ios::in | std::ios::out | std::ios::binary);
             char at[8] = {};
             file.seekg(static_cast<std::streamoff>(48));
             file.read(at, 8);
@@ -292,8 +311,10 @@ TEST_F(Qcow2PeerTest, CompressedHereIsReadThere) {
             const auto image = open("c.qcow2", false);
             ASSERT_NE(image, nullptr);
             for (std::uint64_t at = 0; at < kSize; at += 65536) {
-                const auto part = std::span(model_).subspan(at, std::min<std::uint64_t>(65536, kSize - at));
-                const auto done = image->loop().run(image->node().write_compressed(at, Buffers::of(part)));
+                const auto part =
+                    std::span(model_).subspan(at, std::min<std::uint64_t>(65536, kSize - at));
+                const auto done =
+                    image->loop().run(image->node().write_compressed(at, Buffers::of(part)));
                 ASSERT_TRUE(done.ok()) << done.error().text();
             }
             ASSERT_TRUE(image->close().ok());

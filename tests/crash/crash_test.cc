@@ -1,10 +1,9 @@
-// Crash test: random requests side by side on an image whose file records everything; then the power goes, at many moments, and of what
-// was not durable any part is left. What the guest had flushed is there, sectors are old or new, a check finds nothing but leaks. Some of
-// these images are judged by qemu-img as well, where it is installed: its check, and what it reads.
+// Crash test: random requests side by side on an image whose file records everything; then the
+// power goes, at many moments, and of what was not durable any part is left. What the guest had
+// flushed is there, sectors are old or new, a check finds nothing but leaks. Some of these images
+// are judged by qemu-img as well, where it is installed: its check, and what it reads.
 //
 // STRATA_CRASH_ROUNDS multiplies the rounds (make soak), STRATA_CRASH_SEED makes them other ones.
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -16,6 +15,7 @@
 #include <set>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/amend.h"
 #include "block/blocking_image.h"
@@ -29,15 +29,15 @@ constexpr std::uint64_t kSector = 512;
 
 enum Ability : unsigned {
     kNothing = 0,
-    kCheck = 1,       ///< the format has checks
+    kCheck = 1,  ///< the format has checks
     kSnapshots = 2,
-    kOverlay = 4,     ///< over a raw image
-    kCompress = 8,    ///< some clusters are written compressed
-    kFailures = 16,   ///< some changes of the file fail
+    kOverlay = 4,       ///< over a raw image
+    kCompress = 8,      ///< some clusters are written compressed
+    kFailures = 16,     ///< some changes of the file fail
     kPassThrough = 32,  ///< the disk shows the file's own bytes
-    kPeer = 64,       ///< qemu-img judges
-    kMend = 128,      ///< it minds that the image was not closed, so that is mended first
-    kAmends = 256,    ///< its version and the width of its refcounts change
+    kPeer = 64,         ///< qemu-img judges
+    kMend = 128,        ///< it minds that the image was not closed, so that is mended first
+    kAmends = 256,      ///< its version and the width of its refcounts change
     kBitmaps = 512,
 };
 
@@ -74,7 +74,8 @@ using Sectors = std::vector<std::set<std::uint64_t>>;
 class CrashTest : public testing::TestWithParam<Case> {
   protected:
     void SetUp() override {
-        loop_ = std::move(Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1})).value();
+        loop_ = std::move(Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1}))
+                    .value();
         path_ = testing::TempDir() + "crash-" + std::to_string(::getpid());
         seed_ = from_environment("STRATA_CRASH_SEED", 0);
         sectors_.assign(GetParam().size / kSector, {0});
@@ -116,9 +117,11 @@ class CrashTest : public testing::TestWithParam<Case> {
         options.format = GetParam().format;
         options.for_check = for_check;
         options.references = std::make_shared<Beside>();
-        return loop_->run((*find_format(GetParam().format))->open(std::move(file), std::move(options)));
+        return loop_->run(
+            (*find_format(GetParam().format))->open(std::move(file), std::move(options)));
     }
-    Task<> request(Node& node, std::uint64_t sector, std::uint64_t count, unsigned kind, std::uint64_t stamp) {
+    Task<> request(Node& node, std::uint64_t sector, std::uint64_t count, unsigned kind,
+                   std::uint64_t stamp) {
         if (kind == 0) {
             co_return co_await node.discard(sector * kSector, count * kSector);
         }
@@ -139,7 +142,8 @@ class CrashTest : public testing::TestWithParam<Case> {
         }
         co_return co_await node.write(sector * kSector, Buffers::of(bytes));
     }
-    Task<> tried(Node& node, std::uint64_t sector, std::uint64_t count, unsigned kind, std::uint64_t stamp, bool* done) {
+    Task<> tried(Node& node, std::uint64_t sector, std::uint64_t count, unsigned kind,
+                 std::uint64_t stamp, bool* done) {
         Result<> result = co_await request(node, sector, count, kind, stamp);
         *done = result.ok();
         co_return GetParam().can(kFailures) ? ok() : std::move(result);
@@ -153,7 +157,9 @@ class CrashTest : public testing::TestWithParam<Case> {
         for (auto i = random() % 12 + 1; i != 0; --i) {
             auto kind = static_cast<unsigned>(random() % 8);
             std::uint64_t first = random() % sectors_.size();
-            std::uint64_t count = std::min<std::uint64_t>(random() % 3 == 0 ? random() % 300 + 1 : random() % 12 + 1, sectors_.size() - first);
+            std::uint64_t count =
+                std::min<std::uint64_t>(random() % 3 == 0 ? random() % 300 + 1 : random() % 12 + 1,
+                                        sectors_.size() - first);
             if (GetParam().can(kCompress) && kind == 2) {
                 kind = kPackedWrite;
                 count = node.traits().cluster_size / kSector;
@@ -169,7 +175,8 @@ class CrashTest : public testing::TestWithParam<Case> {
             }
             last_.push_back({first, count, kind == 0 ? ~0ULL : stamp});
             done.push_back(false);
-            group.start(tried(node, first, count, kind, kind == 1 ? random() : stamp, &done.back()));
+            group.start(
+                tried(node, first, count, kind, kind == 1 ? random() : stamp, &done.back()));
         }
         const auto ended = loop_->run(group.finish());
         ASSERT_TRUE(ended.ok()) << ended.error().text();
@@ -199,8 +206,10 @@ class CrashTest : public testing::TestWithParam<Case> {
         last_.clear();
         flushed_[file.now()] = sectors_;
     }
-    /// What may be there after a crash at `moment`: what was flushed before, or anything written since.
-    [[nodiscard]] bool possible(std::size_t moment, std::uint64_t sector, std::uint64_t value) const {
+    /// What may be there after a crash at `moment`: what was flushed before, or anything written
+    /// since.
+    [[nodiscard]] bool possible(std::size_t moment, std::uint64_t sector,
+                                std::uint64_t value) const {
         for (auto at = --flushed_.upper_bound(moment); at != flushed_.end(); ++at) {
             if (at->second[sector].contains(value)) {
                 return true;
@@ -215,7 +224,8 @@ class CrashTest : public testing::TestWithParam<Case> {
     }
     void crash(const RecordingNode& file, std::size_t moment, unsigned seed) {
         std::mt19937 random(seed);
-        const auto left = std::make_shared<RecordingNode>(*loop_, path_, file.after_crash(moment, random), seed);
+        const auto left =
+            std::make_shared<RecordingNode>(*loop_, path_, file.after_crash(moment, random), seed);
         left->discard_as(discarded());
         {
             // A snapshot that was being made or deleted left the dirty bit: opening mends that.
@@ -225,7 +235,8 @@ class CrashTest : public testing::TestWithParam<Case> {
             if (GetParam().can(kCheck)) {
                 const auto report = loop_->run((*node)->check(Repair::Nothing));
                 ASSERT_TRUE(report.ok()) << report.error().text();
-                ASSERT_EQ(report->corruptions + report->check_errors, 0U) << (report->messages.empty() ? "" : report->messages[0]);
+                ASSERT_EQ(report->corruptions + report->check_errors, 0U)
+                    << (report->messages.empty() ? "" : report->messages[0]);
             }
             std::vector<std::byte> bytes(GetParam().size);
             const auto done = loop_->run((*node)->read(0, Buffers(std::span(bytes))));
@@ -251,7 +262,8 @@ class CrashTest : public testing::TestWithParam<Case> {
         if (!GetParam().can(kSnapshots) && random() % 2 == 0) {
             request.options = {{"compat", "v2"}, {"refcount_bits", "16"}};
         } else {
-            request.options = {{"compat", "v3"}, {"refcount_bits", kWidths.at(random() % kWidths.size())}};
+            request.options = {{"compat", "v3"},
+                               {"refcount_bits", kWidths.at(random() % kWidths.size())}};
         }
         const auto done = loop_->run(amend_image(node.shared_from_this(), std::move(request)));
         ASSERT_TRUE(done.ok()) << done.error().text();
@@ -261,7 +273,8 @@ class CrashTest : public testing::TestWithParam<Case> {
         const std::string name = std::to_string(random() % 3);
         const auto known = loop_->run(node.bitmaps());
         ASSERT_TRUE(known.ok());
-        const bool there = std::any_of(known->begin(), known->end(), [&](const BitmapInfo& each) { return each.name == name; });
+        const bool there = std::any_of(known->begin(), known->end(),
+                                       [&](const BitmapInfo& each) { return each.name == name; });
         if (there && name != "0") {
             ASSERT_TRUE(loop_->run(node.remove_bitmap(name)).ok());
             return;
@@ -274,22 +287,29 @@ class CrashTest : public testing::TestWithParam<Case> {
     }
     /// qemu-img finds the image sound, and reads `bytes`.
     void judge(const std::vector<std::byte>& image, const std::vector<std::byte>& bytes) {
-        static const bool kInstalled = std::system("command -v qemu-img >/dev/null") == 0;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        static const bool kInstalled = std::system("command -v qemu-img >/dev/null") ==
+                                       0;  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
         if (!kInstalled) {
             return;
         }
         for (const auto& [end, content] : {std::pair("", &image), std::pair(".raw", &bytes)}) {
             std::ofstream out(path_ + end, std::ios::binary);
-            out.write(reinterpret_cast<const char*>(content->data()), static_cast<std::streamsize>(content->size()));
+            out.write(reinterpret_cast<const char*>(content->data()),
+                      static_cast<std::streamsize>(content->size()));
         }
         const std::string& format = GetParam().format;
         // 3: leaks, which a crash may leave. Not every format has a check there (63).
-        const std::string line = "{ qemu-img check -U -f " + format + " " + path_ + "; s=$?; [ $s = 0 ] || [ $s = 3 ] || [ $s = 63 ]; } >" + path_ +
-                                 ".log 2>&1 && qemu-img compare -U -f " + format + " -F raw " + path_ + " " + path_ + ".raw >>" + path_ + ".log 2>&1 || { cat " +
+        const std::string line = "{ qemu-img check -U -f " + format + " " + path_ +
+                                 "; s=$?; [ $s = 0 ] || [ $s = 3 ] || [ $s = 63 ]; } >" + path_ +
+                                 ".log 2>&1 && qemu-img compare -U -f " + format + " -F raw " +
+                                 path_ + " " + path_ + ".raw >>" + path_ + ".log 2>&1 || { cat " +
                                  path_ + ".log; false; }";
-        ASSERT_EQ(std::system(line.c_str()), 0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
+        ASSERT_EQ(std::system(line.c_str()),
+                  0);  // NOLINT(concurrency-mt-unsafe,cert-env33-c): a test
     }
-    [[nodiscard]] std::byte discarded() const { return GetParam().can(kPassThrough) ? std::byte{0} : std::byte{0xDD}; }
+    [[nodiscard]] std::byte discarded() const {
+        return GetParam().can(kPassThrough) ? std::byte{0} : std::byte{0xDD};
+    }
     static constexpr unsigned kPackedWrite = 100, kFailOneIn = 40, kJudgeOneIn = 23;
     struct Range {
         std::uint64_t first, count, stamp;
@@ -329,7 +349,8 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
             } else {
                 const auto list = loop_->run((*node)->snapshots());
                 ASSERT_TRUE(list.ok());
-                ASSERT_TRUE(loop_->run((*node)->delete_snapshot((*list)[random() % list->size()].id)).ok());
+                ASSERT_TRUE(
+                    loop_->run((*node)->delete_snapshot((*list)[random() % list->size()].id)).ok());
                 --snapshots;
             }
         }
@@ -361,36 +382,104 @@ constexpr unsigned kQcow2 = kCheck | kPeer;
 
 INSTANTIATE_TEST_SUITE_P(
     Formats, CrashTest,
-    testing::Values(Case{"Qcow2", "qcow2", {}, 2U << 20, 25, kQcow2},
-                    Case{"Qcow2Small", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2},
-                    Case{"Qcow2Tiny", "qcow2", {{"cluster_size", "512"}, {"refcount_bits", "64"}}, 512U << 10, 40, kQcow2},
-                    Case{"Qcow2V2", "qcow2", {{"compat", "v2"}, {"cluster_size", "8192"}}, 1U << 20, 50, kQcow2},
-                    Case{"Qcow2OneBitCounts", "qcow2", {{"refcount_bits", "1"}, {"cluster_size", "4096"}}, 1U << 20, 30, kQcow2},
-                    Case{"Qcow2LazyRefcounts", "qcow2", {{"lazy_refcounts", "on"}, {"cluster_size", "4096"}}, 1U << 20, 30, kQcow2},
-                    Case{"Qcow2Preallocated", "qcow2", {{"preallocation", "metadata"}, {"cluster_size", "4096"}}, 1U << 20, 30, kQcow2},
-                    Case{"Qcow2Subclusters", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "32768"}}, 2U << 20, 60, kQcow2},
-                    Case{"Qcow2Snapshots", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kSnapshots},
-                    Case{"Qcow2SubclusterSnapshots", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "16384"}}, 1U << 20, 40, kQcow2 | kSnapshots},
-                    Case{"Qcow2Overlay", "qcow2", {}, 2U << 20, 30, kQcow2 | kOverlay},
-                    Case{"Qcow2SmallOverlay", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 40, kQcow2 | kOverlay | kSnapshots},
-                    Case{"Qcow2V2Overlay", "qcow2", {{"compat", "v2"}, {"cluster_size", "4096"}}, 1U << 20, 30, kQcow2 | kOverlay},
-                    Case{"Qcow2SubclusterOverlay", "qcow2", {{"extended_l2", "on"}, {"cluster_size", "32768"}}, 2U << 20, 40, kQcow2 | kOverlay},
-                    Case{"Qcow2Zlib", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 40, kQcow2 | kCompress | kSnapshots},
-                    Case{"Qcow2Zstd", "qcow2", {{"cluster_size", "4096"}, {"compression_type", "zstd"}}, 1U << 20, 30, kQcow2 | kCompress},
-                    Case{"Qcow2Failures", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 50, kQcow2 | kFailures},
-                    Case{"Qcow2OverlayFailures", "qcow2", {}, 1U << 20, 40, kQcow2 | kFailures | kOverlay},
-                    Case{"Raw", "raw", {}, 1U << 20, 30, kPassThrough | kPeer},
-                    Case{"Qcow1", "qcow", {}, 1U << 20, 30, kPeer | kPassThrough},
-                    Case{"Qcow1Overlay", "qcow", {}, 1U << 20, 30, kPeer | kPassThrough | kOverlay},
-                    Case{"Vmdk", "vmdk", {}, 2U << 20, 40, kPeer | kPassThrough},
-                    Case{"Vhd", "vpc", {}, 6U << 20, 15, kPeer | kPassThrough},
-                    Case{"VhdFixed", "vpc", {{"subformat", "fixed"}}, 1U << 20, 20, kPeer | kPassThrough},
-                    Case{"Vhdx", "vhdx", {{"block_size", "1048576"}}, 4U << 20, 15, kPeer | kPassThrough},
-                    Case{"Vdi", "vdi", {}, 4U << 20, 20, kPeer | kPassThrough},
-                    Case{"Parallels", "parallels", {}, 4U << 20, 20, kPeer | kPassThrough | kMend},
-                    Case{"Qcow2Amended", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kAmends},
-                    Case{"Qcow2AmendedSnapshots", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 40, kQcow2 | kSnapshots | kAmends},
-                    Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kBitmaps}),
+    testing::Values(
+        Case{"Qcow2", "qcow2", {}, 2U << 20, 25, kQcow2},
+        Case{"Qcow2Small", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2},
+        Case{"Qcow2Tiny",
+             "qcow2",
+             {{"cluster_size", "512"}, {"refcount_bits", "64"}},
+             512U << 10,
+             40,
+             kQcow2},
+        Case{
+            "Qcow2V2", "qcow2", {{"compat", "v2"}, {"cluster_size", "8192"}}, 1U << 20, 50, kQcow2},
+        Case{"Qcow2OneBitCounts",
+             "qcow2",
+             {{"refcount_bits", "1"}, {"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2},
+        Case{"Qcow2LazyRefcounts",
+             "qcow2",
+             {{"lazy_refcounts", "on"}, {"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2},
+        Case{"Qcow2Preallocated",
+             "qcow2",
+             {{"preallocation", "metadata"}, {"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2},
+        Case{"Qcow2Subclusters",
+             "qcow2",
+             {{"extended_l2", "on"}, {"cluster_size", "32768"}},
+             2U << 20,
+             60,
+             kQcow2},
+        Case{"Qcow2Snapshots",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             60,
+             kQcow2 | kSnapshots},
+        Case{"Qcow2SubclusterSnapshots",
+             "qcow2",
+             {{"extended_l2", "on"}, {"cluster_size", "16384"}},
+             1U << 20,
+             40,
+             kQcow2 | kSnapshots},
+        Case{"Qcow2Overlay", "qcow2", {}, 2U << 20, 30, kQcow2 | kOverlay},
+        Case{"Qcow2SmallOverlay",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kOverlay | kSnapshots},
+        Case{"Qcow2V2Overlay",
+             "qcow2",
+             {{"compat", "v2"}, {"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2 | kOverlay},
+        Case{"Qcow2SubclusterOverlay",
+             "qcow2",
+             {{"extended_l2", "on"}, {"cluster_size", "32768"}},
+             2U << 20,
+             40,
+             kQcow2 | kOverlay},
+        Case{"Qcow2Zlib",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kCompress | kSnapshots},
+        Case{"Qcow2Zstd",
+             "qcow2",
+             {{"cluster_size", "4096"}, {"compression_type", "zstd"}},
+             1U << 20,
+             30,
+             kQcow2 | kCompress},
+        Case{
+            "Qcow2Failures", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 50, kQcow2 | kFailures},
+        Case{"Qcow2OverlayFailures", "qcow2", {}, 1U << 20, 40, kQcow2 | kFailures | kOverlay},
+        Case{"Raw", "raw", {}, 1U << 20, 30, kPassThrough | kPeer},
+        Case{"Qcow1", "qcow", {}, 1U << 20, 30, kPeer | kPassThrough},
+        Case{"Qcow1Overlay", "qcow", {}, 1U << 20, 30, kPeer | kPassThrough | kOverlay},
+        Case{"Vmdk", "vmdk", {}, 2U << 20, 40, kPeer | kPassThrough},
+        Case{"Vhd", "vpc", {}, 6U << 20, 15, kPeer | kPassThrough},
+        Case{"VhdFixed", "vpc", {{"subformat", "fixed"}}, 1U << 20, 20, kPeer | kPassThrough},
+        Case{"Vhdx", "vhdx", {{"block_size", "1048576"}}, 4U << 20, 15, kPeer | kPassThrough},
+        Case{"Vdi", "vdi", {}, 4U << 20, 20, kPeer | kPassThrough},
+        Case{"Parallels", "parallels", {}, 4U << 20, 20, kPeer | kPassThrough | kMend},
+        Case{"Qcow2Amended", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kAmends},
+        Case{"Qcow2AmendedSnapshots",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kSnapshots | kAmends},
+        Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kBitmaps}),
     [](const testing::TestParamInfo<Case>& each) { return each.param.name; });
 
 }  // namespace

@@ -18,7 +18,8 @@ void apply(std::vector<std::byte>& to, std::uint64_t offset, std::span<const std
 
 }  // namespace
 
-RecordingNode::RecordingNode(Loop& loop, std::string name, std::vector<std::byte> content, unsigned seed)
+RecordingNode::RecordingNode(Loop& loop, std::string name, std::vector<std::byte> content,
+                             unsigned seed)
     : Node(loop, std::move(name)), start_(content), content_(std::move(content)), random_(seed) {
     traits_.zero_initialised = true;
     traits_.discard = true;
@@ -35,7 +36,9 @@ Task<> RecordingNode::some_turns() {
 
 Task<> RecordingNode::read(std::uint64_t offset, Buffers into) {
     (void)co_await some_turns();
-    const std::size_t part = offset >= content_.size() ? 0 : std::min<std::size_t>(into.size(), content_.size() - offset);
+    const std::size_t part = offset >= content_.size()
+                                 ? 0
+                                 : std::min<std::size_t>(into.size(), content_.size() - offset);
     into.slice(0, part).copy_from(std::span(content_).subspan(part == 0 ? 0 : offset, part));
     into.from(part).fill(std::byte{0});
     co_return ok();
@@ -52,7 +55,8 @@ Task<> RecordingNode::change(std::uint64_t offset, std::vector<std::byte> bytes)
     (void)co_await some_turns();
     changes_[index].ended = now_++;
     if (fails) {
-        co_return Error{ErrorKind::Failed, "the disk is full, or broken", random_() % 2 == 0 ? ENOSPC : EIO};
+        co_return Error{ErrorKind::Failed, "the disk is full, or broken",
+                        random_() % 2 == 0 ? ENOSPC : EIO};
     }
     co_return ok();
 }
@@ -63,13 +67,15 @@ Task<> RecordingNode::write(std::uint64_t offset, Buffers from) {
     co_return co_await change(offset, std::move(bytes));
 }
 
-Task<> RecordingNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions /*options*/) {
+Task<> RecordingNode::write_zeroes(std::uint64_t offset, std::uint64_t length,
+                                   ZeroOptions /*options*/) {
     co_return co_await change(offset, std::vector<std::byte>(length));
 }
 
 // Other bytes than before or zeros: whoever reads them again must not mind.
 Task<> RecordingNode::discard(std::uint64_t offset, std::uint64_t length) {
-    length = offset >= content_.size() ? 0 : std::min<std::uint64_t>(length, content_.size() - offset);
+    length =
+        offset >= content_.size() ? 0 : std::min<std::uint64_t>(length, content_.size() - offset);
     co_return co_await change(offset, std::vector<std::byte>(length, discarded_));
 }
 
@@ -96,7 +102,12 @@ Task<> RecordingNode::resize(std::uint64_t size, Preallocation /*preallocation*/
 }
 
 Task<Extent> RecordingNode::status(std::uint64_t offset, std::uint64_t length) {
-    co_return Extent{.kind = Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset, .owner = this, .file = this};
+    co_return Extent{.kind = Extent::Kind::Data,
+                     .length = length,
+                     .has_offset = true,
+                     .offset = offset,
+                     .owner = this,
+                     .file = this};
 }
 
 std::vector<std::byte> RecordingNode::after_crash(std::size_t moment, std::mt19937& random) const {
@@ -110,7 +121,8 @@ std::vector<std::byte> RecordingNode::after_crash(std::size_t moment, std::mt199
             apply(left, each.offset, each.bytes);
         } else if (mood == 3) {
             for (std::size_t at = 0; at < each.bytes.size();) {
-                const std::size_t part = std::min(each.bytes.size() - at, kSector - (each.offset + at) % kSector);
+                const std::size_t part =
+                    std::min(each.bytes.size() - at, kSector - (each.offset + at) % kSector);
                 if (random() % 2 == 0) {
                     apply(left, each.offset + at, std::span(each.bytes).subspan(at, part));
                 }

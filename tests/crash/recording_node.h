@@ -1,8 +1,9 @@
-// RecordingNode: a file in memory that records every change and flush, and can tell what a loss of power leaves of it at any moment.
+// RecordingNode: a file in memory that records every change and flush, and can tell what a loss of
+// power leaves of it at any moment.
 //
 // On request some changes fail, wholly or half done, as those of a full or failing disk.
-// A change is durable once a flush that began after its completion has ended. Of the others a crash leaves any part: each one wholly, in
-// some of its sectors, or not at all.
+// A change is durable once a flush that began after its completion has ended. Of the others a crash
+// leaves any part: each one wholly, in some of its sectors, or not at all.
 #pragma once
 
 #include <random>
@@ -29,14 +30,16 @@ class RecordingNode final : public Node {
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<> close() override { return flush(); }
 
-    /// What a discard leaves. Formats whose disk shows the file's own bytes get zeros, as a host's file has them.
+    /// What a discard leaves. Formats whose disk shows the file's own bytes get zeros, as a host's
+    /// file has them.
     void discard_as(std::byte left) { discarded_ = left; }
     /// One change in `each` fails from now on; 0: none.
     void fail_one_in(unsigned each) { fail_ = each; }
     /// Moments so far: a crash may be asked for at each, from 0 on.
     [[nodiscard]] std::size_t now() const { return now_; }
     /// What a crash at `moment` leaves; `random` says of what was not durable.
-    [[nodiscard]] std::vector<std::byte> after_crash(std::size_t moment, std::mt19937& random) const;
+    [[nodiscard]] std::vector<std::byte> after_crash(std::size_t moment,
+                                                     std::mt19937& random) const;
     [[nodiscard]] const std::vector<std::byte>& content() const { return content_; }
 
   private:

@@ -1,11 +1,10 @@
 // Compare: registers, flags, vector state by component, exception, memory.
 #include "differential/compare.h"
 
-#include <Zydis/Zydis.h>
-#include <cpuid.h>
-
 #include <cstring>
 
+#include <Zydis/Zydis.h>
+#include <cpuid.h>
 #include <fmt/format.h>
 
 #include "arch/x86/registers.h"
@@ -13,7 +12,8 @@
 namespace strata::differential {
 namespace {
 
-constexpr std::uint64_t kUserEnd = 0x7ffffffff000;  // Linux's TASK_SIZE_MAX with four-level page tables
+constexpr std::uint64_t kUserEnd =
+    0x7ffffffff000;  // Linux's TASK_SIZE_MAX with four-level page tables
 constexpr std::uint64_t kUpperHalf = 0xffff800000000000;
 constexpr const char* kNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                     "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -23,13 +23,16 @@ class Differ {
     Differ(const char* left, const char* right) : left_(left), right_(right) {}
     void number(std::string_view what, std::uint64_t left, std::uint64_t right) {
         if (left != right) {
-            lines.push_back(fmt::format("{}: {} {:#x}, {} {:#x}", what, left_, left, right_, right));
+            lines.push_back(
+                fmt::format("{}: {} {:#x}, {} {:#x}", what, left_, left, right_, right));
         }
     }
-    void bytes(const std::string& what, const std::byte* left, const std::byte* right, std::size_t size, std::size_t unit) {
+    void bytes(const std::string& what, const std::byte* left, const std::byte* right,
+               std::size_t size, std::size_t unit) {
         for (std::size_t at = 0; at < size && lines.size() < 24; at += unit) {
             if (std::memcmp(left + at, right + at, unit) != 0) {
-                lines.push_back(fmt::format("{} + {}: {} {}, {} {}", what, at, left_, hex(left + at, unit), right_, hex(right + at, unit)));
+                lines.push_back(fmt::format("{} + {}: {} {}, {} {}", what, at, left_,
+                                            hex(left + at, unit), right_, hex(right + at, unit)));
             }
         }
     }
@@ -80,17 +83,21 @@ void compare_vectors(Differ& differ, const Image& left_image, const Image& right
     differ.bytes("ftw", left.data() + 4, right.data() + 4, 1, 1);
     differ.bytes("mxcsr", left.data() + 24, right.data() + 24, 4, 4);
     for (std::size_t reg = 0; reg < 8; ++reg) {
-        differ.bytes(fmt::format("st{}", reg), left.data() + 32 + 16 * reg, right.data() + 32 + 16 * reg, 10, 10);
+        differ.bytes(fmt::format("st{}", reg), left.data() + 32 + 16 * reg,
+                     right.data() + 32 + 16 * reg, 10, 10);
     }
     differ.bytes("xmm", left.data() + 160, right.data() + 160, 256, 16);
-    constexpr std::pair<unsigned, const char*> kParts[] = {{2, "ymm high"}, {5, "k"}, {6, "zmm high"}, {7, "zmm16-31"}};
+    constexpr std::pair<unsigned, const char*> kParts[] = {
+        {2, "ymm high"}, {5, "k"}, {6, "zmm high"}, {7, "zmm16-31"}};
     for (const auto& [component, name] : kParts) {
         const XsaveComponent place = xsave_component(component);
-        differ.bytes(name, left.data() + place.offset, right.data() + place.offset, place.size, component == 5 ? 8 : 16);
+        differ.bytes(name, left.data() + place.offset, right.data() + place.offset, place.size,
+                     component == 5 ? 8 : 16);
     }
 }
 
-// The index of the instruction before which the run ended; past the last for the end and for every place outside the case.
+// The index of the instruction before which the run ended; past the last for the end and for every
+// place outside the case.
 std::size_t ended_at(const TestCase& test, const Outcome& outcome) {
     std::uint64_t at = test.start.rip;
     std::size_t i = 0;
@@ -116,19 +123,22 @@ bool memory_fault(const Outcome& outcome) {
     return outcome.vector == vec::kPf || outcome.vector == vec::kGp || outcome.vector == vec::kSs;
 }
 
-// Whether both ended in a fault of one instruction that processors report differently: see Traits, and gs bases: AMD processors want
-// the offset canonical too (#GP), Intel's and Strata only the sum, which then is at most a gs base above the hole.
+// Whether both ended in a fault of one instruction that processors report differently: see Traits,
+// and gs bases: AMD processors want the offset canonical too (#GP), Intel's and Strata only the
+// sum, which then is at most a gs base above the hole.
 bool may_fault_otherwise(const TestCase& test, const Outcome& left, const Outcome& right) {
     const std::size_t index = ended_at(test, left);
-    if (index == test.traits.size() || left.end.rip != right.end.rip || !memory_fault(left) || !memory_fault(right)) {
+    if (index == test.traits.size() || left.end.rip != right.end.rip || !memory_fault(left) ||
+        !memory_fault(right)) {
         return false;
     }
     const TestCase::Traits* traits = &test.traits[index];
     if (traits->two_parts && left.vector != right.vector) {
         return true;
     }
-    return traits->either_operand || (traits->gs && left.vector == arch::x86::vector::kPf && right.vector == arch::x86::vector::kGp &&
-                                   left.fault_address - kUpperHalf < test.gs_base);
+    return traits->either_operand || (traits->gs && left.vector == arch::x86::vector::kPf &&
+                                      right.vector == arch::x86::vector::kGp &&
+                                      left.fault_address - kUpperHalf < test.gs_base);
 }
 
 }  // namespace
@@ -145,7 +155,8 @@ XsaveComponent xsave_component(unsigned number) {
     return known[number];
 }
 
-std::vector<std::string> differences(const TestCase& test, const Outcome& left, const Outcome& right, const char* left_name,
+std::vector<std::string> differences(const TestCase& test, const Outcome& left,
+                                     const Outcome& right, const char* left_name,
                                      const char* right_name, bool dead_flags) {
     Differ differ(left_name, right_name);
     const bool same_fault = !may_fault_otherwise(test, left, right);
@@ -161,9 +172,12 @@ std::vector<std::string> differences(const TestCase& test, const Outcome& left, 
     differ.number("rflags", left.end.rflags & compared, right.end.rflags & compared);
     if (left.vector == right.vector && same_fault) {
         // Host kernels keep the error code of an earlier exception for vectors without one.
-        if (left.vector == arch::x86::vector::kPf || left.vector == arch::x86::vector::kGp || left.vector == arch::x86::vector::kSs) {
-            // For addresses past user space, Linux reports every page as present to user programs, to hide its own mappings.
-            const std::uint64_t hidden = left.vector == arch::x86::vector::kPf && left.fault_address >= kUserEnd ? 1 : 0;
+        if (left.vector == arch::x86::vector::kPf || left.vector == arch::x86::vector::kGp ||
+            left.vector == arch::x86::vector::kSs) {
+            // For addresses past user space, Linux reports every page as present to user programs,
+            // to hide its own mappings.
+            const std::uint64_t hidden =
+                left.vector == arch::x86::vector::kPf && left.fault_address >= kUserEnd ? 1 : 0;
             differ.number("error", left.error | hidden, right.error | hidden);
         }
         if (left.vector == arch::x86::vector::kPf) {
@@ -172,7 +186,8 @@ std::vector<std::string> differences(const TestCase& test, const Outcome& left, 
     }
     compare_vectors(differ, left.end.xsave, right.end.xsave);
     for (std::size_t page = 0; page < kDataPages; ++page) {
-        differ.bytes(fmt::format("memory {:#x}", kDataPageAddress[page]), left.data[page].data(), right.data[page].data(), kPage, 8);
+        differ.bytes(fmt::format("memory {:#x}", kDataPageAddress[page]), left.data[page].data(),
+                     right.data[page].data(), kPage, 8);
     }
     return differ.lines;
 }
@@ -182,14 +197,17 @@ std::string describe(const TestCase& test) {
     ZydisFormatter formatter;
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    std::string text = fmt::format("seed {}, gs base {:#x}, rflags {:#x}\n", test.seed, test.gs_base, test.start.rflags);
+    std::string text = fmt::format("seed {}, gs base {:#x}, rflags {:#x}\n", test.seed,
+                                   test.gs_base, test.start.rflags);
     std::size_t at = 0;
     for (const std::uint8_t length : test.lengths) {
         ZydisDecodedInstruction insn;
         ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
         char line[160] = "?";
-        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, test.code.data() + at, length, &insn, operands))) {
-            ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible, line, sizeof(line), test.start.rip + at, nullptr);
+        if (ZYAN_SUCCESS(
+                ZydisDecoderDecodeFull(&decoder, test.code.data() + at, length, &insn, operands))) {
+            ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible,
+                                            line, sizeof(line), test.start.rip + at, nullptr);
         }
         std::string raw;
         for (std::size_t i = 0; i < length; ++i) {
@@ -199,7 +217,8 @@ std::string describe(const TestCase& test) {
         at += length;
     }
     for (std::size_t reg = 0; reg < 16; ++reg) {
-        text += fmt::format("  {}={:#x}{}", kNames[reg], test.start.gpr[reg], reg % 4 == 3 ? "\n" : "");
+        text +=
+            fmt::format("  {}={:#x}{}", kNames[reg], test.start.gpr[reg], reg % 4 == 3 ? "\n" : "");
     }
     return text;
 }

@@ -8,8 +8,10 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: strata-differential [--seed N] [--cases N] [--seconds N] [--most N] [--stop-after N] [--only interpreter|translator] [--show yes]\n"
-    "Runs random user-mode code on the host CPU, the interpreter and the translator and compares everything.\n"
+    "usage: strata-differential [--seed N] [--cases N] [--seconds N] [--most N] [--stop-after N] "
+    "[--only interpreter|translator] [--show yes]\n"
+    "Runs random user-mode code on the host CPU, the interpreter and the translator and compares "
+    "everything.\n"
     "Exit status: 0 no difference, 1 differences (printed), 2 wrong usage.\n";
 
 bool number(const char* text, std::uint64_t& out) {
@@ -59,8 +61,11 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "strata-differential: %s\n", result.error().text().c_str());
         return 1;
     }
-    std::printf("%s%s%llu cases, %llu ended in a fault, %llu not compared, %llu differ\n", result->report.c_str(), result->coverage.c_str(),
-                static_cast<unsigned long long>(result->cases), static_cast<unsigned long long>(result->faulted),
-                static_cast<unsigned long long>(result->timed_out), static_cast<unsigned long long>(result->differing));
+    std::printf("%s%s%llu cases, %llu ended in a fault, %llu not compared, %llu differ\n",
+                result->report.c_str(), result->coverage.c_str(),
+                static_cast<unsigned long long>(result->cases),
+                static_cast<unsigned long long>(result->faulted),
+                static_cast<unsigned long long>(result->timed_out),
+                static_cast<unsigned long long>(result->differing));
     return result->differing == 0 ? 0 : 1;
 }

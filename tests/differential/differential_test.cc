@@ -1,9 +1,10 @@
-// Differential: a fixed budget of random cases on host CPU, interpreter and translator must agree in everything.
-#include "differential/session.h"
-
+// Differential: a fixed budget of random cases on host CPU, interpreter and translator must agree
+// in everything.
 #include <cstdio>
 
 #include <gtest/gtest.h>
+
+#include "differential/session.h"
 
 namespace strata::differential {
 namespace {
@@ -15,7 +16,8 @@ TEST(DifferentialTest, InterpreterTranslatorAndHostAgree) {
     auto result = run_session(options);
     ASSERT_TRUE(result.ok()) << result.error().text();
     EXPECT_EQ(result->differing, 0U) << result->report;
-    EXPECT_GT(result->faulted, result->cases / 20) << "the cases hardly fault: the generator is broken";
+    EXPECT_GT(result->faulted, result->cases / 20)
+        << "the cases hardly fault: the generator is broken";
     EXPECT_GT(result->cases, 500U);
     std::fputs(result->coverage.c_str(), stdout);
 }

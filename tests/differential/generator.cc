@@ -1,13 +1,14 @@
-// Generator: encodings by the format's own structure (prefixes, map, opcode, ModRM, SIB, displacement, immediate), filtered by
-// the decoder; registers and memory chosen so that operands are aligned, misaligned, page-crossing, unmapped, read-only and non-canonical.
+// Generator: encodings by the format's own structure (prefixes, map, opcode, ModRM, SIB,
+// displacement, immediate), filtered by the decoder; registers and memory chosen so that operands
+// are aligned, misaligned, page-crossing, unmapped, read-only and non-canonical.
 #include "differential/generator.h"
-
-#include <Zydis/Zydis.h>
 
 #include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <map>
+
+#include <Zydis/Zydis.h>
 
 #include "arch/x86/registers.h"
 #include "differential/random.h"
@@ -20,7 +21,8 @@ using engine::soft::DecodeStatus;
 using engine::soft::InsnClass;
 using engine::soft::Instruction;
 
-// Instructions whose outcome is not the code's alone: host state, time, randomness, other privileges, the FPU's last-instruction pointers.
+// Instructions whose outcome is not the code's alone: host state, time, randomness, other
+// privileges, the FPU's last-instruction pointers.
 bool outside_the_comparison(const Instruction& insn) {
     switch (insn.cls) {
         case InsnClass::Undefined:
@@ -64,33 +66,40 @@ bool outside_the_comparison(const Instruction& insn) {
             return true;
         default:
             // fs is the C library's own
-            return (insn.mem.present && insn.mem.segment == arch::x86::Fs) || insn.implicit_segment == arch::x86::Fs;
+            return (insn.mem.present && insn.mem.segment == arch::x86::Fs) ||
+                   insn.implicit_segment == arch::x86::Fs;
     }
 }
 
-// What processors of different makers do differently, so that agreement with this host would prove nothing: near branches with an operand
-// size prefix (AMD truncates rip, Intel ignores the prefix), LOOPcc with F2/F3 (undocumented), register forms of the 0F 0D hints.
+// What processors of different makers do differently, so that agreement with this host would prove
+// nothing: near branches with an operand size prefix (AMD truncates rip, Intel ignores the prefix),
+// LOOPcc with F2/F3 (undocumented), register forms of the 0F 0D hints.
 bool differs_by_maker(const Instruction& insn, const std::vector<std::uint8_t>& bytes) {
     const bool branch = insn.cls >= InsnClass::Jcc && insn.cls <= InsnClass::Loop;
     const auto prefixes_end = bytes.begin() + insn.opcode_offset;
     const bool operand_size = std::find(bytes.begin(), prefixes_end, 0x66) != prefixes_end;
-    return (branch && operand_size) || (insn.cls == InsnClass::Loop && (insn.raw_f2 || insn.raw_f3)) ||
+    return (branch && operand_size) ||
+           (insn.cls == InsnClass::Loop && (insn.raw_f2 || insn.raw_f3)) ||
            (insn.opcode_map == 1 && insn.opcode == 0x0d && insn.mod == 3);
 }
 
-// REP CMPS with two operands that fault: the manuals do not say which one does, and one processor does it both ways.
+// REP CMPS with two operands that fault: the manuals do not say which one does, and one processor
+// does it both ways.
 bool either_operand(const Instruction& insn) {
-    return insn.cls == InsnClass::String && (insn.opcode & 0xfe) == 0xa6 && (insn.raw_f2 || insn.raw_f3);
+    return insn.cls == InsnClass::String && (insn.opcode & 0xfe) == 0xa6 &&
+           (insn.raw_f2 || insn.raw_f3);
 }
 
-// x87 operands of 10 bytes may be two accesses: the first can be a page fault although the second is not canonical. AMD processors push
-// a CALL's return address before they look at the target.
+// x87 operands of 10 bytes may be two accesses: the first can be a page fault although the second
+// is not canonical. AMD processors push a CALL's return address before they look at the target.
 bool two_parts(const Instruction& insn) {
-    return (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) || insn.cls == InsnClass::CallIndirect;
+    return (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) ||
+           insn.cls == InsnClass::CallIndirect;
 }
 
 bool uses_gs(const Instruction& insn) {
-    return (insn.mem.present && insn.mem.segment == arch::x86::Gs) || insn.implicit_segment == arch::x86::Gs;
+    return (insn.mem.present && insn.mem.segment == arch::x86::Gs) ||
+           insn.implicit_segment == arch::x86::Gs;
 }
 
 void append(std::vector<std::uint8_t>& bytes, Random& random, unsigned count) {
@@ -99,7 +108,8 @@ void append(std::vector<std::uint8_t>& bytes, Random& random, unsigned count) {
     }
 }
 
-// ModRM with a bias to memory operands, its SIB, displacement; then a few random bytes that serve as immediates.
+// ModRM with a bias to memory operands, its SIB, displacement; then a few random bytes that serve
+// as immediates.
 void append_operands(std::vector<std::uint8_t>& bytes, Random& random) {
     auto modrm = static_cast<std::uint8_t>(random.next() >> 7);
     if (random.one_in(3)) {
@@ -110,9 +120,11 @@ void append_operands(std::vector<std::uint8_t>& bytes, Random& random) {
         append(bytes, random, 1);
     }
     if ((modrm >> 6) == 2) {
-        // A displacement of a few pages at most keeps the solved base register within the layout's reach.
+        // A displacement of a few pages at most keeps the solved base register within the layout's
+        // reach.
         const auto displacement = static_cast<std::int32_t>(random.below(8192)) - 4096;
-        const auto* raw = reinterpret_cast<const std::uint8_t*>(&displacement);  // SAFETY: bytes of a trivial type
+        const auto* raw = reinterpret_cast<const std::uint8_t*>(
+            &displacement);  // SAFETY: bytes of a trivial type
         bytes.insert(bytes.end(), raw, raw + 4);
     }
     append(bytes, random, 8);
@@ -180,7 +192,8 @@ Instruction pick(Random& random, const engine::soft::IsaSupport& isa) {
         }
         Instruction insn;
         const auto available = static_cast<std::uint32_t>(std::min<std::size_t>(bytes.size(), 15));
-        if (engine::soft::decode(bytes.data(), available, CodeMode::Bits64, isa, insn) != DecodeStatus::Ok ||
+        if (engine::soft::decode(bytes.data(), available, CodeMode::Bits64, isa, insn) !=
+                DecodeStatus::Ok ||
             outside_the_comparison(insn) || differs_by_maker(insn, bytes)) {
             continue;
         }
@@ -196,21 +209,25 @@ struct OpenBranch {
     unsigned size;
 };
 
-// Whether a case can hold the instruction: direct branches need a displacement of 1 or 4 bytes to be redirected.
+// Whether a case can hold the instruction: direct branches need a displacement of 1 or 4 bytes to
+// be redirected.
 bool usable(const Instruction& insn) {
     switch (insn.cls) {
         case InsnClass::Jcc:
         case InsnClass::Jmp:
         case InsnClass::Call:
         case InsnClass::Loop:
-            return insn.imm_offset[0] != engine::soft::kNoOffset && (insn.imm_size[0] == 1 || insn.imm_size[0] == 4);
+            return insn.imm_offset[0] != engine::soft::kNoOffset &&
+                   (insn.imm_size[0] == 1 || insn.imm_size[0] == 4);
         default:
             return true;
     }
 }
 
-// Branches go forward, to the start of a later instruction or to the INT3s behind the last, so that every case ends.
-void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, std::vector<FlowStep>& steps, Random& random) {
+// Branches go forward, to the start of a later instruction or to the INT3s behind the last, so that
+// every case ends.
+void close_branches(TestCase& test, const std::vector<OpenBranch>& branches,
+                    std::vector<FlowStep>& steps, Random& random) {
     for (const OpenBranch& branch : branches) {
         std::vector<std::size_t> targets;  // of the instructions behind it, by their index
         std::size_t at = 0;
@@ -229,7 +246,8 @@ void close_branches(TestCase& test, const std::vector<OpenBranch>& branches, std
 }
 
 std::uint64_t interesting_address(Random& random) {
-    constexpr std::uint64_t kPages[] = {Layout::kData, Layout::kData + kPage, Layout::kReadOnly, Layout::kAfterReadOnly, Layout::kStack};
+    constexpr std::uint64_t kPages[] = {Layout::kData, Layout::kData + kPage, Layout::kReadOnly,
+                                        Layout::kAfterReadOnly, Layout::kStack};
     const std::uint64_t page = kPages[random.below(std::size(kPages))];
     switch (random.below(16)) {
         case 0:  // at a page's end: crosses into the next page, mapped or not
@@ -263,7 +281,8 @@ std::uint64_t interesting_number(Random& random) {
         case 2:
             return 1ULL << random.below(64);
         case 3:
-            return static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(random.next())));
+            return static_cast<std::uint64_t>(
+                static_cast<std::int64_t>(static_cast<std::int32_t>(random.next())));
         default:
             return random.next();
     }
@@ -278,7 +297,8 @@ void aim(const Instruction& insn, Registers& start, Random& random) {
     if (insn.mem.index >= 0 && insn.mem.index < 16 && insn.mem.index != insn.mem.base) {
         gpr[static_cast<std::size_t>(insn.mem.index)] = random.below(64);
     }
-    std::uint64_t address = interesting_address(random) - static_cast<std::uint64_t>(insn.mem.displacement);
+    std::uint64_t address =
+        interesting_address(random) - static_cast<std::uint64_t>(insn.mem.displacement);
     if (insn.mem.index >= 0 && insn.mem.index < 16 && insn.mem.index != insn.mem.base) {
         address -= gpr[static_cast<std::size_t>(insn.mem.index)] * insn.mem.scale;
     }
@@ -288,12 +308,14 @@ void aim(const Instruction& insn, Registers& start, Random& random) {
 }
 
 void fill_vectors(Registers& start, Random& random) {
-    // Legacy area: st0..st7 at 32 (16 bytes each, 10 used), xmm0..15 at 160; then the header and the extended parts. SDM 1, 13.4.
+    // Legacy area: st0..st7 at 32 (16 bytes each, 10 used), xmm0..15 at 160; then the header and
+    // the extended parts. SDM 1, 13.4.
     auto fill = [&](std::size_t from, std::size_t to) {
         for (std::size_t at = from; at + 8 <= to; at += 8) {
-            const std::uint64_t value = random.one_in(3)   ? random.below(256)
-                                        : random.one_in(3) ? 0x3ff0000000000000ULL + (random.below(1 << 20) << 32)
-                                                           : random.next();
+            const std::uint64_t value = random.one_in(3) ? random.below(256)
+                                        : random.one_in(3)
+                                            ? 0x3ff0000000000000ULL + (random.below(1 << 20) << 32)
+                                            : random.next();
             std::memcpy(start.xsave.data() + at, &value, 8);
         }
     };
@@ -340,11 +362,15 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
     for (auto& reg : test.start.gpr) {
         reg = random.one_in(3) ? interesting_address(random) : interesting_number(random);
     }
-    test.start.gpr[arch::x86::Rsp] = Layout::kStack + (random.one_in(8) ? random.below(kPage) : 2048 + 8 * random.below(64));
-    test.start.rflags = 0x202 | (random.next() & arch::x86::rflags::kArithmetic) | (random.one_in(4) ? arch::x86::rflags::kDf : 0);
+    test.start.gpr[arch::x86::Rsp] =
+        Layout::kStack + (random.one_in(8) ? random.below(kPage) : 2048 + 8 * random.below(64));
+    test.start.rflags = 0x202 | (random.next() & arch::x86::rflags::kArithmetic) |
+                        (random.one_in(4) ? arch::x86::rflags::kDf : 0);
     test.gs_base = Layout::kData + random.below(kPage);
-    // Mostly well inside the first code page; sometimes across the two pages, sometimes up to the end of the second.
-    const std::uint64_t offsets[] = {64 + random.below(3000), kPage - 1 - random.below(40), Layout::kCodePages * kPage - 1 - random.below(40)};
+    // Mostly well inside the first code page; sometimes across the two pages, sometimes up to the
+    // end of the second.
+    const std::uint64_t offsets[] = {64 + random.below(3000), kPage - 1 - random.below(40),
+                                     Layout::kCodePages * kPage - 1 - random.below(40)};
     test.start.rip = Layout::kCode + offsets[random.one_in(6) ? 1 + random.below(2) : 0];
     const std::uint64_t room = Layout::kCode + Layout::kCodePages * kPage - test.start.rip;
     const auto count = 1 + random.below(most);
@@ -353,20 +379,24 @@ TestCase Generator::make(std::uint64_t seed, unsigned most) {
     std::vector<FlowStep> steps;
     for (unsigned i = 0; i < count; ++i) {
         Instruction insn = pick(random, isa_);
-        for (int retry = 0; retry < 3 && common_.contains(insn.mnemonic) && random.one_in(2); ++retry) {
+        for (int retry = 0; retry < 3 && common_.contains(insn.mnemonic) && random.one_in(2);
+             ++retry) {
             insn = pick(random, isa_);
         }
         if (!usable(insn) || test.code.size() + insn.length > room) {
             continue;
         }
-        if (insn.cls == InsnClass::Jcc || insn.cls == InsnClass::Jmp || insn.cls == InsnClass::Call || insn.cls == InsnClass::Loop) {
-            branches.push_back({steps.size(), test.code.size() + insn.imm_offset[0], test.code.size() + insn.length, insn.imm_size[0]});
+        if (insn.cls == InsnClass::Jcc || insn.cls == InsnClass::Jmp ||
+            insn.cls == InsnClass::Call || insn.cls == InsnClass::Loop) {
+            branches.push_back({steps.size(), test.code.size() + insn.imm_offset[0],
+                                test.code.size() + insn.length, insn.imm_size[0]});
         }
         if (!aimed || random.one_in(3)) {
             aim(insn, test.start, random);
             aimed = aimed || insn.mem.present;
         }
-        test.traits.push_back({engine::soft::mnemonic_name(insn), ZydisISASetGetString(static_cast<ZydisISASet>(insn.isa_set)),
+        test.traits.push_back({engine::soft::mnemonic_name(insn),
+                               ZydisISASetGetString(static_cast<ZydisISASet>(insn.isa_set)),
                                either_operand(insn), two_parts(insn), uses_gs(insn)});
         steps.push_back(flow_step(insn));
         test.code.insert(test.code.end(), insn.bytes, insn.bytes + insn.length);

@@ -17,7 +17,8 @@ using memory::GuestAddress;
 
 constexpr std::uint64_t kRam = 4ULL << 20;
 constexpr std::uint64_t kPml4 = 0xf000;
-// Supervisor pages: linear kSystem + n pages at physical kSystemPhysical + n pages: GDT and TSS, IDT, handlers, stack.
+// Supervisor pages: linear kSystem + n pages at physical kSystemPhysical + n pages: GDT and TSS,
+// IDT, handlers, stack.
 constexpr std::uint64_t kSystem = 0xffffffff80000000ULL;
 constexpr std::uint64_t kSystemPhysical = 0x100000;
 constexpr std::uint64_t kTss = kSystem + 0x800;
@@ -26,11 +27,14 @@ constexpr std::uint64_t kHandlers = kSystem + 2 * kPage;
 constexpr std::uint64_t kStackTop = kSystem + 4 * kPage;
 constexpr std::uint64_t kCodePhysical = 0x200000;
 // Not in the order of their linear addresses, so that a page-crossing access meets two places.
-constexpr std::uint64_t kDataPhysical[kDataPages] = {0x310000, 0x300000, 0x320000, 0x318000, 0x330000};
+constexpr std::uint64_t kDataPhysical[kDataPages] = {0x310000, 0x300000, 0x320000, 0x318000,
+                                                     0x330000};
 constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4, kNoExecute = 1ULL << 63;
 constexpr std::uint8_t kExitPort = 0xe9;
 
-void put64(std::vector<std::byte>& bytes, std::size_t at, std::uint64_t value) { std::memcpy(bytes.data() + at, &value, 8); }
+void put64(std::vector<std::byte>& bytes, std::size_t at, std::uint64_t value) {
+    std::memcpy(bytes.data() + at, &value, 8);
+}
 
 std::vector<std::byte> make_gdt_and_tss() {
     std::vector<std::byte> page(kPage);
@@ -50,7 +54,8 @@ std::vector<std::byte> make_idt() {
     for (std::uint64_t vector = 0; vector < 256; ++vector) {
         const std::uint64_t handler = kHandlers + vector * 4;
         const std::uint64_t type = vector == 3 || vector == 4 ? 0xee00 : 0x8e00;
-        put64(page, vector * 16, (handler & 0xffff) | 0x08ULL << 16 | type << 32 | (handler >> 16 & 0xffff) << 48);
+        put64(page, vector * 16,
+              (handler & 0xffff) | 0x08ULL << 16 | type << 32 | (handler >> 16 & 0xffff) << 48);
         put64(page, vector * 16 + 8, handler >> 32);
     }
     return page;
@@ -75,7 +80,8 @@ x86::Segment flat(std::uint16_t selector, std::uint16_t attributes) {
 
 x86::ArchState user_state(std::uint64_t xcr0) {
     x86::ArchState state = x86::ArchState::power_on(0, true);
-    state.cr0 = x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp | x86::cr0::kAm | x86::cr0::kPg;
+    state.cr0 = x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp |
+                x86::cr0::kAm | x86::cr0::kPg;
     state.cr3 = kPml4;
     state.cr4 = x86::cr4::kPae | x86::cr4::kOsfxsr | x86::cr4::kOsxmmexcpt | x86::cr4::kOsxsave;
     state.efer = x86::efer::kSce | x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
@@ -96,9 +102,13 @@ x86::ArchState user_state(std::uint64_t xcr0) {
 // Ends run() when a handler writes the port; nothing else is there.
 class GuestRunner::Io final : public engine::IoDispatcher {
   public:
-    void mmio_read(std::uint64_t, std::span<std::byte> data) override { std::fill(data.begin(), data.end(), std::byte{0xff}); }
+    void mmio_read(std::uint64_t, std::span<std::byte> data) override {
+        std::fill(data.begin(), data.end(), std::byte{0xff});
+    }
     void mmio_write(std::uint64_t, std::span<const std::byte>) override {}
-    void port_read(std::uint16_t, std::span<std::byte> data) override { std::fill(data.begin(), data.end(), std::byte{0xff}); }
+    void port_read(std::uint16_t, std::span<std::byte> data) override {
+        std::fill(data.begin(), data.end(), std::byte{0xff});
+    }
     void port_write(std::uint16_t port, std::span<const std::byte>) override {
         if (port == kExitPort) {
             done.store(true, std::memory_order_release);
@@ -130,7 +140,8 @@ Result<> GuestRunner::map(std::uint64_t linear, std::uint64_t physical, std::uin
 }
 
 Result<> GuestRunner::build_tables() {
-    const std::vector<std::byte> pages[] = {make_gdt_and_tss(), make_idt(), make_handlers(), std::vector<std::byte>(kPage)};
+    const std::vector<std::byte> pages[] = {make_gdt_and_tss(), make_idt(), make_handlers(),
+                                            std::vector<std::byte>(kPage)};
     for (std::uint64_t n = 0; n < 4; ++n) {
         STRATA_TRY_VOID(ram_->write(GuestAddress(kSystemPhysical + n * kPage), pages[n]));
         STRATA_TRY_VOID(map(kSystem + n * kPage, kSystemPhysical + n * kPage, kWritable));
@@ -140,7 +151,8 @@ Result<> GuestRunner::build_tables() {
     }
     for (std::size_t n = 0; n < kDataPages; ++n) {
         const bool writable = kDataPageAddress[n] != Layout::kReadOnly;
-        STRATA_TRY_VOID(map(kDataPageAddress[n], kDataPhysical[n], kUser | kNoExecute | (writable ? kWritable : 0)));
+        STRATA_TRY_VOID(map(kDataPageAddress[n], kDataPhysical[n],
+                            kUser | kNoExecute | (writable ? kWritable : 0)));
     }
     return ok();
 }
@@ -194,7 +206,9 @@ Result<Outcome> GuestRunner::collect(const x86::ArchState& state) {
         outcome.error = STRATA_TRY(word());
     }
     if (state.rip - kHandlers >= 1024 || kStackTop - frame != 40) {
-        return Error{ErrorKind::Failed, fmt::format("guest ended at {:#x} with rsp {:#x}: not in a handler", state.rip, frame)};
+        return Error{
+            ErrorKind::Failed,
+            fmt::format("guest ended at {:#x} with rsp {:#x}: not in a handler", state.rip, frame)};
     }
     outcome.end.rip = STRATA_TRY(word());
     (void)STRATA_TRY(word());  // CS: always the user's
@@ -213,7 +227,9 @@ Result<Outcome> GuestRunner::run(const TestCase& test) {
     while (!io_->done.load(std::memory_order_acquire)) {
         const engine::VcpuExit exit = vcpu_->run();
         if (exit.reason != engine::ExitReason::Interrupted) {
-            return Error{ErrorKind::Failed, fmt::format("the vCPU stopped: reason {}, {}", static_cast<int>(exit.reason), exit.detail)};
+            return Error{ErrorKind::Failed,
+                         fmt::format("the vCPU stopped: reason {}, {}",
+                                     static_cast<int>(exit.reason), exit.detail)};
         }
     }
     x86::ArchState state;

@@ -1,7 +1,8 @@
 // GuestRunner: runs TestCases as ring-3 code of a tiny long-mode guest on a CPU engine.
 //
-// The guest has no kernel but 256 exception handlers, each of which writes a port and halts: the port ends run(), the handler's
-// address tells the vector, and the exception frame on its stack the rest. Threads: one.
+// The guest has no kernel but 256 exception handlers, each of which writes a port and halts: the
+// port ends run(), the handler's address tells the vector, and the exception frame on its stack the
+// rest. Threads: one.
 #pragma once
 
 #include <memory>

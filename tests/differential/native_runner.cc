@@ -1,6 +1,12 @@
 // NativeRunner: the child, its mappings and its signal handler.
 #include "differential/native_runner.h"
 
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+
 #include <asm/prctl.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,12 +16,6 @@
 #include <sys/ucontext.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <csignal>
-#include <cstdlib>
-#include <cstring>
 
 extern "C" {
 // native_entry.S
@@ -42,11 +42,12 @@ struct Exchange {
 };
 
 // The child has one of each, reached from its signal handler.
-Exchange* g_exchange = nullptr;      // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
-void* g_saved_rsp = nullptr;         // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+Exchange* g_exchange = nullptr;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+void* g_saved_rsp = nullptr;     // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
-constexpr int kContextOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+constexpr int kContextOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                   REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                   REG_R12, REG_R13, REG_R14, REG_R15};
 
 void on_signal(int, siginfo_t*, void* raw) {
     auto* context = static_cast<ucontext_t*>(raw);
@@ -60,7 +61,8 @@ void on_signal(int, siginfo_t*, void* raw) {
     exchange.trap = static_cast<std::uint64_t>(registers[REG_TRAPNO]);
     exchange.error = static_cast<std::uint64_t>(registers[REG_ERR]);
     exchange.fault_address = static_cast<std::uint64_t>(registers[REG_CR2]);
-    // The frame's state is an XSAVE image of at least 832 bytes; its size stands in the software-reserved bytes. SDM 1, 13.4; Linux sigcontext.h.
+    // The frame's state is an XSAVE image of at least 832 bytes; its size stands in the
+    // software-reserved bytes. SDM 1, 13.4; Linux sigcontext.h.
     auto* image = reinterpret_cast<std::byte*>(context->uc_mcontext.fpregs);
     std::uint32_t size = 0;
     std::memcpy(&size, image + 464 + 16, sizeof(size));
@@ -68,7 +70,8 @@ void on_signal(int, siginfo_t*, void* raw) {
         size = 832;
     }
     std::memcpy(exchange.end_xsave.data(), image, size);
-    registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<std::uintptr_t>(&strata_native_resume));
+    registers[REG_RIP] =
+        static_cast<greg_t>(reinterpret_cast<std::uintptr_t>(&strata_native_resume));
     registers[REG_RSP] = static_cast<greg_t>(reinterpret_cast<std::uintptr_t>(g_saved_rsp));
     registers[REG_EFL] = 0x202;
     // Back to the C++ defaults: no x87 stack, all exceptions masked.
@@ -87,14 +90,18 @@ void on_signal(int, siginfo_t*, void* raw) {
 }
 
 void map_at(std::uint64_t address, std::uint64_t pages, int protection) {
-    // SAFETY: the Layout's addresses are the test's own choice, below every mapping of a position-independent program.
+    // SAFETY: the Layout's addresses are the test's own choice, below every mapping of a
+    // position-independent program.
     void* wanted = reinterpret_cast<void*>(address);
-    if (::mmap(wanted, pages * kPage, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0) != wanted) {
+    if (::mmap(wanted, pages * kPage, protection,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0) != wanted) {
         child_dies("native runner: an address of the layout is taken\n");
     }
 }
 
-std::byte* at(std::uint64_t address) { return reinterpret_cast<std::byte*>(address); }
+std::byte* at(std::uint64_t address) {
+    return reinterpret_cast<std::byte*>(address);
+}
 
 void map_layout() {
     map_at(Layout::kCode, Layout::kCodePages, PROT_READ | PROT_WRITE | PROT_EXEC);
@@ -125,7 +132,8 @@ void handle_signals() {
 void run_one(Exchange& exchange) {
     std::memset(at(Layout::kCode), 0xcc, Layout::kCodePages * kPage);
     std::memcpy(at(exchange.start[16]), exchange.code, exchange.code_size);
-    (void)::mprotect(at(Layout::kReadOnly), kPage, PROT_READ | PROT_WRITE);  // cannot fail: the page was mapped above
+    (void)::mprotect(at(Layout::kReadOnly), kPage,
+                     PROT_READ | PROT_WRITE);  // cannot fail: the page was mapped above
     for (std::size_t page = 0; page < kDataPages; ++page) {
         std::memcpy(at(kDataPageAddress[page]), exchange.data[page].data(), kPage);
     }
@@ -133,7 +141,8 @@ void run_one(Exchange& exchange) {
     (void)::mprotect(at(Layout::kCode), Layout::kCodePages * kPage, PROT_READ | PROT_EXEC);
     (void)::syscall(SYS_arch_prctl, ARCH_SET_GS, exchange.gs_base);
     strata_native_enter(exchange.start, exchange.xsave.data(), &g_saved_rsp);
-    (void)::mprotect(at(Layout::kCode), Layout::kCodePages * kPage, PROT_READ | PROT_WRITE | PROT_EXEC);
+    (void)::mprotect(at(Layout::kCode), Layout::kCodePages * kPage,
+                     PROT_READ | PROT_WRITE | PROT_EXEC);
     for (std::size_t page = 0; page < kDataPages; ++page) {
         std::memcpy(exchange.data[page].data(), at(kDataPageAddress[page]), kPage);
     }
@@ -158,12 +167,15 @@ void run_one(Exchange& exchange) {
 
 Result<std::unique_ptr<NativeRunner>> NativeRunner::create() {
     std::unique_ptr<NativeRunner> runner(new NativeRunner);
-    runner->shared_ = STRATA_TRY(MmapRegion::map(sizeof(Exchange), PROT_READ | PROT_WRITE, MAP_SHARED));
+    runner->shared_ =
+        STRATA_TRY(MmapRegion::map(sizeof(Exchange), PROT_READ | PROT_WRITE, MAP_SHARED));
     STRATA_TRY_VOID(runner->start_child());
     return runner;
 }
 
-NativeRunner::~NativeRunner() { stop_child(); }
+NativeRunner::~NativeRunner() {
+    stop_child();
+}
 
 Result<> NativeRunner::start_child() {
     int down[2];
@@ -216,7 +228,8 @@ Result<Outcome> NativeRunner::run(const TestCase& test) {
     Outcome outcome;
     pollfd ready{from_child_.get(), POLLIN, 0};
     char answer = 0;
-    if (::write(to_child_.get(), &byte, 1) != 1 || ::poll(&ready, 1, 1000) != 1 || ::read(from_child_.get(), &answer, 1) != 1) {
+    if (::write(to_child_.get(), &byte, 1) != 1 || ::poll(&ready, 1, 1000) != 1 ||
+        ::read(from_child_.get(), &answer, 1) != 1) {
         stop_child();
         STRATA_TRY_VOID(start_child());
         outcome.timed_out = true;

@@ -1,12 +1,12 @@
 // NativeRunner: runs TestCases on the host CPU itself, in a child process that maps the Layout.
 //
-// Every case ends in a signal (INT3 at the latest); the handler's ucontext is the outcome. A child that is stuck is killed and
-// replaced. Threads: one.
+// Every case ends in a signal (INT3 at the latest); the handler's ucontext is the outcome. A child
+// that is stuck is killed and replaced. Threads: one.
 #pragma once
 
-#include <sys/types.h>
-
 #include <memory>
+
+#include <sys/types.h>
 
 #include "base/mmap_region.h"
 #include "base/result.h"

@@ -1,14 +1,15 @@
-// Refused: nothing that the host's processor runs for a user program is refused by the decoder's allowlist, but for a named few.
+// Refused: nothing that the host's processor runs for a user program is refused by the decoder's
+// allowlist, but for a named few.
 //
-// The differential run tries only what the allowlist accepts; this is the other side of it. Encodings that Zydis knows and the allowlist
-// refuses are run on the host: it must raise #UD too.
-#include <Zydis/Zydis.h>
-#include <gtest/gtest.h>
-
+// The differential run tries only what the allowlist accepts; this is the other side of it.
+// Encodings that Zydis knows and the allowlist refuses are run on the host: it must raise #UD too.
 #include <array>
 #include <map>
 #include <set>
 #include <string>
+
+#include <Zydis/Zydis.h>
+#include <gtest/gtest.h>
 
 #include "differential/native_runner.h"
 #include "differential/random.h"
@@ -23,8 +24,11 @@ using engine::soft::DecodeStatus;
 using engine::soft::InsnClass;
 using engine::soft::Instruction;
 
-// Not offered to guests: nested virtualisation, MONITORX, CLZERO and supervisor XSAVE have no CPUID bit there, so #UD is right.
-const std::set<std::string> kNotOffered = {"SVM", "VTX", "MONITORX", "CLZERO", "XSAVES", "RDPRU", "MCOMMIT", "WBNOINVD", "CET", "MOVDIR", "ENQCMD"};
+// Not offered to guests: nested virtualisation, MONITORX, CLZERO and supervisor XSAVE have no CPUID
+// bit there, so #UD is right.
+const std::set<std::string> kNotOffered = {"SVM",    "VTX",    "MONITORX", "CLZERO",
+                                           "XSAVES", "RDPRU",  "MCOMMIT",  "WBNOINVD",
+                                           "CET",    "MOVDIR", "ENQCMD"};
 
 std::array<std::uint8_t, 15> random_encoding(Random& random) {
     std::array<std::uint8_t, 15> bytes{};
@@ -76,16 +80,20 @@ TEST(RefusedTest, HostRefusesWhatTheDecoderRefuses) {
     const engine::soft::SoftEngine engine;
     const engine::soft::IsaSupport isa(engine.capabilities().supported_cpuid);
     ZydisDecoder decoder;
-    ASSERT_TRUE(ZYAN_SUCCESS(ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
+    ASSERT_TRUE(
+        ZYAN_SUCCESS(ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
     Random random(7);
     std::map<std::string, int> tried;
     for (int round = 0; round < 1'000'000; ++round) {
         const auto bytes = random_encoding(random);
         ZydisDecodedInstruction known;
         Instruction insn;
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, bytes.data(), bytes.size(), &known)) ||
-            engine::soft::decode(bytes.data(), bytes.size(), CodeMode::Bits64, isa, insn) != DecodeStatus::Ok ||
-            insn.cls != InsnClass::Undefined || kNotOffered.count(ZydisISASetGetString(known.meta.isa_set)) != 0) {
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, bytes.data(),
+                                                        bytes.size(), &known)) ||
+            engine::soft::decode(bytes.data(), bytes.size(), CodeMode::Bits64, isa, insn) !=
+                DecodeStatus::Ok ||
+            insn.cls != InsnClass::Undefined ||
+            kNotOffered.count(ZydisISASetGetString(known.meta.isa_set)) != 0) {
             continue;
         }
         const std::string name = ZydisMnemonicGetString(known.mnemonic);
@@ -94,7 +102,8 @@ TEST(RefusedTest, HostRefusesWhatTheDecoderRefuses) {
         }
         const auto outcome = (*native)->run(lone_instruction(bytes.data(), known.length));
         ASSERT_TRUE(outcome.ok()) << outcome.error().text();
-        EXPECT_EQ(outcome->vector, 6) << name << " (" << ZydisISASetGetString(known.meta.isa_set) << ") is refused, but the host runs it";
+        EXPECT_EQ(outcome->vector, 6) << name << " (" << ZydisISASetGetString(known.meta.isa_set)
+                                      << ") is refused, but the host runs it";
     }
 }
 

@@ -19,17 +19,20 @@ constexpr std::uint8_t kBreakpoint = 3;
 // What was executed, by ISA set and instruction (the same mnemonic in two sets is two).
 class Coverage {
   public:
-    // An instruction counts if the host's run ended at or behind it. (One that a branch of the case skipped counts too.)
+    // An instruction counts if the host's run ended at or behind it. (One that a branch of the case
+    // skipped counts too.)
     void add(const TestCase& test, const Outcome& host) {
         std::uint64_t at = test.start.rip;
-        const bool inside = host.end.rip - test.start.rip <= test.code.size() + 1;  // INT3 reports the address behind it
+        const bool inside = host.end.rip - test.start.rip <=
+                            test.code.size() + 1;  // INT3 reports the address behind it
         for (std::size_t i = 0; i < test.lengths.size() && (!inside || at <= host.end.rip); ++i) {
             executions_[test.traits[i].isa_set][test.traits[i].mnemonic] += 1;
             at += test.lengths[i];
         }
     }
     [[nodiscard]] std::string table() const {
-        std::string text = fmt::format("{:<20} {:>12} {:>12}\n", "ISA set", "instructions", "executions");
+        std::string text =
+            fmt::format("{:<20} {:>12} {:>12}\n", "ISA set", "instructions", "executions");
         std::size_t instructions = 0;
         std::uint64_t all = 0;
         for (const auto& [isa, rows] : executions_) {
@@ -60,7 +63,8 @@ Result<Guest> make_guest(const char* name, bool translate, bool exact_flags, std
     engine::soft::SoftOptions options;
     options.translate = translate;
     options.exact_flags = exact_flags;
-    Guest guest{name, exact_flags, every, std::make_unique<engine::soft::SoftEngine>(options), nullptr};
+    Guest guest{name, exact_flags, every, std::make_unique<engine::soft::SoftEngine>(options),
+                nullptr};
     guest.runner = STRATA_TRY(GuestRunner::create(*guest.engine));
     return guest;
 }
@@ -80,11 +84,13 @@ Result<SessionResult> run_session(const SessionOptions& options) {
     }
     arch::x86::ArchState vectors;
     NativeRunner::vector_start(vectors);
-    Generator generator(engine::soft::IsaSupport(guests.front().engine->capabilities().supported_cpuid), vectors);
+    Generator generator(
+        engine::soft::IsaSupport(guests.front().engine->capabilities().supported_cpuid), vectors);
     SessionResult result;
     Coverage coverage;
     const auto end = std::chrono::steady_clock::now() + options.budget;
-    for (std::uint64_t seed = options.first_seed; result.cases < options.cases && result.differing < options.stop_after; ++seed) {
+    for (std::uint64_t seed = options.first_seed;
+         result.cases < options.cases && result.differing < options.stop_after; ++seed) {
         if (std::chrono::steady_clock::now() > end) {
             break;
         }
@@ -106,11 +112,15 @@ Result<SessionResult> run_session(const SessionOptions& options) {
                 continue;
             }
             auto outcome = guest.runner->run(test);
-            // As shipped, the translator does not compute flags that later code of the block replaces; a fault in between shows old ones.
-            const auto lines = outcome.ok() ? differences(test, *outcome, host, guest.name, "host", guest.exact_flags) : std::vector<std::string>{outcome.error().text()};
+            // As shipped, the translator does not compute flags that later code of the block
+            // replaces; a fault in between shows old ones.
+            const auto lines = outcome.ok() ? differences(test, *outcome, host, guest.name, "host",
+                                                          guest.exact_flags)
+                                            : std::vector<std::string>{outcome.error().text()};
             if (!lines.empty()) {
                 differs = true;
-                result.report += fmt::format("{} differs: {}  {}\n", guest.name, describe(test), fmt::join(lines, "\n  "));
+                result.report += fmt::format("{} differs: {}  {}\n", guest.name, describe(test),
+                                             fmt::join(lines, "\n  "));
             }
         }
         result.differing += differs ? 1 : 0;

@@ -1,4 +1,5 @@
-// Session: a bounded run of random cases on host CPU, interpreter and translator, with a coverage table at its end.
+// Session: a bounded run of random cases on host CPU, interpreter and translator, with a coverage
+// table at its end.
 #pragma once
 
 #include <chrono>
@@ -11,11 +12,11 @@ namespace strata::differential {
 
 struct SessionOptions {
     std::uint64_t first_seed = 1;
-    std::uint64_t cases = 20000;            ///< at most this many
-    bool show = false;  ///< print every case to standard error before it runs
-    std::chrono::seconds budget{60};        ///< and no longer than this
-    unsigned most_instructions = 4;         ///< in one case
-    std::uint64_t stop_after = 5;           ///< differing cases
+    std::uint64_t cases = 20000;      ///< at most this many
+    bool show = false;                ///< print every case to standard error before it runs
+    std::chrono::seconds budget{60};  ///< and no longer than this
+    unsigned most_instructions = 4;   ///< in one case
+    std::uint64_t stop_after = 5;     ///< differing cases
     bool interpreter = true, translator = true;
 };
 

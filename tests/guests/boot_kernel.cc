@@ -1,4 +1,5 @@
-// boot_kernel: boots a kernel on a PcMachine with its serial port on standard output: for developers, without VMM process or sandbox.
+// boot_kernel: boots a kernel on a PcMachine with its serial port on standard output: for
+// developers, without VMM process or sandbox.
 //
 //   boot_kernel ENGINE KERNEL INITRD APPEND [VCPUS [MEMORY-MIB [SECONDS [UNTIL]]]]
 #include <cstdio>
@@ -28,7 +29,9 @@ std::uint64_t number(int count, char** arguments, int index, std::uint64_t other
 
 int run(int count, char** arguments) {
     if (count < 5) {
-        fmt::print(stderr, "usage: boot_kernel ENGINE KERNEL INITRD APPEND [VCPUS [MEMORY-MIB [SECONDS [UNTIL]]]]\n");
+        fmt::print(stderr,
+                   "usage: boot_kernel ENGINE KERNEL INITRD APPEND [VCPUS [MEMORY-MIB [SECONDS "
+                   "[UNTIL]]]]\n");
         return 2;
     }
     auto engine = tests::make_engine(arguments[1]);
@@ -51,13 +54,19 @@ int run(int count, char** arguments) {
         fmt::print(stderr, "boot_kernel: {}\n", result.error().text());
         return 1;
     }
-    static constexpr const char* kEndings[] = {"timed out", "debug exit", "power off", "panic", "triple fault", "internal error"};
+    static constexpr const char* kEndings[] = {"timed out", "debug exit",   "power off",
+                                               "panic",     "triple fault", "internal error"};
     fmt::print("\nboot_kernel: {} ({}) {} after {:.2f} s, {} resets, {} million instructions\n",
-               kEndings[static_cast<int>(result->ending)], result->value, result->detail, result->seconds, result->resets,
-               result->instructions / 1000000);
-    return result->ending == tests::Ending::TimedOut || result->ending == tests::Ending::InternalError ? 1 : 0;
+               kEndings[static_cast<int>(result->ending)], result->value, result->detail,
+               result->seconds, result->resets, result->instructions / 1000000);
+    return result->ending == tests::Ending::TimedOut ||
+                   result->ending == tests::Ending::InternalError
+               ? 1
+               : 0;
 }
 
 }  // namespace
 
-int main(int count, char** arguments) { return run(count, arguments); }
+int main(int count, char** arguments) {
+    return run(count, arguments);
+}

@@ -1,4 +1,5 @@
-// EngineContract: what both CPU engines promise, shown with tiny guests. Skips an engine that this host does not have, with the reason.
+// EngineContract: what both CPU engines promise, shown with tiny guests. Skips an engine that this
+// host does not have, with the reason.
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -67,12 +68,16 @@ TEST_P(EngineContract, PortsReachTheDispatcherAlsoAsStrings) {
     machine_->io.answers[0x10] = 0x41;
     ASSERT_TRUE(machine_->start_real(real_ports_code()).ok());
     expect_end(*machine_);
-    EXPECT_THAT(machine_->io.port_writes(), ElementsAre(PortWrite{0x11, 0x42}, PortWrite{0x12, 'a'}, PortWrite{0x12, 'b'},
-                                                        PortWrite{0x12, 'c'}, PortWrite{0xf4, 0x42}));
+    EXPECT_THAT(machine_->io.port_writes(),
+                ElementsAre(PortWrite{0x11, 0x42}, PortWrite{0x12, 'a'}, PortWrite{0x12, 'b'},
+                            PortWrite{0x12, 'c'}, PortWrite{0xf4, 0x42}));
 }
 
 TEST_P(EngineContract, DeviceMemoryIsReadAndWrittenInAllSizes) {
-    machine_->io.answers = {{0xd0000000, 0x12}, {0xd0000002, 0x3456}, {0xd0000008, 0x789abcde}, {0xd0000010, 0x1122334455667788}};
+    machine_->io.answers = {{0xd0000000, 0x12},
+                            {0xd0000002, 0x3456},
+                            {0xd0000008, 0x789abcde},
+                            {0xd0000010, 0x1122334455667788}};
     ASSERT_TRUE(machine_->start_long(mmio_code()).ok());
     expect_end(*machine_);
     auto bytes = machine_->io.mmio_bytes();
@@ -111,7 +116,8 @@ TEST_P(EngineContract, NmiWakesAHaltedVcpu) {
     ASSERT_TRUE(machine_->start_long(halt_code()).ok());
     std::thread device([&] {
         EXPECT_TRUE(machine_->io.wait_for_port(0x11));
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));  // an NMI before the HLT would not end it
+        std::this_thread::sleep_for(
+            std::chrono::milliseconds(50));  // an NMI before the HLT would not end it
         machine_->vm->inject_nmi(0);
     });
     expect_end(*machine_);
@@ -226,7 +232,8 @@ TEST_P(EngineContract, StateSavedInOneMachineContinuesInAnother) {
     ASSERT_TRUE(loaded.load(reader).ok());
     ASSERT_TRUE(other->vcpus[0]->set_state(loaded).ok());
     expect_end(*other);
-    EXPECT_THAT(other->io.port_writes(), Contains(PortWrite{0x12, 0x11111111U + 0x22222222U + 0x3333U + 0x301U}));
+    EXPECT_THAT(other->io.port_writes(),
+                Contains(PortWrite{0x12, 0x11111111U + 0x22222222U + 0x3333U + 0x301U}));
 }
 
 TEST_P(EngineContract, StateReadBackIsWhatWasSet) {
@@ -259,7 +266,8 @@ TEST_P(EngineContract, ClockIsSavedAndLoaded) {
     EXPECT_TRUE(other->vm->load_clock(reader).ok());
 }
 
-// The next three: KVM's emulator lacks the instruction, on every host (the vector store to a device) or where it emulates guests.
+// The next three: KVM's emulator lacks the instruction, on every host (the vector store to a
+// device) or where it emulates guests.
 TEST_P(EngineContract, BreakpointArrivesAtItsHandler) {
     ASSERT_TRUE(machine_->start_long(breakpoint_code()).ok());
     expect_end(*machine_);
@@ -284,7 +292,9 @@ TEST_P(EngineContract, VectorStoreReachesDeviceMemory) {
     EXPECT_EQ(bytes[0xd000000f], 0x11);
 }
 
-std::string engine_name(const ::testing::TestParamInfo<std::string_view>& info) { return std::string(info.param); }
+std::string engine_name(const ::testing::TestParamInfo<std::string_view>& info) {
+    return std::string(info.param);
+}
 
 INSTANTIATE_TEST_SUITE_P(Engines, EngineContract, ::testing::ValuesIn(engine_names()), engine_name);
 

@@ -11,7 +11,9 @@
 
 namespace strata::tests {
 
-std::vector<std::string_view> engine_names() { return {"soft", "interpreter", "kvm"}; }
+std::vector<std::string_view> engine_names() {
+    return {"soft", "interpreter", "kvm"};
+}
 
 Result<std::unique_ptr<engine::CpuEngine>> make_engine(std::string_view name) {
 #ifdef STRATA_HAS_KVM
@@ -20,7 +22,8 @@ Result<std::unique_ptr<engine::CpuEngine>> make_engine(std::string_view name) {
     }
 #endif
     if (name == "soft" || name == "interpreter") {
-        return std::unique_ptr<engine::CpuEngine>(std::make_unique<engine::soft::SoftEngine>(engine::soft::SoftOptions{.translate = name == "soft"}));
+        return std::unique_ptr<engine::CpuEngine>(std::make_unique<engine::soft::SoftEngine>(
+            engine::soft::SoftOptions{.translate = name == "soft"}));
     }
     return Error(ErrorKind::NotFound, fmt::format("no engine '{}'", name));
 }

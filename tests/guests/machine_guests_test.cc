@@ -1,7 +1,8 @@
-// MachineGuests tests: the tiny guests on a whole PC, on every engine. Each guest's head says what it does and expects.
+// MachineGuests tests: the tiny guests on a whole PC, on every engine. Each guest's head says what
+// it does and expects.
 //
-// The processors' stress tests take STRATA_GUEST_ROUNDS=N from the environment: so many rounds, and ten minutes for each, instead of
-// their own short budget.
+// The processors' stress tests take STRATA_GUEST_ROUNDS=N from the environment: so many rounds, and
+// ten minutes for each, instead of their own short budget.
 #include <cstdlib>
 
 #include <gmock/gmock.h>
@@ -24,7 +25,8 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
         }
         engine_ = std::move(engine).value();
     }
-    GuestResult run(const std::string& guest, std::uint32_t vcpus = 1, const std::string& press_at = "") {
+    GuestResult run(const std::string& guest, std::uint32_t vcpus = 1,
+                    const std::string& press_at = "") {
         GuestRun options;
         options.kernel = std::string(STRATA_GUESTS) + "/" + guest + ".bin";
         options.vcpus = vcpus;
@@ -33,7 +35,9 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
         EXPECT_TRUE(result.ok()) << result.error().text();
         return result.ok() ? *result : GuestResult{};
     }
-    void expect_pass(const std::string& guest, std::uint32_t vcpus = 1) { check_pass(run(guest, vcpus)); }
+    void expect_pass(const std::string& guest, std::uint32_t vcpus = 1) {
+        check_pass(run(guest, vcpus));
+    }
     static void check_pass(const GuestResult& result) {
         EXPECT_EQ(result.ending, Ending::DebugExit) << result.detail;
         EXPECT_EQ(result.value, kPass) << std::hex << result.value << ' ' << result.serial;
@@ -41,7 +45,8 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
     /// A guest that knows more of the manual than a KVM that emulates its guests.
     void expect_conformance(const std::string& guest) {
         if (const std::string reason = lacks_service(); !reason.empty()) {
-            GTEST_SKIP() << "the host's KVM emulates its guests, and not all of the architecture: " << reason;
+            GTEST_SKIP() << "the host's KVM emulates its guests, and not all of the architecture: "
+                         << reason;
         }
         expect_pass(guest);
     }
@@ -62,7 +67,8 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
         ASSERT_TRUE(result.ok()) << result.error().text();
         check_pass(*result);
     }
-    /// For guests that look at an interrupt in service; empty where the engine's local APIC is whole.
+    /// For guests that look at an interrupt in service; empty where the engine's local APIC is
+    /// whole.
     [[nodiscard]] std::string lacks_service() const {
         const auto& limitations = engine_->capabilities().limitations;
         return limitations.empty() ? std::string() : limitations.front();
@@ -82,8 +88,12 @@ TEST_P(MachineGuests, DebugExitValue) {
     EXPECT_EQ(result.value, 0x2aU);
 }
 
-TEST_P(MachineGuests, TripleFault) { EXPECT_EQ(run("triple_fault").ending, Ending::TripleFault); }
-TEST_P(MachineGuests, PowerOff) { EXPECT_EQ(run("poweroff").ending, Ending::PowerOff); }
+TEST_P(MachineGuests, TripleFault) {
+    EXPECT_EQ(run("triple_fault").ending, Ending::TripleFault);
+}
+TEST_P(MachineGuests, PowerOff) {
+    EXPECT_EQ(run("poweroff").ending, Ending::PowerOff);
+}
 
 TEST_P(MachineGuests, PowerButton) {
     if (const std::string reason = lacks_service(); !reason.empty()) {
@@ -108,37 +118,81 @@ TEST_P(MachineGuests, RealMode) {
     EXPECT_EQ(result.serial, "R");
 }
 
-TEST_P(MachineGuests, MultibootInfo) { expect_pass("multiboot_info"); }
-TEST_P(MachineGuests, Exceptions32) { expect_pass("exceptions32"); }
-TEST_P(MachineGuests, LongMode) { expect_pass("long_mode"); }
-TEST_P(MachineGuests, PitThroughPic) { expect_pass("pit_pic"); }
+TEST_P(MachineGuests, MultibootInfo) {
+    expect_pass("multiboot_info");
+}
+TEST_P(MachineGuests, Exceptions32) {
+    expect_pass("exceptions32");
+}
+TEST_P(MachineGuests, LongMode) {
+    expect_pass("long_mode");
+}
+TEST_P(MachineGuests, PitThroughPic) {
+    expect_pass("pit_pic");
+}
 TEST_P(MachineGuests, IoApic) {
     if (const std::string reason = lacks_service(); !reason.empty()) {
         GTEST_SKIP() << reason;
     }
     expect_pass("ioapic");
 }
-TEST_P(MachineGuests, LapicTimer) { expect_pass("lapic_timer"); }
-TEST_P(MachineGuests, InitAndSipi) { expect_pass("smp_sipi", 4); }
-TEST_P(MachineGuests, PciConfig) { expect_pass("pci_config"); }
-TEST_P(MachineGuests, Clocks) { expect_pass("clocks"); }
-TEST_P(MachineGuests, WhatCpuidPromises) { expect_pass("promised"); }
-TEST_P(MachineGuests, UserModeReadsADeviceByAvx) { expect_pass("user_avx"); }
-TEST_P(MachineGuests, UserModeCallsTheKernel) { expect_pass("user_calls"); }
+TEST_P(MachineGuests, LapicTimer) {
+    expect_pass("lapic_timer");
+}
+TEST_P(MachineGuests, InitAndSipi) {
+    expect_pass("smp_sipi", 4);
+}
+TEST_P(MachineGuests, PciConfig) {
+    expect_pass("pci_config");
+}
+TEST_P(MachineGuests, Clocks) {
+    expect_pass("clocks");
+}
+TEST_P(MachineGuests, WhatCpuidPromises) {
+    expect_pass("promised");
+}
+TEST_P(MachineGuests, UserModeReadsADeviceByAvx) {
+    expect_pass("user_avx");
+}
+TEST_P(MachineGuests, UserModeCallsTheKernel) {
+    expect_pass("user_calls");
+}
 
 // The manual, chapter by chapter: docs/conformance.md has the list.
-TEST_P(MachineGuests, TaskSwitches) { expect_pass("task_switch"); }
-TEST_P(MachineGuests, SegmentsAndPrivileges) { expect_conformance("protection"); }
-TEST_P(MachineGuests, Virtual8086Mode) { expect_conformance("vm86"); }
-TEST_P(MachineGuests, ModeSwitches) { expect_conformance("mode_switch"); }
-TEST_P(MachineGuests, SystemInstructionsOf64BitMode) { expect_conformance("system64"); }
-TEST_P(MachineGuests, DataProcessingByClass) { expect_pass("data_classes"); }
-TEST_P(MachineGuests, StateImages) { expect_conformance("state_images"); }
+TEST_P(MachineGuests, TaskSwitches) {
+    expect_pass("task_switch");
+}
+TEST_P(MachineGuests, SegmentsAndPrivileges) {
+    expect_conformance("protection");
+}
+TEST_P(MachineGuests, Virtual8086Mode) {
+    expect_conformance("vm86");
+}
+TEST_P(MachineGuests, ModeSwitches) {
+    expect_conformance("mode_switch");
+}
+TEST_P(MachineGuests, SystemInstructionsOf64BitMode) {
+    expect_conformance("system64");
+}
+TEST_P(MachineGuests, DataProcessingByClass) {
+    expect_pass("data_classes");
+}
+TEST_P(MachineGuests, StateImages) {
+    expect_conformance("state_images");
+}
 
-TEST_P(MachineGuests, MemoryOrderOfProcessors) { stress("litmus"); }
-TEST_P(MachineGuests, TranslationsShotDown) { stress("shootdown"); }
-TEST_P(MachineGuests, CodePatchedUnderOthers) { stress("code_patch"); }
-TEST_P(MachineGuests, AddressSpacesSwitched) { stress("pcid_switch"); }
+TEST_P(MachineGuests, MemoryOrderOfProcessors) {
+    stress("litmus");
+}
+TEST_P(MachineGuests, TranslationsShotDown) {
+    stress("shootdown");
+}
+TEST_P(MachineGuests, CodePatchedUnderOthers) {
+    stress("code_patch");
+}
+TEST_P(MachineGuests, AddressSpacesSwitched) {
+    stress("pcid_switch");
+}
 
 INSTANTIATE_TEST_SUITE_P(Engines, MachineGuests, ::testing::ValuesIn(engine_names()),
                          [](const auto& each) { return std::string(each.param); });

@@ -14,13 +14,15 @@ using Clock = std::chrono::steady_clock;
 /// Keeps what the guest writes; acts when an awaited text appears.
 class RecordedSerial final : public devices::SerialBackend {
   public:
-    /// `action` is called once when `text` appears (not for an empty text), on the writing vCPU's thread.
+    /// `action` is called once when `text` appears (not for an empty text), on the writing vCPU's
+    /// thread.
     struct Trigger {
         std::string text;
         std::function<void()> action;
         bool fired = false;
     };
-    RecordedSerial(bool echo, std::vector<Trigger> triggers) : echo_(echo), triggers_(std::move(triggers)) {}
+    RecordedSerial(bool echo, std::vector<Trigger> triggers)
+        : echo_(echo), triggers_(std::move(triggers)) {}
     void connect(devices::SerialPeer* /*peer*/) override {}
     std::size_t write(std::span<const std::byte> data) override {
         const MutexLock lock(mutex_);
@@ -29,12 +31,13 @@ class RecordedSerial final : public devices::SerialBackend {
         }
         if (echo_) {
             (void)std::fwrite(data.data(), 1, data.size(), stdout);  // echo for people
-            (void)std::fflush(stdout);                                // echo for people
+            (void)std::fflush(stdout);                               // echo for people
         }
         for (Trigger& trigger : triggers_) {
             const std::size_t reach = trigger.text.size() + data.size();
             const std::size_t from = text_.size() < reach ? 0 : text_.size() - reach;
-            if (!trigger.fired && !trigger.text.empty() && text_.find(trigger.text, from) != std::string::npos) {
+            if (!trigger.fired && !trigger.text.empty() &&
+                text_.find(trigger.text, from) != std::string::npos) {
                 trigger.fired = true;
                 trigger.action();
             }
@@ -158,14 +161,16 @@ Result<machine::pc::PcConfig> machine_config(const GuestRun& run, const engine::
     const arch::x86::Topology topology{1, run.vcpus, 1};
     for (std::uint32_t i = 0; i < run.vcpus; ++i) {
         const auto& offered = engine.capabilities();
-        auto cpuid = STRATA_TRY(arch::x86::build_cpuid({}, topology, i, offered.supported_cpuid, offered.tsc_khz));
+        auto cpuid = STRATA_TRY(
+            arch::x86::build_cpuid({}, topology, i, offered.supported_cpuid, offered.tsc_khz));
         config.vcpus.push_back({topology.apic_id(i), std::move(cpuid)});
     }
     return config;
 }
 
 /// True: go on after a reset.
-Result<bool> settle(Events::Kind kind, machine::pc::PcMachine& pc, const GuestRun& run, GuestResult& result) {
+Result<bool> settle(Events::Kind kind, machine::pc::PcMachine& pc, const GuestRun& run,
+                    GuestResult& result) {
     switch (kind) {
         case Events::Kind::None:
             result.ending = Ending::TimedOut;
@@ -201,9 +206,10 @@ std::string positions(machine::pc::PcMachine& pc) {
     for (const auto& vcpu : pc.vcpus()) {
         arch::x86::ArchState state;
         if (vcpu->get_state(state).ok()) {
-            text += fmt::format("[rip {:#x} cs {:#x} rflags {:#x} cr0 {:#x} cr3 {:#x} run-state {}]", state.rip,
-                                state.segments[arch::x86::Cs].base, state.rflags, state.cr0, state.cr3,
-                                static_cast<int>(state.run_state));
+            text +=
+                fmt::format("[rip {:#x} cs {:#x} rflags {:#x} cr0 {:#x} cr3 {:#x} run-state {}]",
+                            state.rip, state.segments[arch::x86::Cs].base, state.rflags, state.cr0,
+                            state.cr3, static_cast<int>(state.run_state));
         }
     }
     return text;
@@ -215,10 +221,14 @@ Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
     const auto loop = STRATA_TRY(io::EventLoop::create());
     Events events;
     machine::pc::PcMachine* machine = nullptr;  // set before the guest runs and writes
-    RecordedSerial serial(run.echo, {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
-                                     {run.press_at, [&machine, &loop] { loop->post([&machine] { (void)machine->press_power_button(); }); }}});
+    RecordedSerial serial(run.echo,
+                          {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
+                           {run.press_at, [&machine, &loop] {
+                                loop->post([&machine] { (void)machine->press_power_button(); });
+                            }}});
     auto config = STRATA_TRY(machine_config(run, engine));
-    const auto pc = STRATA_TRY(machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
+    const auto pc = STRATA_TRY(
+        machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
     machine = pc.get();
     STRATA_TRY_VOID(pc->power_on());
     LoopThread loop_thread(*loop);

@@ -1,4 +1,5 @@
-// MachineRunner: runs a whole PcMachine for a test: threads for loop and vCPUs, the guest's events, its serial output.
+// MachineRunner: runs a whole PcMachine for a test: threads for loop and vCPUs, the guest's events,
+// its serial output.
 #pragma once
 
 #include <atomic>
@@ -28,19 +29,20 @@ struct GuestRun {
     std::uint32_t vcpus = 1;
     std::uint64_t memory_bytes = 16ULL << 20;
     std::chrono::seconds limit{30};
-    bool echo = false;       ///< serial output also to standard output
+    bool echo = false;  ///< serial output also to standard output
     bool test_devices = true;
     unsigned max_resets = 8;
-    std::string wait_for;    ///< ends the run (as DebugExit with value 0) once the serial output contains this
-    std::string press_at;    ///< presses the power button once the serial output contains this
+    std::string wait_for;  ///< ends the run (as DebugExit with value 0) once the serial output
+                           ///< contains this
+    std::string press_at;  ///< presses the power button once the serial output contains this
 };
 
 struct GuestResult {
     Ending ending = Ending::TimedOut;
-    std::uint32_t value = 0;     ///< DebugExit
+    std::uint32_t value = 0;  ///< DebugExit
     unsigned resets = 0;
     std::string serial;
-    std::string detail;          ///< InternalError
+    std::string detail;  ///< InternalError
     double seconds = 0;
     std::uint64_t instructions = 0;
 };

@@ -15,7 +15,8 @@ namespace x86 = arch::x86;
 
 TINY_GUEST(gates)
 
-constexpr std::uint64_t kIdt = 0x3000, kGates = 0x4000, kGdt = 0x2000, kPml4 = 0x10000, kPdpt = 0x11000, kDirectories = 0x12000;
+constexpr std::uint64_t kIdt = 0x3000, kGates = 0x4000, kGdt = 0x2000, kPml4 = 0x10000,
+                        kPdpt = 0x11000, kDirectories = 0x12000;
 constexpr std::uint64_t kPresentWritable = 3, kLarge = 0x80;
 
 std::uint64_t number(std::span<const std::byte> data) {
@@ -47,7 +48,9 @@ void RecordingIo::mmio_write(std::uint64_t address, std::span<const std::byte> d
     }
 }
 
-void RecordingIo::port_read(std::uint16_t port, std::span<std::byte> data) { mmio_read(port, data); }
+void RecordingIo::port_read(std::uint16_t port, std::span<std::byte> data) {
+    mmio_read(port, data);
+}
 
 void RecordingIo::port_write(std::uint16_t port, std::span<const std::byte> data) {
     {
@@ -60,7 +63,9 @@ void RecordingIo::port_write(std::uint16_t port, std::span<const std::byte> data
     }
 }
 
-std::uint8_t RecordingIo::acknowledge_external_interrupt() { return on_acknowledge ? on_acknowledge() : std::uint8_t{0xff}; }
+std::uint8_t RecordingIo::acknowledge_external_interrupt() {
+    return on_acknowledge ? on_acknowledge() : std::uint8_t{0xff};
+}
 
 void RecordingIo::end_of_interrupt(std::uint8_t vector) {
     const MutexLock lock(mutex_);
@@ -93,7 +98,8 @@ bool RecordingIo::wait_for_port(std::uint16_t port) {
     return true;
 }
 
-Result<std::unique_ptr<TinyMachine>> TinyMachine::create(engine::CpuEngine& engine, std::uint32_t vcpus) {
+Result<std::unique_ptr<TinyMachine>> TinyMachine::create(engine::CpuEngine& engine,
+                                                         std::uint32_t vcpus) {
     auto machine = std::unique_ptr<TinyMachine>(new TinyMachine());
     machine->ram = STRATA_TRY(memory::GuestRam::create(kRamBytes, 3ULL << 30));
     machine->vm = STRATA_TRY(engine.create_vm(*machine->ram, machine->io));
@@ -103,8 +109,9 @@ Result<std::unique_ptr<TinyMachine>> TinyMachine::create(engine::CpuEngine& engi
         config.index = index;
         config.apic_id = topology.apic_id(index);
         config.bootstrap = index == 0;
-        config.cpuid = STRATA_TRY(x86::build_cpuid({}, topology, index, engine.capabilities().supported_cpuid,
-                                                   engine.capabilities().tsc_khz));
+        config.cpuid =
+            STRATA_TRY(x86::build_cpuid({}, topology, index, engine.capabilities().supported_cpuid,
+                                        engine.capabilities().tsc_khz));
         machine->vcpus.push_back(STRATA_TRY(machine->vm->create_vcpu(config)));
     }
     machine->write_tables();
@@ -121,7 +128,9 @@ void TinyMachine::load(std::uint64_t address, GuestCode code) {
 }
 
 void TinyMachine::write_tables() {
-    const auto put = [&](std::uint64_t address, std::uint64_t value) { std::memcpy(ram->base() + address, &value, 8); };
+    const auto put = [&](std::uint64_t address, std::uint64_t value) {
+        std::memcpy(ram->base() + address, &value, 8);
+    };
     put(kPml4, kPdpt | kPresentWritable);
     for (std::uint64_t gigabyte = 0; gigabyte < 4; ++gigabyte) {
         const std::uint64_t directory = kDirectories + gigabyte * 0x1000;
@@ -134,7 +143,8 @@ void TinyMachine::write_tables() {
     put(kGdt + 16, 0x00cf93000000ffff);  // data
     for (std::uint64_t vector = 0; vector < 64; ++vector) {
         const std::uint64_t gate = kGates + vector * 16;
-        put(kIdt + vector * 16, (gate & 0xffff) | (8ULL << 16) | (0x8e00ULL << 32) | ((gate >> 16) << 48));
+        put(kIdt + vector * 16,
+            (gate & 0xffff) | (8ULL << 16) | (0x8e00ULL << 32) | ((gate >> 16) << 48));
         put(kIdt + vector * 16 + 8, 0);
     }
     load(kGates, gates_code());

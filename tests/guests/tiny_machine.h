@@ -23,18 +23,20 @@ namespace strata::tests {
 using GuestCode = std::span<const std::byte>;
 
 /// Defines NAME_code() for the guest NAME of tiny_guests.S.
-#define TINY_GUEST(name)                                                                                   \
-    extern "C" const std::byte tiny_##name##_begin[], tiny_##name##_end[];                                 \
-    inline GuestCode name##_code() {                                                                       \
-        return {static_cast<const std::byte*>(tiny_##name##_begin),                                        \
-                static_cast<std::size_t>(tiny_##name##_end - tiny_##name##_begin)};                        \
+#define TINY_GUEST(name)                                                            \
+    extern "C" const std::byte tiny_##name##_begin[], tiny_##name##_end[];          \
+    inline GuestCode name##_code() {                                                \
+        return {static_cast<const std::byte*>(tiny_##name##_begin),                 \
+                static_cast<std::size_t>(tiny_##name##_end - tiny_##name##_begin)}; \
     }
 
 struct PortWrite {
     std::uint16_t port;
     std::uint64_t value;
     bool operator==(const PortWrite&) const = default;
-    friend void PrintTo(const PortWrite& write, std::ostream* out) {  // NOLINT(readability-identifier-naming): GoogleTest's name
+    friend void PrintTo(
+        const PortWrite& write,
+        std::ostream* out) {  // NOLINT(readability-identifier-naming): GoogleTest's name
         *out << "port " << write.port << " <- " << write.value;
     }
 };
@@ -52,7 +54,8 @@ class RecordingIo final : public engine::IoDispatcher {
     /// Called on the vCPU's thread for each port write.
     std::function<void(std::uint16_t)> on_port_write;
     std::function<std::uint8_t()> on_acknowledge;
-    std::map<std::uint64_t, std::uint64_t> answers;  ///< by port or address; set before the guest runs
+    std::map<std::uint64_t, std::uint64_t>
+        answers;  ///< by port or address; set before the guest runs
 
     [[nodiscard]] std::vector<PortWrite> port_writes();
     /// Bytes written to device memory, by address.
@@ -71,17 +74,20 @@ class RecordingIo final : public engine::IoDispatcher {
 
 class TinyMachine {
   public:
-    static constexpr std::uint64_t kCodeAddress = 0x1000, kApAddress = 0x7000, kRamBytes = 4ULL << 20;
+    static constexpr std::uint64_t kCodeAddress = 0x1000, kApAddress = 0x7000,
+                                   kRamBytes = 4ULL << 20;
     static constexpr std::uint16_t kEndPort = 0xf4;
 
     /// RAM, the long-mode tables and `vcpus` vCPUs in their power-on state.
-    static Result<std::unique_ptr<TinyMachine>> create(engine::CpuEngine& engine, std::uint32_t vcpus = 1);
+    static Result<std::unique_ptr<TinyMachine>> create(engine::CpuEngine& engine,
+                                                       std::uint32_t vcpus = 1);
 
     void load(std::uint64_t address, GuestCode code);
     /// The code at kCodeAddress, and vCPU 0 there in real mode or long mode.
     Result<> start_real(GuestCode code);
     Result<> start_long(GuestCode code);
-    /// Runs vCPU 0 until the guest writes to kEndPort, at most `limit`; TimedOut is `detail` "timed out".
+    /// Runs vCPU 0 until the guest writes to kEndPort, at most `limit`; TimedOut is `detail` "timed
+    /// out".
     engine::VcpuExit run(std::chrono::milliseconds limit = std::chrono::seconds(8));
 
     RecordingIo io;

@@ -66,8 +66,9 @@ void for_each_word(State& state, Visit visit) {
     for (auto& reg : state.dr) {
         visit(reg);
     }
-    for (auto* word : {&state.rip, &state.rflags, &state.cr0, &state.cr2, &state.cr3, &state.cr4, &state.cr8,
-                       &state.efer, &state.xcr0, &state.apic_base, &state.dr6, &state.dr7, &state.tsc}) {
+    for (auto* word :
+         {&state.rip, &state.rflags, &state.cr0, &state.cr2, &state.cr3, &state.cr4, &state.cr8,
+          &state.efer, &state.xcr0, &state.apic_base, &state.dr6, &state.dr7, &state.tsc}) {
         visit(*word);
     }
 }

@@ -1,4 +1,5 @@
-// CpuFeature: the table, and lookup by name. SDM 2A CPUID, AMD APM 3 appendix E, Linux Documentation/virt/kvm/x86/cpuid.rst.
+// CpuFeature: the table, and lookup by name. SDM 2A CPUID, AMD APM 3 appendix E, Linux
+// Documentation/virt/kvm/x86/cpuid.rst.
 #include "arch/x86/cpu_features.h"
 
 #include <algorithm>
@@ -184,7 +185,8 @@ constexpr CpuFeature kFeatures[] = {
     {"3dnowext", 0x80000001, 0, Edx, 30, HostOnly, Never},
     {"3dnow", 0x80000001, 0, Edx, 31, HostOnly, Never},
 
-    // Not shown unasked: Linux then prefers the raw TSC, which does not follow the machine through pauses and to other hosts, over kvm-clock.
+    // Not shown unasked: Linux then prefers the raw TSC, which does not follow the machine through
+    // pauses and to other hosts, over kvm-clock.
     {"invtsc", 0x80000007, 0, Edx, 8, OnRequest, Host},
 
     {"clzero", 0x80000008, 0, Ebx, 0, HostOnly, Never},
@@ -221,29 +223,95 @@ struct Alias {
 };
 // Other spellings, already normalised.
 constexpr Alias kAliases[] = {
-    {"sse3", "pni"}, {"lzcnt", "abm"}, {"sha", "sha_ni"}, {"tsc_deadline", "tsc_deadline_timer"},
-    {"constant_tsc", "invtsc"}, {"nonstop_tsc", "invtsc"}, {"cmpxchg8b", "cx8"}, {"cmpxchg16b", "cx16"},
-    {"pclmul", "pclmulqdq"}, {"xd", "nx"}, {"kvmclock", "kvm_clock"}, {"kvmclock_stable_bit", "kvmclock_stable"},
-    {"kvm_pv_ipi", "kvm_pv_send_ipi"}, {"ffxsr", "fxsr_opt"}, {"autoibrs", "auto_ibrs"}, {"ibpb", "amd_ibpb"},
-    {"ibrs", "amd_ibrs"}, {"stibp", "amd_stibp"}, {"bmi", "bmi1"}, {"avx512vnni", "avx512_vnni"},
+    {"sse3", "pni"},
+    {"lzcnt", "abm"},
+    {"sha", "sha_ni"},
+    {"tsc_deadline", "tsc_deadline_timer"},
+    {"constant_tsc", "invtsc"},
+    {"nonstop_tsc", "invtsc"},
+    {"cmpxchg8b", "cx8"},
+    {"cmpxchg16b", "cx16"},
+    {"pclmul", "pclmulqdq"},
+    {"xd", "nx"},
+    {"kvmclock", "kvm_clock"},
+    {"kvmclock_stable_bit", "kvmclock_stable"},
+    {"kvm_pv_ipi", "kvm_pv_send_ipi"},
+    {"ffxsr", "fxsr_opt"},
+    {"autoibrs", "auto_ibrs"},
+    {"ibpb", "amd_ibpb"},
+    {"ibrs", "amd_ibrs"},
+    {"stibp", "amd_stibp"},
+    {"bmi", "bmi1"},
+    {"avx512vnni", "avx512_vnni"},
 };
 
 constexpr CpuFeatureDependency kDependencies[] = {
-    {"sse", "fxsr"}, {"sse2", "sse"}, {"pni", "sse2"}, {"ssse3", "pni"}, {"sse4_1", "ssse3"}, {"sse4_2", "sse4_1"},
-    {"aes", "sse2"}, {"pclmulqdq", "sse2"}, {"sha_ni", "sse2"}, {"gfni", "sse2"}, {"sse4a", "pni"}, {"misalignsse", "sse2"},
-    {"xsaveopt", "xsave"}, {"xsavec", "xsave"}, {"xgetbv1", "xsave"}, {"xsaves", "xsave"}, {"avx", "xsave"}, {"pku", "xsave"},
-    {"avx", "sse4_2"}, {"fma", "avx"}, {"f16c", "avx"}, {"avx2", "avx"}, {"vaes", "avx"}, {"vpclmulqdq", "avx"},
-    {"vaes", "aes"}, {"vpclmulqdq", "pclmulqdq"}, {"avx_vnni", "avx2"}, {"avx_ifma", "avx2"}, {"avx_vnni_int8", "avx2"},
-    {"avx_ne_convert", "avx2"}, {"sha512", "avx2"}, {"sm3", "avx2"}, {"sm4", "avx2"}, {"avx512f", "avx2"},
-    {"avx512dq", "avx512f"}, {"avx512ifma", "avx512f"}, {"avx512cd", "avx512f"}, {"avx512bw", "avx512f"},
-    {"avx512vl", "avx512f"}, {"avx512vbmi", "avx512bw"}, {"avx512_vbmi2", "avx512bw"}, {"avx512_vnni", "avx512f"},
-    {"avx512_bitalg", "avx512bw"}, {"avx512_vpopcntdq", "avx512f"}, {"avx512_4vnniw", "avx512f"},
-    {"avx512_4fmaps", "avx512f"}, {"avx512_vp2intersect", "avx512f"}, {"avx512_bf16", "avx512bw"},
-    {"avx512_fp16", "avx512bw"}, {"mmxext", "mmx"}, {"rdtscp", "tsc"}, {"tsc_deadline_timer", "apic"}, {"x2apic", "apic"},
-    {"kvm_clock", "hypervisor"}, {"kvm_clock_old", "hypervisor"}, {"kvmclock_stable", "kvm_clock"},
-    {"kvm_pv_eoi", "hypervisor"}, {"kvm_pv_unhalt", "hypervisor"}, {"kvm_pv_tlb_flush", "kvm_steal_time"},
-    {"kvm_pv_send_ipi", "hypervisor"}, {"kvm_pv_sched_yield", "kvm_steal_time"}, {"kvm_steal_time", "hypervisor"},
-    {"lm", "pae"}, {"amx_bf16", "amx_tile"}, {"amx_int8", "amx_tile"}, {"amx_tile", "xsave"},
+    {"sse", "fxsr"},
+    {"sse2", "sse"},
+    {"pni", "sse2"},
+    {"ssse3", "pni"},
+    {"sse4_1", "ssse3"},
+    {"sse4_2", "sse4_1"},
+    {"aes", "sse2"},
+    {"pclmulqdq", "sse2"},
+    {"sha_ni", "sse2"},
+    {"gfni", "sse2"},
+    {"sse4a", "pni"},
+    {"misalignsse", "sse2"},
+    {"xsaveopt", "xsave"},
+    {"xsavec", "xsave"},
+    {"xgetbv1", "xsave"},
+    {"xsaves", "xsave"},
+    {"avx", "xsave"},
+    {"pku", "xsave"},
+    {"avx", "sse4_2"},
+    {"fma", "avx"},
+    {"f16c", "avx"},
+    {"avx2", "avx"},
+    {"vaes", "avx"},
+    {"vpclmulqdq", "avx"},
+    {"vaes", "aes"},
+    {"vpclmulqdq", "pclmulqdq"},
+    {"avx_vnni", "avx2"},
+    {"avx_ifma", "avx2"},
+    {"avx_vnni_int8", "avx2"},
+    {"avx_ne_convert", "avx2"},
+    {"sha512", "avx2"},
+    {"sm3", "avx2"},
+    {"sm4", "avx2"},
+    {"avx512f", "avx2"},
+    {"avx512dq", "avx512f"},
+    {"avx512ifma", "avx512f"},
+    {"avx512cd", "avx512f"},
+    {"avx512bw", "avx512f"},
+    {"avx512vl", "avx512f"},
+    {"avx512vbmi", "avx512bw"},
+    {"avx512_vbmi2", "avx512bw"},
+    {"avx512_vnni", "avx512f"},
+    {"avx512_bitalg", "avx512bw"},
+    {"avx512_vpopcntdq", "avx512f"},
+    {"avx512_4vnniw", "avx512f"},
+    {"avx512_4fmaps", "avx512f"},
+    {"avx512_vp2intersect", "avx512f"},
+    {"avx512_bf16", "avx512bw"},
+    {"avx512_fp16", "avx512bw"},
+    {"mmxext", "mmx"},
+    {"rdtscp", "tsc"},
+    {"tsc_deadline_timer", "apic"},
+    {"x2apic", "apic"},
+    {"kvm_clock", "hypervisor"},
+    {"kvm_clock_old", "hypervisor"},
+    {"kvmclock_stable", "kvm_clock"},
+    {"kvm_pv_eoi", "hypervisor"},
+    {"kvm_pv_unhalt", "hypervisor"},
+    {"kvm_pv_tlb_flush", "kvm_steal_time"},
+    {"kvm_pv_send_ipi", "hypervisor"},
+    {"kvm_pv_sched_yield", "kvm_steal_time"},
+    {"kvm_steal_time", "hypervisor"},
+    {"lm", "pae"},
+    {"amx_bf16", "amx_tile"},
+    {"amx_int8", "amx_tile"},
+    {"amx_tile", "xsave"},
 };
 
 std::string normalised(std::string_view name) {
@@ -260,9 +328,13 @@ std::string normalised(std::string_view name) {
 
 }  // namespace
 
-std::span<const CpuFeature> cpu_features() { return kFeatures; }
+std::span<const CpuFeature> cpu_features() {
+    return kFeatures;
+}
 
-std::span<const CpuFeatureDependency> cpu_feature_dependencies() { return kDependencies; }
+std::span<const CpuFeatureDependency> cpu_feature_dependencies() {
+    return kDependencies;
+}
 
 const CpuFeature* find_cpu_feature(std::string_view name) {
     std::string wanted = normalised(name);

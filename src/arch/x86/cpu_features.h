@@ -1,7 +1,8 @@
 // CpuFeature: every CPUID feature bit that Strata knows by name.
 //
-// The names are those of Linux's /proc/cpuinfo (where it has one), otherwise QEMU's. One table says where a bit lives, which
-// psABI level asks for it, whether named models show it when the engine can, and what the software CPU does with it.
+// The names are those of Linux's /proc/cpuinfo (where it has one), otherwise QEMU's. One table says
+// where a bit lives, which psABI level asks for it, whether named models show it when the engine
+// can, and what the software CPU does with it.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ enum class Shown : std::uint8_t {
     Level2,
     Level3,
     Level4,
-    Platform,  ///< every model, if the engine offers it: what a kernel sees rather than a program
+    Platform,    ///< every model, if the engine offers it: what a kernel sees rather than a program
     OnRequest,   ///< only +flag
     Level3Hint,  ///< v3 and above, if the engine offers it: speed hints that no program demands
 };
@@ -46,13 +47,15 @@ struct CpuFeature {
 /// All of them, in the order of their leaves.
 [[nodiscard]] std::span<const CpuFeature> cpu_features();
 
-/// By name; case, '-' against '_' and a few other projects' spellings ("sse4.1", "lzcnt", "sse3") are forgiven. nullptr if unknown.
+/// By name; case, '-' against '_' and a few other projects' spellings ("sse4.1", "lzcnt", "sse3")
+/// are forgiven. nullptr if unknown.
 [[nodiscard]] const CpuFeature* find_cpu_feature(std::string_view name);
 
 /// The name of the feature most like `name`, or "" if none is near.
 [[nodiscard]] std::string_view nearest_cpu_feature(std::string_view name);
 
-/// `feature` needs `needs` to make sense (AVX needs XSAVE): switching `needs` off switches `feature` off, too.
+/// `feature` needs `needs` to make sense (AVX needs XSAVE): switching `needs` off switches
+/// `feature` off, too.
 struct CpuFeatureDependency {
     std::string_view feature;
     std::string_view needs;
@@ -63,7 +66,8 @@ struct CpuFeatureDependency {
 [[nodiscard]] bool has_feature(const CpuidTable& table, const CpuFeature& feature);
 /// By name; the name must exist. For code that asks for a fixed feature.
 [[nodiscard]] bool has_feature(const CpuidTable& table, std::string_view name);
-/// Sets or clears the bit; makes the leaf if it is missing and the bit is set. The table is sorted by the caller afterwards.
+/// Sets or clears the bit; makes the leaf if it is missing and the bit is set. The table is sorted
+/// by the caller afterwards.
 void set_feature(CpuidTable& table, const CpuFeature& feature, bool on);
 
 }  // namespace strata::arch::x86

@@ -1,4 +1,5 @@
-// CpuModel, Topology: parsing, and the choice of features. The leaves themselves are made in cpuid_leaves.cc.
+// CpuModel, Topology: parsing, and the choice of features. The leaves themselves are made in
+// cpuid_leaves.cc.
 #include "arch/x86/cpu_model.h"
 
 #include <algorithm>
@@ -13,10 +14,13 @@
 namespace strata::arch::x86 {
 namespace {
 
-constexpr std::array<std::string_view, 5> kModels = {"host", "x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"};
+constexpr std::array<std::string_view, 5> kModels = {"host", "x86-64-v1", "x86-64-v2", "x86-64-v3",
+                                                     "x86-64-v4"};
 constexpr std::uint32_t kMaxApicId = 254;  // 255 is broadcast in the xAPIC. SDM 3A, 11.6.1
 
-std::uint32_t bits_for(std::uint32_t count) { return static_cast<std::uint32_t>(std::bit_width(count - 1)); }
+std::uint32_t bits_for(std::uint32_t count) {
+    return static_cast<std::uint32_t>(std::bit_width(count - 1));
+}
 
 Error flag_error(std::string_view flag) {
     const std::string_view near = nearest_cpu_feature(flag);
@@ -31,7 +35,9 @@ Error model_error(std::string_view name) {
 }
 
 /// The psABI level of a model name; 0 for `host`.
-unsigned level_of(std::string_view model) { return model == "host" ? 0 : static_cast<unsigned>(model.back() - '0'); }
+unsigned level_of(std::string_view model) {
+    return model == "host" ? 0 : static_cast<unsigned>(model.back() - '0');
+}
 
 /// The level that a feature is demanded from, or 0.
 unsigned demanded_from(Shown shown) {
@@ -83,7 +89,8 @@ void add_with_needs(CpuidTable& chosen, const CpuidTable& supported, const CpuFe
 }
 
 std::string missing_text(const std::vector<std::string_view>& missing) {
-    return fmt::format("{} {}", missing.size() == 1 ? "feature" : "features", fmt::join(missing, ", "));
+    return fmt::format("{} {}", missing.size() == 1 ? "feature" : "features",
+                       fmt::join(missing, ", "));
 }
 
 Result<CpuidTable> choose_features(const CpuModel& model, const CpuidTable& supported) {
@@ -104,9 +111,11 @@ Result<CpuidTable> choose_features(const CpuModel& model, const CpuidTable& supp
         }
     }
     if (!missing.empty()) {
-        return Error(ErrorKind::NotSupported, fmt::format("CPU model '{}' needs {}, which this host and engine do not offer; "
-                                                          "choose a lower model or 'host'",
-                                                          model.name, missing_text(missing)));
+        return Error(
+            ErrorKind::NotSupported,
+            fmt::format("CPU model '{}' needs {}, which this host and engine do not offer; "
+                        "choose a lower model or 'host'",
+                        model.name, missing_text(missing)));
     }
     for (const CpuFeature* feature : model.added) {
         if (!has_feature(supported, *feature)) {
@@ -117,7 +126,8 @@ Result<CpuidTable> choose_features(const CpuModel& model, const CpuidTable& supp
     }
     if (!missing.empty()) {
         return Error(ErrorKind::NotSupported,
-                     fmt::format("this host and engine do not offer the CPU {} asked for", missing_text(missing)));
+                     fmt::format("this host and engine do not offer the CPU {} asked for",
+                                 missing_text(missing)));
     }
     for (const CpuFeature* feature : model.removed) {
         set_feature(chosen, *feature, false);
@@ -126,7 +136,8 @@ Result<CpuidTable> choose_features(const CpuModel& model, const CpuidTable& supp
     for (const CpuFeature* feature : model.added) {
         if (!has_feature(chosen, *feature)) {
             return Error(ErrorKind::InvalidArgument,
-                         fmt::format("CPU flag '+{}' needs another one that is switched off", feature->name));
+                         fmt::format("CPU flag '+{}' needs another one that is switched off",
+                                     feature->name));
         }
     }
     return chosen;
@@ -140,7 +151,8 @@ Result<> parse_flag(CpuModel& model, std::string_view part) {
     auto& list = part[0] == '+' ? model.added : model.removed;
     const auto& other = part[0] == '+' ? model.removed : model.added;
     if (std::ranges::find(other, feature) != other.end()) {
-        return Error(ErrorKind::InvalidArgument, fmt::format("CPU flag '{}' is both added and removed", feature->name));
+        return Error(ErrorKind::InvalidArgument,
+                     fmt::format("CPU flag '{}' is both added and removed", feature->name));
     }
     if (std::ranges::find(list, feature) == list.end()) {
         list.push_back(feature);
@@ -154,21 +166,29 @@ Result<> check(const Topology& topology) {
             return Error(ErrorKind::InvalidArgument, "the number of CPUs must not be zero");
         }
         if (part > kMaxApicId + 1) {
-            return Error(ErrorKind::InvalidArgument, fmt::format("{} CPUs are too many; at most {}", part, kMaxApicId));
+            return Error(ErrorKind::InvalidArgument,
+                         fmt::format("{} CPUs are too many; at most {}", part, kMaxApicId));
         }
     }
     const std::uint64_t total = std::uint64_t{topology.sockets} * topology.cores * topology.threads;
     if (total > kMaxApicId + 1 || topology.apic_id(topology.total() - 1) > kMaxApicId) {
-        return Error(ErrorKind::InvalidArgument,
-                     fmt::format("{} CPUs in this topology need APIC IDs above {}; use fewer, or powers of two", total, kMaxApicId));
+        return Error(
+            ErrorKind::InvalidArgument,
+            fmt::format(
+                "{} CPUs in this topology need APIC IDs above {}; use fewer, or powers of two",
+                total, kMaxApicId));
     }
     return ok();
 }
 
 }  // namespace
 
-std::uint32_t Topology::thread_bits() const { return bits_for(threads); }
-std::uint32_t Topology::socket_shift() const { return bits_for(threads) + bits_for(cores); }
+std::uint32_t Topology::thread_bits() const {
+    return bits_for(threads);
+}
+std::uint32_t Topology::socket_shift() const {
+    return bits_for(threads) + bits_for(cores);
+}
 
 std::uint32_t Topology::apic_id(std::uint32_t index) const {
     const std::uint32_t thread = index % threads;
@@ -192,12 +212,15 @@ Result<Topology> Topology::parse(std::string_view text) {
     for (const std::string_view part : split(text, ',')) {
         const std::size_t equals = part.find('=');
         const std::string_view key = part.substr(0, equals);
-        std::uint32_t* field = key == "sockets" ? &topology.sockets
-                               : key == "cores" ? &topology.cores
-                               : key == "threads" ? &topology.threads : nullptr;
+        std::uint32_t* field = key == "sockets"   ? &topology.sockets
+                               : key == "cores"   ? &topology.cores
+                               : key == "threads" ? &topology.threads
+                                                  : nullptr;
         if (field == nullptr || equals == std::string_view::npos) {
-            return Error(ErrorKind::InvalidArgument,
-                         fmt::format("'{}' is no part of a CPU topology; write sockets=N,cores=N,threads=N", part));
+            return Error(
+                ErrorKind::InvalidArgument,
+                fmt::format("'{}' is no part of a CPU topology; write sockets=N,cores=N,threads=N",
+                            part));
         }
         auto count = parse_integer(part.substr(equals + 1), 0, kAny);
         if (!count.ok()) {
@@ -220,20 +243,25 @@ Result<CpuModel> CpuModel::parse(std::string_view text) {
         } else {
             return first ? model_error(part)
                          : Error(ErrorKind::InvalidArgument,
-                                 fmt::format("'{}' in the CPU model needs a '+' or '-' before it", part));
+                                 fmt::format("'{}' in the CPU model needs a '+' or '-' before it",
+                                             part));
         }
         first = false;
     }
     return first ? Result<CpuModel>(model_error("")) : Result<CpuModel>(std::move(model));
 }
 
-std::vector<std::string_view> cpu_model_names() { return {kModels.begin(), kModels.end()}; }
+std::vector<std::string_view> cpu_model_names() {
+    return {kModels.begin(), kModels.end()};
+}
 
-Result<CpuidTable> build_cpuid(const CpuModel& model, const Topology& topology, std::uint32_t vcpu_index,
-                               const CpuidTable& supported, std::uint64_t tsc_khz) {
+Result<CpuidTable> build_cpuid(const CpuModel& model, const Topology& topology,
+                               std::uint32_t vcpu_index, const CpuidTable& supported,
+                               std::uint64_t tsc_khz) {
     STRATA_TRY_VOID(check(topology));
     if (vcpu_index >= topology.total()) {
-        return Error(ErrorKind::InvalidArgument, fmt::format("vCPU {} is not in the topology", vcpu_index));
+        return Error(ErrorKind::InvalidArgument,
+                     fmt::format("vCPU {} is not in the topology", vcpu_index));
     }
     CpuidTable chosen = STRATA_TRY(choose_features(model, supported));
     return make_leaves(std::move(chosen), {model.name, topology, vcpu_index, &supported, tsc_khz});

@@ -17,7 +17,8 @@ using ::testing::HasSubstr;
 /// A host with every feature and the XSAVE layout of AVX-512 processors.
 CpuidTable everything() {
     CpuidTable host;
-    host.entries = {{0, 0, false, {0x1f, 0x68747541, 0x444d4163, 0x69746e65}}, {1, 0, false, {0x00a10f11, 0, 0, 0}}};
+    host.entries = {{0, 0, false, {0x1f, 0x68747541, 0x444d4163, 0x69746e65}},
+                    {1, 0, false, {0x00a10f11, 0, 0, 0}}};
     for (const CpuFeature& feature : cpu_features()) {
         set_feature(host, feature, true);
     }
@@ -36,7 +37,8 @@ CpuidTable without(CpuidTable table, std::string_view name) {
 }
 
 CpuidTable built(std::string_view model, const Topology& topology = {}, std::uint32_t index = 0) {
-    auto table = build_cpuid(CpuModel::parse(model).value(), topology, index, software_cpuid(everything()), 2596138);
+    auto table = build_cpuid(CpuModel::parse(model).value(), topology, index,
+                             software_cpuid(everything()), 2596138);
     EXPECT_TRUE(table.ok()) << (table.ok() ? "" : table.error().text());
     return table.ok() ? table.value() : CpuidTable{};
 }
@@ -46,7 +48,8 @@ TEST(CpuFeatureTest, NamesAndBitsAreUnique) {
     std::set<std::tuple<std::uint32_t, std::uint32_t, CpuidRegister, std::uint8_t>> bits;
     for (const CpuFeature& feature : cpu_features()) {
         EXPECT_TRUE(names.insert(feature.name).second) << feature.name;
-        EXPECT_TRUE(bits.insert({feature.leaf, feature.subleaf, feature.reg, feature.bit}).second) << feature.name;
+        EXPECT_TRUE(bits.insert({feature.leaf, feature.subleaf, feature.reg, feature.bit}).second)
+            << feature.name;
     }
 }
 
@@ -70,7 +73,9 @@ TEST(CpuModelTest, FlagsAreParsedInBothDirections) {
     EXPECT_EQ(model.removed.at(0)->name, "smap");
 }
 
-TEST(CpuModelTest, FlagsAloneChangeTheHostModel) { EXPECT_EQ(CpuModel::parse("-avx512f").value().name, "host"); }
+TEST(CpuModelTest, FlagsAloneChangeTheHostModel) {
+    EXPECT_EQ(CpuModel::parse("-avx512f").value().name, "host");
+}
 
 TEST(CpuModelTest, UnknownFlagSuggestsTheNearest) {
     const auto model = CpuModel::parse("host,+avx512ff");
@@ -85,9 +90,15 @@ TEST(CpuModelTest, UnknownModelNamesTheKnownOnes) {
     EXPECT_THAT(model.error().text(), HasSubstr("x86-64-v3"));
 }
 
-TEST(CpuModelTest, EmptyTextIsRefused) { EXPECT_FALSE(CpuModel::parse("").ok()); }
-TEST(CpuModelTest, FlagBothWaysIsRefused) { EXPECT_FALSE(CpuModel::parse("host,+avx,-avx").ok()); }
-TEST(CpuModelTest, FlagWithoutSignIsRefused) { EXPECT_FALSE(CpuModel::parse("host,avx").ok()); }
+TEST(CpuModelTest, EmptyTextIsRefused) {
+    EXPECT_FALSE(CpuModel::parse("").ok());
+}
+TEST(CpuModelTest, FlagBothWaysIsRefused) {
+    EXPECT_FALSE(CpuModel::parse("host,+avx,-avx").ok());
+}
+TEST(CpuModelTest, FlagWithoutSignIsRefused) {
+    EXPECT_FALSE(CpuModel::parse("host,avx").ok());
+}
 
 TEST(TopologyTest, PlainNumberIsCoresOfOneSocket) {
     EXPECT_EQ(Topology::parse("4").value(), (Topology{1, 4, 1}));
@@ -123,14 +134,16 @@ TEST(BuildCpuidTest, LevelsShowExactlyTheirUserFeatures) {
 }
 
 TEST(BuildCpuidTest, LevelTheHostLacksIsRefusedByName) {
-    const auto table = build_cpuid(CpuModel::parse("x86-64-v3").value(), {}, 0, without(everything(), "avx2"), 0);
+    const auto table =
+        build_cpuid(CpuModel::parse("x86-64-v3").value(), {}, 0, without(everything(), "avx2"), 0);
     ASSERT_FALSE(table.ok());
     EXPECT_EQ(table.error().kind(), ErrorKind::NotSupported);
     EXPECT_THAT(table.error().text(), HasSubstr("avx2"));
 }
 
 TEST(BuildCpuidTest, FlagTheEngineLacksIsRefusedByName) {
-    const auto table = build_cpuid(CpuModel::parse("host,+vmx").value(), {}, 0, software_cpuid(everything()), 0);
+    const auto table =
+        build_cpuid(CpuModel::parse("host,+vmx").value(), {}, 0, software_cpuid(everything()), 0);
     ASSERT_FALSE(table.ok());
     EXPECT_THAT(table.error().text(), HasSubstr("vmx"));
 }
@@ -143,7 +156,9 @@ TEST(BuildCpuidTest, RemovingAFeatureRemovesWhatNeedsIt) {
     EXPECT_EQ(table.find(0xd, 0).ecx, 576U);
 }
 
-TEST(BuildCpuidTest, AddingAFeatureAddsWhatItNeeds) { EXPECT_TRUE(has_feature(built("x86-64-v2,+avx"), "xsave")); }
+TEST(BuildCpuidTest, AddingAFeatureAddsWhatItNeeds) {
+    EXPECT_TRUE(has_feature(built("x86-64-v2,+avx"), "xsave"));
+}
 
 TEST(BuildCpuidTest, InvariantTscIsShownOnlyWhenAskedFor) {
     EXPECT_FALSE(has_feature(built("host"), "invtsc"));
@@ -152,7 +167,8 @@ TEST(BuildCpuidTest, InvariantTscIsShownOnlyWhenAskedFor) {
 }
 
 TEST(BuildCpuidTest, AddingWhatARemovedOneCarriesIsRefused) {
-    EXPECT_FALSE(build_cpuid(CpuModel::parse("host,+avx2,-avx").value(), {}, 0, everything(), 0).ok());
+    EXPECT_FALSE(
+        build_cpuid(CpuModel::parse("host,+avx2,-avx").value(), {}, 0, everything(), 0).ok());
 }
 
 TEST(BuildCpuidTest, XsaveSizesFollowTheFeatures) {
@@ -191,20 +207,23 @@ TEST(BuildCpuidTest, TimingLeavesAgreeOnTheTsc) {
 
 TEST(BuildCpuidTest, HypervisorIsAnnouncedAsKvm) {
     const CpuidTable table = built("host");
-    EXPECT_EQ(table.find(0x40000000, 0), (CpuidRegisters{0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d}));
+    EXPECT_EQ(table.find(0x40000000, 0),
+              (CpuidRegisters{0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d}));
     EXPECT_TRUE(has_feature(table, "kvm_clock"));
     EXPECT_TRUE(has_feature(table, "kvmclock_stable"));
     EXPECT_EQ(built("host,-hypervisor").find(0x40000000, 0), CpuidRegisters{});
 }
 
-// Linux 6.1, arch/x86/kernel/cpu/common.c, cpu_set_bug_bits(): AMD family 25 with these bits has no bug that costs anything.
+// Linux 6.1, arch/x86/kernel/cpu/common.c, cpu_set_bug_bits(): AMD family 25 with these bits has no
+// bug that costs anything.
 TEST(BuildCpuidTest, SoftwareCpuNeedsNoMitigation) {
     for (const std::string_view model : {"host", "x86-64-v1", "x86-64-v3"}) {
         const CpuidTable table = built(model);
         EXPECT_EQ(table.find(0, 0).ebx, 0x68747541U);
         EXPECT_EQ((table.find(1, 0).eax >> 8) & 0xf, 0xfU);
-        for (const std::string_view bit : {"auto_ibrs", "srso_no", "tsa_sq_no", "tsa_l1_no", "amd_ssb_no", "btc_no",
-                                           "null_sel_clr_base", "lfence_always_serializing"}) {
+        for (const std::string_view bit :
+             {"auto_ibrs", "srso_no", "tsa_sq_no", "tsa_l1_no", "amd_ssb_no", "btc_no",
+              "null_sel_clr_base", "lfence_always_serializing"}) {
             EXPECT_TRUE(has_feature(table, bit)) << model << " " << bit;
         }
         EXPECT_FALSE(has_feature(table, "amd_ibpb"));
@@ -223,7 +242,9 @@ TEST(BuildCpuidTest, VcpuOutsideTheTopologyIsRefused) {
 }
 
 TEST(BuildCpuidTest, ThisHostOffersAtLeastTheBaseline) {
-    EXPECT_TRUE(build_cpuid(CpuModel::parse("x86-64-v1").value(), {}, 0, software_cpuid(host_cpuid()), 1000000).ok());
+    EXPECT_TRUE(build_cpuid(CpuModel::parse("x86-64-v1").value(), {}, 0,
+                            software_cpuid(host_cpuid()), 1000000)
+                    .ok());
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ constexpr std::uint32_t kHypervisorFirst = 0x40000000;
 
 const CpuidEntry* CpuidTable::entry(std::uint32_t leaf, std::uint32_t subleaf) const {
     for (const CpuidEntry& candidate : entries) {
-        if (candidate.leaf == leaf && (!candidate.subleaf_matters || candidate.subleaf == subleaf)) {
+        if (candidate.leaf == leaf &&
+            (!candidate.subleaf_matters || candidate.subleaf == subleaf)) {
             return &candidate;
         }
     }

@@ -12,8 +12,10 @@
 namespace strata::arch::x86 {
 namespace {
 
-constexpr std::uint32_t kMaxBasic = 0x1f, kMaxHypervisor = 0x40000010, kMaxExtendedAmd = 0x80000021, kMaxExtended = 0x80000008;
-/// Family 25 model 1 stepping 1 (Zen 3): the generic models' identity where the vendor is AMD; family 6 model 85 (Skylake-SP) else.
+constexpr std::uint32_t kMaxBasic = 0x1f, kMaxHypervisor = 0x40000010, kMaxExtendedAmd = 0x80000021,
+                        kMaxExtended = 0x80000008;
+/// Family 25 model 1 stepping 1 (Zen 3): the generic models' identity where the vendor is AMD;
+/// family 6 model 85 (Skylake-SP) else.
 constexpr std::uint32_t kGenericAmdSignature = 0x00a00f11, kGenericIntelSignature = 0x00050654;
 constexpr std::uint32_t kLegacyAreaBytes = 576;  // x87 and SSE, header included. SDM 1, 13.4.1
 /// XSAVE components by the feature that brings them. MPX (3, 4) and AMX (17, 18) are never shown.
@@ -21,7 +23,8 @@ struct Component {
     unsigned bit;
     std::string_view feature;
 };
-constexpr Component kComponents[] = {{2, "avx"}, {5, "avx512f"}, {6, "avx512f"}, {7, "avx512f"}, {9, "pku"}};
+constexpr Component kComponents[] = {
+    {2, "avx"}, {5, "avx512f"}, {6, "avx512f"}, {7, "avx512f"}, {9, "pku"}};
 
 struct Cache {
     unsigned level;
@@ -30,7 +33,8 @@ struct Cache {
     unsigned sets;
     bool per_socket;
 };
-constexpr Cache kCaches[] = {{1, 1, 8, 64, false}, {1, 2, 8, 64, false}, {2, 3, 8, 2048, false}, {3, 3, 16, 16384, true}};
+constexpr Cache kCaches[] = {
+    {1, 1, 8, 64, false}, {1, 2, 8, 64, false}, {2, 3, 8, 2048, false}, {3, 3, 16, 16384, true}};
 constexpr std::uint32_t kLineBytes = 64;
 
 /// Builds one table; each method adds a family of leaves.
@@ -64,10 +68,13 @@ class LeafMaker {
         const CpuidEntry* entry = in_.supported->entry(number, subleaf);
         return entry == nullptr ? CpuidRegisters{} : entry->registers;
     }
-    [[nodiscard]] bool shows(std::string_view feature) const { return has_feature(table_, feature); }
+    [[nodiscard]] bool shows(std::string_view feature) const {
+        return has_feature(table_, feature);
+    }
     [[nodiscard]] std::uint32_t signature() const;
     [[nodiscard]] std::uint32_t sharing(const Cache& cache) const {
-        const std::uint32_t ids = 1U << (cache.per_socket ? in_.topology.socket_shift() : in_.topology.thread_bits());
+        const std::uint32_t ids =
+            1U << (cache.per_socket ? in_.topology.socket_shift() : in_.topology.thread_bits());
         return ids - 1;
     }
 
@@ -96,7 +103,9 @@ void LeafMaker::identity() {
     }
     // Cache descriptors: "see leaf 4". AMD has no leaf 2.
     leaf(2) = amd_ ? CpuidRegisters{} : CpuidRegisters{0x00feff01, 0, 0, 0x00000000};
-    leaf(7, 0, true).eax = table_.entry(7, 2) != nullptr ? 2 : table_.entry(7, 1) != nullptr ? 1 : 0;
+    leaf(7, 0, true).eax = table_.entry(7, 2) != nullptr   ? 2
+                           : table_.entry(7, 1) != nullptr ? 1
+                                                           : 0;
     leaf(0xa) = {};  // no performance counters
 }
 
@@ -105,7 +114,8 @@ void LeafMaker::topology_leaves() {
     constexpr std::uint32_t kThreadLevel = 1U << 8, kCoreLevel = 2U << 8;
     for (const std::uint32_t number : {0xbU, 0x1fU}) {
         leaf(number, 0, true) = {topology.thread_bits(), topology.threads, kThreadLevel, apic_id_};
-        leaf(number, 1, true) = {topology.socket_shift(), topology.cores * topology.threads, kCoreLevel | 1, apic_id_};
+        leaf(number, 1, true) = {topology.socket_shift(), topology.cores * topology.threads,
+                                 kCoreLevel | 1, apic_id_};
         leaf(number, 2, true) = {0, 0, 2, apic_id_};
     }
 }
@@ -115,14 +125,18 @@ void LeafMaker::caches() {
     std::uint32_t subleaf = 0;
     for (const Cache& cache : kCaches) {
         const std::uint32_t core_field = amd_ ? 0 : (std::min(cores, 64U) - 1) << 26;
-        const CpuidRegisters registers{cache.type | (cache.level << 5) | (1U << 8) | (std::min(sharing(cache), 0xfffU) << 14) | core_field,
-                                       (kLineBytes - 1) | ((cache.ways - 1) << 22), cache.sets - 1, 0};
+        const CpuidRegisters registers{cache.type | (cache.level << 5) | (1U << 8) |
+                                           (std::min(sharing(cache), 0xfffU) << 14) | core_field,
+                                       (kLineBytes - 1) | ((cache.ways - 1) << 22), cache.sets - 1,
+                                       0};
         leaf(amd_ ? 0x8000001d : 4, subleaf++, true) = registers;
     }
     leaf(amd_ ? 0x8000001d : 4, subleaf, true) = {};
     if (amd_) {
-        leaf(0x80000005) = {0xff48ff40, 0xff48ff40, 0x20080140, 0x20080140};  // TLBs; 32 KiB 8-way 64-byte lines
-        leaf(0x80000006) = {0x5c002200, 0x6c004200, (1024U << 16) | 0x6140, (32U << 18) | 0x8140};  // 1 MiB 8-way, 16 MiB 16-way
+        leaf(0x80000005) = {0xff48ff40, 0xff48ff40, 0x20080140,
+                            0x20080140};  // TLBs; 32 KiB 8-way 64-byte lines
+        leaf(0x80000006) = {0x5c002200, 0x6c004200, (1024U << 16) | 0x6140,
+                            (32U << 18) | 0x8140};  // 1 MiB 8-way, 16 MiB 16-way
     } else {
         leaf(0x80000006) = {0, 0, (1024U << 16) | 0x6040, 0};
     }
@@ -154,19 +168,23 @@ void LeafMaker::timing() {
     if (in_.tsc_khz == 0) {
         return;
     }
-    // TSC = crystal * EBX / EAX, with a crystal of the local APIC's bus frequency, so that both calibrations agree. SDM 3B, 19.7.3
+    // TSC = crystal * EBX / EAX, with a crystal of the local APIC's bus frequency, so that both
+    // calibrations agree. SDM 3B, 19.7.3
     leaf(0x15) = {kApicBusKhz, static_cast<std::uint32_t>(in_.tsc_khz), kApicBusKhz * 1000U, 0};
-    const auto mhz = static_cast<std::uint32_t>(std::min<std::uint64_t>(in_.tsc_khz / 1000, 0xffff));
+    const auto mhz =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(in_.tsc_khz / 1000, 0xffff));
     leaf(0x16) = {mhz, mhz, 100, 0};
 }
 
 void LeafMaker::hypervisor() {
     if (!shows("hypervisor")) {
-        std::erase_if(table_.entries, [](const CpuidEntry& entry) { return entry.leaf >> 16 == 0x4000; });
+        std::erase_if(table_.entries,
+                      [](const CpuidEntry& entry) { return entry.leaf >> 16 == 0x4000; });
         return;
     }
     leaf(0x40000000) = {kMaxHypervisor, 0x4b4d564b, 0x564b4d56, 0x0000004d};  // "KVMKVMKVM"
-    (void)leaf(0x40000001);  // the feature bits are set already; without any, the leaf is there all the same
+    (void)leaf(0x40000001);  // the feature bits are set already; without any, the leaf is there all
+                             // the same
     if (in_.tsc_khz != 0) {
         leaf(kMaxHypervisor) = {static_cast<std::uint32_t>(in_.tsc_khz), kApicBusKhz, 0, 0};
     }
@@ -207,14 +225,16 @@ void LeafMaker::extended() {
     sizes.eax = (physical_bits == 0 ? 40 : physical_bits) | ((shows("la57") ? 57U : 48U) << 8);
     if (!amd_) {
         sizes.ebx = 0;
-        std::erase_if(table_.entries, [](const CpuidEntry& entry) { return entry.leaf > kMaxExtended; });
+        std::erase_if(table_.entries,
+                      [](const CpuidEntry& entry) { return entry.leaf > kMaxExtended; });
         return;
     }
     sizes.ecx = (per_socket - 1) | (in_.topology.socket_shift() << 12);
     leaf(0x8000001a) = offered(0x8000001a);
     const std::uint32_t core = in_.vcpu_index / in_.topology.threads % in_.topology.cores;
     const std::uint32_t socket = in_.vcpu_index / in_.topology.threads / in_.topology.cores;
-    leaf(0x8000001e) = {apic_id_, (core & 0xff) | ((in_.topology.threads - 1) << 8), socket & 0xff, 0};
+    leaf(0x8000001e) = {apic_id_, (core & 0xff) | ((in_.topology.threads - 1) << 8), socket & 0xff,
+                        0};
 }
 
 }  // namespace
@@ -229,7 +249,8 @@ CpuidTable make_leaves(CpuidTable features, const LeafInputs& inputs) {
     maker.caches();
     maker.brand();
     maker.extended();
-    std::ranges::sort(features.entries, {}, [](const CpuidEntry& entry) { return std::pair(entry.leaf, entry.subleaf); });
+    std::ranges::sort(features.entries, {},
+                      [](const CpuidEntry& entry) { return std::pair(entry.leaf, entry.subleaf); });
     return features;
 }
 

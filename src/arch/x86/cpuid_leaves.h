@@ -1,4 +1,5 @@
-// CpuidLeaves: makes all CPUID leaves of a vCPU from the set of features it shows. Internal to cpu_model.cc.
+// CpuidLeaves: makes all CPUID leaves of a vCPU from the set of features it shows. Internal to
+// cpu_model.cc.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ struct LeafInputs {
     std::uint64_t tsc_khz = 0;
 };
 
-/// Completes `features` (only feature bits set) with identity, topology, caches, XSAVE layout, timing and paravirtual leaves; sorted.
+/// Completes `features` (only feature bits set) with identity, topology, caches, XSAVE layout,
+/// timing and paravirtual leaves; sorted.
 [[nodiscard]] CpuidTable make_leaves(CpuidTable features, const LeafInputs& inputs);
 
 /// Clears features whose needs are not met, until all are.

@@ -1,11 +1,10 @@
 // The filters that are no faults: throttling, copy on read, traces, quorums.
-#include <unistd.h>
-
-#include <gtest/gtest.h>
-
 #include <cerrno>
 #include <fstream>
 #include <sstream>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/filters/throttle/throttle.h"
 #include "block/registry.h"
@@ -14,10 +13,10 @@
 namespace strata::block {
 namespace {
 
+using std::chrono::milliseconds;
 using throttle::Kind;
 using throttle::Limits;
 using throttle::ThrottleGroup;
-using std::chrono::milliseconds;
 
 constexpr std::uint64_t kSize = 1 << 20;
 
@@ -124,15 +123,22 @@ TEST(ThrottleGroupTest, LimitsThatContradictAreRefused) {
 }
 
 TEST_F(FiltersTest, DisksOfAGroupShareItsLimits) {
-    ASSERT_TRUE(open({{"driver", "throttle"}, {"group", "shared"}, {"iops", "20"}, {"file.driver", "null-co"}}).ok());
+    ASSERT_TRUE(open({{"driver", "throttle"},
+                      {"group", "shared"},
+                      {"iops", "20"},
+                      {"file.driver", "null-co"}})
+                    .ok());
     NodePtr first = std::exchange(node_, nullptr);
-    ASSERT_TRUE(open({{"driver", "throttle"}, {"throttle-group", "shared"}, {"file.driver", "null-co"}}).ok());
+    ASSERT_TRUE(
+        open({{"driver", "throttle"}, {"throttle-group", "shared"}, {"file.driver", "null-co"}})
+            .ok());
     const auto start = std::chrono::steady_clock::now();
     for (int round = 0; round < 3; ++round) {
         EXPECT_TRUE(write(*first, 0, 512, std::byte{1}).ok());
         EXPECT_TRUE(write(*node_, 0, 512, std::byte{1}).ok());
     }
-    EXPECT_GE(std::chrono::steady_clock::now() - start, milliseconds(100));  // three of the six go at once
+    EXPECT_GE(std::chrono::steady_clock::now() - start,
+              milliseconds(100));  // three of the six go at once
     first.reset();
     node_.reset();
     EXPECT_EQ(ThrottleGroup::find("shared"), nullptr);
@@ -158,15 +164,23 @@ TEST_F(FiltersTest, CopyOnReadBringsWholeClustersUp) {
     ASSERT_TRUE(write(*node_, 100'000, 100'000, std::byte{7}).ok());
     ASSERT_TRUE(loop_->run(node_->close()).ok());
     node_.reset();
-    ASSERT_TRUE(loop_->run(create_image(*loop_, "qcow2", {base_ + ".top", kSize, {{"backing_file", base_}, {"backing_fmt", "raw"}}})).ok());
-    ASSERT_TRUE(open({{"driver", "copy-on-read"}, {"file.driver", "qcow2"}, {"file.file.filename", base_ + ".top"}}).ok());
+    ASSERT_TRUE(loop_
+                    ->run(create_image(
+                        *loop_, "qcow2",
+                        {base_ + ".top", kSize, {{"backing_file", base_}, {"backing_fmt", "raw"}}}))
+                    .ok());
+    ASSERT_TRUE(open({{"driver", "copy-on-read"},
+                      {"file.driver", "qcow2"},
+                      {"file.file.filename", base_ + ".top"}})
+                    .ok());
     EXPECT_EQ(read(150'000, 10), std::vector<std::byte>(10, std::byte{7}));
     const Extent copied = loop_->run(node_->status(131'072, 65'536)).value();
     EXPECT_EQ(copied.kind, Extent::Kind::Data);
     EXPECT_EQ(copied.length, 65'536U);
     EXPECT_EQ(loop_->run(node_->status(65'536, 65'536)).value().kind, Extent::Kind::Unallocated);
     EXPECT_EQ(read(800'000, 10), std::vector<std::byte>(10, std::byte{0}));
-    EXPECT_EQ(loop_->run(node_->status(786'432, 65'536)).value().kind, Extent::Kind::Unallocated);  // a hole below stays one
+    EXPECT_EQ(loop_->run(node_->status(786'432, 65'536)).value().kind,
+              Extent::Kind::Unallocated);  // a hole below stays one
     EXPECT_EQ(read(0, kSize).at(199'999), std::byte{7});
     ASSERT_TRUE(write(*node_, 150'000, 5, std::byte{8}).ok());
     EXPECT_EQ(read(149'999, 7).at(1), std::byte{8});
@@ -174,14 +188,19 @@ TEST_F(FiltersTest, CopyOnReadBringsWholeClustersUp) {
 }
 
 TEST_F(FiltersTest, TraceHasALineForEachRequest) {
-    ASSERT_TRUE(open({{"driver", "trace"}, {"to", base_ + ".trace"}, {"file.driver", "raw"}, {"file.file.filename", base_}}).ok());
+    ASSERT_TRUE(open({{"driver", "trace"},
+                      {"to", base_ + ".trace"},
+                      {"file.driver", "raw"},
+                      {"file.file.filename", base_}})
+                    .ok());
     ASSERT_TRUE(write(*node_, 4096, 512, std::byte{1}).ok());
     EXPECT_FALSE(write(*node_, kSize, 512, std::byte{1}).ok());
     (void)read(0, 1024);
     ASSERT_TRUE(loop_->run(node_->close()).ok());
     std::stringstream text;
     text << std::ifstream(base_ + ".trace").rdbuf();
-    EXPECT_NE(text.str().find(" write offset=4096 length=512 us="), std::string::npos) << text.str();
+    EXPECT_NE(text.str().find(" write offset=4096 length=512 us="), std::string::npos)
+        << text.str();
     EXPECT_NE(text.str().find(" read offset=0 length=1024 us="), std::string::npos);
     EXPECT_NE(text.str().find("result=5\n"), std::string::npos);
 }
@@ -190,14 +209,18 @@ TEST_F(FiltersTest, ImagesMayNotAskForTraces) {
     OpenOptions how;
     how.named_by_image = true;
     how.tree = NodeTree({{"driver", "trace"}, {"to", base_ + ".trace"}, {"file.filename", base_}});
-    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(how))).error().kind(), ErrorKind::PermissionDenied);
+    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(how))).error().kind(),
+              ErrorKind::PermissionDenied);
     EXPECT_NE(::access((base_ + ".trace").c_str(), F_OK), 0);
 }
 
 TEST_F(FiltersTest, QuorumAnswersWithTheMajority) {
     ASSERT_TRUE(loop_->run(create_image(*loop_, "raw", {base_ + ".copy", kSize, {}})).ok());
     ASSERT_TRUE(loop_->run(create_image(*loop_, "raw", {base_ + ".top", kSize, {}})).ok());
-    const OptionList copies = {{"driver", "quorum"}, {"vote-threshold", "2"}, {"children.0.filename", base_}, {"children.1.filename", base_ + ".copy"},
+    const OptionList copies = {{"driver", "quorum"},
+                               {"vote-threshold", "2"},
+                               {"children.0.filename", base_},
+                               {"children.1.filename", base_ + ".copy"},
                                {"children.2.filename", base_ + ".top"}};
     ASSERT_TRUE(open(copies).ok());
     ASSERT_TRUE(write(*node_, 0, 512, std::byte{5}).ok());

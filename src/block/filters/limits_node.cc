@@ -14,12 +14,15 @@ namespace {
 
 constexpr std::uint64_t kPiece = 1U << 20;  ///< of what is written out or read around
 
-bool multiple(std::uint64_t value, std::uint64_t unit) { return unit == 0 || value % unit == 0; }
+bool multiple(std::uint64_t value, std::uint64_t unit) {
+    return unit == 0 || value % unit == 0;
+}
 
 Result<std::uint64_t> take_limit(NodeTree& options, std::string_view name, std::uint64_t unit) {
     const std::uint64_t value = STRATA_TRY(options.take_size(name, 0));
     if (value >= INT_MAX || !multiple(value, std::max<std::uint64_t>(unit, 1))) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("Cannot meet constraints with {} {}", name, value), EINVAL};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("Cannot meet constraints with {} {}", name, value), EINVAL};
     }
     return value;
 }
@@ -30,24 +33,33 @@ Result<Limits> Limits::take(NodeTree& options) {
     Limits limits;
     limits.align = STRATA_TRY(take_limit(options, "align", 1));
     if (limits.align != 0 && !std::has_single_bit(limits.align)) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("Cannot meet constraints with align {}", limits.align), EINVAL};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("Cannot meet constraints with align {}", limits.align), EINVAL};
     }
     limits.max_transfer = STRATA_TRY(take_limit(options, "max-transfer", limits.align));
     limits.zero_unit = STRATA_TRY(take_limit(options, "opt-write-zero", limits.align));
-    limits.max_zero = STRATA_TRY(take_limit(options, "max-write-zero", std::max(limits.zero_unit, limits.align)));
+    limits.max_zero =
+        STRATA_TRY(take_limit(options, "max-write-zero", std::max(limits.zero_unit, limits.align)));
     limits.discard_unit = STRATA_TRY(take_limit(options, "opt-discard", limits.align));
-    limits.max_discard = STRATA_TRY(take_limit(options, "max-discard", std::max(limits.discard_unit, limits.align)));
+    limits.max_discard =
+        STRATA_TRY(take_limit(options, "max-discard", std::max(limits.discard_unit, limits.align)));
     return limits;
 }
 
 LimitsNode::LimitsNode(NodePtr child, std::string_view driver, const Limits& limits)
-    : FilterNode(std::move(child)), driver_(driver), limits_(limits), traits_(FilterNode::traits()), gate_(loop()) {
-    traits_.request_alignment = std::max(traits_.request_alignment, static_cast<std::uint32_t>(limits_.align));
+    : FilterNode(std::move(child)),
+      driver_(driver),
+      limits_(limits),
+      traits_(FilterNode::traits()),
+      gate_(loop()) {
+    traits_.request_alignment =
+        std::max(traits_.request_alignment, static_cast<std::uint32_t>(limits_.align));
     traits_.max_transfer = limits_.max_transfer;
 }
 
 bool LimitsNode::aligned(std::uint64_t offset, std::uint64_t length) const {
-    return multiple(offset, limits_.align) && (multiple(offset + length, limits_.align) || offset + length == size());
+    return multiple(offset, limits_.align) &&
+           (multiple(offset + length, limits_.align) || offset + length == size());
 }
 
 std::uint64_t LimitsNode::block_end(std::uint64_t end) const {
@@ -58,7 +70,8 @@ std::uint64_t LimitsNode::block_end(std::uint64_t end) const {
 Task<> LimitsNode::read_cut(std::uint64_t offset, Buffers into) {
     const std::uint64_t most = limits_.max_transfer != 0 ? limits_.max_transfer : into.size();
     for (std::uint64_t done = 0; done < into.size(); done += most) {
-        STRATA_CO_TRY_VOID(co_await child().read(offset + done, into.slice(done, std::min<std::uint64_t>(most, into.size() - done))));
+        STRATA_CO_TRY_VOID(co_await child().read(
+            offset + done, into.slice(done, std::min<std::uint64_t>(most, into.size() - done))));
     }
     co_return ok();
 }
@@ -77,7 +90,8 @@ Task<> LimitsNode::read(std::uint64_t offset, Buffers into) {
 Task<> LimitsNode::write_cut(std::uint64_t offset, Buffers from) {
     const std::uint64_t most = limits_.max_transfer != 0 ? limits_.max_transfer : from.size();
     for (std::uint64_t done = 0; done < from.size(); done += most) {
-        STRATA_CO_TRY_VOID(co_await child().write(offset + done, from.slice(done, std::min<std::uint64_t>(most, from.size() - done))));
+        STRATA_CO_TRY_VOID(co_await child().write(
+            offset + done, from.slice(done, std::min<std::uint64_t>(most, from.size() - done))));
     }
     co_return ok();
 }
@@ -105,7 +119,8 @@ Task<> LimitsNode::write_out_zeroes(std::uint64_t offset, std::uint64_t length) 
     const std::vector<std::byte> zeros(std::min(length, kPiece));
     for (std::uint64_t done = 0; done < length; done += kPiece) {
         const std::uint64_t part = std::min(kPiece, length - done);
-        STRATA_CO_TRY_VOID(co_await write(offset + done, Buffers::of(std::span(zeros).first(part))));
+        STRATA_CO_TRY_VOID(
+            co_await write(offset + done, Buffers::of(std::span(zeros).first(part))));
     }
     co_return ok();
 }
@@ -113,7 +128,8 @@ Task<> LimitsNode::write_out_zeroes(std::uint64_t offset, std::uint64_t length) 
 Task<> LimitsNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
     const std::uint64_t unit = std::max({limits_.zero_unit, limits_.align, std::uint64_t{1}});
     const std::uint64_t end = offset + length;
-    const std::uint64_t first = (offset + unit - 1) / unit * unit, last = end == size() ? end : end / unit * unit;
+    const std::uint64_t first = (offset + unit - 1) / unit * unit,
+                        last = end == size() ? end : end / unit * unit;
     if (options.no_fallback && (first != offset || last != end)) {
         co_return lacks("zeroing of parts");
     }
@@ -131,7 +147,8 @@ Task<> LimitsNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Zero
 Task<> LimitsNode::discard(std::uint64_t offset, std::uint64_t length) {
     const std::uint64_t unit = std::max({limits_.discard_unit, limits_.align, std::uint64_t{1}});
     const std::uint64_t end = offset + length;
-    const std::uint64_t first = (offset + unit - 1) / unit * unit, last = end == size() ? end : end / unit * unit;
+    const std::uint64_t first = (offset + unit - 1) / unit * unit,
+                        last = end == size() ? end : end / unit * unit;
     const std::uint64_t most = limits_.max_discard != 0 ? limits_.max_discard : length;
     for (std::uint64_t at = first; at < last; at += most) {
         STRATA_CO_TRY_VOID(co_await child().discard(at, std::min(most, last - at)));
@@ -150,7 +167,9 @@ Task<Extent> LimitsNode::status(std::uint64_t offset, std::uint64_t length) {
         co_return extent;
     }
     // The stretch ends inside a block: the block is what all its parts are together, at worst data.
-    co_return Extent{.kind = Extent::Kind::Data, .length = std::min(length, block_end(offset + 1) - offset), .owner = this};
+    co_return Extent{.kind = Extent::Kind::Data,
+                     .length = std::min(length, block_end(offset + 1) - offset),
+                     .owner = this};
 }
 
 }  // namespace strata::block

@@ -1,7 +1,9 @@
-// LimitsNode: a filter that gives its child only requests of certain sizes and alignments, as an awkward device would want them.
+// LimitsNode: a filter that gives its child only requests of certain sizes and alignments, as an
+// awkward device would want them.
 //
-// Reads and writes are rounded to `align` (writes by reading around them first) and cut at `max_transfer`; zeroing and discarding pass only in
-// whole units of their own, the rest is written out as zeros, or is not discarded. What lies above is tested with it.
+// Reads and writes are rounded to `align` (writes by reading around them first) and cut at
+// `max_transfer`; zeroing and discarding pass only in whole units of their own, the rest is written
+// out as zeros, or is not discarded. What lies above is tested with it.
 #pragma once
 
 #include "block/filters/filter_node.h"
@@ -12,9 +14,13 @@ namespace strata::block {
 
 /// Bytes each; 0: none.
 struct Limits {
-    std::uint64_t align = 0, max_transfer = 0, zero_unit = 0, max_zero = 0, discard_unit = 0, max_discard = 0;
-    [[nodiscard]] bool any() const { return (align | max_transfer | zero_unit | max_zero | discard_unit | max_discard) != 0; }
-    /// "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"; each must fit the ones before.
+    std::uint64_t align = 0, max_transfer = 0, zero_unit = 0, max_zero = 0, discard_unit = 0,
+                  max_discard = 0;
+    [[nodiscard]] bool any() const {
+        return (align | max_transfer | zero_unit | max_zero | discard_unit | max_discard) != 0;
+    }
+    /// "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard";
+    /// each must fit the ones before.
     static Result<Limits> take(NodeTree& options);
 };
 

@@ -22,7 +22,11 @@ struct FreeMemory {
 
 class Bench {
   public:
-    Bench(Node& node, const BenchOptions& options) : node_(node), options_(options), calm_(node.loop()), next_(options.offset % std::max<std::uint64_t>(node.size(), 1)) {}
+    Bench(Node& node, const BenchOptions& options)
+        : node_(node),
+          options_(options),
+          calm_(node.loop()),
+          next_(options.offset % std::max<std::uint64_t>(node.size(), 1)) {}
     Task<> run(std::span<std::byte> memory);
 
   private:
@@ -89,14 +93,18 @@ Task<> Bench::run(std::span<std::byte> memory) {
 
 Task<double> bench_image(Node& node, BenchOptions options) {
     if (node.size() == 0 || options.depth == 0 || options.size > node.size()) {
-        co_return Error(ErrorKind::InvalidArgument, "the image is smaller than a request, or the depth is zero", EINVAL);
+        co_return Error(ErrorKind::InvalidArgument,
+                        "the image is smaller than a request, or the depth is zero", EINVAL);
     }
-    const std::size_t bytes = (options.depth * options.size + kAlignment - 1) / kAlignment * kAlignment;
-    std::unique_ptr<void, FreeMemory> memory(std::aligned_alloc(kAlignment, std::max(bytes, kAlignment)));
+    const std::size_t bytes =
+        (options.depth * options.size + kAlignment - 1) / kAlignment * kAlignment;
+    std::unique_ptr<void, FreeMemory> memory(
+        std::aligned_alloc(kAlignment, std::max(bytes, kAlignment)));
     if (memory == nullptr) {
         co_return Error(ErrorKind::Failed, "not enough memory for the buffers", ENOMEM);
     }
-    const std::span<std::byte> buffers(static_cast<std::byte*>(memory.get()), options.depth * options.size);
+    const std::span<std::byte> buffers(static_cast<std::byte*>(memory.get()),
+                                       options.depth * options.size);
     std::ranges::fill(buffers, static_cast<std::byte>(options.pattern));
     Bench bench(node, options);
     const auto start = std::chrono::steady_clock::now();

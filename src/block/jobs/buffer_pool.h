@@ -1,4 +1,5 @@
-// BufferPool: memory that a job's requests use in turn: aligned for transfers without the host's cache, and the last one used is the first one given.
+// BufferPool: memory that a job's requests use in turn: aligned for transfers without the host's
+// cache, and the last one used is the first one given.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +17,12 @@ class BufferPool {
     /// A buffer of `bytes` at least, with whatever was in it; it goes back by itself.
     class [[nodiscard]] Lease {
       public:
-        Lease(BufferPool* pool, AlignedBuffer buffer, std::size_t length) : pool_(pool), buffer_(std::move(buffer)), length_(length) {}
-        Lease(Lease&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), buffer_(std::move(other.buffer_)), length_(other.length_) {}
+        Lease(BufferPool* pool, AlignedBuffer buffer, std::size_t length)
+            : pool_(pool), buffer_(std::move(buffer)), length_(length) {}
+        Lease(Lease&& other) noexcept
+            : pool_(std::exchange(other.pool_, nullptr)),
+              buffer_(std::move(other.buffer_)),
+              length_(other.length_) {}
         Lease& operator=(Lease&&) = delete;
         Lease(const Lease&) = delete;
         Lease& operator=(const Lease&) = delete;

@@ -1,4 +1,5 @@
-// Commit, rebase and flatten: walk the extents of a chain and write what a lower or upper layer lacks.
+// Commit, rebase and flatten: walk the extents of a chain and write what a lower or upper layer
+// lacks.
 #include "block/jobs/chains.h"
 
 #include <algorithm>
@@ -19,7 +20,8 @@ constexpr std::uint64_t kChunk = 1U << 20;
 constexpr std::size_t kParallel = 8;
 constexpr std::size_t kSector = 512;
 
-Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length, BufferPool& pool, JobControl& control) {
+Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length,
+                    BufferPool& pool, JobControl& control) {
     const auto buffer = pool.take(length);
     STRATA_CO_TRY_VOID(co_await top.read(at, Buffers(buffer.bytes())));
     STRATA_CO_TRY_VOID(co_await target.write(at, Buffers(buffer.bytes())));
@@ -27,7 +29,8 @@ Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t len
     co_return ok();
 }
 
-Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, BufferPool& pool, JobControl& control) {
+Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, BufferPool& pool,
+                      JobControl& control) {
     const std::uint64_t size = top.size();
     for (std::uint64_t at = 0; at < size && !group.failed();) {
         STRATA_CO_TRY(const Extent extent, co_await status_of_chain(top, base, at, size - at));
@@ -37,7 +40,8 @@ Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& grou
             continue;
         }
         if (extent.kind == Extent::Kind::Zero) {
-            STRATA_CO_TRY_VOID(co_await target.write_zeroes(at, extent.length, ZeroOptions{.may_unmap = true, .no_fallback = false}));
+            STRATA_CO_TRY_VOID(co_await target.write_zeroes(
+                at, extent.length, ZeroOptions{.may_unmap = true, .no_fallback = false}));
             control.advance(extent.length);
             at += extent.length;
             continue;
@@ -66,7 +70,8 @@ Task<> look(Side& side, const Node* above, std::uint64_t at, std::uint64_t end) 
     if (side.node == nullptr || at >= side.node->size()) {
         side.extent = {Extent::Kind::Zero, end - at};
     } else {
-        STRATA_CO_TRY(side.extent, co_await status_of_chain(*side.node, above, at, std::min(end, side.node->size()) - at));
+        STRATA_CO_TRY(side.extent, co_await status_of_chain(*side.node, above, at,
+                                                            std::min(end, side.node->size()) - at));
     }
     side.known = at + side.extent.length;
     co_return ok();
@@ -74,32 +79,44 @@ Task<> look(Side& side, const Node* above, std::uint64_t at, std::uint64_t end) 
 
 /// Both layers' bytes are the same piece of the same file.
 bool same_place(const Extent& first, const Extent& second) {
-    return first.owner != nullptr && first.owner == second.owner && first.has_offset && second.has_offset && first.offset == second.offset;
+    return first.owner != nullptr && first.owner == second.owner && first.has_offset &&
+           second.has_offset && first.offset == second.offset;
 }
 
 class Absorber {
   public:
-    Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common, JobControl& control)
-        : overlay_(overlay), old_{old_backing}, new_{new_backing}, common_(common), control_(control), turn_(overlay.loop()) {}
+    Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common,
+             JobControl& control)
+        : overlay_(overlay),
+          old_{old_backing},
+          new_{new_backing},
+          common_(common),
+          control_(control),
+          turn_(overlay.loop()) {}
     Task<> run();
 
   private:
     Task<std::uint64_t> step(std::uint64_t at, TaskGroup& group);
-    Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket);
-    Task<> fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket);
-    Task<> write_difference(std::uint64_t at, std::span<const std::byte> wanted, std::span<const std::byte> there, bool zero);
+    Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
+                 std::uint64_t ticket);
+    Task<> fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
+                           std::uint64_t ticket);
+    Task<> write_difference(std::uint64_t at, std::span<const std::byte> wanted,
+                            std::span<const std::byte> there, bool zero);
 
     Node& overlay_;
     Side old_, new_;
     const Node* common_;
     JobControl& control_;
-    std::uint64_t tickets_ = 0, turn_of_ = 0;  ///< writes go in order: the overlay's layout follows the disk's
+    std::uint64_t tickets_ = 0,
+                  turn_of_ = 0;  ///< writes go in order: the overlay's layout follows the disk's
     WaitQueue turn_;
     BufferPool pool_;
 };
 
 /// Writes the sectors of `wanted` that `there` has otherwise.
-Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> wanted, std::span<const std::byte> there, bool zero) {
+Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> wanted,
+                                  std::span<const std::byte> there, bool zero) {
     const auto differs = [&](std::size_t place) {
         const std::size_t count = std::min(kSector, wanted.size() - place);
         return std::memcmp(wanted.data() + place, there.data() + place, count) != 0;
@@ -114,17 +131,22 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
             place += std::min(kSector, wanted.size() - place);
         }
         if (different && zero) {
-            STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(at + start, place - start, ZeroOptions{.may_unmap = false, .no_fallback = false, .lasting = true}));
+            STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(
+                at + start, place - start,
+                ZeroOptions{.may_unmap = false, .no_fallback = false, .lasting = true}));
         } else if (different) {
-            STRATA_CO_TRY_VOID(co_await overlay_.write(at + start, Buffers::of(wanted.subspan(start, place - start))));
+            STRATA_CO_TRY_VOID(co_await overlay_.write(
+                at + start, Buffers::of(wanted.subspan(start, place - start))));
         }
     }
     co_return ok();
 }
 
-Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
+Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data,
+                                 bool new_data, std::uint64_t ticket) {
     const auto wanted = pool_.take(length), there = pool_.take(length);
-    for (const auto& [side, has, bytes] : {std::tuple(&old_, old_data, wanted.bytes()), std::tuple(&new_, new_data, there.bytes())}) {
+    for (const auto& [side, has, bytes] : {std::tuple(&old_, old_data, wanted.bytes()),
+                                           std::tuple(&new_, new_data, there.bytes())}) {
         if (has) {
             STRATA_CO_TRY_VOID(co_await side->node->read(at, Buffers(bytes)));
         } else {
@@ -137,7 +159,8 @@ Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool ol
     co_return co_await write_difference(at, wanted.bytes(), there.bytes(), !old_data);
 }
 
-Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data, std::uint64_t ticket) {
+Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
+                       std::uint64_t ticket) {
     Result<> done = co_await fetch_and_merge(at, length, old_data, new_data, ticket);
     while (turn_of_ != ticket) {
         co_await turn_.wait();  // what failed to read has its turn, too
@@ -211,7 +234,8 @@ Task<> commit_layers(Node& top, const Node* base, Node& target, JobControl& cont
     co_return co_await target.flush();
 }
 
-Task<> absorb_difference(Node& overlay, Node* old_backing, Node* new_backing, const Node* common, JobControl& control) {
+Task<> absorb_difference(Node& overlay, Node* old_backing, Node* new_backing, const Node* common,
+                         JobControl& control) {
     Absorber absorber(overlay, old_backing, new_backing, common, control);
     co_return co_await absorber.run();
 }

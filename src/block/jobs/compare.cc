@@ -1,4 +1,5 @@
-// compare_images: walks both images' extents side by side and reads only where one of them has data.
+// compare_images: walks both images' extents side by side and reads only where one of them has
+// data.
 #include "block/jobs/compare.h"
 
 #include <algorithm>
@@ -19,7 +20,8 @@ constexpr std::size_t kSector = 512, kScan = 65536;
 constexpr std::size_t kParallel = 8;
 
 /// The first place where they differ, rounded down to a sector.
-std::optional<std::size_t> first_difference(std::span<const std::byte> first, std::span<const std::byte> second) {
+std::optional<std::size_t> first_difference(std::span<const std::byte> first,
+                                            std::span<const std::byte> second) {
     if (std::memcmp(first.data(), second.data(), first.size()) == 0) {
         return std::nullopt;
     }
@@ -118,10 +120,12 @@ Task<> Comparer::compare_chunk(std::uint64_t at, std::uint64_t length, std::arra
     const auto first = pool_.take(length), second = pool_.take(length);
     for (unsigned which = 0; which < 2; ++which) {
         if (has[which]) {
-            STRATA_CO_TRY_VOID(co_await fetch(which, at, which == 0 ? first.bytes() : second.bytes()));
+            STRATA_CO_TRY_VOID(
+                co_await fetch(which, at, which == 0 ? first.bytes() : second.bytes()));
         }
     }
-    const auto place = has[0] && has[1] ? first_difference(first.bytes(), second.bytes()) : first_nonzero(has[0] ? first.bytes() : second.bytes());
+    const auto place = has[0] && has[1] ? first_difference(first.bytes(), second.bytes())
+                                        : first_nonzero(has[0] ? first.bytes() : second.bytes());
     if (place) {
         differs(Comparison::Verdict::Content, at + *place);
     }
@@ -160,7 +164,8 @@ Task<Comparison> Comparer::run() {
     }
     TaskGroup group(nodes_[0]->loop(), kParallel);
     Result<> walked = ok();
-    for (std::uint64_t at = 0; at < end && result_.verdict == Comparison::Verdict::Same && !group.failed();) {
+    for (std::uint64_t at = 0;
+         at < end && result_.verdict == Comparison::Verdict::Same && !group.failed();) {
         auto length = co_await step(at, end, group);
         if (!length.ok()) {
             walked = length.error();
@@ -176,7 +181,8 @@ Task<Comparison> Comparer::run() {
 
 }  // namespace
 
-Task<Comparison> compare_images(Node& first, Node& second, bool strict, JobControl& control, CompareFailure* failure) {
+Task<Comparison> compare_images(Node& first, Node& second, bool strict, JobControl& control,
+                                CompareFailure* failure) {
     Comparer comparer(first, second, strict, control, failure);
     co_return co_await comparer.run();
 }

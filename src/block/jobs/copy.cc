@@ -18,7 +18,10 @@
 namespace strata::block {
 namespace {
 
-constexpr std::uint64_t kChunk = 1U << 20, kPackedChunk = 128U << 10;  ///< the latter: where compression costs more than transfers
+constexpr std::uint64_t kChunk = 1U << 20,
+                        kPackedChunk =
+                            128U
+                            << 10;  ///< the latter: where compression costs more than transfers
 constexpr std::uint64_t kSector = 512;
 
 struct Part {
@@ -45,7 +48,8 @@ class Copier {
         }
         options_.compress = options_.compress || target.traits().whole_clusters;
         options_.in_order = options_.in_order || target.traits().whole_clusters;
-        cluster_ = options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
+        cluster_ =
+            options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
     }
     Task<> run();
 
@@ -78,23 +82,30 @@ class Copier {
 };
 
 const Part& Copier::part_at(std::uint64_t offset) const {
-    const auto after = std::upper_bound(parts_.begin(), parts_.end(), offset,
-                                        [](std::uint64_t place, const Part& part) { return place < part.start; });
-    return *std::prev(after);  // empty sources share a start with the next: the last of them is the one with content
+    const auto after =
+        std::upper_bound(parts_.begin(), parts_.end(), offset,
+                         [](std::uint64_t place, const Part& part) { return place < part.start; });
+    return *std::prev(after);  // empty sources share a start with the next: the last of them is the
+                               // one with content
 }
 
 Error at_byte(const Error& error, const char* what, std::uint64_t offset) {
-    return {error.kind(), fmt::format("error while {} at byte {}: {}", what, offset, error.text()), error.system_errno()};
+    return {error.kind(), fmt::format("error while {} at byte {}: {}", what, offset, error.text()),
+            error.system_errno()};
 }
 
 /// The reason in a few words: a salvage may have to tell of thousands.
-std::string why(const Error& error) { return error.system_errno() != 0 ? std::strerror(error.system_errno()) : error.text(); }
+std::string why(const Error& error) {
+    return error.system_errno() != 0 ? std::strerror(error.system_errno()) : error.text();
+}
 
 /// Cuts the chunk to what one transfer carries, compressed targets to whole clusters.
 void Copier::shape(Chunk& chunk) const {
-    const bool carried = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
+    const bool carried =
+        chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
     if (carried) {
-        const std::uint64_t step = std::max(options_.compress || extent_.compressed ? kPackedChunk : kChunk, cluster_);
+        const std::uint64_t step =
+            std::max(options_.compress || extent_.compressed ? kPackedChunk : kChunk, cluster_);
         chunk.length = std::min(chunk.length, step - chunk.offset % step);
     }
     if (cluster_ > 1) {
@@ -117,17 +128,22 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
         std::uint64_t asked = part.size - inside;
         auto extent = co_await status_of_chain(*part.node, base, inside, asked);
         while (!extent.ok() && options_.salvage && asked > kSector) {
-            asked = std::max(asked / kSector / 4, std::uint64_t{1}) * kSector;  // the trouble may lie farther on
+            asked = std::max(asked / kSector / 4, std::uint64_t{1}) *
+                    kSector;  // the trouble may lie farther on
             extent = co_await status_of_chain(*part.node, base, inside, asked);
         }
         if (!extent.ok() && !options_.salvage) {
             const int number = extent.error().system_errno();
-            co_return Error(extent.error().kind(), fmt::format("error while reading block status at offset {}: {}", inside,
-                                                               extent.error().text()), number);
+            co_return Error(extent.error().kind(),
+                            fmt::format("error while reading block status at offset {}: {}", inside,
+                                        extent.error().text()),
+                            number);
         }
-        extent_ = extent.ok() ? extent.value() : Extent{Extent::Kind::Data, std::min(kSector, part.size - inside)};
+        extent_ = extent.ok() ? extent.value()
+                              : Extent{Extent::Kind::Data, std::min(kSector, part.size - inside)};
         if (!extent.ok() && options_.warn) {
-            options_.warn(fmt::format("error while reading block status at offset {}: {}", inside, why(extent.error())));
+            options_.warn(fmt::format("error while reading block status at offset {}: {}", inside,
+                                      why(extent.error())));
         }
         if (base != nullptr && extent_.kind == Extent::Kind::Unallocated) {
             if (inside >= base->size()) {
@@ -163,7 +179,8 @@ Task<> Copier::read_part(const Part& part, std::uint64_t offset, std::span<std::
         if (!one.ok()) {
             std::ranges::fill(sector, std::byte{0});
             if (options_.warn) {
-                options_.warn(fmt::format("error while reading offset {}: {}", offset + at, why(one.error())));
+                options_.warn(fmt::format("error while reading offset {}: {}", offset + at,
+                                          why(one.error())));
             }
         }
     }
@@ -186,7 +203,8 @@ Task<> Copier::zero(std::uint64_t offset, std::uint64_t length) {
     if (options_.target_zero) {
         co_return ok();
     }
-    co_return co_await target_.write_zeroes(offset, length, ZeroOptions{.may_unmap = options_.sparse != 0, .no_fallback = false});
+    co_return co_await target_.write_zeroes(
+        offset, length, ZeroOptions{.may_unmap = options_.sparse != 0, .no_fallback = false});
 }
 
 /// Compressed targets take whole clusters; one of zeros only stays a hole.
@@ -196,7 +214,8 @@ Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
         if (options_.sparse != 0 && is_zero(cluster)) {
             STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, cluster.size()));
         } else {
-            STRATA_CO_TRY_VOID(co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster)));
+            STRATA_CO_TRY_VOID(
+                co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster)));
         }
     }
     co_return ok();
@@ -209,12 +228,15 @@ Task<> Copier::write(Chunk chunk, std::span<const std::byte> bytes) {
     if (options_.sparse == 0) {
         co_return co_await target_.write(chunk.offset, Buffers::of(bytes));
     }
-    const std::uint64_t alignment = std::max<std::uint64_t>(std::min<std::uint64_t>(options_.sparse, 4096), kSector);
-    for (ZeroRuns runs(bytes, chunk.offset, options_.sparse, alignment); const auto run = runs.next();) {
+    const std::uint64_t alignment =
+        std::max<std::uint64_t>(std::min<std::uint64_t>(options_.sparse, 4096), kSector);
+    for (ZeroRuns runs(bytes, chunk.offset, options_.sparse, alignment);
+         const auto run = runs.next();) {
         if (run->zero) {
             STRATA_CO_TRY_VOID(co_await zero(chunk.offset + run->offset, run->length));
         } else {
-            STRATA_CO_TRY_VOID(co_await target_.write(chunk.offset + run->offset, Buffers::of(bytes.subspan(run->offset, run->length))));
+            STRATA_CO_TRY_VOID(co_await target_.write(
+                chunk.offset + run->offset, Buffers::of(bytes.subspan(run->offset, run->length))));
         }
     }
     co_return ok();
@@ -239,7 +261,8 @@ Task<> Copier::carry(Chunk chunk) {
     STRATA_CO_TRY(const bool copied, co_await offload(chunk));
     std::optional<BufferPool::Lease> buffer;
     std::span<std::byte> bytes;
-    const bool carries = chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
+    const bool carries =
+        chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
     if (!copied && carries) {
         buffer.emplace(pool_.take(chunk.length));
         bytes = buffer->bytes();
@@ -300,7 +323,8 @@ Task<> Copier::run() {
         STRATA_CO_TRY(bytes, co_await count_data());
     }
     control_.begin(bytes);
-    // A salvage goes straight through: its warnings come in order, and a failing disk is not asked for more than it must.
+    // A salvage goes straight through: its warnings come in order, and a failing disk is not asked
+    // for more than it must.
     TaskGroup group(target_.loop(), options_.salvage ? 1 : std::max(1U, options_.parallel));
     Result<> scanned = ok();
     for (std::uint64_t at = 0; at < total_ && !failed_;) {
@@ -329,7 +353,8 @@ Task<> Copier::run() {
 
 }  // namespace
 
-Task<> copy_image(std::vector<Node*> sources, Node& target, CopyOptions options, JobControl& control) {
+Task<> copy_image(std::vector<Node*> sources, Node& target, CopyOptions options,
+                  JobControl& control) {
     Copier copier(std::move(sources), target, std::move(options), control);
     co_return co_await copier.run();
 }

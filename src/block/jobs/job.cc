@@ -22,7 +22,8 @@ void JobControl::begin(std::uint64_t total) {
 
 void JobControl::advance(std::uint64_t bytes) {
     done_ = std::min(total_, done_ + bytes);
-    if (report_ && (done_ - reported_ > total_ / kSteps || (done_ == total_ && reported_ != total_))) {
+    if (report_ &&
+        (done_ - reported_ > total_ / kSteps || (done_ == total_ && reported_ != total_))) {
         reported_ = done_;
         report_(done_, total_);
     }
@@ -37,7 +38,8 @@ Task<> JobControl::pause_point(Loop& loop, std::uint64_t bytes) {
     }
     const auto now = std::chrono::steady_clock::now();
     const auto start = std::max(now, next_);
-    next_ = start + std::chrono::nanoseconds(static_cast<std::uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(speed_)));
+    next_ = start + std::chrono::nanoseconds(static_cast<std::uint64_t>(
+                        static_cast<double>(bytes) * 1e9 / static_cast<double>(speed_)));
     if (start > now) {
         co_await loop.sleep_until(start);
     }

@@ -1,8 +1,10 @@
-// Job: what a long piece of work on images has in common: progress, a speed limit, a way to stop it.
+// Job: what a long piece of work on images has in common: progress, a speed limit, a way to stop
+// it.
 //
-// A job is a coroutine that takes a JobControl. It calls advance() for each stretch it has done, and between requests `co_await
-// control.pause_point(loop, bytes)`, which sleeps as the speed limit asks and answers an error once cancel() was called.
-// Jobs leave images whole at every point: what a cancelled or killed one has done so far is valid, and running it again goes on.
+// A job is a coroutine that takes a JobControl. It calls advance() for each stretch it has done,
+// and between requests `co_await control.pause_point(loop, bytes)`, which sleeps as the speed limit
+// asks and answers an error once cancel() was called. Jobs leave images whole at every point: what
+// a cancelled or killed one has done so far is valid, and running it again goes on.
 #pragma once
 
 #include <atomic>
@@ -18,8 +20,10 @@ namespace strata::block {
 
 class JobControl {
   public:
-    /// `report` is called on the loop's thread with bytes done and in all, at most once for every hundredth part of a percent.
-    explicit JobControl(std::function<void(std::uint64_t done, std::uint64_t total)> report = {}) : report_(std::move(report)) {}
+    /// `report` is called on the loop's thread with bytes done and in all, at most once for every
+    /// hundredth part of a percent.
+    explicit JobControl(std::function<void(std::uint64_t done, std::uint64_t total)> report = {})
+        : report_(std::move(report)) {}
 
     /// Bytes a second; 0: no limit.
     void set_speed(std::uint64_t bytes_per_second) { speed_ = bytes_per_second; }

@@ -1,8 +1,4 @@
 // Jobs over raw images: copies, comparisons, differences; runs of zeros.
-#include <gtest/gtest.h>
-
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -10,6 +6,9 @@
 #include <fstream>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/jobs/bench.h"
 #include "block/jobs/chains.h"
@@ -36,7 +35,8 @@ std::vector<std::byte> filled(std::size_t size, unsigned seed) {
 class Jobs : public ::testing::Test {
   protected:
     void SetUp() override {
-        std::string pattern = (std::filesystem::temp_directory_path() / "strata-jobs-XXXXXX").string();
+        std::string pattern =
+            (std::filesystem::temp_directory_path() / "strata-jobs-XXXXXX").string();
         ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
         folder_ = pattern;
         auto loop = Loop::create({.engine = IoEngine::Threads});
@@ -122,7 +122,9 @@ TEST_F(Jobs, SourcesStandOneBehindTheOther) {
     JobControl control;
     CopyOptions options;
     options.target_zero = true;
-    ASSERT_TRUE(loop_->run(copy_image({first.get(), empty.get(), second.get()}, *target, options, control)).ok());
+    ASSERT_TRUE(
+        loop_->run(copy_image({first.get(), empty.get(), second.get()}, *target, options, control))
+            .ok());
     EXPECT_EQ(read(*target, 4096, 8192), filled(8192, 1));
     EXPECT_EQ(read(*target, 1U << 20, 100000), filled(100000, 2));
 }
@@ -157,7 +159,10 @@ TEST_F(Jobs, MapsMergeNeighbours) {
     write(*node, 1U << 20, filled(1U << 20, 1));
     write(*node, 2U << 20, filled(1U << 20, 1));
     std::vector<MapEntry> entries;
-    ASSERT_TRUE(loop_->run(map_image(*node, 0, kSize, [&](const MapEntry& entry) { entries.push_back(entry); })).ok());
+    ASSERT_TRUE(loop_
+                    ->run(map_image(*node, 0, kSize,
+                                    [&](const MapEntry& entry) { entries.push_back(entry); }))
+                    .ok());
     ASSERT_EQ(entries.size(), 3U);
     EXPECT_EQ(entries[1].start, 1U << 20);
     EXPECT_EQ(entries[1].length, 2U << 20);
@@ -170,7 +175,8 @@ TEST_F(Jobs, ZerosLastWhenALayerComesBelow) {
     write(*base, 0, filled(kSize, 5));
     for (const char* compat : {"0.10", "1.1"}) {
         const std::string path = folder_ + "/overlay";
-        ASSERT_TRUE(loop_->run(create_image(*loop_, "qcow2", {path, kSize, {{"compat", compat}}})).ok());
+        ASSERT_TRUE(
+            loop_->run(create_image(*loop_, "qcow2", {path, kSize, {{"compat", compat}}})).ok());
         OpenOptions options;
         options.path = path;
         options.format = "qcow2";
@@ -179,7 +185,8 @@ TEST_F(Jobs, ZerosLastWhenALayerComesBelow) {
         ASSERT_TRUE(overlay.ok());
         write(**overlay, 1000, filled(100, 1));
         JobControl control;
-        ASSERT_TRUE(loop_->run(absorb_difference(**overlay, nullptr, base.get(), nullptr, control)).ok());
+        ASSERT_TRUE(
+            loop_->run(absorb_difference(**overlay, nullptr, base.get(), nullptr, control)).ok());
         ASSERT_TRUE(loop_->run((*overlay)->change_backing(base, base->name(), "raw")).ok());
         EXPECT_EQ(read(**overlay, 1000, 100), filled(100, 1));
         EXPECT_EQ(read(**overlay, 4096, 4096), std::vector<std::byte>(4096));

@@ -14,9 +14,10 @@ class ZeroRuns {
         std::size_t offset = 0, length = 0;
         bool zero = false;
     };
-    /// Zeros are a run of their own from `sparse` bytes on. Cuts lie at multiples of `alignment` (a power of two) of the disk,
-    /// of which `bytes` begins at `disk_offset`.
-    ZeroRuns(std::span<const std::byte> bytes, std::uint64_t disk_offset, std::uint64_t sparse, std::uint64_t alignment)
+    /// Zeros are a run of their own from `sparse` bytes on. Cuts lie at multiples of `alignment` (a
+    /// power of two) of the disk, of which `bytes` begins at `disk_offset`.
+    ZeroRuns(std::span<const std::byte> bytes, std::uint64_t disk_offset, std::uint64_t sparse,
+             std::uint64_t alignment)
         : bytes_(bytes), disk_offset_(disk_offset), sparse_(sparse), alignment_(alignment) {}
     /// The next run; nothing at the end.
     std::optional<Run> next();

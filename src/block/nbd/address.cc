@@ -1,7 +1,14 @@
 // Address, Location: parsing, looking up, listening.
 #include "block/nbd/address.h"
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,24 +17,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <memory>
-
-#include <fmt/format.h>
-
 #include "base/text.h"
 #include "block/nbd/wire.h"
 
 namespace strata::block::nbd {
 namespace {
 
-constexpr std::array<std::string_view, 7> kPrefixes = {"nbd://", "nbd+tcp://", "nbd+unix://", "nbds://", "nbds+tcp://", "nbds+unix://", "nbd:"};
+constexpr std::array<std::string_view, 7> kPrefixes = {
+    "nbd://", "nbd+tcp://", "nbd+unix://", "nbds://", "nbds+tcp://", "nbds+unix://", "nbd:"};
 constexpr std::uint64_t kMaxSeconds = 30ULL * 24 * 3600;
 
-Error malformed(std::string_view name, std::string_view what) { return {ErrorKind::InvalidArgument, fmt::format("'{}': {}", name, what)}; }
+Error malformed(std::string_view name, std::string_view what) {
+    return {ErrorKind::InvalidArgument, fmt::format("'{}': {}", name, what)};
+}
 
 Result<std::string> decoded(std::string_view text) {
     std::string result;
@@ -49,7 +51,8 @@ Result<std::string> decoded(std::string_view text) {
 std::string encoded(std::string_view text) {
     std::string result;
     for (const char c : text) {
-        const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("-._~/").find(c) != std::string_view::npos;
+        const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+                           std::string_view("-._~/").find(c) != std::string_view::npos;
         result += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
     }
     return result;
@@ -59,7 +62,8 @@ std::string encoded(std::string_view text) {
 Result<> take_authority(std::string_view name, std::string_view text, Address& address) {
     const std::size_t bracket = text.starts_with('[') ? text.find(']') : std::string_view::npos;
     const std::size_t colon = text.find(':', bracket == std::string_view::npos ? 0 : bracket);
-    address.host = bracket != std::string_view::npos ? text.substr(1, bracket - 1) : text.substr(0, colon);
+    address.host =
+        bracket != std::string_view::npos ? text.substr(1, bracket - 1) : text.substr(0, colon);
     if (colon != std::string_view::npos && colon + 1 < text.size()) {
         address.port = text.substr(colon + 1);
     }
@@ -70,7 +74,8 @@ Result<> take_query(std::string_view name, std::string_view query, Location& loc
     for (const std::string_view each : split(query, '&')) {
         const std::size_t equals = each.find('=');
         const std::string_view key = each.substr(0, equals);
-        std::string value = STRATA_TRY(decoded(equals == std::string_view::npos ? "" : each.substr(equals + 1)));
+        std::string value =
+            STRATA_TRY(decoded(equals == std::string_view::npos ? "" : each.substr(equals + 1)));
         if (key == "socket") {
             location.address.path = std::move(value);
         } else if (key == "tls-hostname") {
@@ -78,7 +83,11 @@ Result<> take_query(std::string_view name, std::string_view query, Location& loc
         } else if (key == "tls-certificates") {
             location.tls_folder = std::move(value);
         } else {
-            return malformed(name, fmt::format("unknown parameter '{}'; socket, tls-certificates and tls-hostname are known", key));
+            return malformed(
+                name,
+                fmt::format(
+                    "unknown parameter '{}'; socket, tls-certificates and tls-hostname are known",
+                    key));
         }
     }
     return ok();
@@ -123,7 +132,8 @@ Result<Location> parse_old(std::string_view name) {
     }
     if (rest.starts_with("unix:")) {
         location.address.path = rest.substr(5);
-        return location.address.is_unix() ? Result<Location>(location) : malformed(name, "names no socket");
+        return location.address.is_unix() ? Result<Location>(location)
+                                          : malformed(name, "names no socket");
     }
     const std::size_t colon = rest.starts_with('[') ? rest.find("]:") : rest.find(':');
     if (colon == std::string_view::npos) {
@@ -159,11 +169,13 @@ Result<> make_room(const std::string& path, const sockaddr* address, socklen_t l
         return ok();
     }
     if (!S_ISSOCK(status.st_mode)) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("'{}' exists and is no socket", path), EADDRINUSE};
+        return Error{ErrorKind::AlreadyExists, fmt::format("'{}' exists and is no socket", path),
+                     EADDRINUSE};
     }
     const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (::connect(probe.get(), address, length) == 0 || errno == EAGAIN) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("another program listens on '{}'", path), EADDRINUSE};
+        return Error{ErrorKind::AlreadyExists, fmt::format("another program listens on '{}'", path),
+                     EADDRINUSE};
     }
     (void)::unlink(path.c_str());  // bind() tells if it is still there
     return ok();
@@ -171,17 +183,21 @@ Result<> make_room(const std::string& path, const sockaddr* address, socklen_t l
 
 }  // namespace
 
-std::string Address::text() const { return is_unix() ? fmt::format("unix:{}", path) : fmt::format("{}:{}", host, port); }
+std::string Address::text() const {
+    return is_unix() ? fmt::format("unix:{}", path) : fmt::format("{}:{}", host, port);
+}
 
 bool is_location(std::string_view name) {
-    return std::ranges::any_of(kPrefixes, [&](std::string_view prefix) { return name.starts_with(prefix); });
+    return std::ranges::any_of(kPrefixes,
+                               [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
 
 Result<Location> parse_location(std::string_view name) {
     if (!is_location(name)) {
         return malformed(name, "is no NBD location");
     }
-    Location location = STRATA_TRY(name.find("://") != std::string_view::npos ? parse_uri(name) : parse_old(name));
+    Location location =
+        STRATA_TRY(name.find("://") != std::string_view::npos ? parse_uri(name) : parse_old(name));
     if (location.export_name.size() > kMaxString) {
         return malformed(name.substr(0, 64), "the export's name is too long");
     }
@@ -212,10 +228,13 @@ Result<Location> take_location(OptionList& options) {
     location.reconnect_delay = STRATA_TRY(take_seconds(options, "reconnect-delay"));
     location.open_timeout = STRATA_TRY(take_seconds(options, "open-timeout"));
     if (!type.empty() && type != "unix" && type != "inet") {
-        return Error{ErrorKind::NotSupported, fmt::format("server.type={}: use inet or unix", type)};
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("server.type={}: use inet or unix", type)};
     }
-    if (location.address.is_unix() == !location.address.host.empty() || (type == "unix" && !location.address.is_unix())) {
-        return Error{ErrorKind::InvalidArgument, "an NBD server has either a host or the path of a Unix socket"};
+    if (location.address.is_unix() == !location.address.host.empty() ||
+        (type == "unix" && !location.address.is_unix())) {
+        return Error{ErrorKind::InvalidArgument,
+                     "an NBD server has either a host or the path of a Unix socket"};
     }
     if (location.export_name.size() > kMaxString) {
         return Error{ErrorKind::InvalidArgument, "export name too long"};
@@ -228,7 +247,9 @@ OptionList location_options(const Location& location) {
     if (location.address.is_unix()) {
         options = {{"server.type", "unix"}, {"server.path", location.address.path}};
     } else {
-        options = {{"server.type", "inet"}, {"server.host", location.address.host}, {"server.port", location.address.port}};
+        options = {{"server.type", "inet"},
+                   {"server.host", location.address.host},
+                   {"server.port", location.address.port}};
     }
     const std::array<std::pair<std::string_view, std::string>, 10> rest = {{
         {"export", location.export_name},
@@ -239,8 +260,11 @@ OptionList location_options(const Location& location) {
         {"tls-verify", location.tls_verify ? "" : "off"},
         {"tls-hostname", location.tls_hostname},
         {"x-dirty-bitmap", location.context},
-        {"reconnect-delay", location.reconnect_delay.count() != 0 ? std::to_string(location.reconnect_delay.count()) : ""},
-        {"open-timeout", location.open_timeout.count() != 0 ? std::to_string(location.open_timeout.count()) : ""},
+        {"reconnect-delay", location.reconnect_delay.count() != 0
+                                ? std::to_string(location.reconnect_delay.count())
+                                : ""},
+        {"open-timeout",
+         location.open_timeout.count() != 0 ? std::to_string(location.open_timeout.count()) : ""},
     }};
     for (const auto& [name, value] : rest) {
         if (!value.empty()) {
@@ -253,12 +277,14 @@ OptionList location_options(const Location& location) {
 std::string location_uri(const Location& location) {
     const std::string_view scheme = location.tls ? "nbds" : "nbd";
     if (location.address.is_unix()) {
-        const std::string name = location.export_name.empty() ? "" : "/" + encoded(location.export_name);
+        const std::string name =
+            location.export_name.empty() ? "" : "/" + encoded(location.export_name);
         return fmt::format("{}+unix://{}?socket={}", scheme, name, encoded(location.address.path));
     }
     const bool v6 = location.address.host.find(':') != std::string::npos;
     const std::string host = v6 ? "[" + location.address.host + "]" : location.address.host;
-    return fmt::format("{}://{}:{}{}", scheme, host, location.address.port, location.export_name.empty() ? "" : "/" + encoded(location.export_name));
+    return fmt::format("{}://{}:{}{}", scheme, host, location.address.port,
+                       location.export_name.empty() ? "" : "/" + encoded(location.export_name));
 }
 
 Result<std::vector<Candidate>> look_up(const Address& address, bool to_listen) {
@@ -267,23 +293,30 @@ Result<std::vector<Candidate>> look_up(const Address& address, bool to_listen) {
         local.sun_family = AF_UNIX;
         if (address.path.size() >= sizeof(local.sun_path)) {
             return Error{ErrorKind::InvalidArgument,
-                         fmt::format("the socket's path '{}' is too long: at most {} bytes", address.path, sizeof(local.sun_path) - 1), ENAMETOOLONG};
+                         fmt::format("the socket's path '{}' is too long: at most {} bytes",
+                                     address.path, sizeof(local.sun_path) - 1),
+                         ENAMETOOLONG};
         }
         std::memcpy(local.sun_path, address.path.data(), address.path.size());
         const auto bytes = bytes_of(local);
         return std::vector<Candidate>{{AF_UNIX, {bytes.begin(), bytes.end()}}};
     }
-    if (!address.port.empty() && std::ranges::all_of(address.port, [](unsigned char c) { return std::isdigit(c) != 0; })) {
-        STRATA_TRY_VOID(parse_integer(address.port, 0, UINT16_MAX));  // getaddrinfo() drops what is above
+    if (!address.port.empty() &&
+        std::ranges::all_of(address.port, [](unsigned char c) { return std::isdigit(c) != 0; })) {
+        STRATA_TRY_VOID(
+            parse_integer(address.port, 0, UINT16_MAX));  // getaddrinfo() drops what is above
     }
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = to_listen ? AI_PASSIVE : 0;
     addrinfo* found = nullptr;
-    const int error = ::getaddrinfo(address.host.empty() ? nullptr : address.host.c_str(), address.port.c_str(), &hints, &found);
+    const int error = ::getaddrinfo(address.host.empty() ? nullptr : address.host.c_str(),
+                                    address.port.c_str(), &hints, &found);
     if (error != 0) {
         return Error{ErrorKind::Unreachable,
-                     fmt::format("address resolution failed for {}: {}", address.text(), ::gai_strerror(error)), EADDRNOTAVAIL};
+                     fmt::format("address resolution failed for {}: {}", address.text(),
+                                 ::gai_strerror(error)),
+                     EADDRNOTAVAIL};
     }
     const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> keep(found, &::freeaddrinfo);
     std::vector<Candidate> all;
@@ -305,7 +338,8 @@ Result<UniqueFd> listen_on(const Address& address, int backlog) {
         if (address.is_unix()) {
             STRATA_TRY_VOID(make_room(address.path, name, length));
         } else if (const int on = 1; fd) {
-            (void)::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));  // else bind() says so
+            (void)::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on,
+                               sizeof(on));  // else bind() says so
         }
         if (fd && ::bind(fd.get(), name, length) == 0 && ::listen(fd.get(), backlog) == 0) {
             return fd;
@@ -318,7 +352,8 @@ Result<UniqueFd> listen_on(const Address& address, int backlog) {
 Result<std::uint16_t> bound_port(const UniqueFd& socket) {
     sockaddr_storage bound{};
     socklen_t length = sizeof(bound);
-    // SAFETY: every socket address begins as a sockaddr, and those of both families with their ports in the same place.
+    // SAFETY: every socket address begins as a sockaddr, and those of both families with their
+    // ports in the same place.
     if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
         return Error::from_errno("the socket's address");
     }

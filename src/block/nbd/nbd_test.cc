@@ -1,14 +1,13 @@
 // NBD: wire structures, locations, and client and server on one loop, with peers that misbehave.
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <numeric>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "block/formats/raw/raw.h"
 #include "block/nbd/client/nbd_node.h"
@@ -57,7 +56,8 @@ TEST(NbdWireTest, NamesAreLimited) {
 TEST(NbdWireTest, BlockSizesThatMakeNoSenseAreRefused) {
     const auto sizes = [](std::uint32_t low, std::uint32_t best, std::uint32_t high) {
         ExportInfo info;
-        return parse_info_reply(bytes_of(InfoBlockSize{std::uint16_t{3}, low, best, high}), info).ok();
+        return parse_info_reply(bytes_of(InfoBlockSize{std::uint16_t{3}, low, best, high}), info)
+            .ok();
     };
     EXPECT_TRUE(sizes(512, 4096, 32U << 20));
     EXPECT_TRUE(sizes(1, 4096, UINT32_MAX));
@@ -132,7 +132,9 @@ ServerOptions several(unsigned clients = 4) {
     return options;
 }
 
-ServerOptions one_only() { return {}; }
+ServerOptions one_only() {
+    return {};
+}
 
 /// A server over a file in memory, and what a test does to it, on one loop.
 class NbdTest : public testing::Test {
@@ -165,7 +167,8 @@ class NbdTest : public testing::Test {
     /// Again, as start() did; fit for the loop's own thread.
     void restart() { launch(several()); }
     void launch(ServerOptions options) {
-        server_ = *Server::create(*loop_, *listen_on(location_.address, 16), std::move(options), context_);
+        server_ = *Server::create(*loop_, *listen_on(location_.address, 16), std::move(options),
+                                  context_);
         ended_ = false;
         loop_->spawn(server_->run(), [this](const Result<>& /*done*/) { ended_ = true; });
     }
@@ -184,7 +187,9 @@ class NbdTest : public testing::Test {
     Result<T> run(Task<T> task) {
         return loop_->run(std::move(task));
     }
-    std::unique_ptr<Stream> raw_client() { return std::move(*run(Stream::connect(*loop_, location_.address, std::chrono::seconds(5)))); }
+    std::unique_ptr<Stream> raw_client() {
+        return std::move(*run(Stream::connect(*loop_, location_.address, std::chrono::seconds(5))));
+    }
 
     std::unique_ptr<Loop> loop_;
     std::string folder_;
@@ -258,7 +263,8 @@ TEST_F(NbdTest, ManyRequestsAtOnce) {
 
 TEST_F(NbdTest, ReadOnlyExportIsNotOpenedForWriting) {
     start(exported("", true));
-    EXPECT_EQ(run(NbdNode::open(*loop_, location_, false)).error().kind(), ErrorKind::PermissionDenied);
+    EXPECT_EQ(run(NbdNode::open(*loop_, location_, false)).error().kind(),
+              ErrorKind::PermissionDenied);
     NodePtr node = *run(NbdNode::open(*loop_, location_, true));
     std::vector<std::byte> data(512);
     EXPECT_FALSE(run(node->write(0, Buffers(std::span(data)))).ok());
@@ -277,7 +283,8 @@ TEST_F(NbdTest, ExportsAreListedAndChosenByName) {
     ASSERT_TRUE(all.ok());
     ASSERT_EQ(all->size(), 1U);
     EXPECT_EQ((*all)[0].description, "a disk");
-    EXPECT_EQ((*all)[0].contexts, (std::vector<std::string>{"base:allocation", "qemu:allocation-depth"}));
+    EXPECT_EQ((*all)[0].contexts,
+              (std::vector<std::string>{"base:allocation", "qemu:allocation-depth"}));
     stop();
 }
 
@@ -331,7 +338,9 @@ Task<> talk(Stream& stream, std::vector<std::byte> bytes, std::size_t answer) {
     co_return co_await stream.read(Buffers(std::span(got)));
 }
 
-std::vector<std::byte> bytes_from(const Message& message) { return {message.bytes().begin(), message.bytes().end()}; }
+std::vector<std::byte> bytes_from(const Message& message) {
+    return {message.bytes().begin(), message.bytes().end()};
+}
 
 TEST_F(NbdTest, AnOptionOfGigabytesEndsTheConnection) {
     start();
@@ -367,7 +376,8 @@ TEST_F(NbdTest, AWriteThatIsTooLongEndsTheConnection) {
     const auto stream = raw_client();
     Message message;
     message.add(Be32(3U)).add(OptionHeader{kOptionMagic, 1U, 0U});
-    message.add(Request{kRequestMagic, std::uint16_t{0}, std::uint16_t{1}, 1ULL, 0ULL, 0x80000000U});
+    message.add(
+        Request{kRequestMagic, std::uint16_t{0}, std::uint16_t{1}, 1ULL, 0ULL, 0x80000000U});
     EXPECT_FALSE(run(talk(*stream, bytes_from(message), 18 + sizeof(ExportNameReply) + 1)).ok());
     stop();
 }
@@ -378,7 +388,8 @@ TEST_F(NbdTest, FloodOfConnectionsLeavesTheServerAlive) {
         const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
         const auto where = *look_up(location_.address, false);
         // SAFETY: bytes of a sockaddr.
-        (void)::connect(fd.get(), reinterpret_cast<const sockaddr*>(where[0].bytes.data()), static_cast<socklen_t>(where[0].bytes.size()));
+        (void)::connect(fd.get(), reinterpret_cast<const sockaddr*>(where[0].bytes.data()),
+                        static_cast<socklen_t>(where[0].bytes.size()));
     }
     NodePtr node = *run(NbdNode::open(*loop_, location_, false));
     ASSERT_TRUE(run(node->close()).ok());

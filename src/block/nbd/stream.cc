@@ -1,16 +1,15 @@
 // Stream: moving bytes.
 #include "block/nbd/stream.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 namespace strata::block::nbd {
 namespace {
@@ -24,7 +23,8 @@ constexpr int kKeepIdle = 30, kKeepInterval = 10, kKeepCount = 4;
 void tune(int fd) {
     int family = 0;
     socklen_t size = sizeof(family);
-    if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0 || (family != AF_INET && family != AF_INET6)) {
+    if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0 ||
+        (family != AF_INET && family != AF_INET6)) {
         return;
     }
     const int on = 1;
@@ -36,7 +36,9 @@ void tune(int fd) {
     (void)::setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &kKeepCount, sizeof(kKeepCount));
 }
 
-bool again(int number) { return number == EAGAIN || number == EWOULDBLOCK; }
+bool again(int number) {
+    return number == EAGAIN || number == EWOULDBLOCK;
+}
 
 void append(std::vector<iovec>& vectors, std::span<const std::byte> bytes) {
     if (!bytes.empty()) {
@@ -78,7 +80,8 @@ Result<std::unique_ptr<Stream>> Stream::adopt(Loop& loop, UniqueFd socket, std::
     return stream;
 }
 
-Task<std::unique_ptr<Stream>> Stream::connect(Loop& loop, Address address, std::chrono::milliseconds limit) {
+Task<std::unique_ptr<Stream>> Stream::connect(Loop& loop, Address address,
+                                              std::chrono::milliseconds limit) {
     const auto deadline = Loop::Clock::now() + limit;
     std::vector<Candidate> candidates;
     if (address.is_unix()) {
@@ -96,38 +99,46 @@ Task<std::unique_ptr<Stream>> Stream::connect(Loop& loop, Address address, std::
         }
         const int number = fd.get();
         const auto milliseconds = static_cast<unsigned>(limit.count());
-        (void)::setsockopt(number, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof(milliseconds));  // Unix sockets have none
+        (void)::setsockopt(number, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds,
+                           sizeof(milliseconds));  // Unix sockets have none
         STRATA_CO_TRY(std::unique_ptr<Stream> stream, adopt(loop, std::move(fd), address.text()));
         // SAFETY: look_up() made these bytes of a sockaddr.
         const auto* name = reinterpret_cast<const sockaddr*>(each.bytes.data());
         const auto length = static_cast<socklen_t>(each.bytes.size());
         int status = ::connect(number, name, length) == 0 ? 0 : errno;
-        while (status == EAGAIN && Loop::Clock::now() < deadline) {  // a Unix socket's queue is full
+        while (status == EAGAIN &&
+               Loop::Clock::now() < deadline) {  // a Unix socket's queue is full
             co_await loop.sleep(kQueueFull);
             status = ::connect(number, name, length) == 0 ? 0 : errno;
         }
         while (status == EINPROGRESS) {
             co_await stream->watch_->writable();
             socklen_t size = sizeof(status);
-            (void)::getsockopt(number, SOL_SOCKET, SO_ERROR, &status, &size);  // fails for no socket, which this is
+            (void)::getsockopt(number, SOL_SOCKET, SO_ERROR, &status,
+                               &size);  // fails for no socket, which this is
             sockaddr_storage other{};
             size = sizeof(other);
             // SAFETY: as the call wants it.
-            if (status == 0 && ::getpeername(number, reinterpret_cast<sockaddr*>(&other), &size) != 0) {
+            if (status == 0 &&
+                ::getpeername(number, reinterpret_cast<sockaddr*>(&other), &size) != 0) {
                 status = EINPROGRESS;  // a wake-up without cause
             }
         }
         if (status == 0) {
             co_return stream;
         }
-        const Error reason = Error::from_errno(fmt::format("Failed to connect to '{}'", address.is_unix() ? address.path : address.text()), status);
+        const Error reason =
+            Error::from_errno(fmt::format("Failed to connect to '{}'",
+                                          address.is_unix() ? address.path : address.text()),
+                              status);
         last = Error{ErrorKind::Unreachable, reason.text(), status};
     }
     co_return last;
 }
 
 Error Stream::broken(std::string_view doing, int number) const {
-    Error error = Error::from_errno(fmt::format("NBD connection with {}: {}", peer_, doing), number);
+    Error error =
+        Error::from_errno(fmt::format("NBD connection with {}: {}", peer_, doing), number);
     return {ErrorKind::Unreachable, error.text(), number};
 }
 
@@ -199,7 +210,10 @@ Task<std::size_t> Stream::receive_tls(Buffers into) {
     std::vector<iovec> vectors;
     into.append_to(vectors);
     const bool direct = vectors.front().iov_len >= kBuffer;
-    const std::span<std::byte> target = direct ? std::span(static_cast<std::byte*>(vectors.front().iov_base), vectors.front().iov_len) : std::span(buffer_);
+    const std::span<std::byte> target =
+        direct
+            ? std::span(static_cast<std::byte*>(vectors.front().iov_base), vectors.front().iov_len)
+            : std::span(buffer_);
     std::vector<std::byte> input;
     for (;;) {
         std::size_t got = 0;
@@ -220,7 +234,8 @@ Task<std::size_t> Stream::receive_tls(Buffers into) {
         input.resize(kTlsInput);
         STRATA_CO_TRY(const std::size_t bytes, co_await receive_raw(input));
         if (bytes == 0) {
-            co_return broken("receiving", ECONNRESET);  // without TLS's own goodbye: perhaps cut off
+            co_return broken("receiving",
+                             ECONNRESET);  // without TLS's own goodbye: perhaps cut off
         }
         tls_->put_input(std::span(input).first(bytes));
     }
@@ -393,7 +408,8 @@ Task<> Stream::start_tls(std::shared_ptr<const TlsCredentials> credentials, std:
 }
 
 void Stream::shut() {
-    (void)::shutdown(socket_.get(), SHUT_RDWR);  // fails if it is not connected, and then nothing is to be ended
+    (void)::shutdown(socket_.get(),
+                     SHUT_RDWR);  // fails if it is not connected, and then nothing is to be ended
     watch_->wake();
 }
 
@@ -402,7 +418,9 @@ void Stream::end_input() {
     watch_->wake();
 }
 
-void Stream::end_output() { (void)::shutdown(socket_.get(), SHUT_WR); }  // as above
+void Stream::end_output() {
+    (void)::shutdown(socket_.get(), SHUT_WR);
+}  // as above
 
 TimeLimit::TimeLimit(Loop& loop, std::chrono::milliseconds limit, std::function<void()> expire)
     : expire_(std::move(expire)), alarm_(loop), gone_(loop) {

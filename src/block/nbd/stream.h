@@ -1,8 +1,10 @@
-// Stream: a connected socket of a loop: buffered reading, gathered writing, TLS inside if asked for.
+// Stream: a connected socket of a loop: buffered reading, gathered writing, TLS inside if asked
+// for.
 //
-// One coroutine reads at a time; many may send: messages queue up, and whoever comes first sends for all, as many in one system call
-// as there are. Payloads go straight between the socket and the caller's buffers; only what happened to arrive with a
-// header is copied. Errors of a broken connection are Unreachable.
+// One coroutine reads at a time; many may send: messages queue up, and whoever comes first sends
+// for all, as many in one system call as there are. Payloads go straight between the socket and the
+// caller's buffers; only what happened to arrive with a header is copied. Errors of a broken
+// connection are Unreachable.
 #pragma once
 
 #include <array>
@@ -30,7 +32,8 @@ class Stream {
     /// Takes a connected socket over.
     static Result<std::unique_ptr<Stream>> adopt(Loop& loop, UniqueFd socket, std::string peer);
     /// Connects to the first address that answers.
-    static Task<std::unique_ptr<Stream>> connect(Loop& loop, Address address, std::chrono::milliseconds limit);
+    static Task<std::unique_ptr<Stream>> connect(Loop& loop, Address address,
+                                                 std::chrono::milliseconds limit);
 
     /// Fills `into`.
     Task<> read(Buffers into);
@@ -39,7 +42,8 @@ class Stream {
     /// Fills `into` if all of it is here already.
     bool take(std::span<std::byte> into);
     Task<> skip(std::uint64_t bytes);
-    /// Sends `head`, then `data`; both stay in place until it has ended. `hurry`: nothing else is about to be sent.
+    /// Sends `head`, then `data`; both stay in place until it has ended. `hurry`: nothing else is
+    /// about to be sent.
     Task<> send(std::span<const std::byte> head, Buffers data, bool hurry);
 
     /// Encrypts from here on. Nothing may be under way, nothing of the peer's read too early.

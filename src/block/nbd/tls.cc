@@ -1,12 +1,6 @@
 // TLS for NBD: OpenSSL behind the two classes of tls.h.
 #include "block/nbd/tls.h"
 
-#include <openssl/bio.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <climits>
 #include <cstring>
@@ -14,6 +8,11 @@
 #include <map>
 
 #include <fmt/format.h>
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <unistd.h>
 
 #pragma GCC diagnostic ignored "-Wold-style-cast"  // OpenSSL's macros
 
@@ -33,7 +32,9 @@ std::string complaint() {
     return reason != nullptr ? reason : fmt::format("error {:#x}", number);
 }
 
-Error tls_error(std::string_view doing) { return {ErrorKind::PermissionDenied, fmt::format("TLS: {}: {}", doing, complaint()), EACCES}; }
+Error tls_error(std::string_view doing) {
+    return {ErrorKind::PermissionDenied, fmt::format("TLS: {}: {}", doing, complaint()), EACCES};
+}
 
 Result<> readable(const std::string& file) {
     if (::access(file.c_str(), R_OK) != 0) {
@@ -44,7 +45,10 @@ Result<> readable(const std::string& file) {
 
 Result<std::vector<unsigned char>> key_bytes(std::string_view hex, const std::string& file) {
     std::vector<unsigned char> key;
-    const auto digit = [](char c) { return std::string_view("0123456789abcdef").find(static_cast<char>(std::tolower(static_cast<unsigned char>(c)))); };
+    const auto digit = [](char c) {
+        return std::string_view("0123456789abcdef")
+            .find(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+    };
     for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
         const std::size_t high = digit(hex[i]), low = digit(hex[i + 1]);
         if (high == std::string_view::npos || low == std::string_view::npos) {
@@ -53,7 +57,9 @@ Result<std::vector<unsigned char>> key_bytes(std::string_view hex, const std::st
         key.push_back(static_cast<unsigned char>(high * 16 + low));
     }
     if (key.empty() || key.size() * 2 != hex.size() || key.size() > kMaxKey) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("'{}': a key is 1 to {} bytes in hexadecimal digits", file, kMaxKey)};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("'{}': a key is 1 to {} bytes in hexadecimal digits", file, kMaxKey)};
     }
     return key;
 }
@@ -65,18 +71,25 @@ struct TlsCredentials::Keys {
     std::string user;  ///< a client's own
 };
 
-TlsCredentials::TlsCredentials(TlsRole role, bool psk) : context_(SSL_CTX_new(TLS_method())), role_(role), psk_(psk) {
+TlsCredentials::TlsCredentials(TlsRole role, bool psk)
+    : context_(SSL_CTX_new(TLS_method())), role_(role), psk_(psk) {
     STRATA_CHECK(context_ != nullptr, "no memory for TLS");
-    (void)SSL_CTX_set_min_proto_version(context_, TLS1_2_VERSION);  // cannot fail for a version that exists
-    SSL_CTX_set_options(context_, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
+    (void)SSL_CTX_set_min_proto_version(context_,
+                                        TLS1_2_VERSION);  // cannot fail for a version that exists
+    SSL_CTX_set_options(context_,
+                        SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
     SSL_CTX_set_mode(context_, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_session_cache_mode(context_, SSL_SESS_CACHE_OFF);
     (void)SSL_CTX_set_num_tickets(context_, 0);
 }
 
-TlsCredentials::~TlsCredentials() { SSL_CTX_free(context_); }
+TlsCredentials::~TlsCredentials() {
+    SSL_CTX_free(context_);
+}
 
-Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::x509(TlsRole role, const std::string& folder, bool verify_peer) {
+Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::x509(TlsRole role,
+                                                                   const std::string& folder,
+                                                                   bool verify_peer) {
     std::shared_ptr<TlsCredentials> made(new TlsCredentials(role, false));
     if (folder.empty() && role == TlsRole::Client) {
         made->verify_ = true;
@@ -86,7 +99,9 @@ Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::x509(TlsRole role,
     } else {
         STRATA_TRY_VOID(made->load_certificates(folder, verify_peer));
     }
-    const int mode = !made->verify_ ? SSL_VERIFY_NONE : role == TlsRole::Server ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT : SSL_VERIFY_PEER;
+    const int mode = !made->verify_            ? SSL_VERIFY_NONE
+                     : role == TlsRole::Server ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+                                               : SSL_VERIFY_PEER;
     SSL_CTX_set_verify(made->context_, mode, nullptr);
     return std::shared_ptr<const TlsCredentials>(std::move(made));
 }
@@ -111,14 +126,16 @@ Result<> TlsCredentials::load_certificates(const std::string& folder, bool verif
         STRATA_TRY_VOID(readable(certificate));
         STRATA_TRY_VOID(readable(key));
         if (SSL_CTX_use_certificate_chain_file(context_, certificate.c_str()) != 1 ||
-            SSL_CTX_use_PrivateKey_file(context_, key.c_str(), SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(context_) != 1) {
+            SSL_CTX_use_PrivateKey_file(context_, key.c_str(), SSL_FILETYPE_PEM) != 1 ||
+            SSL_CTX_check_private_key(context_) != 1) {
             return tls_error(fmt::format("cannot use '{}' with '{}'", certificate, key));
         }
     }
     if (::access(revoked.c_str(), F_OK) == 0) {
         X509_STORE* store = SSL_CTX_get_cert_store(context_);
         X509_LOOKUP* lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
-        if (lookup == nullptr || X509_load_crl_file(lookup, revoked.c_str(), X509_FILETYPE_PEM) < 1) {
+        if (lookup == nullptr ||
+            X509_load_crl_file(lookup, revoked.c_str(), X509_FILETYPE_PEM) < 1) {
             return tls_error(fmt::format("cannot load '{}'", revoked));
         }
         (void)X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);  // always succeeds
@@ -126,7 +143,9 @@ Result<> TlsCredentials::load_certificates(const std::string& folder, bool verif
     return ok();
 }
 
-Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk(TlsRole role, const std::string& folder, const std::string& user) {
+Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk(TlsRole role,
+                                                                  const std::string& folder,
+                                                                  const std::string& user) {
     std::shared_ptr<TlsCredentials> made(new TlsCredentials(role, true));
     made->keys_ = std::make_unique<Keys>();
     made->keys_->user = user.empty() ? "qemu" : user;
@@ -134,31 +153,42 @@ Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk(TlsRole role, 
     STRATA_TRY_VOID(readable(file));
     std::ifstream input(file);
     std::string line;
-    for (std::size_t total = 0; std::getline(input, line) && total < kMaxKeyFile; total += line.size()) {
+    for (std::size_t total = 0; std::getline(input, line) && total < kMaxKeyFile;
+         total += line.size()) {
         const std::size_t colon = line.find(':');
         if (colon != std::string::npos && !line.starts_with('#')) {
-            made->keys_->by_user[line.substr(0, colon)] = STRATA_TRY(key_bytes(std::string_view(line).substr(colon + 1), file));
+            made->keys_->by_user[line.substr(0, colon)] =
+                STRATA_TRY(key_bytes(std::string_view(line).substr(colon + 1), file));
         }
     }
     if (role == TlsRole::Client && !made->keys_->by_user.contains(made->keys_->user)) {
-        return Error{ErrorKind::NotFound, fmt::format("'{}' has no key of user '{}'", file, made->keys_->user)};
+        return Error{ErrorKind::NotFound,
+                     fmt::format("'{}' has no key of user '{}'", file, made->keys_->user)};
     }
     SSL_CTX_set_app_data(made->context_, made->keys_.get());
     if (role == TlsRole::Server) {
-        SSL_CTX_set_psk_server_callback(made->context_, [](SSL* ssl, const char* identity, unsigned char* key, unsigned limit) -> unsigned {
-            const auto* keys = static_cast<const Keys*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
-            const auto found = keys->by_user.find(std::string_view(identity));
-            if (found == keys->by_user.end() || found->second.size() > limit) {
-                return 0;
-            }
-            std::memcpy(key, found->second.data(), found->second.size());
-            return static_cast<unsigned>(found->second.size());
-        });
+        SSL_CTX_set_psk_server_callback(
+            made->context_,
+            [](SSL* ssl, const char* identity, unsigned char* key, unsigned limit) -> unsigned {
+                const auto* keys =
+                    static_cast<const Keys*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
+                const auto found = keys->by_user.find(std::string_view(identity));
+                if (found == keys->by_user.end() || found->second.size() > limit) {
+                    return 0;
+                }
+                std::memcpy(key, found->second.data(), found->second.size());
+                return static_cast<unsigned>(found->second.size());
+            });
     } else {
-        SSL_CTX_set_verify(made->context_, SSL_VERIFY_PEER, nullptr);  // no authority is trusted: a server with a certificate instead of the key fails
+        SSL_CTX_set_verify(made->context_, SSL_VERIFY_PEER,
+                           nullptr);  // no authority is trusted: a server with a certificate
+                                      // instead of the key fails
         SSL_CTX_set_psk_client_callback(
-            made->context_, [](SSL* ssl, const char* /*hint*/, char* identity, unsigned identity_limit, unsigned char* key, unsigned limit) -> unsigned {
-                const auto* keys = static_cast<const Keys*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
+            made->context_,
+            [](SSL* ssl, const char* /*hint*/, char* identity, unsigned identity_limit,
+               unsigned char* key, unsigned limit) -> unsigned {
+                const auto* keys =
+                    static_cast<const Keys*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
                 const std::vector<unsigned char>& own = keys->by_user.find(keys->user)->second;
                 if (own.size() > limit || keys->user.size() + 1 > identity_limit) {
                     return 0;
@@ -171,7 +201,8 @@ Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk(TlsRole role, 
     return std::shared_ptr<const TlsCredentials>(std::move(made));
 }
 
-Result<std::unique_ptr<TlsSession>> TlsSession::create(std::shared_ptr<const TlsCredentials> credentials, const std::string& host) {
+Result<std::unique_ptr<TlsSession>> TlsSession::create(
+    std::shared_ptr<const TlsCredentials> credentials, const std::string& host) {
     SSL* ssl = SSL_new(credentials->context_);
     BIO* input = BIO_new(BIO_s_mem());
     BIO* output = BIO_new(BIO_s_mem());
@@ -188,14 +219,17 @@ Result<std::unique_ptr<TlsSession>> TlsSession::create(std::shared_ptr<const Tls
     if (client && verify && !host.empty()) {
         X509_VERIFY_PARAM* wanted = SSL_get0_param(ssl);
         const bool address = X509_VERIFY_PARAM_set1_ip_asc(wanted, host.c_str()) == 1;
-        if (!address && (SSL_set1_host(ssl, host.c_str()) != 1 || SSL_set_tlsext_host_name(ssl, host.c_str()) != 1)) {
+        if (!address && (SSL_set1_host(ssl, host.c_str()) != 1 ||
+                         SSL_set_tlsext_host_name(ssl, host.c_str()) != 1)) {
             return tls_error(fmt::format("host name '{}'", host));
         }
     }
     return session;
 }
 
-TlsSession::~TlsSession() { SSL_free(ssl_); }
+TlsSession::~TlsSession() {
+    SSL_free(ssl_);
+}
 
 Result<TlsSession::Progress> TlsSession::progress_of(int status, std::string_view doing) {
     switch (SSL_get_error(ssl_, status)) {
@@ -210,7 +244,10 @@ Result<TlsSession::Progress> TlsSession::progress_of(int status, std::string_vie
     const long verdict = SSL_get_verify_result(ssl_);
     if (verdict != X509_V_OK) {
         ERR_clear_error();
-        return Error{ErrorKind::PermissionDenied, fmt::format("TLS: {}: the peer's certificate: {}", doing, X509_verify_cert_error_string(verdict)), EACCES};
+        return Error{ErrorKind::PermissionDenied,
+                     fmt::format("TLS: {}: the peer's certificate: {}", doing,
+                                 X509_verify_cert_error_string(verdict)),
+                     EACCES};
     }
     return tls_error(doing);
 }
@@ -257,9 +294,11 @@ std::string TlsSession::peer_name() const {
         return {};
     }
     BIO* text = BIO_new(BIO_s_mem());
-    (void)X509_NAME_print_ex(text, X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253);  // an empty name otherwise
+    (void)X509_NAME_print_ex(text, X509_get_subject_name(certificate), 0,
+                             XN_FLAG_RFC2253);  // an empty name otherwise
     std::string name(BIO_ctrl_pending(text), '\0');
-    name.resize(static_cast<std::size_t>(std::max(BIO_read(text, name.data(), static_cast<int>(name.size())), 0)));
+    name.resize(static_cast<std::size_t>(
+        std::max(BIO_read(text, name.data(), static_cast<int>(name.size())), 0)));
     BIO_free(text);
     X509_free(certificate);
     return name;

@@ -1,7 +1,9 @@
-// TLS for NBD: credentials as QEMU keeps them in a directory, and one connection's encryption. The only place that knows OpenSSL's.
+// TLS for NBD: credentials as QEMU keeps them in a directory, and one connection's encryption. The
+// only place that knows OpenSSL's.
 //
-// x509: ca-cert.pem (with ca-crl.pem if there), and server-cert.pem with server-key.pem, or client-cert.pem with client-key.pem.
-// PSK: keys.psk, a line "USER:HEXKEY" for each. A session works on memory alone; the Stream moves the bytes.
+// x509: ca-cert.pem (with ca-crl.pem if there), and server-cert.pem with server-key.pem, or
+// client-cert.pem with client-key.pem. PSK: keys.psk, a line "USER:HEXKEY" for each. A session
+// works on memory alone; the Stream moves the bytes.
 #pragma once
 
 #include <cstddef>
@@ -21,11 +23,15 @@ enum class TlsRole : bool { Client, Server };
 
 class TlsCredentials {
   public:
-    /// Certificates of `folder`; empty: a client that trusts the system's authorities. `verify_peer`: a server asks for
-    /// the client's certificate, a client checks the server's.
-    static Result<std::shared_ptr<const TlsCredentials>> x509(TlsRole role, const std::string& folder, bool verify_peer);
+    /// Certificates of `folder`; empty: a client that trusts the system's authorities.
+    /// `verify_peer`: a server asks for the client's certificate, a client checks the server's.
+    static Result<std::shared_ptr<const TlsCredentials>> x509(TlsRole role,
+                                                              const std::string& folder,
+                                                              bool verify_peer);
     /// Keys of `folder`; a client is `user`.
-    static Result<std::shared_ptr<const TlsCredentials>> psk(TlsRole role, const std::string& folder, const std::string& user);
+    static Result<std::shared_ptr<const TlsCredentials>> psk(TlsRole role,
+                                                             const std::string& folder,
+                                                             const std::string& user);
     ~TlsCredentials();
     TlsCredentials(const TlsCredentials&) = delete;
     TlsCredentials& operator=(const TlsCredentials&) = delete;
@@ -47,7 +53,8 @@ class TlsCredentials {
 class TlsSession {
   public:
     /// `host`: the name that the server's certificate must have; empty: any.
-    static Result<std::unique_ptr<TlsSession>> create(std::shared_ptr<const TlsCredentials> credentials, const std::string& host);
+    static Result<std::unique_ptr<TlsSession>> create(
+        std::shared_ptr<const TlsCredentials> credentials, const std::string& host);
     ~TlsSession();
     TlsSession(const TlsSession&) = delete;
     TlsSession& operator=(const TlsSession&) = delete;
@@ -67,7 +74,8 @@ class TlsSession {
     [[nodiscard]] std::string peer_name() const;
 
   private:
-    TlsSession(std::shared_ptr<const TlsCredentials> credentials, ssl_st* ssl) : credentials_(std::move(credentials)), ssl_(ssl) {}
+    TlsSession(std::shared_ptr<const TlsCredentials> credentials, ssl_st* ssl)
+        : credentials_(std::move(credentials)), ssl_(ssl) {}
     Result<Progress> progress_of(int status, std::string_view doing);
     const std::shared_ptr<const TlsCredentials> credentials_;
     ssl_st* const ssl_;

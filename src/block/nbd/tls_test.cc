@@ -1,15 +1,14 @@
 // Tests of TLS sessions over keys: both ends in memory, and a server without the key.
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
+#include "block/nbd/tls.h"
 
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
-
-#include "block/nbd/tls.h"
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 
 #pragma GCC diagnostic ignored "-Wold-style-cast"  // OpenSSL's macros
 
@@ -26,7 +25,9 @@ class TlsTest : public testing::Test {
         folder_ = pattern;
     }
     void TearDown() override { std::filesystem::remove_all(folder_); }
-    void write_key(const std::string& digits) const { std::ofstream(folder_ + "/keys.psk") << "alice:" << digits << "\n"; }
+    void write_key(const std::string& digits) const {
+        std::ofstream(folder_ + "/keys.psk") << "alice:" << digits << "\n";
+    }
     /// A key, and a certificate that it signs itself.
     void write_certificate() const {
         EVP_PKEY* key = EVP_PKEY_Q_keygen(nullptr, nullptr, "EC", "P-256");

@@ -16,20 +16,25 @@ struct ErrorNumber {
     int system;
 };
 constexpr std::array kErrors = {
-    ErrorNumber{1, EPERM},   ErrorNumber{5, EIO},        ErrorNumber{12, ENOMEM}, ErrorNumber{22, EINVAL},
-    ErrorNumber{28, ENOSPC}, ErrorNumber{75, EOVERFLOW}, ErrorNumber{95, ENOTSUP}, ErrorNumber{kErrorShutdown, ESHUTDOWN},
+    ErrorNumber{1, EPERM},    ErrorNumber{5, EIO},
+    ErrorNumber{12, ENOMEM},  ErrorNumber{22, EINVAL},
+    ErrorNumber{28, ENOSPC},  ErrorNumber{75, EOVERFLOW},
+    ErrorNumber{95, ENOTSUP}, ErrorNumber{kErrorShutdown, ESHUTDOWN},
 };
 
-Error malformed(std::string_view what) { return {ErrorKind::Failed, fmt::format("NBD: {}", what), EPROTO}; }
+Error malformed(std::string_view what) {
+    return {ErrorKind::Failed, fmt::format("NBD: {}", what), EPROTO};
+}
 
 Result<> take_block_size(ByteReader& reader, ExportInfo& info) {
     const auto minimum = STRATA_TRY(reader.read<Be32>());
     const auto preferred = STRATA_TRY(reader.read<Be32>());
     const auto maximum = STRATA_TRY(reader.read<Be32>());
     const std::uint32_t low = minimum.value(), best = preferred.value(), high = maximum.value();
-    if (!std::has_single_bit(low) || low > (64U << 10) || !std::has_single_bit(best) || best < low || high < low ||
-        (high != UINT32_MAX && high % low != 0)) {
-        return malformed(fmt::format("the server's block sizes ({}, {}, {}) make no sense", low, best, high));
+    if (!std::has_single_bit(low) || low > (64U << 10) || !std::has_single_bit(best) ||
+        best < low || high < low || (high != UINT32_MAX && high % low != 0)) {
+        return malformed(
+            fmt::format("the server's block sizes ({}, {}, {}) make no sense", low, best, high));
     }
     info.minimum_block = low;
     info.preferred_block = best;
@@ -71,7 +76,8 @@ Message& Message::text(std::string_view text) {
 
 Message option_message(OptionCode option, std::span<const std::byte> data) {
     Message message;
-    message.add(OptionHeader{kOptionMagic, static_cast<std::uint32_t>(option), static_cast<std::uint32_t>(data.size())});
+    message.add(OptionHeader{kOptionMagic, static_cast<std::uint32_t>(option),
+                             static_cast<std::uint32_t>(data.size())});
     // SAFETY: bytes as characters.
     message.text({reinterpret_cast<const char*>(data.data()), data.size()});
     return message;
@@ -79,7 +85,8 @@ Message option_message(OptionCode option, std::span<const std::byte> data) {
 
 Message option_reply(std::uint32_t option, OptionReply reply, std::span<const std::byte> data) {
     Message message;
-    message.add(OptionReplyHeader{kOptionReplyMagic, option, static_cast<std::uint32_t>(reply), static_cast<std::uint32_t>(data.size())});
+    message.add(OptionReplyHeader{kOptionReplyMagic, option, static_cast<std::uint32_t>(reply),
+                                  static_cast<std::uint32_t>(data.size())});
     // SAFETY: bytes as characters.
     message.text({reinterpret_cast<const char*>(data.data()), data.size()});
     return message;
@@ -166,7 +173,9 @@ Result<> parse_info_reply(std::span<const std::byte> data, ExportInfo& info) {
         default:
             return ok();  // of a newer protocol; nobody asked for it
     }
-    return reader.remaining() == 0 ? ok() : Result<>(malformed(fmt::format("information of type {} is too long", type.value())));
+    return reader.remaining() == 0 ? ok()
+                                   : Result<>(malformed(fmt::format(
+                                         "information of type {} is too long", type.value())));
 }
 
 }  // namespace strata::block::nbd

@@ -17,18 +17,22 @@ namespace {
 constexpr std::array kPositionals = {Positional{"FILE", "The image.", false, Completes::Files, ""}};
 constexpr std::array kOptions = {
     kFormatOption,
-    Option{"--option", 'o', "NAME=VALUE[,…]", "What to change; 'help' lists what the format can.", Completes::Nothing, true},
-    Option{"--force", 0, "", "Also what may make the content unreadable for good, such as erasing the last key."},
+    Option{"--option", 'o', "NAME=VALUE[,…]", "What to change; 'help' lists what the format can.",
+           Completes::Nothing, true},
+    Option{"--force", 0, "",
+           "Also what may make the content unreadable for good, such as erasing the last key."},
     kFollowOption,
     kPassphraseOption,
-    Option{"--new-passphrase-file", 0, "FILE", "The passphrase of a key to add: its first line.", Completes::Files},
+    Option{"--new-passphrase-file", 0, "FILE", "The passphrase of a key to add: its first line.",
+           Completes::Files},
 };
 
 Result<int> list_options(std::string_view format) {
     (void)STRATA_TRY(block::find_format(format));
     const auto known = block::amend_options(format);
     if (known.empty()) {
-        return Error{ErrorKind::NotSupported, fmt::format("{} images have no options that can be changed", format)};
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("{} images have no options that can be changed", format)};
     }
     for (const block::CreateOption& option : known) {
         print_out(fmt::format("{:<22} {}\n", option.name, option_help(option)));
@@ -45,17 +49,20 @@ Result<int> run_amend(const Arguments& arguments) {
     const std::string prefix = arguments.value("--format") == "luks" ? "" : "encrypt.";
     const std::string added = STRATA_TRY(passphrase_of(arguments, "--new-passphrase-file"));
     if (!added.empty()) {
-        request.options.insert(request.options.end(), {{prefix + "state", "active"}, {prefix + "new-secret", added}});
+        request.options.insert(request.options.end(),
+                               {{prefix + "state", "active"}, {prefix + "new-secret", added}});
     }
     if (request.options.empty()) {
-        return Error{ErrorKind::InvalidArgument, "what to change? -o NAME=VALUE; -f FORMAT -o help lists the names"};
+        return Error{ErrorKind::InvalidArgument,
+                     "what to change? -o NAME=VALUE; -f FORMAT -o help lists the names"};
     }
     if (!arguments.positional(0)) {
         return Error{ErrorKind::InvalidArgument, "which image? Its file comes last"};
     }
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
-    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .passphrase = passphrase}));
+    block::NodePtr node = STRATA_TRY(
+        tool.open(arguments, *arguments.positional(0), {.write = true, .passphrase = passphrase}));
     request.force = arguments.flag("--force");
     STRATA_TRY_VOID(tool.run(block::amend_image(node, std::move(request))));
     STRATA_TRY_VOID(tool.close(node));
@@ -71,9 +78,11 @@ const Command kImageAmendCommand = {
     .description = "The disk reads the same before, after, and should the machine stop on the way.",
     .positionals = kPositionals,
     .options = kOptions,
-    .examples = "  strata image amend -f qcow2 -o compat=0.10 disk.qcow2\n"
-                "  strata image amend -f qcow2 --passphrase-file old.txt --new-passphrase-file new.txt disk.qcow2\n"
-                "  strata image amend -f qcow2 -o help",
+    .examples =
+        "  strata image amend -f qcow2 -o compat=0.10 disk.qcow2\n"
+        "  strata image amend -f qcow2 --passphrase-file old.txt --new-passphrase-file new.txt "
+        "disk.qcow2\n"
+        "  strata image amend -f qcow2 -o help",
     .run = run_amend,
 };
 

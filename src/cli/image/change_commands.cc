@@ -18,38 +18,51 @@ namespace strata::cli {
 namespace {
 
 constexpr std::array kImage = {Positional{"FILE", "The image.", true, Completes::Files, ""}};
-constexpr std::array kResizePositionals = {Positional{"FILE", "The image.", true, Completes::Files, ""},
-                                           Positional{"SIZE", "20G, or +5G to add.", true, Completes::Nothing, ""}};
+constexpr std::array kResizePositionals = {
+    Positional{"FILE", "The image.", true, Completes::Files, ""},
+    Positional{"SIZE", "20G, or +5G to add.", true, Completes::Nothing, ""}};
 constexpr std::array kSnapshotPositionals = {
     Positional{"ACTION", "What to do.", true, Completes::Choices, "list|create|apply|delete"},
     Positional{"FILE", "The image.", true, Completes::Files, ""},
     Positional{"NAME", "The snapshot: its name, or its id.", false, Completes::Nothing, ""}};
 
-constexpr std::array kResizeOptions = {kFormatOption, Option{"--shrink", 0, "", "Let it become smaller: what lies beyond is lost."}, kFollowOption};
+constexpr std::array kResizeOptions = {
+    kFormatOption, Option{"--shrink", 0, "", "Let it become smaller: what lies beyond is lost."},
+    kFollowOption};
 constexpr std::array kSnapshotOptions = {kFormatOption, kFollowOption};
-constexpr std::array kCommitOptions = {kFormatOption, Option{"--keep", 0, "", "Leave the overlay's content where it is, too."}, kFollowOption};
+constexpr std::array kCommitOptions = {
+    kFormatOption, Option{"--keep", 0, "", "Leave the overlay's content where it is, too."},
+    kFollowOption};
 constexpr std::array kRebaseOptions = {
     kFormatOption,
-    Option{"--backing", 'b', "FILE", "The new backing file, relative to the image's folder; \"\" makes it independent.", Completes::Files},
+    Option{"--backing", 'b', "FILE",
+           "The new backing file, relative to the image's folder; \"\" makes it independent.",
+           Completes::Files},
     Option{"--backing-format", 'F', "FORMAT", "Its format.", Completes::Nothing},
-    Option{"--name-only", 'u', "", "Change the name and nothing else: the file has moved, its content is the same."}, kFollowOption};
+    Option{"--name-only", 'u', "",
+           "Change the name and nothing else: the file has moved, its content is the same."},
+    kFollowOption};
 
 Result<std::uint64_t> new_size(std::string_view text, std::uint64_t now) {
     const bool relative = text.starts_with('+');
     const std::uint64_t bytes = STRATA_TRY(parse_size(relative ? text.substr(1) : text));
     if (bytes > (1ULL << 62)) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", bytes)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("a size of {} bytes is too large", bytes)};
     }
     return relative ? now + bytes : bytes;
 }
 
 Result<int> run_resize(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
-    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true}));
+    block::NodePtr node =
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true}));
     const std::uint64_t size = STRATA_TRY(new_size(*arguments.positional(1), node->size()));
     if (size < node->size() && !arguments.flag("--shrink")) {
-        return Error{ErrorKind::WrongState, fmt::format("'{}' has {}: {} is less, and what lies beyond would be lost; if that is meant, say --shrink",
-                                                        node->name(), format_size(node->size()), format_size(size))};
+        return Error{ErrorKind::WrongState,
+                     fmt::format("'{}' has {}: {} is less, and what lies beyond would be lost; if "
+                                 "that is meant, say --shrink",
+                                 node->name(), format_size(node->size()), format_size(size))};
     }
     STRATA_TRY_VOID(tool.run(node->resize(size, block::Preallocation::Off)));
     notice(fmt::format("image '{}': {}", node->name(), format_size(size)));
@@ -61,8 +74,13 @@ Result<int> list_snapshots(ImageTool& tool, block::Node& node, bool as_json) {
     api::Json list = api::Json::array();
     std::string table = fmt::format("{:<6} {:<24} {:>10} {:>10}\n", "ID", "NAME", "DISK", "MEMORY");
     for (const block::SnapshotInfo& one : STRATA_TRY(tool.run(node.snapshots()))) {
-        list.push_back({{"id", one.id}, {"name", one.name}, {"disk_size", one.disk_size}, {"vm_state_size", one.vm_state_size}, {"time", one.date_seconds}});
-        table += fmt::format("{:<6} {:<24} {:>10} {:>10}\n", one.id, one.name, format_size(one.disk_size), format_size(one.vm_state_size));
+        list.push_back({{"id", one.id},
+                        {"name", one.name},
+                        {"disk_size", one.disk_size},
+                        {"vm_state_size", one.vm_state_size},
+                        {"time", one.date_seconds}});
+        table += fmt::format("{:<6} {:<24} {:>10} {:>10}\n", one.id, one.name,
+                             format_size(one.disk_size), format_size(one.vm_state_size));
     }
     print_out(as_json ? api::dump_json_pretty(list) : table);
     return 0;
@@ -72,7 +90,8 @@ Result<> create_snapshot(ImageTool& tool, block::Node& node, const std::string& 
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     block::SnapshotInfo snapshot;
     snapshot.name = name;
-    snapshot.date_seconds = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+    snapshot.date_seconds =
+        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
     snapshot.disk_size = node.size();
     const std::string id = STRATA_TRY(tool.run(node.create_snapshot(snapshot)));
     notice(fmt::format("snapshot '{}' (id {}) of '{}'", name, id, node.name()));
@@ -84,12 +103,14 @@ Result<int> run_snapshot(const Arguments& arguments) {
     const std::string_view action = *arguments.positional(0);
     const std::string name(arguments.positional(2).value_or(""));
     if (action != "list" && action != "create" && action != "apply" && action != "delete") {
-        return Error{ErrorKind::InvalidArgument, fmt::format("'{}': use list, create, apply or delete", action)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("'{}': use list, create, apply or delete", action)};
     }
     if (action != "list" && name.empty()) {
         return Error{ErrorKind::InvalidArgument, "which snapshot? Its name comes last"};
     }
-    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(1), {.write = action != "list"}));
+    block::NodePtr node =
+        STRATA_TRY(tool.open(arguments, *arguments.positional(1), {.write = action != "list"}));
     if (action == "list") {
         return list_snapshots(tool, *node, arguments.flag("--json"));
     }
@@ -97,7 +118,8 @@ Result<int> run_snapshot(const Arguments& arguments) {
         STRATA_TRY_VOID(create_snapshot(tool, *node, name));
     } else {
         const std::string id = tool.snapshot_id(*node, name);
-        STRATA_TRY_VOID(tool.run(action == "apply" ? node->apply_snapshot(id) : node->delete_snapshot(id)));
+        STRATA_TRY_VOID(
+            tool.run(action == "apply" ? node->apply_snapshot(id) : node->delete_snapshot(id)));
     }
     STRATA_TRY_VOID(tool.close(node));
     return 0;
@@ -105,11 +127,16 @@ Result<int> run_snapshot(const Arguments& arguments) {
 
 Result<int> run_commit(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
-    block::NodePtr top = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .free_backing = true}));
+    block::NodePtr top = STRATA_TRY(
+        tool.open(arguments, *arguments.positional(0), {.write = true, .free_backing = true}));
     const block::Node* base = top->backing();
     if (base == nullptr) {
-        return Error{ErrorKind::WrongState, fmt::format("'{}' has no backing file{}", top->name(),
-                                                        arguments.flag("--follow") ? "" : " that was opened; if it names one and is trusted, say --follow")};
+        return Error{
+            ErrorKind::WrongState,
+            fmt::format("'{}' has no backing file{}", top->name(),
+                        arguments.flag("--follow")
+                            ? ""
+                            : " that was opened; if it names one and is trusted, say --follow")};
     }
     const std::string below = base->name();
     block::NodePtr target = STRATA_TRY(tool.open_as(below, base->format(), true, {.write = true}));
@@ -128,7 +155,8 @@ Result<int> run_commit(const Arguments& arguments) {
 }
 
 /// The new backing layer, opened; null for none. It must not read from the overlay itself.
-Result<block::NodePtr> open_backing(ImageTool& tool, const block::Node& overlay, const std::string& path, std::string_view format, bool follow) {
+Result<block::NodePtr> open_backing(ImageTool& tool, const block::Node& overlay,
+                                    const std::string& path, std::string_view format, bool follow) {
     block::NodePtr backing = STRATA_TRY(tool.open_as(path, format, follow, {.lock = false}));
     STRATA_TRY_VOID(check_apart(*backing, overlay.name()));
     return backing;
@@ -140,13 +168,18 @@ Result<int> run_rebase(const Arguments& arguments) {
     const std::string_view format = arguments.value("--backing-format").value_or("");
     const bool name_only = arguments.flag("--name-only");
     if (!name) {
-        return Error{ErrorKind::InvalidArgument, "which backing file? -b FILE, or -b \"\" for none"};
+        return Error{ErrorKind::InvalidArgument,
+                     "which backing file? -b FILE, or -b \"\" for none"};
     }
     if (!name->empty() && format.empty()) {
-        return Error{ErrorKind::InvalidArgument, "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
+        return Error{ErrorKind::InvalidArgument,
+                     "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
     }
-    block::NodePtr overlay = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .backing = !name_only, .free_backing = true}));
-    const std::string path = (std::filesystem::path(overlay->name()).parent_path() / *name).string();
+    block::NodePtr overlay =
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0),
+                             {.write = true, .backing = !name_only, .free_backing = true}));
+    const std::string path =
+        (std::filesystem::path(overlay->name()).parent_path() / *name).string();
     std::error_code code;  // with --name-only it need not be there
     if (!name->empty() && std::filesystem::equivalent(path, overlay->name(), code)) {
         return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is the image itself", *name)};
@@ -154,13 +187,16 @@ Result<int> run_rebase(const Arguments& arguments) {
     if (!name_only) {
         block::NodePtr backing;
         if (!name->empty()) {
-            backing = STRATA_TRY(open_backing(tool, *overlay, path, format, arguments.flag("--follow")));
+            backing =
+                STRATA_TRY(open_backing(tool, *overlay, path, format, arguments.flag("--follow")));
         }
         ProgressBar bar("rebase", !arguments.flag("--quiet"));
-        STRATA_TRY_VOID(tool.run(block::absorb_difference(*overlay, overlay->backing(), backing.get(), nullptr, bar.control())));
+        STRATA_TRY_VOID(tool.run(block::absorb_difference(*overlay, overlay->backing(),
+                                                          backing.get(), nullptr, bar.control())));
         STRATA_TRY_VOID(tool.close(backing));
     }
-    STRATA_TRY_VOID(tool.run(overlay->change_backing(nullptr, std::string(*name), std::string(format))));
+    STRATA_TRY_VOID(
+        tool.run(overlay->change_backing(nullptr, std::string(*name), std::string(format))));
     STRATA_TRY_VOID(tool.close(overlay));
     return 0;
 }
@@ -183,8 +219,9 @@ const Command kImageSnapshotCommand = {
     .description = "",
     .positionals = kSnapshotPositionals,
     .options = kSnapshotOptions,
-    .examples = "  strata image snapshot create -f qcow2 disk.qcow2 before-upgrade\n"
-                "  strata image snapshot list -f qcow2 disk.qcow2",
+    .examples =
+        "  strata image snapshot create -f qcow2 disk.qcow2 before-upgrade\n"
+        "  strata image snapshot list -f qcow2 disk.qcow2",
     .run = run_snapshot,
 };
 
@@ -201,11 +238,14 @@ const Command kImageCommitCommand = {
 const Command kImageRebaseCommand = {
     .name = "image rebase",
     .summary = "Give an overlay another backing file, or none",
-    .description = "What reads differently over the new backing file is copied into the overlay first, so the disk reads as before.",
+    .description =
+        "What reads differently over the new backing file is copied into the overlay first, so the "
+        "disk reads as before.",
     .positionals = kImage,
     .options = kRebaseOptions,
-    .examples = "  strata image rebase -f qcow2 --follow -b \"\" overlay.qcow2\n"
-                "  strata image rebase -f qcow2 -u -b moved/base.qcow2 -F qcow2 overlay.qcow2",
+    .examples =
+        "  strata image rebase -f qcow2 --follow -b \"\" overlay.qcow2\n"
+        "  strata image rebase -f qcow2 -u -b moved/base.qcow2 -F qcow2 overlay.qcow2",
     .run = run_rebase,
 };
 

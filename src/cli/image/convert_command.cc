@@ -16,24 +16,31 @@ namespace {
 
 constexpr unsigned kParallel = 16;
 
-constexpr std::array kPositionals = {Positional{"SOURCE", "The image to copy.", true, Completes::Files, ""},
-                                     Positional{"TARGET", "The image to make; what it was is lost.", true, Completes::Files, ""}};
+constexpr std::array kPositionals = {
+    Positional{"SOURCE", "The image to copy.", true, Completes::Files, ""},
+    Positional{"TARGET", "The image to make; what it was is lost.", true, Completes::Files, ""}};
 
 constexpr std::array kOptions = {
     kFormatOption,
-    Option{"--output-format", 'O', "FORMAT", "The target's format (default raw).", Completes::Nothing},
-    Option{"--option", 'o', "NAME=VALUE[,…]", "The target's options, as for 'strata image create'.", Completes::Nothing, true},
+    Option{"--output-format", 'O', "FORMAT", "The target's format (default raw).",
+           Completes::Nothing},
+    Option{"--option", 'o', "NAME=VALUE[,…]", "The target's options, as for 'strata image create'.",
+           Completes::Nothing, true},
     Option{"--compress", 'c', "", "Compress the target's content."},
     Option{"--snapshot", 'l', "NAME", "Copy this internal snapshot.", Completes::Nothing},
-    Option{"--in-order", 0, "", "Write one stretch after another; else what is ready first is written first."},
+    Option{"--in-order", 0, "",
+           "Write one stretch after another; else what is ready first is written first."},
     Option{"--salvage", 0, "", "Go on where the source cannot be read; such places become zeros."},
     Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
     kFollowOption,
     kPassphraseOption,
-    Option{"--target-passphrase-file", 0, "FILE", "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.", Completes::Files},
+    Option{"--target-passphrase-file", 0, "FILE",
+           "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.",
+           Completes::Files},
 };
 
-Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const Arguments& arguments) {
+Result<> copy(ImageTool& tool, block::Node& source, block::Node& target,
+              const Arguments& arguments) {
     block::CopyOptions options;
     options.target_zero = target.traits().zero_initialised;
     options.compress = arguments.flag("--compress");
@@ -45,13 +52,15 @@ Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const A
     if (const auto speed = arguments.value("--speed")) {
         bar.control().set_speed(STRATA_TRY(parse_size(*speed)));
     }
-    STRATA_TRY_VOID(tool.run(block::copy_image({&source}, target, std::move(options), bar.control())));
+    STRATA_TRY_VOID(
+        tool.run(block::copy_image({&source}, target, std::move(options), bar.control())));
     return tool.run(target.flush());
 }
 
 /// A passphrase for a source that needs none was meant for the target.
 Result<> check_passphrase(ImageTool& tool, block::Node& source, const std::string& passphrase) {
-    for (block::Node* layer = &source; layer != nullptr && !passphrase.empty(); layer = layer->backing()) {
+    for (block::Node* layer = &source; layer != nullptr && !passphrase.empty();
+         layer = layer->backing()) {
         if (STRATA_TRY(tool.run(layer->info())).encrypted) {
             return ok();
         }
@@ -59,18 +68,25 @@ Result<> check_passphrase(ImageTool& tool, block::Node& source, const std::strin
     if (passphrase.empty()) {
         return ok();
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is not encrypted: --passphrase-file is the source's; the target is encrypted with --target-passphrase-file",
-                                                         source.name())};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("'{}' is not encrypted: --passphrase-file is the source's; the target "
+                             "is encrypted with --target-passphrase-file",
+                             source.name())};
 }
 
 /// The image to make, as far as that can be refused before what was there is lost.
-Result<block::CreateRequest> target_request(const Arguments& arguments, std::string_view format, std::uint64_t size, const std::string& secret) {
+Result<block::CreateRequest> target_request(const Arguments& arguments, std::string_view format,
+                                            std::uint64_t size, const std::string& secret) {
     const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
-    block::CreateRequest request{std::string(*arguments.positional(1)), size, encryption_options(format, secret)};
+    block::CreateRequest request{std::string(*arguments.positional(1)), size,
+                                 encryption_options(format, secret)};
     block::OptionList more = STRATA_TRY(option_lists(arguments.values("--option")));
     request.options.insert(request.options.end(), more.begin(), more.end());
-    if (arguments.flag("--compress") && (driver->compresses == nullptr || !driver->compresses(request))) {
-        return Error{ErrorKind::NotSupported, fmt::format("{} images{} cannot be compressed", format, driver->compresses == nullptr ? "" : " with these options")};
+    if (arguments.flag("--compress") &&
+        (driver->compresses == nullptr || !driver->compresses(request))) {
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("{} images{} cannot be compressed", format,
+                                 driver->compresses == nullptr ? "" : " with these options")};
     }
     return request;
 }
@@ -79,8 +95,10 @@ Result<int> run_convert(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string path(*arguments.positional(1));
     const std::string_view format = arguments.value("--output-format").value_or("raw");
-    const std::string passphrase = STRATA_TRY(passphrase_of(arguments)), secret = STRATA_TRY(passphrase_of(arguments, "--target-passphrase-file"));
-    block::NodePtr source = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.passphrase = passphrase}));
+    const std::string passphrase = STRATA_TRY(passphrase_of(arguments)),
+                      secret = STRATA_TRY(passphrase_of(arguments, "--target-passphrase-file"));
+    block::NodePtr source =
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.passphrase = passphrase}));
     STRATA_TRY_VOID(check_passphrase(tool, *source, passphrase));
     if (const auto snapshot = arguments.value("--snapshot")) {
         STRATA_TRY_VOID(tool.run(source->load_snapshot(tool.snapshot_id(*source, *snapshot))));
@@ -89,7 +107,8 @@ Result<int> run_convert(const Arguments& arguments) {
     const std::uint64_t size = source->size();
     block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
     STRATA_TRY_VOID(tool.create(format, std::move(request)));
-    block::NodePtr target = STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
+    block::NodePtr target =
+        STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
     STRATA_TRY_VOID(copy(tool, *source, *target, arguments));
     STRATA_TRY_VOID(tool.close(target));
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(size)));
@@ -104,9 +123,10 @@ const Command kImageConvertCommand = {
     .description = "",
     .positionals = kPositionals,
     .options = kOptions,
-    .examples = "  strata image convert -f qcow2 -O raw disk.qcow2 disk.raw\n"
-                "  strata image convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2\n"
-                "  strata image convert -f qcow2 --follow -O qcow2 overlay.qcow2 flat.qcow2",
+    .examples =
+        "  strata image convert -f qcow2 -O raw disk.qcow2 disk.raw\n"
+        "  strata image convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2\n"
+        "  strata image convert -f qcow2 --follow -O qcow2 overlay.qcow2 flat.qcow2",
     .run = run_convert,
 };
 

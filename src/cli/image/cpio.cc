@@ -12,15 +12,21 @@ constexpr std::uint32_t kLink = 0120000;
 constexpr std::uint32_t kCharacterDevice = 0020000;
 constexpr std::size_t kBlock = 512;
 
-void pad(std::string& bytes, std::size_t unit) { bytes.resize((bytes.size() + unit - 1) / unit * unit, '\0'); }
+void pad(std::string& bytes, std::size_t unit) {
+    bytes.resize((bytes.size() + unit - 1) / unit * unit, '\0');
+}
 
 }  // namespace
 
-void CpioWriter::entry(std::string_view path, std::uint32_t mode, std::string_view content, Device device) {
+void CpioWriter::entry(std::string_view path, std::uint32_t mode, std::string_view content,
+                       Device device) {
     ++inode_;
-    // magic, inode, mode, uid, gid, links, mtime, size, device of the file system, device, name size, check
-    bytes_ += fmt::format("070701{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}", inode_, mode, 0, 0,
-                          1, 0, content.size(), 0, 0, device.major, device.minor, path.size() + 1, 0);
+    // magic, inode, mode, uid, gid, links, mtime, size, device of the file system, device, name
+    // size, check
+    bytes_ += fmt::format(
+        "070701{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}{:08X}",
+        inode_, mode, 0, 0, 1, 0, content.size(), 0, 0, device.major, device.minor, path.size() + 1,
+        0);
     bytes_ += path;
     bytes_ += '\0';
     pad(bytes_, 4);
@@ -29,7 +35,8 @@ void CpioWriter::entry(std::string_view path, std::uint32_t mode, std::string_vi
 }
 
 void CpioWriter::parents(std::string_view path) {
-    for (auto slash = path.find('/'); slash != std::string_view::npos; slash = path.find('/', slash + 1)) {
+    for (auto slash = path.find('/'); slash != std::string_view::npos;
+         slash = path.find('/', slash + 1)) {
         folder(path.substr(0, slash));
     }
 }
@@ -52,7 +59,8 @@ void CpioWriter::link(std::string_view path, std::string_view target) {
     entry(path, kLink | 0777, target, {});
 }
 
-void CpioWriter::character_device(std::string_view path, std::uint32_t major, std::uint32_t minor, std::uint32_t mode) {
+void CpioWriter::character_device(std::string_view path, std::uint32_t major, std::uint32_t minor,
+                                  std::uint32_t mode) {
     parents(path);
     entry(path, kCharacterDevice | mode, "", {major, minor});
 }

@@ -1,4 +1,5 @@
-// CpioWriter: an initramfs archive ("newc" format of Documentation/driver-api/early-userspace/buffer-format.rst), in memory.
+// CpioWriter: an initramfs archive ("newc" format of
+// Documentation/driver-api/early-userspace/buffer-format.rst), in memory.
 //
 // Everything belongs to root, so that an archive can be made without rights, device nodes included.
 #pragma once
@@ -16,7 +17,8 @@ class CpioWriter {
     void folder(std::string_view path, std::uint32_t mode = 0755);
     void file(std::string_view path, std::string_view content, std::uint32_t mode = 0644);
     void link(std::string_view path, std::string_view target);
-    void character_device(std::string_view path, std::uint32_t major, std::uint32_t minor, std::uint32_t mode);
+    void character_device(std::string_view path, std::uint32_t major, std::uint32_t minor,
+                          std::uint32_t mode);
     /// The whole archive, ended and padded.
     [[nodiscard]] std::string finish() &&;
 

@@ -86,12 +86,12 @@ Result<> check_packages(std::string_view packages) {
 }
 
 Result<> run_step(std::vector<std::string> words, std::string_view what, const Progress& progress) {
-    auto done =
-        run_package_tool({.words = std::move(words), .folder = {}, .on_line = [&](std::string_view line) {
-                      if (line.starts_with("I: ")) {
-                          progress(line.substr(3));
-                      }
-                  }});
+    auto done = run_package_tool(
+        {.words = std::move(words), .folder = {}, .on_line = [&](std::string_view line) {
+             if (line.starts_with("I: ")) {
+                 progress(line.substr(3));
+             }
+         }});
     if (!done) {
         return std::move(done).error().context(what);
     }
@@ -100,11 +100,11 @@ Result<> run_step(std::vector<std::string> words, std::string_view what, const P
 
 // The host's own sources of Debian 12, as lines of sources.list: the image asks the same mirrors.
 Result<std::string> host_sources() {
-    const std::string targets = STRATA_TRY(
-        run_package_tool({.words = {"apt-get", "indextargets", "--format",
-                            "deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"},
-                  .folder = {},
-                  .on_line = {}}));
+    const std::string targets = STRATA_TRY(run_package_tool(
+        {.words = {"apt-get", "indextargets", "--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)",
+                   "Created-By: Packages"},
+         .folder = {},
+         .on_line = {}}));
     std::set<std::string_view> lines;
     for (const std::string_view line : split(targets, '\n')) {
         const auto words = split(line, ' ');

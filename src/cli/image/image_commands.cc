@@ -20,29 +20,35 @@ constexpr std::uint64_t kMinDisk = 1ULL << 30;
 constexpr std::uint64_t kMaxDisk = 16ULL << 40;
 
 constexpr std::array kBuildPositionals = {
-    Positional{"IMAGE", "tiny (demo guest, seconds) or debian:12 (root disk, minutes).", true, Completes::Choices,
-               "tiny|debian:12"}};
+    Positional{"IMAGE", "tiny (demo guest, seconds) or debian:12 (root disk, minutes).", true,
+               Completes::Choices, "tiny|debian:12"}};
 
 constexpr std::array kBuildOptions = {
     Option{"--size", 0, "SIZE", "Size of the root disk, e.g. 8G (debian:12 only; default 4G)."},
     Option{"--packages", 0, "LIST", "More Debian packages, separated by commas (debian:12 only)."},
-    Option{"--mirror", 0, "URI", "A Debian archive to take packages from (debian:12 only; default: what apt uses here)."},
-    Option{"--ssh-key", 0, "FILE", "A public key that may log in as root over ssh (debian:12 only).", Completes::Files},
+    Option{"--mirror", 0, "URI",
+           "A Debian archive to take packages from (debian:12 only; default: what apt uses here)."},
+    Option{"--ssh-key", 0, "FILE",
+           "A public key that may log in as root over ssh (debian:12 only).", Completes::Files},
     Option{"--name", 0, "NAME", "Store it under this name instead of IMAGE."},
     Option{"--replace", 0, "", "Build it anew if it exists; what changed in the old one is lost."},
 };
 
-constexpr std::array kPathPositionals = {Positional{"IMAGE", "The image's name.", true, Completes::Images, ""}};
+constexpr std::array kPathPositionals = {
+    Positional{"IMAGE", "The image's name.", true, Completes::Images, ""}};
 
-void show_progress(std::string_view text) { notice(fmt::format("image: {}", text)); }
+void show_progress(std::string_view text) {
+    notice(fmt::format("image: {}", text));
+}
 
 Result<DebianOptions> debian_options(const Arguments& arguments) {
     DebianOptions options;
     if (const auto size = arguments.value("--size")) {
         options.disk_bytes = STRATA_TRY(parse_size(*size)) / 4096 * 4096;
         if (options.disk_bytes < kMinDisk || options.disk_bytes > kMaxDisk) {
-            return Error{ErrorKind::InvalidArgument, fmt::format("--size {}: must be from {} to {}", *size,
-                                                                 format_size(kMinDisk), format_size(kMaxDisk))};
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("--size {}: must be from {} to {}", *size,
+                                     format_size(kMinDisk), format_size(kMaxDisk))};
         }
     }
     options.packages = std::string(arguments.value("--packages").value_or(""));
@@ -56,13 +62,15 @@ Result<int> run_build(const Arguments& arguments) {
     const DebianOptions debian = STRATA_TRY(debian_options(arguments));
     if (kind != "tiny" && kind != "debian:12") {
         const std::string_view near = nearest(kind, {"tiny", "debian:12"});
-        return Error{ErrorKind::NotFound, fmt::format("no recipe for '{}': {}", kind,
-                                                      near.empty() ? std::string("there are tiny and debian:12")
-                                                                   : fmt::format("did you mean '{}'?", near))};
+        return Error{ErrorKind::NotFound,
+                     fmt::format("no recipe for '{}': {}", kind,
+                                 near.empty() ? std::string("there are tiny and debian:12")
+                                              : fmt::format("did you mean '{}'?", near))};
     }
     const std::string name(arguments.value("--name").value_or(kind));
     ImageDraft draft = STRATA_TRY(ImageDraft::begin(name, arguments.flag("--replace")));
-    Image image = STRATA_TRY(kind == "tiny" ? build_tiny(draft, show_progress) : build_debian(draft, debian, show_progress));
+    Image image = STRATA_TRY(kind == "tiny" ? build_tiny(draft, show_progress)
+                                            : build_debian(draft, debian, show_progress));
     image.name = name;
     STRATA_TRY_VOID(draft.commit(image));
     const std::string folder = fmt::format("{}/{}", store_folder(), name);
@@ -77,7 +85,8 @@ Result<int> run_build(const Arguments& arguments) {
 std::uint64_t bytes_on_disk(const std::string& folder) {
     std::uint64_t total = 0;
     std::error_code code;
-    for (std::filesystem::directory_iterator place(folder, code), end; !code && place != end; place.increment(code)) {
+    for (std::filesystem::directory_iterator place(folder, code), end; !code && place != end;
+         place.increment(code)) {
         std::error_code unreadable;
         const auto size = place->file_size(unreadable);
         total += unreadable ? 0 : size;
@@ -92,22 +101,28 @@ Result<int> run_list(const Arguments& arguments) {
         auto image = find_image(name);
         const std::string about = image ? image->description : image.error().text();
         const std::uint64_t bytes = bytes_on_disk(fmt::format("{}/{}", store_folder(), name));
-        list.push_back({{"name", name}, {"bytes", bytes}, {"description", about}, {"usable", image.ok()}});
-        table += arguments.flag("--quiet") ? name + "\n" : fmt::format("{:<16} {:>10}  {}\n", name, format_size(bytes), about);
+        list.push_back(
+            {{"name", name}, {"bytes", bytes}, {"description", about}, {"usable", image.ok()}});
+        table += arguments.flag("--quiet")
+                     ? name + "\n"
+                     : fmt::format("{:<16} {:>10}  {}\n", name, format_size(bytes), about);
     }
     if (arguments.flag("--json")) {
         print_out(api::dump_json_pretty(list));
     } else if (table.empty()) {
         notice("no images yet: make one with 'strata image build tiny'");
     } else {
-        print_out(arguments.flag("--quiet") ? table : fmt::format("{:<16} {:>10}  {}\n", "NAME", "SIZE", "WHAT") + table);
+        print_out(arguments.flag("--quiet")
+                      ? table
+                      : fmt::format("{:<16} {:>10}  {}\n", "NAME", "SIZE", "WHAT") + table);
     }
     return 0;
 }
 
 Result<int> run_path(const Arguments& arguments) {
     const Image image = STRATA_TRY(find_image(*arguments.positional(0)));
-    print_out(arguments.flag("--json") ? api::dump_json_pretty(api::Json{{"folder", image.folder}}) : image.folder + "\n");
+    print_out(arguments.flag("--json") ? api::dump_json_pretty(api::Json{{"folder", image.folder}})
+                                       : image.folder + "\n");
     return 0;
 }
 
@@ -116,12 +131,17 @@ Result<int> run_path(const Arguments& arguments) {
 const Command kImageBuildCommand = {
     .name = "image build",
     .summary = "Make a guest image from Debian's packages",
-    .description = "tiny is Debian's kernel with a busybox shell in memory; debian:12 is a whole Debian on a raw disk, with its\n"
-                   "kernel beside it for a direct boot. On the console root logs in without a password; over ssh only with --ssh-key.",
+    .description =
+        "tiny is Debian's kernel with a busybox shell in memory; debian:12 is a whole Debian on a "
+        "raw disk, with its\n"
+        "kernel beside it for a direct boot. On the console root logs in without a password; over "
+        "ssh only with --ssh-key.",
     .positionals = kBuildPositionals,
     .options = kBuildOptions,
-    .examples = "  strata image build tiny\n"
-                "  strata image build debian:12 --size 8G --ssh-key ~/.ssh/id_ed25519.pub --packages gcc,python3",
+    .examples =
+        "  strata image build tiny\n"
+        "  strata image build debian:12 --size 8G --ssh-key ~/.ssh/id_ed25519.pub --packages "
+        "gcc,python3",
     .run = run_build,
 };
 

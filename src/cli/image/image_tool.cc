@@ -1,13 +1,12 @@
 // ImageTool: opening, making and progress.
 #include "cli/image/image_tool.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <functional>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "block/secrets.h"
@@ -16,7 +15,8 @@
 namespace strata::cli {
 namespace {
 
-/// What a tree of nodes is named with (docs/design/block.md): "nodes:driver=fault,rules.0.rate=0.1,file.driver=qcow2,file.file.filename=a".
+/// What a tree of nodes is named with (docs/design/block.md):
+/// "nodes:driver=fault,rules.0.rate=0.1,file.driver=qcow2,file.file.filename=a".
 constexpr std::string_view kNodes = "nodes:";
 constexpr std::size_t kBarWidth = 30;
 constexpr std::chrono::milliseconds kRedraw{100};
@@ -36,11 +36,14 @@ block::Task<std::string> look(block::Loop& loop, std::string path) {
     co_return format;
 }
 
-bool is_secret(std::string_view name) { return name.ends_with("-secret"); }
+bool is_secret(std::string_view name) {
+    return name.ends_with("-secret");
+}
 
 /// How a passphrase is given instead.
 std::string_view secret_advice(std::string_view name) {
-    return name.ends_with("key-secret") ? "--passphrase-file (convert: --target-passphrase-file)" : "--passphrase-file, --new-passphrase-file";
+    return name.ends_with("key-secret") ? "--passphrase-file (convert: --target-passphrase-file)"
+                                        : "--passphrase-file, --new-passphrase-file";
 }
 
 }  // namespace
@@ -50,10 +53,12 @@ Result<std::string> passphrase_of(const Arguments& arguments, std::string_view o
     if (!file) {
         return std::string();
     }
-    std::string text = STRATA_TRY(block::load_secret({.data = {}, .file = std::string(*file), .base64 = false, .key = {}, .iv = {}}));
+    std::string text = STRATA_TRY(block::load_secret(
+        {.data = {}, .file = std::string(*file), .base64 = false, .key = {}, .iv = {}}));
     text.resize(std::min(text.size(), text.find('\n')));
     if (text.empty()) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{} {}: its first line is empty", option, *file)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("{} {}: its first line is empty", option, *file)};
     }
     return text;
 }
@@ -62,7 +67,9 @@ block::OptionList encryption_options(std::string_view format, const std::string&
     if (passphrase.empty()) {
         return {};
     }
-    return format == "luks" ? block::OptionList{{"key-secret", passphrase}} : block::OptionList{{"encrypt.format", "luks"}, {"encrypt.key-secret", passphrase}};
+    return format == "luks"
+               ? block::OptionList{{"key-secret", passphrase}}
+               : block::OptionList{{"encrypt.format", "luks"}, {"encrypt.key-secret", passphrase}};
 }
 
 Result<block::OptionList> option_lists(std::span<const std::string_view> lists) {
@@ -72,33 +79,42 @@ Result<block::OptionList> option_lists(std::span<const std::string_view> lists) 
             const auto equals = each.find('=');
             const std::string_view name = each.substr(0, equals);
             if (is_secret(name)) {
-                return Error{ErrorKind::InvalidArgument, fmt::format("-o {}: a command line is no place for a passphrase; put it into a file for {}", name,
-                                                                     secret_advice(name))};
+                return Error{ErrorKind::InvalidArgument,
+                             fmt::format("-o {}: a command line is no place for a passphrase; put "
+                                         "it into a file for {}",
+                                         name, secret_advice(name))};
             }
-            options.emplace_back(name, equals == std::string_view::npos ? "on" : each.substr(equals + 1));
+            options.emplace_back(name,
+                                 equals == std::string_view::npos ? "on" : each.substr(equals + 1));
         }
     }
     return options;
 }
 
 std::string option_help(const block::CreateOption& option) {
-    return is_secret(option.name) ? fmt::format("not here: {}", secret_advice(option.name)) : std::string(option.help);
+    return is_secret(option.name) ? fmt::format("not here: {}", secret_advice(option.name))
+                                  : std::string(option.help);
 }
 
 Result<> check_apart(const block::Node& source, const std::string& target) {
     for (const block::Node* layer = &source; layer != nullptr; layer = layer->backing()) {
         std::error_code code;  // what is not there is nobody's file
         if (std::filesystem::equivalent(layer->name(), target, code)) {
-            const std::string_view which = layer == &source ? "itself" : "one of the layers below it";
-            return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is '{}' {}", target, source.name(), which)};
+            const std::string_view which =
+                layer == &source ? "itself" : "one of the layers below it";
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("'{}' is '{}' {}", target, source.name(), which)};
         }
     }
     return ok();
 }
 
-Result<ImageTool> ImageTool::start() { return ImageTool(STRATA_TRY(block::Loop::create())); }
+Result<ImageTool> ImageTool::start() {
+    return ImageTool(STRATA_TRY(block::Loop::create()));
+}
 
-Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access) {
+Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_view format,
+                                          bool follow, const ImageAccess& access) {
     block::OpenOptions options;
     if (block::is_location(path)) {
         STRATA_TRY_VOID(block::set_location(options, path));
@@ -108,7 +124,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     if (path.starts_with(kNodes)) {
         for (const std::string_view each : split(path.substr(kNodes.size()), ',')) {
             const auto equals = each.find('=');
-            options.tree.set(std::string(each.substr(0, equals)), equals == std::string_view::npos ? "on" : std::string(each.substr(equals + 1)));
+            options.tree.set(
+                std::string(each.substr(0, equals)),
+                equals == std::string_view::npos ? "on" : std::string(each.substr(equals + 1)));
         }
     }
     options.read_only = !access.write;
@@ -119,7 +137,8 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     options.open_data = access.backing;
     options.for_check = access.check;
     if (!access.passphrase.empty()) {
-        options.extra = {{format == "luks" ? "key-secret" : "encrypt.key-secret", access.passphrase}};
+        options.extra = {
+            {format == "luks" ? "key-secret" : "encrypt.key-secret", access.passphrase}};
     }
     if (follow) {
         options.references = block::follow_references();
@@ -127,7 +146,8 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     return run(block::open_node(*loop_, std::move(options)));
 }
 
-Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_view path, const ImageAccess& access) {
+Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_view path,
+                                       const ImageAccess& access) {
     const auto format = arguments.value("--format");
     if (path.starts_with(kNodes)) {
         return open_as(path, "raw", arguments.flag("--follow"), access);
@@ -138,7 +158,9 @@ Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_v
             return found.error();
         }
         return Error{ErrorKind::InvalidArgument,
-                     fmt::format("which format has '{}'? It looks like {}; if that is what it was made as, say -f {}", path, *found, *found)};
+                     fmt::format("which format has '{}'? It looks like {}; if that is what it was "
+                                 "made as, say -f {}",
+                                 path, *found, *found)};
     }
     return open_as(path, *format, arguments.flag("--follow"), access);
 }
@@ -162,8 +184,12 @@ std::string ImageTool::snapshot_id(block::Node& node, std::string_view name) {
 }
 
 ProgressBar::ProgressBar(std::string title, bool shown)
-    : title_(std::move(title)), shown_(shown && ::isatty(STDERR_FILENO) != 0), start_(std::chrono::steady_clock::now()), drawn_{},
-      control_(shown_ ? std::function<void(std::uint64_t, std::uint64_t)>([this](std::uint64_t done, std::uint64_t total) { draw(done, total); })
+    : title_(std::move(title)),
+      shown_(shown && ::isatty(STDERR_FILENO) != 0),
+      start_(std::chrono::steady_clock::now()),
+      drawn_{},
+      control_(shown_ ? std::function<void(std::uint64_t, std::uint64_t)>(
+                            [this](std::uint64_t done, std::uint64_t total) { draw(done, total); })
                       : std::function<void(std::uint64_t, std::uint64_t)>()) {}
 
 ProgressBar::~ProgressBar() {
@@ -181,8 +207,10 @@ void ProgressBar::draw(std::uint64_t done, std::uint64_t total) {
     const double seconds = std::max(std::chrono::duration<double>(now - start_).count(), 0.001);
     const double part = static_cast<double>(done) / static_cast<double>(total);
     const auto filled = static_cast<std::size_t>(part * kBarWidth);
-    fmt::print(stderr, "\r{} [{}{}] {:5.1f}%  {} of {}  {}/s\x1b[K", title_, std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
-               part * 100.0, format_size(done), format_size(total), format_size(static_cast<std::uint64_t>(static_cast<double>(done) / seconds)));
+    fmt::print(stderr, "\r{} [{}{}] {:5.1f}%  {} of {}  {}/s\x1b[K", title_,
+               std::string(filled, '#'), std::string(kBarWidth - filled, '.'), part * 100.0,
+               format_size(done), format_size(total),
+               format_size(static_cast<std::uint64_t>(static_cast<double>(done) / seconds)));
     (void)std::fflush(stderr);
 }
 

@@ -1,7 +1,9 @@
-// ImageTool: what the commands on disk images share: a graph's loop, opening by Strata's rules, progress on a terminal.
+// ImageTool: what the commands on disk images share: a graph's loop, opening by Strata's rules,
+// progress on a terminal.
 //
-// The rules: the format of an image is named, never guessed (a guest can write any header into a raw disk), and files that an
-// image names are opened only with --follow. `qemu-img`, the same program called by that name, has that tool's rules.
+// The rules: the format of an image is named, never guessed (a guest can write any header into a
+// raw disk), and files that an image names are opened only with --follow. `qemu-img`, the same
+// program called by that name, has that tool's rules.
 #pragma once
 
 #include <chrono>
@@ -23,14 +25,20 @@
 namespace strata::cli {
 
 /// Options that several image commands have.
-inline constexpr Option kFormatOption{"--format", 'f', "FORMAT", "The image's format, e.g. raw, qcow2; it is never guessed.", Completes::Nothing};
-inline constexpr Option kFollowOption{"--follow", 0, "", "Open the files that the image names (backing, data): only if it is trusted."};
+inline constexpr Option kFormatOption{"--format", 'f', "FORMAT",
+                                      "The image's format, e.g. raw, qcow2; it is never guessed.",
+                                      Completes::Nothing};
+inline constexpr Option kFollowOption{
+    "--follow", 0, "",
+    "Open the files that the image names (backing, data): only if it is trusted."};
 
-inline constexpr Option kPassphraseOption{"--passphrase-file", 0, "FILE", "The passphrase of an encrypted image is the first line of this file.", Completes::Files};
+inline constexpr Option kPassphraseOption{
+    "--passphrase-file", 0, "FILE",
+    "The passphrase of an encrypted image is the first line of this file.", Completes::Files};
 
 struct ImageAccess {
     bool write = false;
-    bool backing = true;       ///< open the chain below
+    bool backing = true;        ///< open the chain below
     bool free_backing = false;  ///< without locks there: one of its layers is written to besides
     bool check = false;
     bool lock = true;
@@ -39,7 +47,8 @@ struct ImageAccess {
 };
 
 /// The first line of the file that `option` names; empty without it.
-Result<std::string> passphrase_of(const Arguments& arguments, std::string_view option = "--passphrase-file");
+Result<std::string> passphrase_of(const Arguments& arguments,
+                                  std::string_view option = "--passphrase-file");
 /// What a new image is told to be encrypted with `passphrase`; nothing if that is empty.
 block::OptionList encryption_options(std::string_view format, const std::string& passphrase);
 
@@ -58,23 +67,28 @@ class ImageTool {
         return loop_->run(std::move(task));
     }
     [[nodiscard]] block::Loop& loop() { return *loop_; }
-    /// Opens the image of `arguments`: --format and --follow are taken from there. Without a format the error tells what the
-    /// file looks like.
-    Result<block::NodePtr> open(const Arguments& arguments, std::string_view path, const ImageAccess& access);
+    /// Opens the image of `arguments`: --format and --follow are taken from there. Without a format
+    /// the error tells what the file looks like.
+    Result<block::NodePtr> open(const Arguments& arguments, std::string_view path,
+                                const ImageAccess& access);
     /// The same with a format in hand.
-    Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow, const ImageAccess& access);
+    Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow,
+                                   const ImageAccess& access);
     Result<> close(block::NodePtr& node);
     /// The id of the snapshot of that name; `name` itself if none has it, which may be an id then.
     std::string snapshot_id(block::Node& node, std::string_view name);
     /// Makes an empty image; what was at the path is replaced.
-    Result<> create(std::string_view format, block::CreateRequest request) { return run(block::create_image(*loop_, std::string(format), std::move(request))); }
+    Result<> create(std::string_view format, block::CreateRequest request) {
+        return run(block::create_image(*loop_, std::string(format), std::move(request)));
+    }
 
   private:
     explicit ImageTool(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
     std::unique_ptr<block::Loop> loop_;
 };
 
-/// A bar on standard error, if that is a terminal and notices are shown: what is done, of what, how fast. Gone when it ends.
+/// A bar on standard error, if that is a terminal and notices are shown: what is done, of what, how
+/// fast. Gone when it ends.
 class ProgressBar {
   public:
     explicit ProgressBar(std::string title, bool shown);

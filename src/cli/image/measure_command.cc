@@ -16,11 +16,14 @@
 namespace strata::cli {
 namespace {
 
-constexpr std::array kSource = {Positional{"FILE", "The image that would be copied; without it --size.", false, Completes::Files, ""}};
+constexpr std::array kSource = {Positional{
+    "FILE", "The image that would be copied; without it --size.", false, Completes::Files, ""}};
 constexpr std::array kMeasureOptions = {
     kFormatOption,
-    Option{"--output-format", 'O', "FORMAT", "The format of the image to be (default raw).", Completes::Nothing},
-    Option{"--option", 'o', "NAME=VALUE[,…]", "Its options, as for 'strata image create'.", Completes::Nothing, true},
+    Option{"--output-format", 'O', "FORMAT", "The format of the image to be (default raw).",
+           Completes::Nothing},
+    Option{"--option", 'o', "NAME=VALUE[,…]", "Its options, as for 'strata image create'.",
+           Completes::Nothing, true},
     Option{"--size", 0, "SIZE", "The size of an empty disk.", Completes::Nothing},
     Option{"--snapshot", 'l', "NAME", "Measure this internal snapshot.", Completes::Nothing},
     kPassphraseOption,
@@ -32,7 +35,9 @@ constexpr std::array kBenchOptions = {
     Option{"--count", 'c', "N", "Requests (default 75000).", Completes::Nothing},
     Option{"--depth", 'd', "N", "Requests at a time (default 64).", Completes::Nothing},
     Option{"--request-size", 's', "SIZE", "Bytes of a request (default 4k).", Completes::Nothing},
-    Option{"--step", 'S', "SIZE", "From the start of one to the start of the next (default: their size).", Completes::Nothing},
+    Option{"--step", 'S', "SIZE",
+           "From the start of one to the start of the next (default: their size).",
+           Completes::Nothing},
     Option{"--write", 'w', "", "Write zeros; the image's content is lost."},
     Option{"--flush-interval", 0, "N", "Flush after every N requests.", Completes::Nothing},
     kPassphraseOption,
@@ -45,7 +50,9 @@ block::CreateRequest request_of(const Arguments& arguments) {
     for (const std::string_view list : arguments.values("--option")) {
         for (const std::string_view each : split(list, ',')) {
             const auto equals = each.find('=');
-            request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos ? "on" : each.substr(equals + 1));
+            request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos
+                                                                     ? "on"
+                                                                     : each.substr(equals + 1));
         }
     }
     return request;
@@ -55,7 +62,9 @@ Result<int> run_measure(const Arguments& arguments) {
     const std::string_view format = arguments.value("--output-format").value_or("raw");
     const block::FormatDriver* driver = STRATA_TRY(block::find_format(format));
     if (driver->measure == nullptr) {
-        return Error{ErrorKind::NotSupported, fmt::format("how large a {} image would be cannot be told before it is made", format)};
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format("how large a {} image would be cannot be told before it is made", format)};
     }
     ImageTool tool = STRATA_TRY(ImageTool::start());
     block::CreateRequest request = request_of(arguments);
@@ -72,43 +81,57 @@ Result<int> run_measure(const Arguments& arguments) {
     } else {
         return Error{ErrorKind::InvalidArgument, "measure what? A FILE, or --size SIZE"};
     }
-    const block::Measurement result = STRATA_TRY(tool.run(driver->measure(source.get(), std::move(request))));
+    const block::Measurement result =
+        STRATA_TRY(tool.run(driver->measure(source.get(), std::move(request))));
     if (arguments.flag("--json")) {
-        api::Json json = {{"required", result.required}, {"fully_allocated", result.fully_allocated}};
+        api::Json json = {{"required", result.required},
+                          {"fully_allocated", result.fully_allocated}};
         if (result.bitmaps != 0) {
             json["bitmaps"] = result.bitmaps;
         }
         print_out(api::dump_json_pretty(json));
         return 0;
     }
-    print_out(fmt::format("needed           {:>16} {}\nfully allocated  {:>16} {}\n", result.required, format_size(result.required), result.fully_allocated,
+    print_out(fmt::format("needed           {:>16} {}\nfully allocated  {:>16} {}\n",
+                          result.required, format_size(result.required), result.fully_allocated,
                           format_size(result.fully_allocated)));
-    print_out(result.bitmaps != 0 ? fmt::format("its bitmaps      {:>16} {}\n", result.bitmaps, format_size(result.bitmaps)) : "");
+    print_out(result.bitmaps != 0 ? fmt::format("its bitmaps      {:>16} {}\n", result.bitmaps,
+                                                format_size(result.bitmaps))
+                                  : "");
     return 0;
 }
 
 Result<int> run_bench(const Arguments& arguments) {
     block::BenchOptions options;
-    options.count = STRATA_TRY(parse_integer(arguments.value("--count").value_or("75000"), 1, 1ULL << 40));
-    options.depth = static_cast<unsigned>(STRATA_TRY(parse_integer(arguments.value("--depth").value_or("64"), 1, 4096)));
+    options.count =
+        STRATA_TRY(parse_integer(arguments.value("--count").value_or("75000"), 1, 1ULL << 40));
+    options.depth = static_cast<unsigned>(
+        STRATA_TRY(parse_integer(arguments.value("--depth").value_or("64"), 1, 4096)));
     options.size = STRATA_TRY(parse_size(arguments.value("--request-size").value_or("4k")));
-    options.step = STRATA_TRY(parse_size(arguments.value("--step").value_or(std::to_string(options.size))));
-    options.flush_interval = STRATA_TRY(parse_integer(arguments.value("--flush-interval").value_or("0"), 0, 1ULL << 40));
+    options.step =
+        STRATA_TRY(parse_size(arguments.value("--step").value_or(std::to_string(options.size))));
+    options.flush_interval =
+        STRATA_TRY(parse_integer(arguments.value("--flush-interval").value_or("0"), 0, 1ULL << 40));
     options.write = arguments.flag("--write");
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
-    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = options.write, .passphrase = passphrase}));
+    block::NodePtr node = STRATA_TRY(tool.open(arguments, *arguments.positional(0),
+                                               {.write = options.write, .passphrase = passphrase}));
     if (options.size == 0 || options.size > kMaxRequest || options.size > node->size()) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("requests of {} bytes do not fit this disk of {}", options.size, node->size())};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("requests of {} bytes do not fit this disk of {}", options.size,
+                                 node->size())};
     }
     const double seconds = STRATA_TRY(tool.run(block::bench_image(*node, options)));
     STRATA_TRY_VOID(tool.close(node));
     const double rate = static_cast<double>(options.count) / std::max(seconds, 1e-9);
     const double bytes = rate * static_cast<double>(options.size);
     if (arguments.flag("--json")) {
-        print_out(api::dump_json_pretty(api::Json{{"seconds", seconds}, {"requests_per_second", rate}, {"bytes_per_second", bytes}}));
+        print_out(api::dump_json_pretty(api::Json{
+            {"seconds", seconds}, {"requests_per_second", rate}, {"bytes_per_second", bytes}}));
     } else {
-        print_out(fmt::format("{:.3f} s, {:.0f} requests/s, {}/s\n", seconds, rate, format_size(static_cast<std::uint64_t>(bytes))));
+        print_out(fmt::format("{:.3f} s, {:.0f} requests/s, {}/s\n", seconds, rate,
+                              format_size(static_cast<std::uint64_t>(bytes))));
     }
     return 0;
 }
@@ -121,8 +144,9 @@ const Command kImageMeasureCommand = {
     .description = "",
     .positionals = kSource,
     .options = kMeasureOptions,
-    .examples = "  strata image measure --size 100G -O qcow2\n"
-                "  strata image measure -f raw -O qcow2 -o cluster_size=2M disk.raw",
+    .examples =
+        "  strata image measure --size 100G -O qcow2\n"
+        "  strata image measure -f raw -O qcow2 -o cluster_size=2M disk.raw",
     .run = run_measure,
 };
 

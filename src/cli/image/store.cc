@@ -1,17 +1,16 @@
 // Image store: folders, image.json, drafts.
 #include "cli/image/store.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "base/unique_fd.h"
@@ -24,7 +23,8 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMaxDescription = 64U << 10;
 
 std::string environment(const char* name) {
-    const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nothing here sets the environment
+    const char* value =
+        std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nothing here sets the environment
     return value == nullptr ? "" : value;
 }
 
@@ -33,7 +33,9 @@ Error file_error(std::string_view what, const std::string& path, const std::erro
 }
 
 // A file of an image stays inside its folder.
-bool is_plain_name(const std::string& name) { return name.find('/') == std::string::npos && name != ".." && name != "."; }
+bool is_plain_name(const std::string& name) {
+    return name.find('/') == std::string::npos && name != ".." && name != ".";
+}
 
 Result<Image> read_image(const std::string& folder) {
     const std::string text = STRATA_TRY(read_file(folder + "/image.json", kMaxDescription));
@@ -81,7 +83,8 @@ std::string store_folder() {
 std::vector<std::string> image_names() {
     std::vector<std::string> names;
     std::error_code code;
-    for (fs::directory_iterator place(store_folder(), code), end; !code && place != end; place.increment(code)) {
+    for (fs::directory_iterator place(store_folder(), code), end; !code && place != end;
+         place.increment(code)) {
         const std::string name = place->path().filename().string();
         std::error_code ignored;  // a folder that cannot be looked into is no image
         if (!name.starts_with('.') && fs::exists(place->path() / "image.json", ignored)) {
@@ -93,11 +96,14 @@ std::vector<std::string> image_names() {
 }
 
 Result<> check_image_name(std::string_view name) {
-    constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:";
-    const bool fits = !name.empty() && name.size() <= 64 && name.find_first_not_of(kAllowed) == std::string_view::npos &&
+    constexpr std::string_view kAllowed =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:";
+    const bool fits = !name.empty() && name.size() <= 64 &&
+                      name.find_first_not_of(kAllowed) == std::string_view::npos &&
                       std::string_view(".-_:").find(name.front()) == std::string_view::npos;
     if (!fits) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("'{}' is not an image name: use letters, digits and .-_:", name)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("'{}' is not an image name: use letters, digits and .-_:", name)};
     }
     return ok();
 }
@@ -112,15 +118,18 @@ Result<Image> find_image(std::string_view name) {
         known.insert(known.end(), {"tiny", "debian:12"});
         const std::string_view near = nearest(name, known);
         const bool buildable = name == "tiny" || name == "debian:12";
-        return Error{ErrorKind::NotFound,
-                     fmt::format("no image '{}' in {}: {}", name, store_folder(),
-                                 buildable      ? fmt::format("make it with 'strata image build {}'", name)
-                                 : !near.empty() ? fmt::format("did you mean '{}'?", near)
-                                                 : "'strata image list' shows what there is, or give --kernel")};
+        return Error{
+            ErrorKind::NotFound,
+            fmt::format("no image '{}' in {}: {}", name, store_folder(),
+                        buildable ? fmt::format("make it with 'strata image build {}'", name)
+                        : !near.empty()
+                            ? fmt::format("did you mean '{}'?", near)
+                            : "'strata image list' shows what there is, or give --kernel")};
     }
     auto image = read_image(folder);
     if (!image) {
-        return std::move(image).error().context(fmt::format("image '{}' is damaged, build it again", name));
+        return std::move(image).error().context(
+            fmt::format("image '{}' is damaged, build it again", name));
     }
     return image;
 }
@@ -136,7 +145,8 @@ Result<ImageDraft> ImageDraft::begin(std::string_view name, bool replace) {
     const std::string target = fmt::format("{}/{}", store, name);
     if (!replace && fs::exists(target, code)) {
         return Error{ErrorKind::AlreadyExists,
-                     fmt::format("image '{}' exists already in {}: use --replace to build it anew", name, store)};
+                     fmt::format("image '{}' exists already in {}: use --replace to build it anew",
+                                 name, store)};
     }
     std::string folder = store + "/.build-XXXXXX";
     if (mkdtemp(folder.data()) == nullptr) {
@@ -149,7 +159,9 @@ Result<ImageDraft> ImageDraft::begin(std::string_view name, bool replace) {
 }
 
 ImageDraft::ImageDraft(ImageDraft&& other) noexcept
-    : folder_(std::exchange(other.folder_, "")), target_(std::move(other.target_)), replace_(other.replace_) {}
+    : folder_(std::exchange(other.folder_, "")),
+      target_(std::move(other.target_)),
+      replace_(other.replace_) {}
 
 ImageDraft::~ImageDraft() {
     if (!folder_.empty()) {
@@ -159,8 +171,12 @@ ImageDraft::~ImageDraft() {
 }
 
 Result<> ImageDraft::commit(const Image& image) {
-    const api::Json json{{"name", image.name},     {"description", image.description}, {"kernel", image.kernel},
-                         {"initrd", image.initrd}, {"append", image.append},           {"disks", image.disks},
+    const api::Json json{{"name", image.name},
+                         {"description", image.description},
+                         {"kernel", image.kernel},
+                         {"initrd", image.initrd},
+                         {"append", image.append},
+                         {"disks", image.disks},
                          {"memory_bytes", image.memory_bytes}};
     STRATA_TRY_VOID(write_file(folder_ + "/image.json", api::dump_json_pretty(json)));
     std::error_code code;
@@ -212,7 +228,8 @@ Result<std::string> read_file(const std::string& path, std::size_t limit) {
         }
         text.append(chunk.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
         if (text.size() > limit) {
-            return Error{ErrorKind::Failed, fmt::format("'{}' is larger than {}", path, format_size(limit))};
+            return Error{ErrorKind::Failed,
+                         fmt::format("'{}' is larger than {}", path, format_size(limit))};
         }
     }
 }

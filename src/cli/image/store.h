@@ -1,7 +1,8 @@
 // Image store: named images on this machine, one folder each.
 //
-// A folder holds image.json (what `strata run NAME` needs to know) and the files it names. Images are built in a hidden folder beside the
-// others and renamed into place when complete, so a half-made image is never seen.
+// A folder holds image.json (what `strata run NAME` needs to know) and the files it names. Images
+// are built in a hidden folder beside the others and renamed into place when complete, so a
+// half-made image is never seen.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ struct Image {
     std::string folder;              ///< where it lies; not in the file
 };
 
-/// $STRATA_IMAGES, or /var/lib/strata/images for root, or $XDG_DATA_HOME/strata/images (~/.local/share/…).
+/// $STRATA_IMAGES, or /var/lib/strata/images for root, or $XDG_DATA_HOME/strata/images
+/// (~/.local/share/…).
 std::string store_folder();
 
 /// The names of all complete images, sorted.

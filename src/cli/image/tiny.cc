@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxFile = 64U << 20;
 
-// The drivers of the paravirtual devices, a disk's file system, and what they need in turn; below lib/modules/VERSION/kernel/.
+// The drivers of the paravirtual devices, a disk's file system, and what they need in turn; below
+// lib/modules/VERSION/kernel/.
 constexpr std::array<std::string_view, 24> kModules = {
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
@@ -49,15 +50,19 @@ constexpr std::array<std::string_view, 24> kModules = {
 
 // The package that linux-image-amd64 stands for at the moment, "linux-image-6.1.0-…-amd64".
 Result<std::string> current_kernel_package() {
-    auto text = run_package_tool({.words = {"apt-cache", "show", "--no-all-versions", "linux-image-amd64"}});
+    auto text = run_package_tool(
+        {.words = {"apt-cache", "show", "--no-all-versions", "linux-image-amd64"}});
     if (!text) {
-        return std::move(text).error().context("looking up Debian's kernel package (is apt-get update due?)");
+        return std::move(text).error().context(
+            "looking up Debian's kernel package (is apt-get update due?)");
     }
     constexpr std::string_view kPrefix = "linux-image-";
     const auto depends = text->find("\nDepends: ");
-    const auto start = depends == std::string::npos ? std::string::npos : text->find(kPrefix, depends);
+    const auto start =
+        depends == std::string::npos ? std::string::npos : text->find(kPrefix, depends);
     if (start == std::string::npos) {
-        return Error{ErrorKind::NotFound, "apt knows no linux-image-amd64: run apt-get update on a Debian system"};
+        return Error{ErrorKind::NotFound,
+                     "apt knows no linux-image-amd64: run apt-get update on a Debian system"};
     }
     return text->substr(start, text->find_first_of(" ,\n", start) - start);
 }
@@ -65,7 +70,8 @@ Result<std::string> current_kernel_package() {
 // The one file in `folder` whose name begins with `prefix`.
 Result<std::string> only_file(const std::string& folder, std::string_view prefix) {
     std::error_code code;
-    for (fs::directory_iterator place(folder, code), end; !code && place != end; place.increment(code)) {
+    for (fs::directory_iterator place(folder, code), end; !code && place != end;
+         place.increment(code)) {
         if (place->path().filename().string().starts_with(prefix)) {
             return place->path().string();
         }
@@ -73,9 +79,12 @@ Result<std::string> only_file(const std::string& folder, std::string_view prefix
     return Error{ErrorKind::NotFound, fmt::format("no {}… in '{}'", prefix, folder)};
 }
 
-Result<std::string> fetch(const std::string& folder, const std::string& package, const Progress& progress) {
+Result<std::string> fetch(const std::string& folder, const std::string& package,
+                          const Progress& progress) {
     progress(fmt::format("fetching package {}", package));
-    auto done = run_package_tool({.words = {"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package}, .folder = folder});
+    auto done = run_package_tool(
+        {.words = {"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package},
+         .folder = folder});
     if (!done) {
         return std::move(done).error().context(fmt::format("fetching package {}", package));
     }
@@ -83,10 +92,12 @@ Result<std::string> fetch(const std::string& folder, const std::string& package,
 }
 
 // Unpacks `members` of a package into `target`.
-Result<> unpack(const std::string& package, const std::string& target, const std::vector<std::string>& members) {
+Result<> unpack(const std::string& package, const std::string& target,
+                const std::vector<std::string>& members) {
     // Positional parameters keep every name a word, whatever is in it.
-    std::vector<std::string> words = {"sh", "-ec", R"(p=$1; t=$2; shift 2; dpkg-deb --fsys-tarfile "$p" | tar -x -C "$t" "$@")", "sh",
-                                      package, target};
+    std::vector<std::string> words = {
+        "sh", "-ec",   R"(p=$1; t=$2; shift 2; dpkg-deb --fsys-tarfile "$p" | tar -x -C "$t" "$@")",
+        "sh", package, target};
     words.insert(words.end(), members.begin(), members.end());
     auto done = run_package_tool({.words = words});
     if (!done) {
@@ -107,14 +118,16 @@ Result<> index_modules(const std::string& root, const std::string& version) {
 Result<> add_tree(CpioWriter& archive, const std::string& root, const std::string& below) {
     std::vector<fs::path> files;
     std::error_code code;
-    for (fs::recursive_directory_iterator place(root + "/" + below, code), end; !code && place != end; place.increment(code)) {
+    for (fs::recursive_directory_iterator place(root + "/" + below, code), end;
+         !code && place != end; place.increment(code)) {
         if (place->is_regular_file(code)) {
             files.push_back(place->path());
         }
     }
     std::sort(files.begin(), files.end());
     for (const fs::path& path : files) {
-        archive.file(fs::relative(path, root, code).string(), STRATA_TRY(read_file(path.string(), kMaxFile)));
+        archive.file(fs::relative(path, root, code).string(),
+                     STRATA_TRY(read_file(path.string(), kMaxFile)));
     }
     return ok();
 }

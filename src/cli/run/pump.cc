@@ -1,15 +1,14 @@
 // Pump: one chunk, two watches.
 #include "cli/run/pump.h"
 
-#include <fcntl.h>
-#include <sys/epoll.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace strata::cli {
 namespace {
@@ -17,7 +16,8 @@ namespace {
 constexpr std::size_t kChunk = 4096;
 
 // True with a watch; false if epoll cannot watch such a file.
-Result<bool> try_watch(io::EventLoop& loop, int fd, std::uint32_t events, std::function<void(std::uint32_t)> callback,
+Result<bool> try_watch(io::EventLoop& loop, int fd, std::uint32_t events,
+                       std::function<void(std::uint32_t)> callback,
                        std::optional<io::EventLoop::WatchId>& watch) {
     auto id = loop.watch(fd, events, std::move(callback));
     if (id) {
@@ -43,7 +43,8 @@ Pump::~Pump() {
 }
 
 Result<> Pump::start() {
-    source_pollable_ = STRATA_TRY(try_watch(loop_, source_.get(), EPOLLIN, [this](std::uint32_t) { fill(); }, source_watch_));
+    source_pollable_ = STRATA_TRY(try_watch(
+        loop_, source_.get(), EPOLLIN, [this](std::uint32_t) { fill(); }, source_watch_));
     schedule();
     return ok();
 }
@@ -116,7 +117,8 @@ void Pump::drain() {
 void Pump::schedule() {
     const bool holding = !chunk_.empty();
     if (source_watch_) {
-        (void)loop_.change(*source_watch_, holding ? 0U : static_cast<std::uint32_t>(EPOLLIN));  // the watch exists
+        (void)loop_.change(*source_watch_,
+                           holding ? 0U : static_cast<std::uint32_t>(EPOLLIN));  // the watch exists
     } else if (source_.valid() && !source_pollable_ && !holding) {
         loop_.post([this, alive = alive_] {
             if (*alive) {
@@ -125,7 +127,8 @@ void Pump::schedule() {
         });
     }
     if (sink_watch_) {
-        (void)loop_.change(*sink_watch_, holding ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);  // the watch exists
+        (void)loop_.change(
+            *sink_watch_, holding ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);  // the watch exists
     }
 }
 
@@ -158,10 +161,11 @@ void Pump::close_sink() {
 }
 
 Result<UniqueFd> private_duplicate(int fd, int access) {
-    struct stat status{};
+    struct stat status {};
     if (fstat(fd, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode))) {
         // A new open file description has its own O_NONBLOCK flag.
-        UniqueFd own(open(fmt::format("/proc/self/fd/{}", fd).c_str(), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+        UniqueFd own(open(fmt::format("/proc/self/fd/{}", fd).c_str(),
+                          access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
         if (own.valid()) {
             return own;
         }

@@ -1,7 +1,8 @@
 // Pump: bytes from one descriptor to another on an EventLoop, at the pace of the slower one.
 //
-// At most one chunk is in flight: the source is read only when the chunk before it was taken, so nothing grows. Descriptors that epoll
-// cannot watch (regular files) count as always ready. All calls on the loop's thread; destroy it there.
+// At most one chunk is in flight: the source is read only when the chunk before it was taken, so
+// nothing grows. Descriptors that epoll cannot watch (regular files) count as always ready. All
+// calls on the loop's thread; destroy it there.
 #pragma once
 
 #include <functional>
@@ -18,9 +19,9 @@ namespace strata::cli {
 class Pump {
   public:
     struct Hooks {
-        std::function<void(std::string&)> filter;   ///< may look at and shorten each chunk
-        std::function<void()> on_source_closed;     ///< once, when the last chunk was taken
-        std::function<void()> on_sink_closed;       ///< once per sink
+        std::function<void(std::string&)> filter;  ///< may look at and shorten each chunk
+        std::function<void()> on_source_closed;    ///< once, when the last chunk was taken
+        std::function<void()> on_sink_closed;      ///< once per sink
     };
     /// `lossy`: what the sink cannot take at once is dropped instead of holding up the source.
     Pump(io::EventLoop& loop, UniqueFd source, Hooks hooks, bool lossy = false);
@@ -52,7 +53,8 @@ class Pump {
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
-/// A descriptor for what `fd` is open on, not blocking where that is possible without changing `fd` for other processes that share it.
+/// A descriptor for what `fd` is open on, not blocking where that is possible without changing `fd`
+/// for other processes that share it.
 Result<UniqueFd> private_duplicate(int fd, int access);
 
 }  // namespace strata::cli

@@ -1,15 +1,14 @@
 // Pump tests: pace, loss where it is allowed, endings.
 #include "cli/run/pump.h"
 
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <array>
 #include <csignal>
 #include <string>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace strata::cli {
 namespace {
@@ -20,7 +19,8 @@ struct Ends {
     UniqueFd a, b;
     Ends() {
         std::array<int, 2> ends{};
-        EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()), 0);
+        EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()),
+                  0);
         a.reset(ends[0]);
         b.reset(ends[1]);
     }

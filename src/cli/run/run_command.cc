@@ -1,12 +1,11 @@
 // strata run: options to a MachineConfig, files opened, then a session.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <array>
 #include <string>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "api/option_text.h"
 #include "base/text.h"
@@ -23,43 +22,67 @@ constexpr std::uint64_t kMaxStopGrace = 24ULL * 3600;
 constexpr std::uint64_t kMaxTimeout = 100ULL * 365 * 24 * 3600;
 
 constexpr std::array kPositionals = {
-    Positional{"IMAGE", "An image of the store (strata image list). Without one, give --kernel.", false, Completes::Images, ""}};
+    Positional{"IMAGE", "An image of the store (strata image list). Without one, give --kernel.",
+               false, Completes::Images, ""}};
 
 constexpr std::array kOptions = {
     Option{"--engine", 'e', "auto|kvm|soft",
-           "What runs the guest's code. auto (default): KVM if this host's runs a probe guest well, otherwise the software CPU.",
+           "What runs the guest's code. auto (default): KVM if this host's runs a probe guest "
+           "well, otherwise the software CPU.",
            Completes::Choices},
-    Option{"--cpu", 0, "MODEL", "CPU model: host (default), x86-64-v1 to x86-64-v4; then +flag or -flag, e.g. x86-64-v3,-avx2."},
+    Option{"--cpu", 0, "MODEL",
+           "CPU model: host (default), x86-64-v1 to x86-64-v4; then +flag or -flag, e.g. "
+           "x86-64-v3,-avx2."},
     Option{"--cpus", 'c', "N", "Virtual CPUs (default 1), or sockets=,cores=,threads=."},
-    Option{"--memory", 'm', "SIZE", "Memory, e.g. 512M or 4G (default 1G, or what the image asks for); a bare number is MiB."},
-    Option{"--kernel", 'k', "FILE", "A Linux bzImage, a PVH or a multiboot ELF; replaces the image's kernel and initrd.",
+    Option{
+        "--memory", 'm', "SIZE",
+        "Memory, e.g. 512M or 4G (default 1G, or what the image asks for); a bare number is MiB."},
+    Option{"--kernel", 'k', "FILE",
+           "A Linux bzImage, a PVH or a multiboot ELF; replaces the image's kernel and initrd.",
            Completes::Files},
     Option{"--initrd", 0, "FILE", "The initial RAM disk.", Completes::Files},
     Option{"--kernel-entry", 0, "auto|decompress|stub",
-           "Who unpacks a bzImage. auto (default): Strata before the start, which is quicker; where it cannot, the kernel's own stub.",
+           "Who unpacks a bzImage. auto (default): Strata before the start, which is quicker; "
+           "where it cannot, the kernel's own stub.",
            Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{"--disk", 'd', "FILE[,format=raw|qcow2][,readonly][,follow][,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
-           "A disk (virtio), after the image's own. follow: open the backing files that it names, only if it is trusted. "
-           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; -max, -max-length: bursts; limit-group=NAME: together). "
-           "werror: what a failed write does (enospc: a full host disk pauses the machine, other errors are the guest's).", Completes::Files, true},
+    Option{"--disk", 'd',
+           "FILE[,format=raw|qcow2][,readonly][,follow][,iops=N][,bps=SIZE][,werror=enospc|report|"
+           "stop|ignore]",
+           "A disk (virtio), after the image's own. follow: open the backing files that it names, "
+           "only if it is trusted. "
+           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
+           "-max, -max-length: bursts; limit-group=NAME: together). "
+           "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
+           "errors are the guest's).",
+           Completes::Files, true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
-           "Network. user (default): behind this host, needs no rights; forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
+           "Network. user (default): behind this host, needs no rights; "
+           "forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
            Completes::Nothing, true},
     Option{"--serial", 0, "stdio|pty|file:PATH|unix:PATH|none",
-           "Where the first serial port (ttyS0) leads: stdio unless the console has the terminal.", Completes::Choices},
+           "Where the first serial port (ttyS0) leads: stdio unless the console has the terminal.",
+           Completes::Choices},
     Option{"--console", 0, "stdio|pty|file:PATH|unix:PATH|none",
-           "Where a paravirtual console (hvc0) leads; none (default): the machine has none. Faster than the serial port; tell the "
+           "Where a paravirtual console (hvc0) leads; none (default): the machine has none. Faster "
+           "than the serial port; tell the "
            "guest with --append console=hvc0.",
            Completes::Choices},
     Option{"--no-reboot", 0, "", "A reset of the guest ends the run."},
     Option{"--stop-grace", 0, "SECONDS",
-           "At Ctrl-], SIGINT or SIGTERM the guest's power button is pressed; it has so long to power off (default 30; 0: it is not asked)."},
-    Option{"--timeout", 't', "SECONDS", "Stop the machine after so long; the exit status is then 7."},
+           "At Ctrl-], SIGINT or SIGTERM the guest's power button is pressed; it has so long to "
+           "power off (default 30; 0: it is not asked)."},
+    Option{"--timeout", 't', "SECONDS",
+           "Stop the machine after so long; the exit status is then 7."},
     Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
-    Option{"--debug-exit", 0, "", "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
-    Option{"--profile", 0, "FILE", "Soft engine: at the end, which guest code ran how often; tools/perf_blocks.py brings it together with perf.", Completes::Files},
-    Option{"--interpret-only", 0, "", "Soft engine without its translator. For finding faults in it."},
+    Option{"--debug-exit", 0, "",
+           "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
+    Option{"--profile", 0, "FILE",
+           "Soft engine: at the end, which guest code ran how often; tools/perf_blocks.py brings "
+           "it together with perf.",
+           Completes::Files},
+    Option{"--interpret-only", 0, "",
+           "Soft engine without its translator. For finding faults in it."},
 };
 
 /// What the options and the image say together, files open.
@@ -78,7 +101,7 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
     if (!fd.valid()) {
         return Error::from_errno(fmt::format("{} '{}'", what, path));
     }
-    struct stat status{};
+    struct stat status {};
     if (fstat(fd.get(), &status) != 0) {
         return Error::from_errno(fmt::format("{} '{}'", what, path));
     }
@@ -86,7 +109,8 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
         return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': not a file", what, path)};
     }
     if (S_ISREG(status.st_mode) && status.st_size == 0) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': the file is empty", what, path)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("{} '{}': the file is empty", what, path)};
     }
     return fd;
 }
@@ -99,7 +123,8 @@ Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::s
 
 // The VMM takes the disk's lock, on the same open file.
 Result<> open_disk(Plan& plan, api::DiskConfig disk) {
-    UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", disk.read_only ? O_RDONLY : O_RDWR));
+    UniqueFd fd =
+        STRATA_TRY(open_checked(disk.file.name, "disk", disk.read_only ? O_RDONLY : O_RDWR));
     disk.file.fd = plan.add(std::move(fd));
     plan.request.config.disks.push_back(std::move(disk));
     return ok();
@@ -112,13 +137,18 @@ Result<> apply_image(Plan& plan, std::string_view name, bool own_kernel) {
     config.append = image.append;
     config.memory_bytes = image.memory_bytes != 0 ? image.memory_bytes : config.memory_bytes;
     if (!own_kernel && !image.kernel.empty()) {
-        STRATA_TRY_VOID(open_file(plan, config.kernel, "kernel", image.folder + "/" + image.kernel));
+        STRATA_TRY_VOID(
+            open_file(plan, config.kernel, "kernel", image.folder + "/" + image.kernel));
         if (!image.initrd.empty()) {
-            STRATA_TRY_VOID(open_file(plan, config.initrd, "initrd", image.folder + "/" + image.initrd));
+            STRATA_TRY_VOID(
+                open_file(plan, config.initrd, "initrd", image.folder + "/" + image.initrd));
         }
     }
     for (const std::string& disk : image.disks) {
-        STRATA_TRY_VOID(open_disk(plan, {.file = {.name = image.folder + "/" + disk, .fd = api::kNoFile}, .format = "raw", .read_only = false}));
+        STRATA_TRY_VOID(
+            open_disk(plan, {.file = {.name = image.folder + "/" + disk, .fd = api::kNoFile},
+                             .format = "raw",
+                             .read_only = false}));
     }
     return ok();
 }
@@ -146,7 +176,8 @@ Result<> apply_boot(const Arguments& arguments, Plan& plan) {
     api::MachineConfig& config = plan.request.config;
     if (const auto path = arguments.value("--profile")) {
         config.profile.name = *path;
-        UniqueFd fd(open(config.profile.name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
+        UniqueFd fd(open(config.profile.name.c_str(),
+                         O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
         if (!fd.valid()) {
             return Error::from_errno(fmt::format("profile '{}'", *path));
         }
@@ -165,18 +196,23 @@ Result<> apply_boot(const Arguments& arguments, Plan& plan) {
         config.append += fmt::format("{}{}", config.append.empty() ? "" : " ", *text);
     }
     if (config.kernel.fd == api::kNoFile) {
-        return Error{ErrorKind::InvalidArgument, "nothing to boot: name an image (strata image list) or give --kernel FILE"};
+        return Error{ErrorKind::InvalidArgument,
+                     "nothing to boot: name an image (strata image list) or give --kernel FILE"};
     }
     return ok();
 }
 
-// One of serial port and console has this terminal: the serial port, unless the console asks for it.
+// One of serial port and console has this terminal: the serial port, unless the console asks for
+// it.
 Result<> apply_terminal(const Arguments& arguments, SessionRequest& request) {
-    request.console = STRATA_TRY(api::parse_serial("--console", arguments.value("--console").value_or("none")));
+    request.console =
+        STRATA_TRY(api::parse_serial("--console", arguments.value("--console").value_or("none")));
     const bool taken = request.console.kind == api::SerialKind::Stdio;
-    request.serial = STRATA_TRY(api::parse_serial("--serial", arguments.value("--serial").value_or(taken ? "none" : "stdio")));
+    request.serial = STRATA_TRY(api::parse_serial(
+        "--serial", arguments.value("--serial").value_or(taken ? "none" : "stdio")));
     if (taken && request.serial.kind == api::SerialKind::Stdio) {
-        return Error{ErrorKind::InvalidArgument, "--serial stdio and --console stdio: only one of them can have the terminal"};
+        return Error{ErrorKind::InvalidArgument,
+                     "--serial stdio and --console stdio: only one of them can have the terminal"};
     }
     return ok();
 }
@@ -191,7 +227,8 @@ Result<> apply_devices(const Arguments& arguments, Plan& plan) {
     }
     for (const std::string_view text : arguments.values("--net")) {
         if (text == "none" && arguments.values("--net").size() > 1) {
-            return Error{ErrorKind::InvalidArgument, "--net none cannot stand beside another --net"};
+            return Error{ErrorKind::InvalidArgument,
+                         "--net none cannot stand beside another --net"};
         }
         STRATA_TRY_VOID(api::parse_net(text, plan.request.config.nets));
     }
@@ -224,10 +261,12 @@ Result<> apply_run(const Arguments& arguments, Plan& plan) {
 
 Result<int> run(const Arguments& arguments) {
     Plan plan;
-    STRATA_TRY_VOID(apply_processor(arguments, plan.request.config));  // cheap mistakes first, before files are opened
+    STRATA_TRY_VOID(apply_processor(
+        arguments, plan.request.config));  // cheap mistakes first, before files are opened
     if (const auto image = arguments.positional(0)) {
         STRATA_TRY_VOID(apply_image(plan, *image, arguments.flag("--kernel")));
-        STRATA_TRY_VOID(apply_processor(arguments, plan.request.config));  // what was asked for overrides the image
+        STRATA_TRY_VOID(apply_processor(
+            arguments, plan.request.config));  // what was asked for overrides the image
     }
     STRATA_TRY_VOID(apply_run(arguments, plan));
     STRATA_TRY_VOID(apply_devices(arguments, plan));
@@ -242,16 +281,22 @@ const Command kRunCommand = {
     .name = "run",
     .summary = "Run a virtual machine until it powers off",
     .description =
-        "Boots an image, or a kernel of your own, and connects its first serial port to this terminal. The machine lives in a\n"
-        "process of its own and ends with this command: by the guest's poweroff, by Ctrl-] or a signal (twice if the guest listens to its\n"
-        "power button and takes its time), or when the terminal is closed. A line on standard error says which engine runs it and why (--quiet: not). Disks are changed in place.\n"
-        "Exit status: 0 the guest powered off, 7 the time limit passed, 10 it panicked or triple-faulted; others as for every command.",
+        "Boots an image, or a kernel of your own, and connects its first serial port to this "
+        "terminal. The machine lives in a\n"
+        "process of its own and ends with this command: by the guest's poweroff, by Ctrl-] or a "
+        "signal (twice if the guest listens to its\n"
+        "power button and takes its time), or when the terminal is closed. A line on standard "
+        "error says which engine runs it and why (--quiet: not). Disks are changed in place.\n"
+        "Exit status: 0 the guest powered off, 7 the time limit passed, 10 it panicked or "
+        "triple-faulted; others as for every command.",
     .positionals = kPositionals,
     .options = kOptions,
-    .examples = "  strata run tiny --cpus 2 --memory 512M\n"
-                "  strata run debian:12 --net user,forward=tcp:2222:22\n"
-                "  strata run --kernel bzImage --initrd initrd.img --append 'console=ttyS0' --disk root.raw,readonly\n"
-                "  strata run tiny --engine soft --append strata.selfcheck --timeout 300 </dev/null",
+    .examples =
+        "  strata run tiny --cpus 2 --memory 512M\n"
+        "  strata run debian:12 --net user,forward=tcp:2222:22\n"
+        "  strata run --kernel bzImage --initrd initrd.img --append 'console=ttyS0' --disk "
+        "root.raw,readonly\n"
+        "  strata run tiny --engine soft --append strata.selfcheck --timeout 300 </dev/null",
     .run = run,
 };
 

@@ -1,19 +1,18 @@
 // SerialLink: the four targets.
 #include "cli/run/serial_link.h"
 
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
-
-#include <array>
-#include <cstdlib>
-#include <cstring>
-
-#include <fmt/format.h>
 
 namespace strata::cli {
 namespace {
@@ -32,7 +31,8 @@ Result<sockaddr_un> unix_address(std::string_view option, const std::string& pat
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{} unix:{}: the path is too long for a socket", option, path)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("{} unix:{}: the path is too long for a socket", option, path)};
     }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     return address;
@@ -61,19 +61,26 @@ SerialLink::~SerialLink() {
     }
 }
 
-Result<std::unique_ptr<SerialLink>> SerialLink::create(io::EventLoop& loop, const api::SerialTarget& target, Hooks hooks,
+Result<std::unique_ptr<SerialLink>> SerialLink::create(io::EventLoop& loop,
+                                                       const api::SerialTarget& target, Hooks hooks,
                                                        UniqueFd& guest_end) {
     std::array<int, 2> ends{};
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) != 0) {
         return Error::from_errno("socketpair");
     }
     guest_end.reset(ends[1]);
-    std::unique_ptr<SerialLink> link(new SerialLink(loop, target.option, std::move(hooks), UniqueFd(ends[0])));
-    // Who comes and goes at a pty or a socket may miss something; nothing waits for them, and their leaving is no loss.
-    const bool visitors = target.kind == api::SerialKind::Pty || target.kind == api::SerialKind::Unix;
+    std::unique_ptr<SerialLink> link(
+        new SerialLink(loop, target.option, std::move(hooks), UniqueFd(ends[0])));
+    // Who comes and goes at a pty or a socket may miss something; nothing waits for them, and their
+    // leaving is no loss.
+    const bool visitors =
+        target.kind == api::SerialKind::Pty || target.kind == api::SerialKind::Unix;
     link->output_ = std::make_unique<Pump>(
         loop, STRATA_TRY(duplicate(link->link_.get())),
-        Pump::Hooks{{}, link->hooks_.on_guest_closed, visitors ? std::function<void()>() : link->hooks_.on_output_lost}, visitors);
+        Pump::Hooks{{},
+                    link->hooks_.on_guest_closed,
+                    visitors ? std::function<void()>() : link->hooks_.on_output_lost},
+        visitors);
     switch (target.kind) {
         case api::SerialKind::None:
             break;
@@ -94,8 +101,10 @@ Result<std::unique_ptr<SerialLink>> SerialLink::create(io::EventLoop& loop, cons
     return link;
 }
 
-Result<> SerialLink::connect_input(UniqueFd source, std::function<void(std::string&)> filter, std::function<void()> closed) {
-    input_ = std::make_unique<Pump>(loop_, std::move(source), Pump::Hooks{std::move(filter), std::move(closed), {}});
+Result<> SerialLink::connect_input(UniqueFd source, std::function<void(std::string&)> filter,
+                                   std::function<void()> closed) {
+    input_ = std::make_unique<Pump>(loop_, std::move(source),
+                                    Pump::Hooks{std::move(filter), std::move(closed), {}});
     UniqueFd sink = STRATA_TRY(duplicate(link_.get()));
     STRATA_TRY_VOID(input_->set_sink(std::move(sink)));
     return input_->start();
@@ -117,7 +126,8 @@ Result<> SerialLink::open_stdio() {
         }
     }
     // The end of piped input is no reason to end the guest.
-    return connect_input(STRATA_TRY(private_duplicate(STDIN_FILENO, O_RDONLY)), std::move(filter), {});
+    return connect_input(STRATA_TRY(private_duplicate(STDIN_FILENO, O_RDONLY)), std::move(filter),
+                         {});
 }
 
 Result<> SerialLink::open_pty() {
@@ -127,7 +137,8 @@ Result<> SerialLink::open_pty() {
         ptsname_r(master.get(), name.data(), name.size()) != 0) {
         return Error::from_errno("opening a pseudo-terminal");
     }
-    // Our own hold on the other side: without one, the master reports a hang-up until somebody opens it.
+    // Our own hold on the other side: without one, the master reports a hang-up until somebody
+    // opens it.
     kept_.reset(open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC));
     termios settings{};
     if (!kept_.valid() || tcgetattr(kept_.get(), &settings) != 0) {
@@ -152,14 +163,16 @@ Result<> SerialLink::open_file(const std::string& path) {
 Result<> SerialLink::listen_at(const std::string& path) {
     const sockaddr_un address = STRATA_TRY(unix_address(option_, path));
     if (is_served(address)) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("{} unix:{}: another program is listening there", option_, path)};
+        return Error{ErrorKind::AlreadyExists,
+                     fmt::format("{} unix:{}: another program is listening there", option_, path)};
     }
-    struct stat status{};
+    struct stat status {};
     if (lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode)) {
         (void)unlink(path.c_str());  // a left-over socket; bind reports if it is still there
     }
     kept_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!kept_.valid() || bind(kept_.get(), as_sockaddr(address), sizeof address) != 0 || listen(kept_.get(), 1) != 0) {
+    if (!kept_.valid() || bind(kept_.get(), as_sockaddr(address), sizeof address) != 0 ||
+        listen(kept_.get(), 1) != 0) {
         return Error::from_errno(fmt::format("{} unix socket '{}'", option_, path));
     }
     unlink_ = path;
@@ -168,7 +181,8 @@ Result<> SerialLink::listen_at(const std::string& path) {
 
 Result<> SerialLink::open_unix(const std::string& path) {
     STRATA_TRY_VOID(listen_at(path));
-    listen_watch_ = STRATA_TRY(loop_.watch(kept_.get(), EPOLLIN, [this](std::uint32_t) { accept_client(); }));
+    listen_watch_ =
+        STRATA_TRY(loop_.watch(kept_.get(), EPOLLIN, [this](std::uint32_t) { accept_client(); }));
     listening_ = true;
     announcement_ = fmt::format("{} on socket {}", what(), path);
     return ok();

@@ -1,19 +1,18 @@
 // Session: the event loop of `strata run`.
 #include "cli/run/session.h"
 
-#include <fcntl.h>
-#include <sys/epoll.h>
-#include <sys/ioctl.h>
-#include <sys/signalfd.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <climits>
 #include <csignal>
 #include <memory>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "api/vmm_protocol.h"
 #include "cli/output.h"
@@ -56,7 +55,8 @@ class SignalWatch {
     /// The next signal's number, or 0.
     [[nodiscard]] int take() const {
         signalfd_siginfo info{};
-        return read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
+        return read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo)
+                                                                  : 0;
     }
 
   private:
@@ -96,7 +96,8 @@ std::optional<winsize> terminal_size() {
 
 class Session {
   public:
-    explicit Session(SessionRequest request, io::EventLoop& loop) : request_(std::move(request)), loop_(loop) {}
+    explicit Session(SessionRequest request, io::EventLoop& loop)
+        : request_(std::move(request)), loop_(loop) {}
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
     ~Session();
@@ -107,7 +108,8 @@ class Session {
 
   private:
     Result<> watch_all();
-    /// Makes a link to `target`, and gives the VMM's end a place among the descriptors; kNoFile for no target.
+    /// Makes a link to `target`, and gives the VMM's end a place among the descriptors; kNoFile for
+    /// no target.
     Result<std::int64_t> open_link(const api::SerialTarget& target);
     Result<> start_vmm();
     Result<> send_start();
@@ -141,12 +143,12 @@ class Session {
     std::optional<io::EventLoop::WatchId> control_watch_, words_watch_;
 
     bool started_ = false;
-    bool waiting_ = false;                ///< for the host: the VMM tries again from time to time
-    bool asked_ = false;                  ///< the guest's power button was pressed
-    std::optional<Error> ask_reason_;     ///< as stop_reason_, of the asking
+    bool waiting_ = false;             ///< for the host: the VMM tries again from time to time
+    bool asked_ = false;               ///< the guest's power button was pressed
+    std::optional<Error> ask_reason_;  ///< as stop_reason_, of the asking
     bool stopping_ = false;
-    bool left_ = false;                   ///< Ctrl-]
-    std::optional<Error> stop_reason_;    ///< why we stopped it; none: Ctrl-]
+    bool left_ = false;                 ///< Ctrl-]
+    std::optional<Error> stop_reason_;  ///< why we stopped it; none: Ctrl-]
     std::optional<api::VmmEvent> exited_;
     std::optional<host::ExitState> vmm_end_;
 };
@@ -167,13 +169,15 @@ Result<> Session::start() {
     signals_ = STRATA_TRY(SignalWatch::create());
     request_.config.serial_fd = STRATA_TRY(open_link(request_.serial));
     request_.config.console.fd = STRATA_TRY(open_link(request_.console));
-    if (const auto size = terminal_size(); size && request_.console.kind == api::SerialKind::Stdio) {
+    if (const auto size = terminal_size();
+        size && request_.console.kind == api::SerialKind::Stdio) {
         request_.config.console.columns = size->ws_col;
         request_.config.console.rows = size->ws_row;
     }
     STRATA_TRY_VOID(start_vmm());
     STRATA_TRY_VOID(watch_all());
-    if (request_.serial.kind == api::SerialKind::Stdio || request_.console.kind == api::SerialKind::Stdio) {
+    if (request_.serial.kind == api::SerialKind::Stdio ||
+        request_.console.kind == api::SerialKind::Stdio) {
         terminal_ = RawTerminal::enter(STDIN_FILENO);
     }
     for (const auto& link : links_) {
@@ -183,7 +187,9 @@ Result<> Session::start() {
     }
     if (request_.time_limit) {
         loop_.at(Clock::now() + *request_.time_limit, [this] {
-            stop(Error{ErrorKind::TimedOut, fmt::format("the machine was stopped after {} s (--timeout)", request_.time_limit->count())});
+            stop(Error{ErrorKind::TimedOut,
+                       fmt::format("the machine was stopped after {} s (--timeout)",
+                                   request_.time_limit->count())});
         });
     }
     return ok();
@@ -213,7 +219,10 @@ Result<std::int64_t> Session::open_link(const api::SerialTarget& target) {
 void Session::lost_output(const api::SerialTarget& target) {
     if (target.kind == api::SerialKind::File) {
         // A log that is full is no reason to end a machine.
-        say(fmt::format("{} file '{}' cannot be written: what the guest says from now on is dropped", target.option, target.path), true);
+        say(fmt::format(
+                "{} file '{}' cannot be written: what the guest says from now on is dropped",
+                target.option, target.path),
+            true);
         return;
     }
     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
@@ -249,14 +258,18 @@ Result<> Session::send_start() {
     start.operation = api::VmmOperation::Start;
     start.config = request_.config;
     STRATA_TRY_VOID(control_->send(api::dump_json(api::to_json(start)), fds));
-    request_.fds.clear();  // the VMM has its own now; ours would keep its end of the serial socket open
+    request_.fds
+        .clear();  // the VMM has its own now; ours would keep its end of the serial socket open
     return ok();
 }
 
 Result<> Session::watch_all() {
-    watches_.push_back(STRATA_TRY(loop_.watch(signals_->fd(), EPOLLIN, [this](std::uint32_t) { on_signal(); })));
-    control_watch_ = STRATA_TRY(loop_.watch(control_->fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
-    words_watch_ = STRATA_TRY(loop_.watch(vmm_words_.get(), EPOLLIN, [this](std::uint32_t) { on_vmm_words(); }));
+    watches_.push_back(
+        STRATA_TRY(loop_.watch(signals_->fd(), EPOLLIN, [this](std::uint32_t) { on_signal(); })));
+    control_watch_ =
+        STRATA_TRY(loop_.watch(control_->fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
+    words_watch_ = STRATA_TRY(
+        loop_.watch(vmm_words_.get(), EPOLLIN, [this](std::uint32_t) { on_vmm_words(); }));
     return ok();
 }
 
@@ -269,7 +282,8 @@ void Session::send_console_size() {
     request.operation = api::VmmOperation::ConsoleSize;
     request.columns = size->ws_col;
     request.rows = size->ws_row;
-    (void)control_->send(api::dump_json(api::to_json(request)));  // a VMM that has ended needs no size
+    (void)control_->send(
+        api::dump_json(api::to_json(request)));  // a VMM that has ended needs no size
 }
 
 // A line on standard error that looks right in raw mode too.
@@ -292,7 +306,8 @@ void Session::on_control() {
     auto json = api::parse_json((**packet).text);
     auto event = json ? api::vmm_event_from_json(*json) : Result<api::VmmEvent>(json.error());
     if (!event) {
-        stop(Error{ErrorKind::Failed, fmt::format("the VMM process sent nonsense: {}", event.error().text())});
+        stop(Error{ErrorKind::Failed,
+                   fmt::format("the VMM process sent nonsense: {}", event.error().text())});
         return;
     }
     on_event(*event);
@@ -300,12 +315,14 @@ void Session::on_control() {
 
 void Session::announce_start(const api::VmmEvent& event) {
     const std::string_view leave = terminal_ ? " Ctrl-] ends it." : "";
-    say(fmt::format("'{}' runs on the {} engine: {}.{}", request_.config.name, event.engine, event.reason, leave));
+    say(fmt::format("'{}' runs on the {} engine: {}.{}", request_.config.name, event.engine,
+                    event.reason, leave));
 }
 
 void Session::on_event(const api::VmmEvent& event) {
     if (request_.as_json) {
-        (void)dprintf(STDERR_FILENO, "%s\n", api::dump_json(api::to_json(event)).c_str());  // as every notice
+        (void)dprintf(STDERR_FILENO, "%s\n",
+                      api::dump_json(api::to_json(event)).c_str());  // as every notice
     }
     if (event.kind == api::VmmEvent::Kind::PowerButton) {
         on_power_button(event.heard);
@@ -340,17 +357,21 @@ void Session::on_signal() {
     } else if (number == SIGWINCH) {
         send_console_size();
     } else if (number == SIGCHLD) {
-        const auto ended = vmm_ && !vmm_end_ ? vmm_->wait_for(std::chrono::milliseconds(0)) : std::optional<host::ExitState>();
+        const auto ended = vmm_ && !vmm_end_ ? vmm_->wait_for(std::chrono::milliseconds(0))
+                                             : std::optional<host::ExitState>();
         if (ended && *ended) {
             vmm_end_ = **ended;
-            // What it said may still be on its way; a grandchild's hold on the sockets must not keep us.
+            // What it said may still be on its way; a grandchild's hold on the sockets must not
+            // keep us.
             loop_.at(Clock::now() + kDrainGrace, [this] { loop_.stop(); });
             finish_if_over();
         }
     } else if (number == SIGINT || number == SIGTERM) {
-        ask(Error{ErrorKind::Failed, fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
+        ask(Error{ErrorKind::Failed,
+                  fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
     } else if (number == SIGHUP) {
-        stop(Error{ErrorKind::Failed, fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
+        stop(Error{ErrorKind::Failed,
+                   fmt::format("the machine was stopped by SIG{}", sigabbrev_np(number))});
     }
 }
 
@@ -367,7 +388,8 @@ void Session::on_vmm_words() {
     std::size_t end = 0;
     while ((end = vmm_line_.find('\n')) != std::string::npos) {
         const std::string line = vmm_line_.substr(0, end) + (terminal_ ? "\r\n" : "\n");
-        (void)!write(STDERR_FILENO, line.data(), line.size());  // a closed standard error has no readers to miss it
+        (void)!write(STDERR_FILENO, line.data(),
+                     line.size());  // a closed standard error has no readers to miss it
         vmm_line_.erase(0, end + 1);
     }
 }
@@ -375,7 +397,8 @@ void Session::on_vmm_words() {
 void Session::tell(api::VmmOperation operation) {
     api::VmmRequest request;
     request.operation = operation;
-    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill after stop().
+    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill
+    // after stop().
     (void)control_->send(api::dump_json(api::to_json(request)));
 }
 
@@ -390,7 +413,8 @@ void Session::ask(std::optional<Error> why) {
     tell(api::VmmOperation::PowerButton);
     loop_.at(Clock::now() + request_.stop_grace, [this] {
         if (!stopping_ && !exited_) {
-            say(fmt::format("the guest has not powered off within {} s", request_.stop_grace.count()));
+            say(fmt::format("the guest has not powered off within {} s",
+                            request_.stop_grace.count()));
             stop(std::move(ask_reason_));
         }
     });
@@ -400,8 +424,8 @@ void Session::on_power_button(bool heard) {
     if (!heard) {
         stop(std::move(ask_reason_));
     } else if (!stopping_ && !request_.as_json) {
-        say(fmt::format("the guest was asked to power off and has {} s; {} again ends it now", request_.stop_grace.count(),
-                        terminal_ ? "Ctrl-]" : "the same"));
+        say(fmt::format("the guest was asked to power off and has {} s; {} again ends it now",
+                        request_.stop_grace.count(), terminal_ ? "Ctrl-]" : "the same"));
     }
 }
 
@@ -411,8 +435,10 @@ void Session::on_waiting(const api::VmmEvent& event) {
         return;
     }
     if (waiting_) {
-        say(fmt::format("the machine is paused: {} (nothing is lost: it tries again every few seconds, and at once after 'kill -CONT {}')",
-                        event.reason, getpid()), true);
+        say(fmt::format("the machine is paused: {} (nothing is lost: it tries again every few "
+                        "seconds, and at once after 'kill -CONT {}')",
+                        event.reason, getpid()),
+            true);
     } else {
         say("the machine goes on", true);
     }

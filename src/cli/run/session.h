@@ -1,11 +1,14 @@
-// Session: one run of a machine, seen from the command line: the VMM process, serial port and console, the terminal, signals, the time limit.
+// Session: one run of a machine, seen from the command line: the VMM process, serial port and
+// console, the terminal, signals, the time limit.
 //
 //   starting -> running [-> asked] -> ending -> over
 //
-// `asked`: at the first Ctrl-], SIGINT or SIGTERM the guest's power button was pressed and it listens; it has the grace period to power off. `ending`
-// begins with the VMM's exited event, or when we tell it to stop (the second Ctrl-] or signal, the first if the guest does not listen, the end of
-// the grace period, SIGHUP, the time limit, standard output closed); it lasts until the VMM process is gone and its last serial output was passed on, but never longer than a few seconds: then the VMM is
-// killed. Everything happens on the calling thread's EventLoop.
+// `asked`: at the first Ctrl-], SIGINT or SIGTERM the guest's power button was pressed and it
+// listens; it has the grace period to power off. `ending` begins with the VMM's exited event, or
+// when we tell it to stop (the second Ctrl-] or signal, the first if the guest does not listen, the
+// end of the grace period, SIGHUP, the time limit, standard output closed); it lasts until the VMM
+// process is gone and its last serial output was passed on, but never longer than a few seconds:
+// then the VMM is killed. Everything happens on the calling thread's EventLoop.
 #pragma once
 
 #include <chrono>
@@ -26,11 +29,13 @@ struct SessionRequest {
     api::SerialTarget serial;
     api::SerialTarget console;
     std::optional<std::chrono::seconds> time_limit;
-    std::chrono::seconds stop_grace{0};  ///< how long a guest that was asked may take to power off; 0: it is not asked
-    bool as_json = false;       ///< events as JSON lines on standard error
+    std::chrono::seconds stop_grace{
+        0};  ///< how long a guest that was asked may take to power off; 0: it is not asked
+    bool as_json = false;  ///< events as JSON lines on standard error
 };
 
-/// Runs the machine to its end. Answers the exit status, or what went wrong (TimedOut for the time limit).
+/// Runs the machine to its end. Answers the exit status, or what went wrong (TimedOut for the time
+/// limit).
 Result<int> run_session(SessionRequest request);
 
 /// The program strata-vmm, which lies beside this one. NotFound if it does not.

@@ -1,20 +1,21 @@
 // RawTerminal: termios, and the handlers of last resort.
 #include "cli/run/terminal.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <csignal>
 
+#include <unistd.h>
+
 namespace strata::cli {
 namespace {
 
-constexpr std::array kFatalSignals = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGXCPU, SIGSYS};
+constexpr std::array kFatalSignals = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,
+                                      SIGABRT, SIGQUIT, SIGXCPU, SIGSYS};
 
 // What the handler needs; written before g_fd is (release), read after it (acquire).
-termios g_saved;                 // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
-std::atomic<int> g_fd{-1};       // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+termios g_saved;            // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+std::atomic<int> g_fd{-1};  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
 void restore_and_die(int number) {
     const int fd = g_fd.load(std::memory_order_acquire);
@@ -40,7 +41,7 @@ std::unique_ptr<RawTerminal> RawTerminal::enter(int fd) {
     }
     g_saved = saved;
     g_fd.store(fd, std::memory_order_release);
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_handler = restore_and_die;
     action.sa_flags = static_cast<int>(SA_RESETHAND);
     for (const int number : kFatalSignals) {

@@ -1,17 +1,19 @@
 // RawTerminal: the user's terminal in raw mode, and its way back whatever happens.
 //
-// Normal ends restore it in the destructor; fatal signals (a crash of ours) restore it in a handler. Only SIGKILL cannot.
+// Normal ends restore it in the destructor; fatal signals (a crash of ours) restore it in a
+// handler. Only SIGKILL cannot.
 #pragma once
 
-#include <termios.h>
-
 #include <memory>
+
+#include <termios.h>
 
 namespace strata::cli {
 
 class RawTerminal {
   public:
-    /// Raw mode on `fd`; nullptr if it is no terminal or we are not in its foreground. At most one exists.
+    /// Raw mode on `fd`; nullptr if it is no terminal or we are not in its foreground. At most one
+    /// exists.
     static std::unique_ptr<RawTerminal> enter(int fd);
     ~RawTerminal();
     RawTerminal(const RawTerminal&) = delete;

@@ -88,8 +88,12 @@ TEST_F(PmBlockTest, SavedStateContinuesInAFreshOne) {
 class ConfigPorts final : public bus::BusDevice {
   public:
     [[nodiscard]] std::string_view label() const override { return "config"; }
-    void read(std::uint64_t offset, std::span<std::byte> data) override { from_integer(0x1000 + offset, data); }
-    void write(std::uint64_t offset, std::span<const std::byte> data) override { last = offset * 16 + data.size(); }
+    void read(std::uint64_t offset, std::span<std::byte> data) override {
+        from_integer(0x1000 + offset, data);
+    }
+    void write(std::uint64_t offset, std::span<const std::byte> data) override {
+        last = offset * 16 + data.size();
+    }
     std::uint64_t last = 0;
 };
 

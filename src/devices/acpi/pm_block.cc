@@ -16,7 +16,8 @@ constexpr std::uint16_t kEnables = kTimer | kGlobal | kPowerButton | kSleepButto
 
 // PM1_CNT: table 4.13.
 constexpr std::uint16_t kSciEnable = 1U << 0;
-constexpr std::uint16_t kControlKept = 0x1c03;  ///< SCI_EN, BM_RLD, SLP_TYP; GBL_RLS and SLP_EN read as 0
+constexpr std::uint16_t kControlKept =
+    0x1c03;  ///< SCI_EN, BM_RLD, SLP_TYP; GBL_RLS and SLP_EN read as 0
 constexpr unsigned kSleepTypeShift = 10;
 constexpr std::uint16_t kSleepEnable = 1U << 13;
 
@@ -24,24 +25,30 @@ constexpr std::string_view kSection = "pm-block";
 constexpr std::uint16_t kVersion = 1;
 
 std::uint16_t with_byte(std::uint16_t word, std::uint64_t index, std::uint8_t value) {
-    return static_cast<std::uint16_t>(index == 0 ? (word & 0xff00) | value : (word & 0x00ff) | value << 8);
+    return static_cast<std::uint16_t>(index == 0 ? (word & 0xff00) | value
+                                                 : (word & 0x00ff) | value << 8);
 }
 
-std::uint8_t byte_of(std::uint16_t word, std::uint64_t index) { return static_cast<std::uint8_t>(word >> (8 * index)); }
+std::uint8_t byte_of(std::uint16_t word, std::uint64_t index) {
+    return static_cast<std::uint8_t>(word >> (8 * index));
+}
 
 }  // namespace
 
-PmBlock::PmBlock(io::EventLoop& loop, PmTimer& timer, const io::MachineClock& clock, bus::IrqLine& sci,
-                 std::function<void()> poweroff)
+PmBlock::PmBlock(io::EventLoop& loop, PmTimer& timer, const io::MachineClock& clock,
+                 bus::IrqLine& sci, std::function<void()> poweroff)
     : timer_(timer),
       sci_(sci),
       poweroff_(std::move(poweroff)),
-      event_("pm1-event", [this](std::uint64_t offset) { return read_event(offset); },
-             [this](std::uint64_t offset, std::uint8_t value) { write_event(offset, value); }),
-      control_("pm1-control", [this](std::uint64_t offset) { return read_control(offset); },
-               [this](std::uint64_t offset, std::uint8_t value) { write_control(offset, value); }),
-      gpe0_("gpe0", [this](std::uint64_t offset) { return read_gpe(offset); },
-            [this](std::uint64_t offset, std::uint8_t value) { write_gpe(offset, value); }),
+      event_(
+          "pm1-event", [this](std::uint64_t offset) { return read_event(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_event(offset, value); }),
+      control_(
+          "pm1-control", [this](std::uint64_t offset) { return read_control(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_control(offset, value); }),
+      gpe0_(
+          "gpe0", [this](std::uint64_t offset) { return read_gpe(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_gpe(offset, value); }),
       alarm_(loop, clock, [this] { advance(); }) {
     const MutexLock lock(mutex_);
     control_value_ = kSciEnable;

@@ -1,9 +1,10 @@
-// PmBlock: ACPI's fixed hardware: PM1 event and control registers, power button, sleep, and the GPE0 block.
+// PmBlock: ACPI's fixed hardware: PM1 event and control registers, power button, sleep, and the
+// GPE0 block.
 //
-// ACPI 6.4, 4.8.3 (PM1) and 4.8.4 (GPE). The machine is always in ACPI mode (SCI_EN reads 1, FADT.SMI_CMD is 0). A guest
-// sleeps by writing SLP_TYP and SLP_EN; the only sleep state is S5, soft off. The SCI is level-triggered and shared.
-// Threads: everything from any thread; the SCI is driven with the lock held, the poweroff function is called without, on
-// the vCPU thread.
+// ACPI 6.4, 4.8.3 (PM1) and 4.8.4 (GPE). The machine is always in ACPI mode (SCI_EN reads 1,
+// FADT.SMI_CMD is 0). A guest sleeps by writing SLP_TYP and SLP_EN; the only sleep state is S5,
+// soft off. The SCI is level-triggered and shared. Threads: everything from any thread; the SCI is
+// driven with the lock held, the poweroff function is called without, on the vCPU thread.
 #pragma once
 
 #include <array>
@@ -21,11 +22,13 @@ namespace strata::devices {
 
 class PmBlock final : public state::Pausable, public state::Snapshottable {
   public:
-    static constexpr std::uint64_t kEventSize = 4;    ///< PM1a_EVT_BLK: status and enable, 16 bits each
+    static constexpr std::uint64_t kEventSize =
+        4;  ///< PM1a_EVT_BLK: status and enable, 16 bits each
     static constexpr std::uint64_t kControlSize = 2;  ///< PM1a_CNT_BLK
-    static constexpr std::uint64_t kGpeSize = 16;     ///< GPE0_BLK: 64 status bits, then 64 enable bits
+    static constexpr std::uint64_t kGpeSize =
+        16;  ///< GPE0_BLK: 64 status bits, then 64 enable bits
     static constexpr unsigned kGpes = 64;
-    static constexpr unsigned kSleepTypeS5 = 5;       ///< SLP_TYP of the DSDT's \_S5
+    static constexpr unsigned kSleepTypeS5 = 5;  ///< SLP_TYP of the DSDT's \_S5
 
     PmBlock(io::EventLoop& loop, PmTimer& timer, const io::MachineClock& clock, bus::IrqLine& sci,
             std::function<void()> poweroff);
@@ -34,7 +37,8 @@ class PmBlock final : public state::Pausable, public state::Snapshottable {
     [[nodiscard]] bus::BusDevice& control_block() { return control_; }
     [[nodiscard]] bus::BusDevice& gpe0_block() { return gpe0_; }
 
-    /// The power button is pressed shortly. Any thread. False if the guest has not switched its interrupt on: nobody notices.
+    /// The power button is pressed shortly. Any thread. False if the guest has not switched its
+    /// interrupt on: nobody notices.
     bool press_power_button();
     /// General-purpose event `gpe` (0 to 63) happens. Any thread.
     void raise_gpe(unsigned gpe);

@@ -8,8 +8,9 @@
 namespace strata::devices {
 namespace {
 
-constexpr std::uint8_t kSystemReset = 0x02;  ///< hard rather than soft; both reset the whole machine here
-constexpr std::uint8_t kResetCpu = 0x04;     ///< the reset happens when this bit rises
+constexpr std::uint8_t kSystemReset =
+    0x02;  ///< hard rather than soft; both reset the whole machine here
+constexpr std::uint8_t kResetCpu = 0x04;  ///< the reset happens when this bit rises
 constexpr std::uint8_t kFullReset = 0x08;
 constexpr std::uint64_t kOffset = ResetRegister::kPort - 0xcf8;
 

@@ -1,7 +1,9 @@
-// ResetRegister: port CF9h, the PC's reset control register, which FADT.RESET_REG names (value 06h).
+// ResetRegister: port CF9h, the PC's reset control register, which FADT.RESET_REG names (value
+// 06h).
 //
-// ACPI 6.4, 4.8.3.6; bit meanings: Intel ICH9 datasheet, 13.7.5. It lies inside the PCI configuration ports CF8h-CFFh, where only
-// 32-bit accesses at CF8h mean CONFIG_ADDRESS; overlay() makes one device of both.
+// ACPI 6.4, 4.8.3.6; bit meanings: Intel ICH9 datasheet, 13.7.5. It lies inside the PCI
+// configuration ports CF8h-CFFh, where only 32-bit accesses at CF8h mean CONFIG_ADDRESS; overlay()
+// makes one device of both.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +15,9 @@
 
 namespace strata::devices {
 
-class ResetRegister final : public bus::BusDevice, public state::Pausable, public state::Snapshottable {
+class ResetRegister final : public bus::BusDevice,
+                            public state::Pausable,
+                            public state::Snapshottable {
   public:
     static constexpr std::uint16_t kPort = 0xcf9;
     static constexpr std::uint8_t kResetValue = 0x06;
@@ -21,7 +25,8 @@ class ResetRegister final : public bus::BusDevice, public state::Pausable, publi
     /// `reset` is called on the vCPU thread, without a lock, when bit 2 rises.
     explicit ResetRegister(std::function<void()> reset);
 
-    /// The ports CF8h-CFFh: byte accesses at offset 1 come here, all others go to `config_ports`, which outlives this. Once.
+    /// The ports CF8h-CFFh: byte accesses at offset 1 come here, all others go to `config_ports`,
+    /// which outlives this. Once.
     bus::BusDevice& overlay(bus::BusDevice& config_ports);
 
     [[nodiscard]] std::string_view label() const override { return "reset-register"; }

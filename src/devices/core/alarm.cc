@@ -7,7 +7,8 @@
 namespace strata::devices {
 namespace {
 
-/// Longer waits are cut, so that no sum of host time overflows; the owner sees that it was early and sets again.
+/// Longer waits are cut, so that no sum of host time overflows; the owner sees that it was early
+/// and sets again.
 constexpr std::uint64_t kLongestWait = 3'600'000'000'000;
 
 }  // namespace
@@ -15,7 +16,9 @@ constexpr std::uint64_t kLongestWait = 3'600'000'000'000;
 Alarm::Alarm(io::EventLoop& loop, const io::MachineClock& clock, std::function<void()> callback)
     : loop_(loop), clock_(clock), callback_(std::move(callback)) {}
 
-Alarm::~Alarm() { clear(); }
+Alarm::~Alarm() {
+    clear();
+}
 
 void Alarm::set(std::uint64_t when) {
     const MutexLock lock(mutex_);

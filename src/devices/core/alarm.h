@@ -1,10 +1,10 @@
 // Alarm: one wake-up of a device, in machine time.
 //
-// A device holds one Alarm, set to its next event; the callback brings the device up to date with the clock and sets
-// the alarm anew. A callback may come early (long waits are cut, a pause intervened) or once after clear(), so it
-// looks at the clock instead of believing that its moment has come.
-// Threads: set() and clear() from any thread; the callback runs on the event loop's thread with no lock held. The owner
-// is destroyed on that thread or after the loop stopped.
+// A device holds one Alarm, set to its next event; the callback brings the device up to date with
+// the clock and sets the alarm anew. A callback may come early (long waits are cut, a pause
+// intervened) or once after clear(), so it looks at the clock instead of believing that its moment
+// has come. Threads: set() and clear() from any thread; the callback runs on the event loop's
+// thread with no lock held. The owner is destroyed on that thread or after the loop stopped.
 #pragma once
 
 #include <cstdint>

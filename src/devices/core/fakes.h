@@ -1,4 +1,5 @@
-// Fakes for device tests and fuzz targets: lines and sinks that record, and a bench whose time the test moves itself.
+// Fakes for device tests and fuzz targets: lines and sinks that record, and a bench whose time the
+// test moves itself.
 #pragma once
 
 #include <array>
@@ -40,7 +41,8 @@ class FakeMsiSink final : public bus::MsiSink {
     std::vector<bus::MsiMessage> messages;
 };
 
-/// A loop that nobody runs and a clock that stands: at(t) moves time, the test then calls the device's advance().
+/// A loop that nobody runs and a clock that stands: at(t) moves time, the test then calls the
+/// device's advance().
 class FakeTime {
   public:
     FakeTime() : loop(std::move(io::EventLoop::create()).value()) {
@@ -59,14 +61,15 @@ inline std::uint64_t peek(bus::BusDevice& device, std::uint64_t offset, std::siz
     device.read(offset, std::span(bytes).first(size));
     return to_integer(std::span(bytes).first(size));
 }
-inline void poke(bus::BusDevice& device, std::uint64_t offset, std::uint64_t value, std::size_t size = 1) {
+inline void poke(bus::BusDevice& device, std::uint64_t offset, std::uint64_t value,
+                 std::size_t size = 1) {
     std::array<std::byte, 8> bytes{};
     from_integer(value, bytes);
     device.write(offset, std::span(bytes).first(size));
 }
 
-/// The contract of every part: what save() writes, load() takes into a fresh one, and it says the same again. Answers the
-/// stream, or nothing if a step failed.
+/// The contract of every part: what save() writes, load() takes into a fresh one, and it says the
+/// same again. Answers the stream, or nothing if a step failed.
 inline std::vector<std::byte> transplant(state::Snapshottable& from, state::Snapshottable& to) {
     state::StateWriter first;
     if (!from.save(first).ok()) {

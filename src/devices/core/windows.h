@@ -1,8 +1,9 @@
 // ByteWindow, DwordWindow: a device's register ranges as BusDevices.
 //
-// A device with several port ranges, or one whose registers have one natural width, hands out windows instead of being
-// a BusDevice itself. A ByteWindow cuts any access into bytes at consecutive offsets, as the ISA bus does with 8-bit
-// devices. The functions guard themselves; they are called without a lock.
+// A device with several port ranges, or one whose registers have one natural width, hands out
+// windows instead of being a BusDevice itself. A ByteWindow cuts any access into bytes at
+// consecutive offsets, as the ISA bus does with 8-bit devices. The functions guard themselves; they
+// are called without a lock.
 #pragma once
 
 #include <cstdint>

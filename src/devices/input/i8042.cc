@@ -28,16 +28,25 @@ constexpr std::uint8_t kMouseIrq = 0x20;
 constexpr std::size_t kAnswerLimit = 16;
 constexpr std::uint8_t kBreak = 0xf0;
 
-/// Scan codes of set 2 as set 1: the controller's translation table for 00h to 7Fh. Technical Reference, "Scan code translation".
+/// Scan codes of set 2 as set 1: the controller's translation table for 00h to 7Fh. Technical
+/// Reference, "Scan code translation".
 constexpr std::array<std::uint8_t, 128> kSet1{
-    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,  // 00
-    0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,  // 10
-    0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,  // 20
-    0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,  // 30
-    0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,  // 40
-    0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,  // 50
-    0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,  // 60
-    0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,  // 70
+    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58,
+    0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,  // 00
+    0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a,
+    0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,  // 10
+    0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c,
+    0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,  // 20
+    0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e,
+    0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,  // 30
+    0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60,
+    0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,  // 40
+    0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e,
+    0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,  // 50
+    0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b,
+    0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,  // 60
+    0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45,
+    0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,  // 70
 };
 
 std::uint8_t to_set1(std::uint8_t code) {
@@ -45,9 +54,12 @@ std::uint8_t to_set1(std::uint8_t code) {
         return kSet1[code];
     }
     switch (code) {
-        case 0x83: return 0x41;  // F7
-        case 0x84: return 0x54;  // Alt+Print
-        default: return code;    // prefixes and answers stay as they are
+        case 0x83:
+            return 0x41;  // F7
+        case 0x84:
+            return 0x54;  // Alt+Print
+        default:
+            return code;  // prefixes and answers stay as they are
     }
 }
 
@@ -60,12 +72,15 @@ I8042::I8042(bus::IrqLine& keyboard_irq, bus::IrqLine& mouse_irq, std::function<
     : keyboard_irq_(keyboard_irq),
       mouse_irq_(mouse_irq),
       reset_(std::move(reset)),
-      data_port_("i8042-data", [this](std::uint64_t) { return read_data(); },
-                 [this](std::uint64_t, std::uint8_t value) { write_data(value); }),
-      command_port_("i8042-command", [this](std::uint64_t) { return read_status(); },
-                    [this](std::uint64_t, std::uint8_t value) { write_command(value); }),
-      port_92_("port-92", [this](std::uint64_t) { return read_92(); },
-               [this](std::uint64_t, std::uint8_t value) { write_92(value); }) {
+      data_port_(
+          "i8042-data", [this](std::uint64_t) { return read_data(); },
+          [this](std::uint64_t, std::uint8_t value) { write_data(value); }),
+      command_port_(
+          "i8042-command", [this](std::uint64_t) { return read_status(); },
+          [this](std::uint64_t, std::uint8_t value) { write_command(value); }),
+      port_92_(
+          "port-92", [this](std::uint64_t) { return read_92(); },
+          [this](std::uint64_t, std::uint8_t value) { write_92(value); }) {
     const MutexLock lock(mutex_);
     ram_[0] = kAtPowerOn;
     status_ = kSystem | kUnlocked;
@@ -102,10 +117,12 @@ void I8042::update_lines() {
 /// Puts a byte into the output buffer.
 void I8042::present(std::uint8_t value, bool from_mouse) {
     output_ = value;
-    status_ = static_cast<std::uint8_t>((status_ & ~kFromMouse) | kOutputFull | (from_mouse ? kFromMouse : 0));
+    status_ = static_cast<std::uint8_t>((status_ & ~kFromMouse) | kOutputFull |
+                                        (from_mouse ? kFromMouse : 0));
 }
 
-/// The next byte for the guest, if it has read the last: the controller's own first, then keyboard, then mouse.
+/// The next byte for the guest, if it has read the last: the controller's own first, then keyboard,
+/// then mouse.
 void I8042::refill() {
     if ((status_ & kOutputFull) == 0) {
         if (!answers_.empty()) {
@@ -168,7 +185,8 @@ void I8042::write_data(std::uint8_t value) {
             const std::uint8_t command = std::exchange(awaiting_, std::uint8_t{0});
             reset = command_parameter(command, value);
         } else {
-            ram_[0] &= static_cast<std::uint8_t>(~kKeyboardOff);  // writing to the keyboard enables it
+            ram_[0] &=
+                static_cast<std::uint8_t>(~kKeyboardOff);  // writing to the keyboard enables it
             keyboard_.command(value);
         }
         refill();
@@ -200,7 +218,8 @@ void I8042::set_command_byte(std::uint8_t value) {
 std::uint8_t I8042::output_port() const {
     const bool full = (status_ & kOutputFull) != 0;
     const bool mouse = (status_ & kFromMouse) != 0;
-    return static_cast<std::uint8_t>(kNotReset | (a20_ ? kA20 : 0) | (full && !mouse ? kKeyboardIrq : 0) |
+    return static_cast<std::uint8_t>(kNotReset | (a20_ ? kA20 : 0) |
+                                     (full && !mouse ? kKeyboardIrq : 0) |
                                      (full && mouse ? kMouseIrq : 0) | 0xc0);
 }
 
@@ -214,37 +233,73 @@ bool I8042::command(std::uint8_t value) {
         return false;
     }
     switch (value) {
-        case 0xa7: ram_[0] |= kMouseOff; break;
-        case 0xa8: ram_[0] &= static_cast<std::uint8_t>(~kMouseOff); break;
-        case 0xa9:                      // mouse port test
-        case 0xab: answer(0x00); break;  // keyboard port test
-        case 0xaa:                      // self-test
+        case 0xa7:
+            ram_[0] |= kMouseOff;
+            break;
+        case 0xa8:
+            ram_[0] &= static_cast<std::uint8_t>(~kMouseOff);
+            break;
+        case 0xa9:  // mouse port test
+        case 0xab:
+            answer(0x00);
+            break;  // keyboard port test
+        case 0xaa:  // self-test
             status_ |= kSystem;
             answer(0x55);
             break;
-        case 0xad: ram_[0] |= kKeyboardOff; break;
-        case 0xae: ram_[0] &= static_cast<std::uint8_t>(~kKeyboardOff); break;
-        case 0xc0: answer(0x80); break;  // input port: not locked
-        case 0xd0: answer(output_port()); break;
-        case 0xd1: case 0xd2: case 0xd3: case 0xd4: awaiting_ = value; break;
-        case 0xdd: a20_ = false; break;
-        case 0xdf: a20_ = true; break;
-        case 0xe0: answer(0x00); break;  // test inputs
-        default: return value >= 0xf0 && (value & 1) == 0;  // pulses of output lines; line 0 is reset
+        case 0xad:
+            ram_[0] |= kKeyboardOff;
+            break;
+        case 0xae:
+            ram_[0] &= static_cast<std::uint8_t>(~kKeyboardOff);
+            break;
+        case 0xc0:
+            answer(0x80);
+            break;  // input port: not locked
+        case 0xd0:
+            answer(output_port());
+            break;
+        case 0xd1:
+        case 0xd2:
+        case 0xd3:
+        case 0xd4:
+            awaiting_ = value;
+            break;
+        case 0xdd:
+            a20_ = false;
+            break;
+        case 0xdf:
+            a20_ = true;
+            break;
+        case 0xe0:
+            answer(0x00);
+            break;  // test inputs
+        default:
+            return value >= 0xf0 && (value & 1) == 0;  // pulses of output lines; line 0 is reset
     }
     return false;
 }
 
 bool I8042::command_parameter(std::uint8_t command, std::uint8_t value) {
     switch (command) {
-        case 0x60: set_command_byte(value); break;
+        case 0x60:
+            set_command_byte(value);
+            break;
         case 0xd1:
             a20_ = (value & kA20) != 0;
             return (value & kNotReset) == 0;
-        case 0xd2: answer(value, false); break;
-        case 0xd3: answer(value, true); break;
-        case 0xd4: mouse_.command(value); break;
-        default: ram_[command & 0x1f] = value; break;
+        case 0xd2:
+            answer(value, false);
+            break;
+        case 0xd3:
+            answer(value, true);
+            break;
+        case 0xd4:
+            mouse_.command(value);
+            break;
+        default:
+            ram_[command & 0x1f] = value;
+            break;
     }
     return false;
 }

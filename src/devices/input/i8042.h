@@ -1,9 +1,10 @@
 // I8042: the keyboard controller with a PS/2 keyboard and mouse, and port 92h.
 //
-// IBM PS/2 Hardware Interface Technical Reference, keyboard and auxiliary device controller. IRQ 1 for the keyboard, IRQ 12
-// for the mouse. Command FEh and port 92h bit 0 reset the machine; the A20 bits are kept and read back but change nothing:
-// A20 is always open. Threads: everything from any thread; lines are driven with the lock held, the reset function is
-// called without, on the vCPU thread.
+// IBM PS/2 Hardware Interface Technical Reference, keyboard and auxiliary device controller. IRQ 1
+// for the keyboard, IRQ 12 for the mouse. Command FEh and port 92h bit 0 reset the machine; the A20
+// bits are kept and read back but change nothing: A20 is always open. Threads: everything from any
+// thread; lines are driven with the lock held, the reset function is called without, on the vCPU
+// thread.
 #pragma once
 
 #include <array>
@@ -29,7 +30,8 @@ class I8042 final : public state::Pausable, public state::Snapshottable {
 
     /// Claims ports 60h, 64h and 92h.
     Result<> attach(bus::Bus& ports);
-    /// Types: raw scan codes of set 2, translated to set 1 by the controller if the guest has that on.
+    /// Types: raw scan codes of set 2, translated to set 1 by the controller if the guest has that
+    /// on.
     void send_keys(std::span<const std::uint8_t> codes);
     void move_mouse(int dx, int dy, unsigned buttons);
 
@@ -62,12 +64,15 @@ class I8042 final : public state::Pausable, public state::Snapshottable {
     mutable Mutex mutex_;
     Ps2Keyboard keyboard_ STRATA_GUARDED_BY(mutex_);
     Ps2Mouse mouse_ STRATA_GUARDED_BY(mutex_);
-    std::array<std::uint8_t, 32> ram_ STRATA_GUARDED_BY(mutex_) = {};  ///< byte 0 is the command byte
+    std::array<std::uint8_t, 32> ram_
+        STRATA_GUARDED_BY(mutex_) = {};  ///< byte 0 is the command byte
     std::uint8_t status_ STRATA_GUARDED_BY(mutex_) = 0;
-    std::deque<std::pair<std::uint8_t, bool>> answers_ STRATA_GUARDED_BY(mutex_);  ///< the controller's own; true: as from the mouse
-    std::uint8_t output_ STRATA_GUARDED_BY(mutex_) = 0;      ///< the output buffer
-    std::uint8_t awaiting_ STRATA_GUARDED_BY(mutex_) = 0;    ///< the command whose parameter comes next, or 0
-    bool break_prefix_ STRATA_GUARDED_BY(mutex_) = false;    ///< translation: F0h was seen
+    std::deque<std::pair<std::uint8_t, bool>> answers_
+        STRATA_GUARDED_BY(mutex_);  ///< the controller's own; true: as from the mouse
+    std::uint8_t output_ STRATA_GUARDED_BY(mutex_) = 0;  ///< the output buffer
+    std::uint8_t awaiting_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< the command whose parameter comes next, or 0
+    bool break_prefix_ STRATA_GUARDED_BY(mutex_) = false;  ///< translation: F0h was seen
     bool a20_ STRATA_GUARDED_BY(mutex_) = true;
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;
     ByteWindow data_port_;

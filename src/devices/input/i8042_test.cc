@@ -79,7 +79,8 @@ TEST_F(I8042Test, KeyboardAnswersResetAndIdentify) {
 }
 
 TEST_F(I8042Test, KeysAreTranslated) {
-    const std::array<std::uint8_t, 6> codes{0x1c, 0xf0, 0x1c, 0xe0, 0xf0, 0x75};  // A down, A up, cursor up released
+    const std::array<std::uint8_t, 6> codes{0x1c, 0xf0, 0x1c,
+                                            0xe0, 0xf0, 0x75};  // A down, A up, cursor up released
     chip.send_keys(codes);
     EXPECT_EQ(drain(), (Bytes{0x1e, 0x9e, 0xe0, 0xc8}));
 }

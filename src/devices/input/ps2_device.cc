@@ -93,8 +93,12 @@ void Ps2Keyboard::command(std::uint8_t value) {
             awaiting_ = value;
             reply({kAck});
             break;
-        case kEcho: reply({kEcho}); break;
-        case kIdentify: reply({kAck, 0xab, 0x83}); break;
+        case kEcho:
+            reply({kEcho});
+            break;
+        case kIdentify:
+            reply({kAck, 0xab, 0x83});
+            break;
         case kEnable:
             clear_output();
             enabled_ = true;
@@ -106,10 +110,18 @@ void Ps2Keyboard::command(std::uint8_t value) {
             defaults();
             reply({kAck});
             break;
-        case 0xf7: case 0xf8: case 0xf9: case 0xfa: case 0xfb: case 0xfc: case 0xfd:
+        case 0xf7:
+        case 0xf8:
+        case 0xf9:
+        case 0xfa:
+        case 0xfb:
+        case 0xfc:
+        case 0xfd:
             reply({kAck});  // key types of set 3, which no operating system uses
             break;
-        case kResend: reply({last_sent_}); break;
+        case kResend:
+            reply({last_sent_});
+            break;
         case kReset:
             clear_output();
             defaults();
@@ -117,15 +129,21 @@ void Ps2Keyboard::command(std::uint8_t value) {
             enabled_ = true;
             reply({kAck, kSelfTestPassed});
             break;
-        default: reply({kResend}); break;
+        default:
+            reply({kResend});
+            break;
     }
 }
 
 void Ps2Keyboard::parameter(std::uint8_t command, std::uint8_t value) {
     awaiting_ = 0;
     switch (command) {
-        case kSetLeds: leds_ = value & 7; break;
-        case kSetRate: rate_ = value; break;
+        case kSetLeds:
+            leds_ = value & 7;
+            break;
+        case kSetRate:
+            rate_ = value;
+            break;
         default:
             if (value == 0) {
                 reply({kAck, set_});
@@ -168,8 +186,10 @@ void Ps2Mouse::defaults() {
 }
 
 std::uint8_t Ps2Mouse::status() const {
-    const unsigned swapped = (buttons_ & 1U) << 2 | (buttons_ >> 1 & 1U) | (buttons_ >> 2 & 1U) << 1;
-    return static_cast<std::uint8_t>((remote_ ? 0x40 : 0) | (enabled_ ? 0x20 : 0) | (scaling_ ? 0x10 : 0) | swapped);
+    const unsigned swapped =
+        (buttons_ & 1U) << 2 | (buttons_ >> 1 & 1U) | (buttons_ >> 2 & 1U) << 1;
+    return static_cast<std::uint8_t>((remote_ ? 0x40 : 0) | (enabled_ ? 0x20 : 0) |
+                                     (scaling_ ? 0x10 : 0) | swapped);
 }
 
 void Ps2Mouse::command(std::uint8_t value) {
@@ -182,24 +202,50 @@ void Ps2Mouse::command(std::uint8_t value) {
         return;
     }
     switch (value) {
-        case kScaling1: scaling_ = false; break;
-        case kScaling2: scaling_ = true; break;
+        case kScaling1:
+            scaling_ = false;
+            break;
+        case kScaling2:
+            scaling_ = true;
+            break;
         case kResolution:
-        case kSetRate: awaiting_ = value; break;
-        case kStatus: reply({kAck, status(), resolution_, rate_}); return;
-        case kStreamMode: remote_ = false; break;
-        case kRemoteMode: remote_ = true; break;
+        case kSetRate:
+            awaiting_ = value;
+            break;
+        case kStatus:
+            reply({kAck, status(), resolution_, rate_});
+            return;
+        case kStreamMode:
+            remote_ = false;
+            break;
+        case kRemoteMode:
+            remote_ = true;
+            break;
         case kReadData:
             reply({kAck});
             report();
             return;
-        case kWrapOff: wrap_ = false; break;
-        case kWrapOn: wrap_ = true; break;
-        case kIdentify: reply({kAck, 0x00}); return;
-        case kEnable: enabled_ = true; break;
-        case kDisable: enabled_ = false; break;
-        case kDefaults: defaults(); break;
-        case kResend: reply({last_sent_}); return;
+        case kWrapOff:
+            wrap_ = false;
+            break;
+        case kWrapOn:
+            wrap_ = true;
+            break;
+        case kIdentify:
+            reply({kAck, 0x00});
+            return;
+        case kEnable:
+            enabled_ = true;
+            break;
+        case kDisable:
+            enabled_ = false;
+            break;
+        case kDefaults:
+            defaults();
+            break;
+        case kResend:
+            reply({last_sent_});
+            return;
         case kReset:
             clear_output();
             defaults();
@@ -207,7 +253,9 @@ void Ps2Mouse::command(std::uint8_t value) {
             dx_ = dy_ = 0;
             reply({kAck, kSelfTestPassed, 0x00});
             return;
-        default: reply({kResend}); return;
+        default:
+            reply({kResend});
+            return;
     }
     reply({kAck});
 }
@@ -229,7 +277,8 @@ void Ps2Mouse::report() {
     dx_ -= dx;
     dy_ -= dy;
     const unsigned flags = 0x08U | buttons_ | (dx < 0 ? 0x10U : 0U) | (dy < 0 ? 0x20U : 0U);
-    reply({static_cast<std::uint8_t>(flags), static_cast<std::uint8_t>(dx), static_cast<std::uint8_t>(dy)});
+    reply({static_cast<std::uint8_t>(flags), static_cast<std::uint8_t>(dx),
+           static_cast<std::uint8_t>(dy)});
 }
 
 void Ps2Mouse::move(int dx, int dy, unsigned buttons) {

@@ -1,8 +1,9 @@
 // Ps2Device, Ps2Keyboard, Ps2Mouse: what is plugged into the two ports of the keyboard controller.
 //
-// IBM PS/2 Hardware Interface Technical Reference, keyboard and mouse sections. A device takes command bytes and queues answer bytes;
-// the controller (i8042.h) fetches them and holds the lock. The keyboard speaks scan code sets 1 and 2; the mouse answers
-// all standard commands and reports what move() tells it. Queues are bounded.
+// IBM PS/2 Hardware Interface Technical Reference, keyboard and mouse sections. A device takes
+// command bytes and queues answer bytes; the controller (i8042.h) fetches them and holds the lock.
+// The keyboard speaks scan code sets 1 and 2; the mouse answers all standard commands and reports
+// what move() tells it. Queues are bounded.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,9 @@ class Ps2Device {
     void reply(std::initializer_list<std::uint8_t> bytes);
     void clear_output() { output_.clear(); }
     /// Room for `count` bytes of unasked-for data.
-    [[nodiscard]] bool room(std::size_t count) const { return output_.size() + count <= kQueueLimit; }
+    [[nodiscard]] bool room(std::size_t count) const {
+        return output_.size() + count <= kQueueLimit;
+    }
 
     std::deque<std::uint8_t> output_;
     std::uint8_t awaiting_ = 0;   ///< the command whose parameter comes next, or 0
@@ -46,7 +49,8 @@ class Ps2Keyboard final : public Ps2Device {
   public:
     Ps2Keyboard() { enabled_ = true; }
     void command(std::uint8_t value) override;
-    /// A key's scan codes in the set that the guest chose are sent as they are; dropped whole if disabled or the queue is full.
+    /// A key's scan codes in the set that the guest chose are sent as they are; dropped whole if
+    /// disabled or the queue is full.
     void send_codes(std::span<const std::uint8_t> codes);
     [[nodiscard]] std::uint8_t leds() const { return leds_; }
 
@@ -63,7 +67,8 @@ class Ps2Keyboard final : public Ps2Device {
 class Ps2Mouse final : public Ps2Device {
   public:
     void command(std::uint8_t value) override;
-    /// Movement since the last call (positive: right, up) and the buttons that are down (bit 0 left, 1 right, 2 middle).
+    /// Movement since the last call (positive: right, up) and the buttons that are down (bit 0
+    /// left, 1 right, 2 middle).
     void move(int dx, int dy, unsigned buttons);
 
   private:

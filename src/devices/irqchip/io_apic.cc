@@ -40,12 +40,15 @@ constexpr unsigned kModeExtInt = 7;
 constexpr std::string_view kSection = "ioapic";
 constexpr std::uint16_t kVersion = 1;
 
-unsigned mode_of(std::uint64_t entry) { return static_cast<unsigned>(entry >> kModeShift) & 7; }
+unsigned mode_of(std::uint64_t entry) {
+    return static_cast<unsigned>(entry >> kModeShift) & 7;
+}
 
 /// SMI, NMI, INIT and ExtINT are edges whatever the trigger bit says (3.2.4, delivery mode).
 bool is_level(std::uint64_t entry) {
     const unsigned mode = mode_of(entry);
-    return (entry & kLevel) != 0 && mode != kModeSmi && mode != kModeNmi && mode != kModeInit && mode != kModeExtInt;
+    return (entry & kLevel) != 0 && mode != kModeSmi && mode != kModeNmi && mode != kModeInit &&
+           mode != kModeExtInt;
 }
 
 }  // namespace
@@ -91,7 +94,8 @@ bus::MsiMessage IoApic::message_of(std::uint64_t entry) {
     const std::uint64_t extended = (entry >> kExtendedShift) & 0x7f;
     const bool logical = (entry & kLogical) != 0;
     message.address = 0xfee00000 | (destination << 12) | (extended << 5) | (logical ? 1U << 2 : 0U);
-    message.data = static_cast<std::uint32_t>((entry & kVectorMask) | (std::uint64_t{mode_of(entry)} << 8));
+    message.data =
+        static_cast<std::uint32_t>((entry & kVectorMask) | (std::uint64_t{mode_of(entry)} << 8));
     if (is_level(entry)) {
         message.data |= (1U << 15) | (1U << 14);  // level, asserted
     }
@@ -103,7 +107,8 @@ std::vector<bus::IrqRoute> IoApic::routes_locked() const {
     routes.reserve(kPins);
     for (std::uint32_t pin = 0; pin < kPins; ++pin) {
         const std::uint64_t entry = entries_[pin];
-        routes.push_back({first_gsi_ + pin, message_of(entry), is_level(entry), (entry & kMasked) != 0});
+        routes.push_back(
+            {first_gsi_ + pin, message_of(entry), is_level(entry), (entry & kMasked) != 0});
     }
     return routes;
 }
@@ -167,9 +172,12 @@ void IoApic::end_vector(std::uint8_t vector, Messages& out) {
 std::uint32_t IoApic::read_register() const {
     switch (select_) {
         case kId:
-        case kArbitration: return static_cast<std::uint32_t>(id_) << 24;
-        case kVersionRegister: return kVersionValue;
-        default: break;
+        case kArbitration:
+            return static_cast<std::uint32_t>(id_) << 24;
+        case kVersionRegister:
+            return kVersionValue;
+        default:
+            break;
     }
     if (select_ < kEntries || select_ >= kEntries + 2 * kPins) {
         return ~0U;

@@ -1,11 +1,12 @@
 // IoApic: the I/O APIC with 24 pins and an EOI register (version 20h).
 //
-// Intel 82093AA datasheet (290566); the EOI register is of the ICH family (version 20h), 13.5. A pin's line carries
-// assertion, not voltage: whoever drives it knows its own polarity, so the polarity bit is kept but changes nothing (as
-// with KVM's in-kernel IOAPIC since KVM_CAP_IOAPIC_POLARITY_IGNORED). Edges at a masked pin are lost, as the datasheet says.
-// A level pin delivers once, sets remote IRR, and delivers again at EOI if its line is still asserted.
-// Threads: everything from any thread. Messages are sent with no lock held; the route listener is called with the lock
-// held (so that tables arrive in order) and must not call back.
+// Intel 82093AA datasheet (290566); the EOI register is of the ICH family (version 20h), 13.5. A
+// pin's line carries assertion, not voltage: whoever drives it knows its own polarity, so the
+// polarity bit is kept but changes nothing (as with KVM's in-kernel IOAPIC since
+// KVM_CAP_IOAPIC_POLARITY_IGNORED). Edges at a masked pin are lost, as the datasheet says. A level
+// pin delivers once, sets remote IRR, and delivers again at EOI if its line is still asserted.
+// Threads: everything from any thread. Messages are sent with no lock held; the route listener is
+// called with the lock held (so that tables arrive in order) and must not call back.
 #pragma once
 
 #include <array>

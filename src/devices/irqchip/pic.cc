@@ -22,12 +22,15 @@ constexpr std::uint8_t kOcw3SpecialMask = 0x20;
 constexpr std::uint8_t kOcw3SetSpecialMask = 0x40;
 
 constexpr unsigned kCascade = 2;
-constexpr std::array<std::uint8_t, 2> kElcrWritable{0xf8, 0xde};  // IRQ 0, 1, 2, 8 and 13 are always edges
+constexpr std::array<std::uint8_t, 2> kElcrWritable{
+    0xf8, 0xde};  // IRQ 0, 1, 2, 8 and 13 are always edges
 
 constexpr std::string_view kSection = "pic";
 constexpr std::uint16_t kVersion = 1;
 
-std::uint8_t bit(unsigned input) { return static_cast<std::uint8_t>(1U << input); }
+std::uint8_t bit(unsigned input) {
+    return static_cast<std::uint8_t>(1U << input);
+}
 
 void set_bits(std::uint8_t& value, std::uint8_t bits, bool on) {
     value = static_cast<std::uint8_t>(on ? value | bits : value & ~bits);
@@ -47,12 +50,15 @@ class Pic::Input final : public bus::IrqLine {
 
 Pic::Pic(std::function<void(bool)> output)
     : output_(std::move(output)),
-      master_("pic-master", [this](std::uint64_t offset) { return read_port(0, offset); },
-              [this](std::uint64_t offset, std::uint8_t value) { write_port(0, offset, value); }),
-      slave_("pic-slave", [this](std::uint64_t offset) { return read_port(1, offset); },
-             [this](std::uint64_t offset, std::uint8_t value) { write_port(1, offset, value); }),
-      elcr_("pic-elcr", [this](std::uint64_t offset) { return read_elcr(offset); },
-            [this](std::uint64_t offset, std::uint8_t value) { write_elcr(offset, value); }) {
+      master_(
+          "pic-master", [this](std::uint64_t offset) { return read_port(0, offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_port(0, offset, value); }),
+      slave_(
+          "pic-slave", [this](std::uint64_t offset) { return read_port(1, offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_port(1, offset, value); }),
+      elcr_(
+          "pic-elcr", [this](std::uint64_t offset) { return read_elcr(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_elcr(offset, value); }) {
     for (unsigned irq = 0; irq < kInputs; ++irq) {
         inputs_.push_back(std::make_unique<Input>(*this, irq));
     }
@@ -85,8 +91,9 @@ void Pic::set_input(unsigned irq, bool asserted) {
     update();
 }
 
-/// An edge latches a request until INTA, also if the line falls again before (the chip would answer with a spurious
-/// interrupt then; PC chipsets and guests count on the latch). A level is a request while it lasts.
+/// An edge latches a request until INTA, also if the line falls again before (the chip would answer
+/// with a spurious interrupt then; PC chipsets and guests count on the latch). A level is a request
+/// while it lasts.
 void Pic::set_line(Chip& chip, unsigned input, bool asserted) {
     const std::uint8_t mask = bit(input);
     const bool rise = asserted && (chip.level & mask) == 0;
@@ -113,7 +120,8 @@ int Pic::pending(const Chip& chip, bool is_master) {
         in_service &= static_cast<std::uint8_t>(~chip.imr);
     }
     if (chip.special_fully_nested && is_master) {
-        in_service &= static_cast<std::uint8_t>(~bit(kCascade));  // the slave's higher inputs may interrupt its lower
+        in_service &= static_cast<std::uint8_t>(
+            ~bit(kCascade));  // the slave's higher inputs may interrupt its lower
     }
     return request < priority_of(chip, in_service) ? (request + chip.lowest + 1) & 7 : -1;
 }
@@ -122,7 +130,8 @@ int Pic::pending(const Chip& chip, bool is_master) {
 void Pic::update() {
     set_line(chips_[0], kCascade, pending(chips_[1], false) >= 0);
     if (pending(chips_[1], false) < 0) {
-        chips_[0].irr &= static_cast<std::uint8_t>(~bit(kCascade));  // the slave took its request back
+        chips_[0].irr &=
+            static_cast<std::uint8_t>(~bit(kCascade));  // the slave took its request back
     }
     const bool level = pending(chips_[0], true) >= 0;
     if (level != intr_) {
@@ -151,7 +160,8 @@ std::uint8_t Pic::acknowledge() {
     return vector;
 }
 
-/// Without a request both chips answer as if input 7 had asked, but nothing is in service: a spurious interrupt.
+/// Without a request both chips answer as if input 7 had asked, but nothing is in service: a
+/// spurious interrupt.
 std::uint8_t Pic::intack() {
     Chip& master = chips_[0];
     const int input = pending(master, true);
@@ -169,7 +179,8 @@ std::uint8_t Pic::intack() {
         return static_cast<std::uint8_t>(slave.base + 7);
     }
     take(slave, static_cast<unsigned>(below));
-    set_line(master, kCascade, false);  // each INTA ends the slave's request; a further one is a new edge
+    set_line(master, kCascade,
+             false);  // each INTA ends the slave's request; a further one is a new edge
     return static_cast<std::uint8_t>(slave.base + below);
 }
 
@@ -263,13 +274,15 @@ void Pic::end_of_interrupt(unsigned index, std::uint8_t ocw2) {
     }
     std::uint8_t candidates = chip.isr;
     if (chip.special_mask) {
-        candidates &= static_cast<std::uint8_t>(~chip.imr);  // a non-specific EOI does not clear a masked ISR bit
+        candidates &= static_cast<std::uint8_t>(
+            ~chip.imr);  // a non-specific EOI does not clear a masked ISR bit
     }
     const int place = priority_of(chip, candidates);
     if (!specific && place == 8) {
         return;
     }
-    const unsigned input = specific ? ocw2 & 7U : (static_cast<unsigned>(place) + chip.lowest + 1U) & 7U;
+    const unsigned input =
+        specific ? ocw2 & 7U : (static_cast<unsigned>(place) + chip.lowest + 1U) & 7U;
     chip.isr &= static_cast<std::uint8_t>(~bit(input));
     if (rotate) {
         chip.lowest = static_cast<std::uint8_t>(input);
@@ -291,7 +304,9 @@ void Pic::write_data(unsigned index, std::uint8_t value) {
             chip.auto_eoi = (value & kIcw4AutoEoi) != 0;
             chip.init_step = 0;
             break;
-        default: chip.imr = value; break;
+        default:
+            chip.imr = value;
+            break;
     }
 }
 
@@ -319,12 +334,13 @@ Result<> Pic::save(state::StateWriter& writer) const {
     const MutexLock lock(mutex_);
     writer.begin(kSection, kVersion);
     for (const Chip& chip : chips_) {
-        for (const std::uint8_t value :
-             {chip.irr, chip.imr, chip.isr, chip.level, chip.elcr, chip.lowest, chip.base, chip.init_step}) {
+        for (const std::uint8_t value : {chip.irr, chip.imr, chip.isr, chip.level, chip.elcr,
+                                         chip.lowest, chip.base, chip.init_step}) {
             writer.u8(value);
         }
-        for (const bool value : {chip.icw4_wanted, chip.single, chip.all_level, chip.auto_eoi, chip.rotate_on_auto_eoi,
-                                 chip.special_fully_nested, chip.special_mask, chip.read_isr, chip.poll}) {
+        for (const bool value :
+             {chip.icw4_wanted, chip.single, chip.all_level, chip.auto_eoi, chip.rotate_on_auto_eoi,
+              chip.special_fully_nested, chip.special_mask, chip.read_isr, chip.poll}) {
             writer.boolean(value);
         }
     }
@@ -337,12 +353,13 @@ Result<> Pic::load(state::StateReader& reader) {
     const MutexLock lock(mutex_);
     (void)STRATA_TRY(reader.begin(kSection, kVersion));
     for (Chip& chip : chips_) {
-        for (std::uint8_t* value :
-             {&chip.irr, &chip.imr, &chip.isr, &chip.level, &chip.elcr, &chip.lowest, &chip.base, &chip.init_step}) {
+        for (std::uint8_t* value : {&chip.irr, &chip.imr, &chip.isr, &chip.level, &chip.elcr,
+                                    &chip.lowest, &chip.base, &chip.init_step}) {
             *value = reader.u8();
         }
-        for (bool* value : {&chip.icw4_wanted, &chip.single, &chip.all_level, &chip.auto_eoi, &chip.rotate_on_auto_eoi,
-                            &chip.special_fully_nested, &chip.special_mask, &chip.read_isr, &chip.poll}) {
+        for (bool* value : {&chip.icw4_wanted, &chip.single, &chip.all_level, &chip.auto_eoi,
+                            &chip.rotate_on_auto_eoi, &chip.special_fully_nested,
+                            &chip.special_mask, &chip.read_isr, &chip.poll}) {
             *value = reader.boolean();
         }
         if (chip.lowest > 7 || chip.init_step > 3) {

@@ -1,9 +1,10 @@
 // Pic: the two cascaded 8259A interrupt controllers of a PC, with their ELCR.
 //
-// Intel 8259A datasheet (231468); ELCR: 82371FB (PIIX) datasheet, 2.3.5. Inputs 0 to 7 are the master's, 8 to 15 the
-// slave's; the slave hangs on the master's input 2. The output (INTR) is the engine's external interrupt; acknowledge()
-// is the INTA cycle. Threads: everything from any thread; the output function is called with the lock held (so that
-// levels arrive in order) and must not call back.
+// Intel 8259A datasheet (231468); ELCR: 82371FB (PIIX) datasheet, 2.3.5. Inputs 0 to 7 are the
+// master's, 8 to 15 the slave's; the slave hangs on the master's input 2. The output (INTR) is the
+// engine's external interrupt; acknowledge() is the INTA cycle. Threads: everything from any
+// thread; the output function is called with the lock held (so that levels arrive in order) and
+// must not call back.
 #pragma once
 
 #include <array>
@@ -46,8 +47,9 @@ class Pic final : public bus::ExtIntSource, public state::Pausable, public state
     class Input;
     /// One 8259A.
     struct Chip {
-        std::uint8_t irr = 0;        ///< requests (latched edges and asserted levels)
-        std::uint8_t imr = 0xff;     ///< nothing gets through before the first ICW1: without firmware there are no handlers yet
+        std::uint8_t irr = 0;     ///< requests (latched edges and asserted levels)
+        std::uint8_t imr = 0xff;  ///< nothing gets through before the first ICW1: without firmware
+                                  ///< there are no handlers yet
         std::uint8_t isr = 0;
         std::uint8_t level = 0;      ///< lines as they are now
         std::uint8_t elcr = 0;       ///< 1: this input is level-triggered
@@ -56,7 +58,7 @@ class Pic final : public bus::ExtIntSource, public state::Pausable, public state
         std::uint8_t init_step = 0;  ///< 0: initialised; 1 to 3: awaits ICW2, 3, 4
         bool icw4_wanted = false;
         bool single = false;
-        bool all_level = false;      ///< ICW1.LTIM
+        bool all_level = false;  ///< ICW1.LTIM
         bool auto_eoi = false;
         bool rotate_on_auto_eoi = false;
         bool special_fully_nested = false;

@@ -1,7 +1,8 @@
 // DebugExit, DebugConsole, PostPort: ports that test guests and firmware talk to.
 //
-// DebugExit (isa-debug-exit, port F4h): a written value V ends the machine with exit status (V<<1)|1. DebugConsole (port E9h, as
-// Bochs has it): bytes for the developer; reading answers E9h. PostPort (80h): power-on self-test codes, and the delay of old drivers.
+// DebugExit (isa-debug-exit, port F4h): a written value V ends the machine with exit status
+// (V<<1)|1. DebugConsole (port E9h, as Bochs has it): bytes for the developer; reading answers E9h.
+// PostPort (80h): power-on self-test codes, and the delay of old drivers.
 #pragma once
 
 #include <atomic>
@@ -31,7 +32,8 @@ class DebugConsole final : public bus::BusDevice {
     static constexpr std::uint16_t kPort = 0xe9;
     static constexpr std::uint64_t kSize = 1;
     /// `sink` gets the bytes on the vCPU thread and must not block.
-    explicit DebugConsole(std::function<void(std::span<const std::byte>)> sink) : sink_(std::move(sink)) {}
+    explicit DebugConsole(std::function<void(std::span<const std::byte>)> sink)
+        : sink_(std::move(sink)) {}
     [[nodiscard]] std::string_view label() const override { return "debugcon"; }
     void read(std::uint64_t offset, std::span<std::byte> data) override;
     void write(std::uint64_t offset, std::span<const std::byte> data) override;

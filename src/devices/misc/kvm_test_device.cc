@@ -8,7 +8,8 @@
 
 namespace strata::devices {
 
-KvmTestDevice::KvmTestDevice(std::function<bus::IrqLine&(std::uint32_t gsi)> gsi) : lines_(std::move(gsi)) {}
+KvmTestDevice::KvmTestDevice(std::function<bus::IrqLine&(std::uint32_t gsi)> gsi)
+    : lines_(std::move(gsi)) {}
 
 void KvmTestDevice::Lines::read(std::uint64_t /*offset*/, std::span<std::byte> data) {
     from_integer(~std::uint64_t{0}, data);

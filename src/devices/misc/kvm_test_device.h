@@ -1,8 +1,9 @@
 // KvmTestDevice: what kvm-unit-tests expects of QEMU's pc-testdev.
 //
-// kvm-unit-tests, lib/x86 and x86/ioapic.c, emulator.c: interrupt lines that a guest moves itself (ports 2000h-2017h: one byte a
-// GSI), a 4-byte port register at E0h, and 64 KiB of memory-mapped scratch at FF000000h. Made only on demand, never part of a
-// normal machine. Threads: everything from any thread.
+// kvm-unit-tests, lib/x86 and x86/ioapic.c, emulator.c: interrupt lines that a guest moves itself
+// (ports 2000h-2017h: one byte a GSI), a 4-byte port register at E0h, and 64 KiB of memory-mapped
+// scratch at FF000000h. Made only on demand, never part of a normal machine. Threads: everything
+// from any thread.
 #pragma once
 
 #include <cstdint>

@@ -32,7 +32,8 @@ TEST(DebugExitTest, ValueIsPassedInItsWidth) {
 
 TEST(DebugConsoleTest, BytesReachTheSink) {
     std::string text;
-    DebugConsole device([&](std::span<const std::byte> bytes) { text.push_back(static_cast<char>(bytes[0])); });
+    DebugConsole device(
+        [&](std::span<const std::byte> bytes) { text.push_back(static_cast<char>(bytes[0])); });
     EXPECT_EQ(peek(device, 0), 0xe9U);
     poke(device, 0, 'o');
     poke(device, 0, 'k', 2);

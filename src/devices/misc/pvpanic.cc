@@ -11,7 +11,9 @@ constexpr std::uint8_t kCrashLoaded = 0x02;
 
 }  // namespace
 
-void Pvpanic::read(std::uint64_t /*offset*/, std::span<std::byte> data) { from_integer(kPanicked | kCrashLoaded, data); }
+void Pvpanic::read(std::uint64_t /*offset*/, std::span<std::byte> data) {
+    from_integer(kPanicked | kCrashLoaded, data);
+}
 
 void Pvpanic::write(std::uint64_t /*offset*/, std::span<const std::byte> data) {
     const std::uint64_t value = to_integer(data);

@@ -1,7 +1,7 @@
 // Pvpanic: the port by which a guest tells that it panicked.
 //
-// QEMU's docs/specs/pvpanic: reading answers the events that are supported, writing one reports it. ISA port 505h, found by
-// the guest through the ACPI device QEMU0001.
+// QEMU's docs/specs/pvpanic: reading answers the events that are supported, writing one reports it.
+// ISA port 505h, found by the guest through the ACPI device QEMU0001.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,7 @@ enum Register : unsigned {
     kCentury = 0x32,
 };
 
-constexpr std::uint8_t kUpdating = 0x80;       // A: UIP
+constexpr std::uint8_t kUpdating = 0x80;        // A: UIP
 constexpr std::uint8_t kDividerStopped = 0x60;  // A: DV2, DV1
 constexpr std::uint8_t kSet = 0x80;             // B
 constexpr std::uint8_t kUpdateEnable = 0x10;
@@ -36,22 +36,25 @@ constexpr std::uint8_t kInterrupt = 0x80;  // C: IRQF
 constexpr std::uint8_t kValid = 0x80;      // D: VRT
 
 constexpr std::uint64_t kSecond = 1'000'000'000;
-constexpr std::uint64_t kUpdateTime = 244'000 + 1'984'000;  ///< UIP is set this long before the second ends
+constexpr std::uint64_t kUpdateTime =
+    244'000 + 1'984'000;  ///< UIP is set this long before the second ends
 constexpr std::uint64_t kDividerFrequency = 32'768;
 
 }  // namespace
 
 std::uint64_t Rtc::host_utc() {
-    return static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-            .count());
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                          std::chrono::system_clock::now().time_since_epoch())
+                                          .count());
 }
 
-Rtc::Rtc(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq, const UtcSource& utc)
+Rtc::Rtc(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq,
+         const UtcSource& utc)
     : clock_(clock),
       irq_(irq),
-      ports_("rtc", [this](std::uint64_t offset) { return read_port(offset); },
-             [this](std::uint64_t offset, std::uint8_t value) { write_port(offset, value); }),
+      ports_(
+          "rtc", [this](std::uint64_t offset) { return read_port(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_port(offset, value); }),
       alarm_(loop, clock, [this] { advance(); }) {
     const MutexLock lock(mutex_);
     bytes_[kA] = 0x26;  // 32.768 kHz, 1024 Hz
@@ -61,7 +64,9 @@ Rtc::Rtc(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq, 
     seen_periods_ = periods_now();
 }
 
-Result<> Rtc::attach(bus::Bus& ports) { return ports.add(0x70, 2, ports_); }
+Result<> Rtc::attach(bus::Bus& ports) {
+    return ports.add(0x70, 2, ports_);
+}
 
 void Rtc::set_nvram(unsigned index, std::uint8_t value) {
     STRATA_CHECK(index > kD && index < kSize && index != kCentury, "not a byte of the CMOS memory");
@@ -69,13 +74,21 @@ void Rtc::set_nvram(unsigned index, std::uint8_t value) {
     bytes_[index] = value;
 }
 
-std::uint64_t Rtc::time_now() const { return clock_.now() + offset_; }
+std::uint64_t Rtc::time_now() const {
+    return clock_.now() + offset_;
+}
 
-bool Rtc::divider_stopped() const { return (bytes_[kA] & kDividerStopped) == kDividerStopped; }
+bool Rtc::divider_stopped() const {
+    return (bytes_[kA] & kDividerStopped) == kDividerStopped;
+}
 
-bool Rtc::held() const { return (bytes_[kB] & kSet) != 0 || divider_stopped(); }
+bool Rtc::held() const {
+    return (bytes_[kB] & kSet) != 0 || divider_stopped();
+}
 
-bool Rtc::updating() const { return !held() && time_now() % kSecond >= kSecond - kUpdateTime; }
+bool Rtc::updating() const {
+    return !held() && time_now() % kSecond >= kSecond - kUpdateTime;
+}
 
 std::uint64_t Rtc::period() const {
     const unsigned rate = bytes_[kA] & 0x0f;
@@ -109,8 +122,10 @@ void Rtc::write_port(std::uint64_t offset, std::uint8_t value) {
 
 std::uint8_t Rtc::read_register(unsigned index) {
     switch (index) {
-        case kA: return static_cast<std::uint8_t>(bytes_[kA] | (updating() ? kUpdating : 0));
-        case kB: return bytes_[kB];
+        case kA:
+            return static_cast<std::uint8_t>(bytes_[kA] | (updating() ? kUpdating : 0));
+        case kB:
+            return bytes_[kB];
         case kC: {
             catch_up();
             const std::uint8_t value = std::exchange(bytes_[kC], std::uint8_t{0});
@@ -121,8 +136,10 @@ std::uint8_t Rtc::read_register(unsigned index) {
             }
             return value;
         }
-        case kD: return kValid;
-        default: break;
+        case kD:
+            return kValid;
+        default:
+            break;
     }
     if ((index <= kYear || index == kCentury) && !held()) {
         fill_time();
@@ -133,14 +150,20 @@ std::uint8_t Rtc::read_register(unsigned index) {
 void Rtc::write_register(unsigned index, std::uint8_t value) {
     catch_up();
     switch (index) {
-        case kA: write_a(value); return;
-        case kB: write_b(value); return;
+        case kA:
+            write_a(value);
+            return;
+        case kB:
+            write_b(value);
+            return;
         case kC:
-        case kD: return;  // read-only
-        default: break;
+        case kD:
+            return;  // read-only
+        default:
+            break;
     }
-    const bool time = (index <= kYear || index == kCentury) && index != kSecondsAlarm && index != kMinutesAlarm &&
-                      index != kHoursAlarm;
+    const bool time = (index <= kYear || index == kCentury) && index != kSecondsAlarm &&
+                      index != kMinutesAlarm && index != kHoursAlarm;
     if (!time || held()) {
         bytes_[index] = value;
         return;
@@ -151,9 +174,12 @@ void Rtc::write_register(unsigned index, std::uint8_t value) {
 }
 
 /// The time stops: its bytes now belong to the guest.
-void Rtc::hold() { fill_time(); }
+void Rtc::hold() {
+    fill_time();
+}
 
-/// The time goes on from its bytes. The first update comes half a second after the divider starts (MC146818A, "divider control").
+/// The time goes on from its bytes. The first update comes half a second after the divider starts
+/// (MC146818A, "divider control").
 void Rtc::let_go(bool divider_was_stopped) {
     if (divider_was_stopped) {
         offset_ += kSecond / 2 - time_now() % kSecond;
@@ -172,7 +198,8 @@ void Rtc::write_a(std::uint8_t value) {
     debt_.forgive();
     if (was_stopped && !divider_stopped()) {
         if (held()) {
-            offset_ += kSecond / 2 - time_now() % kSecond;  // SET still holds the bytes; the phase is set already
+            offset_ += kSecond / 2 -
+                       time_now() % kSecond;  // SET still holds the bytes; the phase is set already
         } else {
             let_go(true);
         }
@@ -197,7 +224,9 @@ void Rtc::write_b(std::uint8_t value) {
     update_line();
 }
 
-void Rtc::raise(std::uint8_t flags) { bytes_[kC] |= flags; }
+void Rtc::raise(std::uint8_t flags) {
+    bytes_[kC] |= flags;
+}
 
 /// Puts what has happened since the last look into register C.
 void Rtc::catch_up() {

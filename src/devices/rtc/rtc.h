@@ -1,9 +1,10 @@
 // Rtc: the MC146818 real-time clock with 128 bytes of CMOS memory.
 //
-// Motorola MC146818A datasheet; the century byte at 32h as ACPI's FADT names it. Time is UTC, started from the host's and
-// carried on by the machine clock; a guest that sets it changes an offset. Update, alarm and periodic interrupts drive IRQ 8.
-// Flags are computed when somebody looks; a wake-up is set only for enabled interrupts, so an idle machine has none.
-// Threads: everything from any thread; the line is driven with the lock held.
+// Motorola MC146818A datasheet; the century byte at 32h as ACPI's FADT names it. Time is UTC,
+// started from the host's and carried on by the machine clock; a guest that sets it changes an
+// offset. Update, alarm and periodic interrupts drive IRQ 8. Flags are computed when somebody
+// looks; a wake-up is set only for enabled interrupts, so an idle machine has none. Threads:
+// everything from any thread; the line is driven with the lock held.
 #pragma once
 
 #include <array>
@@ -28,11 +29,13 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     static constexpr unsigned kSize = 128;
 
     /// `irq` is IRQ 8 (or Hpet::rtc_input()).
-    Rtc(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq, const UtcSource& utc = host_utc);
+    Rtc(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq,
+        const UtcSource& utc = host_utc);
 
     /// Claims ports 70h-71h.
     Result<> attach(bus::Bus& ports);
-    /// Sets a CMOS byte (14 to 127) for firmware conventions, e.g. memory size. Before the guest runs.
+    /// Sets a CMOS byte (14 to 127) for firmware conventions, e.g. memory size. Before the guest
+    /// runs.
     void set_nvram(unsigned index, std::uint8_t value);
     /// Brings flags and line up to the clock; the alarm calls this.
     void advance();
@@ -68,7 +71,8 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     [[nodiscard]] unsigned decode_hour(std::uint8_t value) const STRATA_REQUIRES(mutex_);
     void fill_time() STRATA_REQUIRES(mutex_);
     void take_time() STRATA_REQUIRES(mutex_);
-    [[nodiscard]] std::optional<std::uint64_t> next_alarm(std::uint64_t after_second) const STRATA_REQUIRES(mutex_);
+    [[nodiscard]] std::optional<std::uint64_t> next_alarm(std::uint64_t after_second) const
+        STRATA_REQUIRES(mutex_);
     void catch_up() STRATA_REQUIRES(mutex_);
     void catch_up_time() STRATA_REQUIRES(mutex_);
     void catch_up_periodic() STRATA_REQUIRES(mutex_);
@@ -80,9 +84,11 @@ class Rtc final : public state::Pausable, public state::Snapshottable {
     mutable Mutex mutex_;
     std::array<std::uint8_t, kSize> bytes_ STRATA_GUARDED_BY(mutex_) = {};
     std::uint8_t index_ STRATA_GUARDED_BY(mutex_) = 0;
-    std::uint64_t offset_ STRATA_GUARDED_BY(mutex_) = 0;        ///< RTC time - machine time
-    std::uint64_t seen_second_ STRATA_GUARDED_BY(mutex_) = 0;   ///< updates up to here are in the flags
-    std::uint64_t seen_periods_ STRATA_GUARDED_BY(mutex_) = 0;  ///< periodic events up to here are in the flags
+    std::uint64_t offset_ STRATA_GUARDED_BY(mutex_) = 0;  ///< RTC time - machine time
+    std::uint64_t seen_second_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< updates up to here are in the flags
+    std::uint64_t seen_periods_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< periodic events up to here are in the flags
     std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;
     TickDebt debt_ STRATA_GUARDED_BY(mutex_);
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;

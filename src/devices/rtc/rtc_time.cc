@@ -24,7 +24,8 @@ constexpr std::uint16_t kVersion = 1;
 }  // namespace
 
 std::uint8_t Rtc::encode(unsigned value) const {
-    return static_cast<std::uint8_t>((bytes_[kB] & kBinary) != 0 ? value : (value / 10 << 4) | value % 10);
+    return static_cast<std::uint8_t>((bytes_[kB] & kBinary) != 0 ? value
+                                                                 : (value / 10 << 4) | value % 10);
 }
 
 unsigned Rtc::decode(std::uint8_t value) const {
@@ -49,7 +50,8 @@ unsigned Rtc::decode_hour(std::uint8_t value) const {
 
 /// The time into its bytes.
 void Rtc::fill_time() {
-    using namespace std::chrono;  // NOLINT(google-build-using-namespace): calendar arithmetic, in this function only
+    using namespace std::chrono;  // NOLINT(google-build-using-namespace): calendar arithmetic, in
+                                  // this function only
     const std::uint64_t seconds_total = time_now() / kSecond;
     const auto of_day = static_cast<unsigned>(seconds_total % 86'400);
     const sys_days date{days{static_cast<int>(seconds_total / 86'400)}};
@@ -65,12 +67,14 @@ void Rtc::fill_time() {
     bytes_[kCentury] = encode(year / 100);
 }
 
-/// The bytes into the time; what cannot be is brought into range. The part of the second stays as it is.
+/// The bytes into the time; what cannot be is brought into range. The part of the second stays as
+/// it is.
 void Rtc::take_time() {
     using namespace std::chrono;  // NOLINT(google-build-using-namespace): as above
-    const auto of_day = std::min(decode_hour(bytes_[4]), 23U) * 3600 + std::min(decode(bytes_[2]), 59U) * 60 +
-                        std::min(decode(bytes_[0]), 59U);
-    const int full_year = static_cast<int>(decode(bytes_[kCentury]) * 100 + std::min(decode(bytes_[9]), 99U));
+    const auto of_day = std::min(decode_hour(bytes_[4]), 23U) * 3600 +
+                        std::min(decode(bytes_[2]), 59U) * 60 + std::min(decode(bytes_[0]), 59U);
+    const int full_year =
+        static_cast<int>(decode(bytes_[kCentury]) * 100 + std::min(decode(bytes_[9]), 99U));
     const year_month_day civil{year{std::clamp(full_year, kFirstYear, kLastYear)},
                                month{std::clamp(decode(bytes_[8]), 1U, 12U)},
                                day{std::clamp(decode(bytes_[7]), 1U, 31U)}};
@@ -80,9 +84,12 @@ void Rtc::take_time() {
     seen_second_ = time_now() / kSecond;
 }
 
-/// The first second after `after_second` at which the alarm bytes match; nothing if they never do. A byte from C0h up matches all.
+/// The first second after `after_second` at which the alarm bytes match; nothing if they never do.
+/// A byte from C0h up matches all.
 std::optional<std::uint64_t> Rtc::next_alarm(std::uint64_t after_second) const {
-    const auto wanted = [](std::uint8_t byte, unsigned value) { return byte >= kAnyAlarm ? -1 : static_cast<int>(value); };
+    const auto wanted = [](std::uint8_t byte, unsigned value) {
+        return byte >= kAnyAlarm ? -1 : static_cast<int>(value);
+    };
     const int hour = wanted(bytes_[5], decode_hour(bytes_[5]));
     const int minute = wanted(bytes_[3], decode(bytes_[3]));
     const int second = wanted(bytes_[1], decode(bytes_[1]));

@@ -9,7 +9,16 @@ namespace strata::devices {
 namespace {
 
 // Registers by offset; 0 and 1 are the divisor latch while LCR.DLAB is set. Table 1.
-enum Register : unsigned { kData = 0, kIer = 1, kIirFcr = 2, kLcr = 3, kMcr = 4, kLsr = 5, kMsr = 6, kScratch = 7 };
+enum Register : unsigned {
+    kData = 0,
+    kIer = 1,
+    kIirFcr = 2,
+    kLcr = 3,
+    kMcr = 4,
+    kLsr = 5,
+    kMsr = 6,
+    kScratch = 7
+};
 
 constexpr std::uint8_t kIerReceive = 0x01;
 constexpr std::uint8_t kIerTransmit = 0x02;
@@ -64,11 +73,14 @@ Uart::Uart(std::string label, io::EventLoop& loop, const io::MachineClock& clock
     backend_.connect(this);
 }
 
-Uart::~Uart() { backend_.connect(nullptr); }
+Uart::~Uart() {
+    backend_.connect(nullptr);
+}
 
 void Uart::read(std::uint64_t offset, std::span<std::byte> data) {
     for (std::byte& byte : data) {
-        byte = static_cast<std::byte>(offset < kSize ? read_register(static_cast<unsigned>(offset)) : 0xff);
+        byte = static_cast<std::byte>(offset < kSize ? read_register(static_cast<unsigned>(offset))
+                                                     : 0xff);
         ++offset;
     }
 }
@@ -89,11 +101,21 @@ std::uint8_t Uart::read_register(unsigned index) {
         const MutexLock lock(mutex_);
         const bool divisor = (lcr_ & kLcrDivisor) != 0;
         switch (index) {
-            case kData: value = divisor ? static_cast<std::uint8_t>(divisor_) : read_data(); break;
-            case kIer: value = divisor ? static_cast<std::uint8_t>(divisor_ >> 8) : ier_; break;
-            case kIirFcr: value = read_iir(); break;
-            case kLcr: value = lcr_; break;
-            case kMcr: value = mcr_; break;
+            case kData:
+                value = divisor ? static_cast<std::uint8_t>(divisor_) : read_data();
+                break;
+            case kIer:
+                value = divisor ? static_cast<std::uint8_t>(divisor_ >> 8) : ier_;
+                break;
+            case kIirFcr:
+                value = read_iir();
+                break;
+            case kLcr:
+                value = lcr_;
+                break;
+            case kMcr:
+                value = mcr_;
+                break;
             case kLsr:
                 value = lsr();
                 lsr_errors_ = 0;  // 8.6.3: reading clears the error bits
@@ -102,7 +124,9 @@ std::uint8_t Uart::read_register(unsigned index) {
                 value = msr_;
                 msr_ &= kMsrLines;
                 break;
-            default: value = scratch_; break;
+            default:
+                value = scratch_;
+                break;
         }
         update_line();
         wants_input = take_input_wish();
@@ -134,11 +158,20 @@ void Uart::write_register(unsigned index, std::uint8_t value) {
                     write_ier(value);
                 }
                 break;
-            case kIirFcr: write_fcr(value); break;
-            case kLcr: lcr_ = value; break;
-            case kMcr: write_mcr(value); break;
-            case kScratch: scratch_ = value; break;
-            default: break;  // LSR and MSR are for the factory: 8.6.3, 8.6.8
+            case kIirFcr:
+                write_fcr(value);
+                break;
+            case kLcr:
+                lcr_ = value;
+                break;
+            case kMcr:
+                write_mcr(value);
+                break;
+            case kScratch:
+                scratch_ = value;
+                break;
+            default:
+                break;  // LSR and MSR are for the factory: 8.6.3, 8.6.8
         }
         update_line();
         send = !tx_.empty();
@@ -224,7 +257,8 @@ void Uart::write_ier(std::uint8_t value) {
 
 void Uart::write_fcr(std::uint8_t value) {
     const bool switched = ((value ^ fcr_) & kFcrEnable) != 0;
-    const bool enabled = (value & kFcrEnable) != 0;  // 8.6.4: bit 0 must be set for the others to be programmed
+    const bool enabled =
+        (value & kFcrEnable) != 0;  // 8.6.4: bit 0 must be set for the others to be programmed
     if (switched || (enabled && (value & kFcrClearReceive) != 0)) {
         rx_.clear();
         timeout_pending_ = false;
@@ -248,7 +282,8 @@ void Uart::take_input(std::uint8_t value) {
         lsr_errors_ |= kLsrOverrun;
         ++counters_.overruns;
         if ((fcr_ & kFcrEnable) == 0) {
-            rx_.back() = value;  // 8.6.3: the buffer register is overwritten, a FIFO keeps what it has
+            rx_.back() =
+                value;  // 8.6.3: the buffer register is overwritten, a FIFO keeps what it has
         }
         return;
     }
@@ -278,7 +313,9 @@ void Uart::update_modem() {
     msr_ = static_cast<std::uint8_t>(lines | (msr_ & kMsrDeltas) | (changed >> 4));
 }
 
-std::size_t Uart::depth() const { return (fcr_ & kFcrEnable) != 0 ? kFifo : 1; }
+std::size_t Uart::depth() const {
+    return (fcr_ & kFcrEnable) != 0 ? kFifo : 1;
+}
 
 std::size_t Uart::trigger() const {
     static constexpr std::array<std::size_t, 4> kLevels{1, 4, 8, 14};
@@ -287,16 +324,21 @@ std::size_t Uart::trigger() const {
 
 /// Nanoseconds that a character takes on the programmed line.
 std::uint64_t Uart::character_time() const {
-    const unsigned bits = 1 + 5 + (lcr_ & 3) + ((lcr_ & 0x08) != 0 ? 1 : 0) + ((lcr_ & 0x04) != 0 ? 2 : 1);
+    const unsigned bits =
+        1 + 5 + (lcr_ & 3) + ((lcr_ & 0x08) != 0 ? 1 : 0) + ((lcr_ & 0x04) != 0 ? 2 : 1);
     return bits * std::max<std::uint64_t>(divisor_, 1) * kNanoseconds / kInputClock;
 }
 
-/// The character timeout: four characters' time without a byte in or out while the FIFO holds some. 8.4.2.
-void Uart::restart_timeout() { timeout_at_ = rx_.empty() ? 0 : clock_.now() + 4 * character_time(); }
+/// The character timeout: four characters' time without a byte in or out while the FIFO holds
+/// some. 8.4.2.
+void Uart::restart_timeout() {
+    timeout_at_ = rx_.empty() ? 0 : clock_.now() + 4 * character_time();
+}
 
 /// Whether the backend is to be told that there is room now; the caller tells it without the lock.
 bool Uart::take_input_wish() {
-    const bool wish = input_waits_ && !paused_ && (mcr_ & kMcrLoop) == 0 && rx_.size() <= depth() / 2;
+    const bool wish =
+        input_waits_ && !paused_ && (mcr_ & kMcrLoop) == 0 && rx_.size() <= depth() / 2;
     input_waits_ = input_waits_ && !wish;
     return wish;
 }
@@ -308,7 +350,8 @@ void Uart::update_line() {
     const bool waits = (fcr_ & kFcrEnable) != 0 && (ier_ & kIerReceive) != 0 && !timeout_pending_ &&
                        timeout_at_ != 0 && rx_.size() < trigger();
     alarm_.set(waits ? std::optional(timeout_at_) : std::nullopt);
-    // The PC wires INTR through a gate that OUT2 opens. In loopback the interrupts stay operational (8.6.7).
+    // The PC wires INTR through a gate that OUT2 opens. In loopback the interrupts stay operational
+    // (8.6.7).
     const bool open = (mcr_ & (kMcrOut2 | kMcrLoop)) != 0;
     irq_.set(open && pending() != kIirNone);
 }
@@ -318,7 +361,8 @@ void Uart::advance() {
     if (paused_) {
         return;
     }
-    if (timeout_at_ != 0 && clock_.now() >= timeout_at_ && (fcr_ & kFcrEnable) != 0 && !rx_.empty()) {
+    if (timeout_at_ != 0 && clock_.now() >= timeout_at_ && (fcr_ & kFcrEnable) != 0 &&
+        !rx_.empty()) {
         timeout_pending_ = true;
     }
     update_line();
@@ -338,7 +382,9 @@ std::size_t Uart::receive(std::span<const std::byte> data) {
     return count;
 }
 
-void Uart::output_ready() { transmit(); }
+void Uart::output_ready() {
+    transmit();
+}
 
 void Uart::transmit() {
     const MutexLock order(transmit_mutex_);
@@ -360,7 +406,8 @@ void Uart::transmit() {
         }
         const MutexLock lock(mutex_);
         // The guest may have cleared the FIFO meanwhile; what was taken is on its way all the same.
-        tx_.erase(tx_.begin(), tx_.begin() + static_cast<std::ptrdiff_t>(std::min(taken, tx_.size())));
+        tx_.erase(tx_.begin(),
+                  tx_.begin() + static_cast<std::ptrdiff_t>(std::min(taken, tx_.size())));
         counters_.transmitted += taken;
         thre_pending_ = thre_pending_ || tx_.empty();
         update_line();

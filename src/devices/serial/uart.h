@@ -1,10 +1,10 @@
 // Uart: the 16550A serial port.
 //
-// National Semiconductor NS16550D datasheet (PC16550D). Output goes to the backend at once, however slow the programmed
-// line would be; while the backend is full, the bytes stay in the transmit FIFO and LSR.THRE stays 0, so a guest waits and
-// nothing is lost. Input is taken only while the receive FIFO has room. The interrupt reaches the line only with MCR.OUT2
-// set, as on a PC. Threads: everything from any thread; the line is driven with the lock held, the backend is called
-// without.
+// National Semiconductor NS16550D datasheet (PC16550D). Output goes to the backend at once, however
+// slow the programmed line would be; while the backend is full, the bytes stay in the transmit FIFO
+// and LSR.THRE stays 0, so a guest waits and nothing is lost. Input is taken only while the receive
+// FIFO has room. The interrupt reaches the line only with MCR.OUT2 set, as on a PC. Threads:
+// everything from any thread; the line is driven with the lock held, the backend is called without.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,10 @@
 
 namespace strata::devices {
 
-class Uart final : public bus::BusDevice, public SerialPeer, public state::Pausable, public state::Snapshottable {
+class Uart final : public bus::BusDevice,
+                   public SerialPeer,
+                   public state::Pausable,
+                   public state::Snapshottable {
   public:
     static constexpr std::uint64_t kSize = 8;  ///< ports
     static constexpr std::size_t kFifo = 16;
@@ -33,7 +36,8 @@ class Uart final : public bus::BusDevice, public SerialPeer, public state::Pausa
     };
 
     /// `label`: "serial0". Connects itself to `backend`. All outlive this.
-    Uart(std::string label, io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq, SerialBackend& backend);
+    Uart(std::string label, io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq,
+         SerialBackend& backend);
     ~Uart() override;
 
     [[nodiscard]] std::string_view label() const override { return label_; }
@@ -78,7 +82,8 @@ class Uart final : public bus::BusDevice, public SerialPeer, public state::Pausa
     const io::MachineClock& clock_;
     bus::IrqLine& irq_;
     SerialBackend& backend_;
-    Mutex transmit_mutex_;  ///< held while the backend is offered bytes, so that they arrive in order; before mutex_
+    Mutex transmit_mutex_;  ///< held while the backend is offered bytes, so that they arrive in
+                            ///< order; before mutex_
     mutable Mutex mutex_;
     std::deque<std::uint8_t> rx_ STRATA_GUARDED_BY(mutex_);
     std::deque<std::uint8_t> tx_ STRATA_GUARDED_BY(mutex_);
@@ -92,7 +97,8 @@ class Uart final : public bus::BusDevice, public SerialPeer, public state::Pausa
     std::uint16_t divisor_ STRATA_GUARDED_BY(mutex_) = 12;
     bool thre_pending_ STRATA_GUARDED_BY(mutex_) = false;
     bool timeout_pending_ STRATA_GUARDED_BY(mutex_) = false;
-    bool input_waits_ STRATA_GUARDED_BY(mutex_) = false;  ///< the backend had more than there was room for
+    bool input_waits_ STRATA_GUARDED_BY(mutex_) =
+        false;  ///< the backend had more than there was room for
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;
     std::uint64_t timeout_at_ STRATA_GUARDED_BY(mutex_) = 0;  ///< 0: no timeout runs
     Counters counters_ STRATA_GUARDED_BY(mutex_);

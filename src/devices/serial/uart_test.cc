@@ -33,7 +33,9 @@ class UartTest : public ::testing::Test {
   protected:
     static constexpr unsigned kIer = 1, kIir = 2, kFcr = 2, kLcr = 3, kMcr = 4, kLsr = 5, kMsr = 6;
     static constexpr std::uint8_t kOut2 = 0x08, kLoop = 0x10;
-    std::size_t offer(std::string_view text) { return uart.receive(std::as_bytes(std::span(text))); }
+    std::size_t offer(std::string_view text) {
+        return uart.receive(std::as_bytes(std::span(text)));
+    }
 
     FakeTime time;
     FakeLine line;

@@ -33,7 +33,8 @@ constexpr unsigned kRouteShift = 9;
 constexpr std::uint64_t kRouteMask = 31U << kRouteShift;
 constexpr std::uint64_t kFsb = 1U << 14;
 constexpr std::uint64_t kFsbCapable = 1U << 15;
-constexpr std::uint64_t kWritable = kLevel | kInterrupt | kPeriodic | kSetValue | k32Bits | kRouteMask | kFsb;
+constexpr std::uint64_t kWritable =
+    kLevel | kInterrupt | kPeriodic | kSetValue | k32Bits | kRouteMask | kFsb;
 
 constexpr std::uint64_t kTwo32 = std::uint64_t{1} << 32;
 /// A match further away than this (a few hundred years) never comes.
@@ -42,9 +43,13 @@ constexpr std::uint64_t kFar = std::uint64_t{1} << 60;
 constexpr std::string_view kSection = "hpet";
 constexpr std::uint16_t kVersion = 1;
 
-std::uint64_t merge(std::uint64_t old, std::uint64_t value, std::uint64_t mask) { return (old & ~mask) | (value & mask); }
+std::uint64_t merge(std::uint64_t old, std::uint64_t value, std::uint64_t mask) {
+    return (old & ~mask) | (value & mask);
+}
 
-std::uint64_t width_mask(std::uint64_t config) { return (config & k32Bits) != 0 ? kTwo32 - 1 : ~std::uint64_t{0}; }
+std::uint64_t width_mask(std::uint64_t config) {
+    return (config & k32Bits) != 0 ? kTwo32 - 1 : ~std::uint64_t{0};
+}
 
 }  // namespace
 
@@ -64,13 +69,18 @@ Hpet::Hpet(io::EventLoop& loop, const io::MachineClock& clock, Wiring wiring)
       pit_input_(std::make_unique<LegacyInput>(*this, 0)),
       rtc_input_(std::make_unique<LegacyInput>(*this, 1)),
       alarm_(loop, clock, [this] { advance(); }) {
-    STRATA_CHECK(wiring_.irq0 != nullptr && wiring_.irq8 != nullptr, "the HPET needs both legacy lines");
+    STRATA_CHECK(wiring_.irq0 != nullptr && wiring_.irq8 != nullptr,
+                 "the HPET needs both legacy lines");
 }
 
 Hpet::~Hpet() = default;
 
-bus::IrqLine& Hpet::pit_input() { return *pit_input_; }
-bus::IrqLine& Hpet::rtc_input() { return *rtc_input_; }
+bus::IrqLine& Hpet::pit_input() {
+    return *pit_input_;
+}
+bus::IrqLine& Hpet::rtc_input() {
+    return *rtc_input_;
+}
 
 void Hpet::set_legacy_input(unsigned index, bool asserted) {
     const MutexLock lock(mutex_);
@@ -91,14 +101,17 @@ std::uint64_t Hpet::counter() const {
     return (config_ & kEnable) != 0 ? clock_.now() / kPeriod + offset_ : stopped_at_;
 }
 
-std::uint64_t Hpet::machine_time(std::uint64_t counter_value) const { return (counter_value - offset_) * kPeriod; }
+std::uint64_t Hpet::machine_time(std::uint64_t counter_value) const {
+    return (counter_value - offset_) * kPeriod;
+}
 
 /// Where a comparator's interrupt goes; nullptr if its route is not one that is offered.
 bus::IrqLine* Hpet::line_of(unsigned index) const {
     if ((config_ & kLegacy) != 0 && index < 2) {
         return index == 0 ? wiring_.irq0 : wiring_.irq8;
     }
-    const auto route = static_cast<std::uint32_t>((timers_[index].config & kRouteMask) >> kRouteShift);
+    const auto route =
+        static_cast<std::uint32_t>((timers_[index].config & kRouteMask) >> kRouteShift);
     return (wiring_.routable >> route & 1) != 0 ? &wiring_.gsi(route) : nullptr;
 }
 
@@ -229,11 +242,16 @@ void Hpet::read(std::uint64_t offset, std::span<std::byte> data) {
 
 std::uint64_t Hpet::read_register(std::uint64_t offset) const {
     switch (offset) {
-        case kCapabilities: return kBlockId | (kFemtoseconds << 32);
-        case kConfiguration: return config_;
-        case kStatus: return status_;
-        case kCounter: return counter();
-        default: break;
+        case kCapabilities:
+            return kBlockId | (kFemtoseconds << 32);
+        case kConfiguration:
+            return config_;
+        case kStatus:
+            return status_;
+        case kCounter:
+            return counter();
+        default:
+            break;
     }
     const std::uint64_t index = (offset - kTimersStart) / kTimerSize;
     if (offset < kTimersStart || index >= kTimers) {
@@ -242,11 +260,15 @@ std::uint64_t Hpet::read_register(std::uint64_t offset) const {
     const Timer& timer = timers_[index];
     switch (offset % kTimerSize) {
         case 0x00:
-            return timer.config | kPeriodicCapable | kWide | (wiring_.msi != nullptr ? kFsbCapable : 0) |
+            return timer.config | kPeriodicCapable | kWide |
+                   (wiring_.msi != nullptr ? kFsbCapable : 0) |
                    (std::uint64_t{wiring_.routable} << 32);
-        case 0x08: return timer.comparator;
-        case 0x10: return timer.fsb;
-        default: return ~std::uint64_t{0};
+        case 0x08:
+            return timer.comparator;
+        case 0x10:
+            return timer.fsb;
+        default:
+            return ~std::uint64_t{0};
     }
 }
 
@@ -265,7 +287,9 @@ void Hpet::write(std::uint64_t offset, std::span<const std::byte> data) {
 
 void Hpet::write_register(std::uint64_t offset, std::uint64_t value, std::uint64_t mask) {
     switch (offset) {
-        case kConfiguration: write_config(merge(config_, value, mask) & (kEnable | kLegacy)); return;
+        case kConfiguration:
+            write_config(merge(config_, value, mask) & (kEnable | kLegacy));
+            return;
         case kStatus:
             status_ &= ~(value & mask);
             for (unsigned index = 0; index < kTimers; ++index) {
@@ -279,7 +303,8 @@ void Hpet::write_register(std::uint64_t offset, std::uint64_t value, std::uint64
                 stopped_at_ = merge(stopped_at_, value, mask);
             }
             return;
-        default: break;
+        default:
+            break;
     }
     const std::uint64_t index = (offset - kTimersStart) / kTimerSize;
     if (offset >= kTimersStart && index < kTimers) {
@@ -310,10 +335,17 @@ void Hpet::write_config(std::uint64_t value) {
 void Hpet::write_timer(unsigned index, std::uint64_t reg, std::uint64_t value, std::uint64_t mask) {
     Timer& timer = timers_[index];
     switch (reg) {
-        case 0x00: write_timer_config(index, merge(timer.config, value, mask) & kWritable); break;
-        case 0x08: write_comparator(timer, value, mask); break;
-        case 0x10: timer.fsb = merge(timer.fsb, value, mask); break;
-        default: break;
+        case 0x00:
+            write_timer_config(index, merge(timer.config, value, mask) & kWritable);
+            break;
+        case 0x08:
+            write_comparator(timer, value, mask);
+            break;
+        case 0x10:
+            timer.fsb = merge(timer.fsb, value, mask);
+            break;
+        default:
+            break;
     }
 }
 
@@ -343,7 +375,8 @@ void Hpet::write_timer_config(unsigned index, std::uint64_t value) {
     }
 }
 
-/// 2.3.9.2.2: a periodic comparator takes the first match only with VAL_SET; without it a write is the period alone.
+/// 2.3.9.2.2: a periodic comparator takes the first match only with VAL_SET; without it a write is
+/// the period alone.
 void Hpet::write_comparator(Timer& timer, std::uint64_t value, std::uint64_t mask) {
     const std::uint64_t width = width_mask(timer.config);
     const bool repeats = (timer.config & kPeriodic) != 0;
@@ -390,8 +423,9 @@ Result<> Hpet::save(state::StateWriter& writer) const {
         writer.boolean(level);
     }
     for (const Timer& timer : timers_) {
-        for (const std::uint64_t value : {timer.config, timer.comparator, timer.period, timer.fsb, timer.next,
-                                          timer.debt.owed(), timer.owed_at, timer.not_before}) {
+        for (const std::uint64_t value :
+             {timer.config, timer.comparator, timer.period, timer.fsb, timer.next,
+              timer.debt.owed(), timer.owed_at, timer.not_before}) {
             writer.u64(value);
         }
         writer.boolean(timer.armed);
@@ -413,8 +447,8 @@ Result<> Hpet::load(state::StateReader& reader) {
     }
     for (Timer& timer : timers_) {
         std::uint64_t owed = 0;
-        for (std::uint64_t* value : {&timer.config, &timer.comparator, &timer.period, &timer.fsb, &timer.next, &owed,
-                                     &timer.owed_at, &timer.not_before}) {
+        for (std::uint64_t* value : {&timer.config, &timer.comparator, &timer.period, &timer.fsb,
+                                     &timer.next, &owed, &timer.owed_at, &timer.not_before}) {
             *value = reader.u64();
         }
         timer.config &= kWritable;

@@ -1,4 +1,5 @@
-// Hpet: registers, one-shot and periodic comparators, levels, FSB, legacy replacement, lost ticks, state.
+// Hpet: registers, one-shot and periodic comparators, levels, FSB, legacy replacement, lost ticks,
+// state.
 #include "devices/timer/hpet.h"
 
 #include <map>
@@ -11,7 +12,8 @@ namespace strata::devices {
 namespace {
 
 constexpr std::uint64_t kEnable = 1, kLegacy = 2;
-constexpr std::uint64_t kLevel = 2, kInterrupt = 4, kPeriodic = 8, kSetValue = 0x40, k32Bits = 0x100, kFsb = 0x4000;
+constexpr std::uint64_t kLevel = 2, kInterrupt = 4, kPeriodic = 8, kSetValue = 0x40,
+                        k32Bits = 0x100, kFsb = 0x4000;
 constexpr std::uint64_t kRoute20 = 20U << 9;
 constexpr std::uint64_t kMillisecond = 1'000'000;
 constexpr std::uint64_t kTicksPerMs = kMillisecond / Hpet::kPeriod;
@@ -29,8 +31,8 @@ struct Wired {
     FakeLine irq8;
     FakeMsiSink msi;
     Hpet hpet{*time.loop, time.clock,
-              Hpet::Wiring{[this](std::uint32_t gsi) -> bus::IrqLine& { return gsis[gsi]; }, 0x00f00000, &irq0, &irq8,
-                           &msi}};
+              Hpet::Wiring{[this](std::uint32_t gsi) -> bus::IrqLine& { return gsis[gsi]; },
+                           0x00f00000, &irq0, &irq8, &msi}};
 };
 
 class HpetTest : public ::testing::Test, protected Wired {};

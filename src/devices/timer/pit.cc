@@ -18,32 +18,40 @@ constexpr std::uint8_t kRefresh = 0x10;
 constexpr std::uint8_t kOut2 = 0x20;
 constexpr std::uint64_t kRefreshTime = 15'085;  ///< nanoseconds between memory refreshes
 
-constexpr std::uint32_t modulus(bool bcd) { return bcd ? 10'000 : 0x10000; }
+constexpr std::uint32_t modulus(bool bcd) {
+    return bcd ? 10'000 : 0x10000;
+}
 
 std::uint32_t from_bcd(std::uint16_t value) {
-    const std::uint32_t number =
-        (value & 15U) + 10U * (value >> 4 & 15U) + 100U * (value >> 8 & 15U) + 1000U * (value >> 12 & 15U);
+    const std::uint32_t number = (value & 15U) + 10U * (value >> 4 & 15U) +
+                                 100U * (value >> 8 & 15U) + 1000U * (value >> 12 & 15U);
     return number % 10'000;
 }
 
 std::uint16_t to_bcd(std::uint32_t value) {
-    return static_cast<std::uint16_t>(value % 10 | (value / 10 % 10) << 4 | (value / 100 % 10) << 8 |
-                                      (value / 1000 % 10) << 12);
+    return static_cast<std::uint16_t>(value % 10 | (value / 10 % 10) << 4 |
+                                      (value / 100 % 10) << 8 | (value / 1000 % 10) << 12);
 }
 
-bool periodic(std::uint8_t mode) { return mode == 2 || mode == 3; }
+bool periodic(std::uint8_t mode) {
+    return mode == 2 || mode == 3;
+}
 /// Started by a rising gate.
-bool triggered(std::uint8_t mode) { return mode == 1 || mode == 5; }
+bool triggered(std::uint8_t mode) {
+    return mode == 1 || mode == 5;
+}
 
 }  // namespace
 
 Pit::Pit(io::EventLoop& loop, const io::MachineClock& clock, bus::IrqLine& irq)
     : clock_(clock),
       irq_(irq),
-      ports_("pit", [this](std::uint64_t offset) { return read_port(offset); },
-             [this](std::uint64_t offset, std::uint8_t value) { write_port(offset, value); }),
-      speaker_port_("speaker", [this](std::uint64_t) { return read_speaker(); },
-                    [this](std::uint64_t, std::uint8_t value) { write_speaker(value); }),
+      ports_(
+          "pit", [this](std::uint64_t offset) { return read_port(offset); },
+          [this](std::uint64_t offset, std::uint8_t value) { write_port(offset, value); }),
+      speaker_port_(
+          "speaker", [this](std::uint64_t) { return read_speaker(); },
+          [this](std::uint64_t, std::uint8_t value) { write_speaker(value); }),
       alarm_(loop, clock, [this] { advance(); }) {
     const MutexLock lock(mutex_);
     counters_[2].gate = false;
@@ -59,13 +67,16 @@ std::uint64_t Pit::ticks() const {
     return ticks_;
 }
 
-std::uint64_t Pit::tick_now() const { return to_ticks(clock_.now(), kFrequency); }
+std::uint64_t Pit::tick_now() const {
+    return to_ticks(clock_.now(), kFrequency);
+}
 
 std::uint64_t Pit::elapsed(const Counter& counter, std::uint64_t now) {
     return counter.running && now > counter.start ? now - counter.start : counter.held;
 }
 
-/// What the counting element shows. Datasheet, "Operation common to all modes" and each mode's figure.
+/// What the counting element shows. Datasheet, "Operation common to all modes" and each mode's
+/// figure.
 std::uint16_t Pit::value(const Counter& counter, std::uint64_t now) {
     if (!counter.loaded) {
         return 0;
@@ -80,7 +91,8 @@ std::uint16_t Pit::value(const Counter& counter, std::uint64_t now) {
         number = counter.count + modulus(counter.bcd) - passed % modulus(counter.bcd);
     }
     number %= modulus(counter.bcd);
-    return counter.bcd ? to_bcd(static_cast<std::uint32_t>(number)) : static_cast<std::uint16_t>(number);
+    return counter.bcd ? to_bcd(static_cast<std::uint32_t>(number))
+                       : static_cast<std::uint16_t>(number);
 }
 
 bool Pit::out(const Counter& counter, std::uint64_t now) {
@@ -89,25 +101,32 @@ bool Pit::out(const Counter& counter, std::uint64_t now) {
     }
     const std::uint64_t passed = elapsed(counter, now);
     switch (counter.mode) {
-        case 0: return passed >= counter.count;
-        case 1: return !counter.running || passed >= counter.count;
-        case 2: return passed % counter.count != counter.count - 1;
-        case 3: return passed % counter.count < (counter.count + 1) / 2;
-        case 4: return passed != counter.count;
-        default: return !counter.running || passed != counter.count;
+        case 0:
+            return passed >= counter.count;
+        case 1:
+            return !counter.running || passed >= counter.count;
+        case 2:
+            return passed % counter.count != counter.count - 1;
+        case 3:
+            return passed % counter.count < (counter.count + 1) / 2;
+        case 4:
+            return passed != counter.count;
+        default:
+            return !counter.running || passed != counter.count;
     }
 }
 
 /// The status byte of the read-back command.
 std::uint8_t Pit::status(const Counter& counter, std::uint64_t now) {
     return static_cast<std::uint8_t>((out(counter, now) ? 0x80 : 0) | (counter.loaded ? 0 : 0x40) |
-                                     static_cast<unsigned>(counter.access) << 4 | counter.mode << 1 |
-                                     (counter.bcd ? 1 : 0));
+                                     static_cast<unsigned>(counter.access) << 4 |
+                                     counter.mode << 1 | (counter.bcd ? 1 : 0));
 }
 
 std::uint8_t Pit::read_port(std::uint64_t offset) {
     const MutexLock lock(mutex_);
-    return offset < kControl ? read_counter(counters_[offset]) : 0xff;  // the control word cannot be read
+    return offset < kControl ? read_counter(counters_[offset])
+                             : 0xff;  // the control word cannot be read
 }
 
 void Pit::write_port(std::uint64_t offset, std::uint8_t value) {
@@ -126,7 +145,8 @@ std::uint8_t Pit::read_counter(Counter& counter) {
         return status;
     }
     const std::uint16_t number = counter.latched.value_or(value(counter, tick_now()));
-    const bool high = counter.access == Access::High || (counter.access == Access::LowHigh && counter.high_next_read);
+    const bool high = counter.access == Access::High ||
+                      (counter.access == Access::LowHigh && counter.high_next_read);
     if (counter.access == Access::LowHigh) {
         counter.high_next_read = !counter.high_next_read;
     }
@@ -182,9 +202,14 @@ void Pit::read_back(std::uint8_t value) {
 void Pit::write_count(unsigned index, std::uint8_t value) {
     Counter& counter = counters_[index];
     switch (counter.access) {
-        case Access::Low: load_count(index, value); return;
-        case Access::High: load_count(index, static_cast<std::uint16_t>(value << 8)); return;
-        default: break;
+        case Access::Low:
+            load_count(index, value);
+            return;
+        case Access::High:
+            load_count(index, static_cast<std::uint16_t>(value << 8));
+            return;
+        default:
+            break;
     }
     counter.high_next_write = !counter.high_next_write;
     if (!counter.high_next_write) {
@@ -252,7 +277,8 @@ std::uint8_t Pit::read_speaker() {
     const MutexLock lock(mutex_);
     const bool refresh = (clock_.now() / kRefreshTime & 1) != 0;
     return static_cast<std::uint8_t>((counters_[2].gate ? kGate2 : 0) | (speaker_ ? kSpeaker : 0) |
-                                     (refresh ? kRefresh : 0) | (out(counters_[2], tick_now()) ? kOut2 : 0));
+                                     (refresh ? kRefresh : 0) |
+                                     (out(counters_[2], tick_now()) ? kOut2 : 0));
 }
 
 void Pit::write_speaker(std::uint8_t value) {
@@ -305,7 +331,8 @@ void Pit::rearm() {
         alarm_.clear();
         return;
     }
-    const std::uint64_t regular = from_ticks(counter.start + (given_ + 1) * counter.count, kFrequency);
+    const std::uint64_t regular =
+        from_ticks(counter.start + (given_ + 1) * counter.count, kFrequency);
     const std::uint64_t next = std::max(regular, not_before_);
     alarm_.set(debt_.owed() != 0 ? std::min(next, owed_at_) : next);
 }

@@ -1,9 +1,11 @@
 // Pit: the 8254 programmable interval timer with the speaker port 61h.
 //
-// Intel 8254 datasheet (231164): three counters of 1.193182 MHz, modes 0 to 5, binary and BCD, counter latch and
-// read-back. Counter 0's output is a line (IRQ 0); counter 2 is gated by port 61h bit 0 and read at bit 5, which is how
-// kernels without another clock calibrate. A counter's value is computed from the machine clock; only counter 0 needs a
-// wake-up. A count written to a running counter of mode 2 or 3 restarts it at once. Ticks that were missed are given late (TickDebt). Threads: everything from any thread.
+// Intel 8254 datasheet (231164): three counters of 1.193182 MHz, modes 0 to 5, binary and BCD,
+// counter latch and read-back. Counter 0's output is a line (IRQ 0); counter 2 is gated by port 61h
+// bit 0 and read at bit 5, which is how kernels without another clock calibrate. A counter's value
+// is computed from the machine clock; only counter 0 needs a wake-up. A count written to a running
+// counter of mode 2 or 3 restarts it at once. Ticks that were missed are given late (TickDebt).
+// Threads: everything from any thread.
 #pragma once
 
 #include <array>
@@ -47,14 +49,14 @@ class Pit final : public state::Pausable, public state::Snapshottable {
         Access access = Access::LowHigh;
         bool bcd = false;
         bool gate = true;
-        bool loaded = false;          ///< a count was written since the control word
+        bool loaded = false;  ///< a count was written since the control word
         bool high_next_read = false;
         bool high_next_write = false;
         std::uint8_t low_written = 0;
-        std::uint32_t count = 0x10000;  ///< 1 to 10000h (or to 10000 in BCD)
-        std::uint32_t reload = 0x10000; ///< written; becomes count at start or trigger
-        std::uint64_t start = 0;        ///< clock tick (of the 8254) at which counting began
-        std::uint64_t held = 0;         ///< ticks counted when the gate closed (modes 0 and 4)
+        std::uint32_t count = 0x10000;   ///< 1 to 10000h (or to 10000 in BCD)
+        std::uint32_t reload = 0x10000;  ///< written; becomes count at start or trigger
+        std::uint64_t start = 0;         ///< clock tick (of the 8254) at which counting began
+        std::uint64_t held = 0;          ///< ticks counted when the gate closed (modes 0 and 4)
         bool running = false;
         std::optional<std::uint16_t> latched;
         std::optional<std::uint8_t> latched_status;
@@ -88,10 +90,12 @@ class Pit final : public state::Pausable, public state::Snapshottable {
     std::array<Counter, 3> counters_ STRATA_GUARDED_BY(mutex_);
     bool speaker_ STRATA_GUARDED_BY(mutex_) = false;
     bool paused_ STRATA_GUARDED_BY(mutex_) = false;
-    std::uint64_t given_ STRATA_GUARDED_BY(mutex_) = 0;    ///< periods of counter 0 since its start that were counted
+    std::uint64_t given_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< periods of counter 0 since its start that were counted
     std::uint64_t ticks_ STRATA_GUARDED_BY(mutex_) = 0;
-    std::uint64_t not_before_ STRATA_GUARDED_BY(mutex_) = 0;  ///< machine time: earliest next periodic tick
-    std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;     ///< machine time of the next owed tick
+    std::uint64_t not_before_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< machine time: earliest next periodic tick
+    std::uint64_t owed_at_ STRATA_GUARDED_BY(mutex_) = 0;  ///< machine time of the next owed tick
     TickDebt debt_ STRATA_GUARDED_BY(mutex_);
     ByteWindow ports_;
     ByteWindow speaker_port_;

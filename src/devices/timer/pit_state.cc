@@ -12,8 +12,9 @@ constexpr std::uint16_t kVersion = 1;
 void Pit::save_counter(state::StateWriter& writer, const Counter& counter) {
     writer.u8(counter.mode);
     writer.u8(static_cast<std::uint8_t>(counter.access));
-    for (const bool value : {counter.bcd, counter.gate, counter.loaded, counter.high_next_read, counter.high_next_write,
-                             counter.running, counter.latched.has_value(), counter.latched_status.has_value()}) {
+    for (const bool value : {counter.bcd, counter.gate, counter.loaded, counter.high_next_read,
+                             counter.high_next_write, counter.running, counter.latched.has_value(),
+                             counter.latched_status.has_value()}) {
         writer.boolean(value);
     }
     writer.u8(counter.low_written);
@@ -30,8 +31,8 @@ void Pit::load_counter(state::StateReader& reader, Counter& counter) {
     const std::uint8_t access = reader.u8();
     bool latched = false;
     bool latched_status = false;
-    for (bool* value : {&counter.bcd, &counter.gate, &counter.loaded, &counter.high_next_read, &counter.high_next_write,
-                        &counter.running, &latched, &latched_status}) {
+    for (bool* value : {&counter.bcd, &counter.gate, &counter.loaded, &counter.high_next_read,
+                        &counter.high_next_write, &counter.running, &latched, &latched_status}) {
         *value = reader.boolean();
     }
     counter.low_written = reader.u8();
@@ -44,7 +45,8 @@ void Pit::load_counter(state::StateReader& reader, Counter& counter) {
     counter.latched = latched ? std::optional(number) : std::nullopt;
     counter.latched_status = latched_status ? std::optional(status) : std::nullopt;
     const auto in_range = [](std::uint32_t count) { return count >= 1 && count <= 0x10000; };
-    if (counter.mode > 5 || access < 1 || access > 3 || !in_range(counter.count) || !in_range(counter.reload)) {
+    if (counter.mode > 5 || access < 1 || access > 3 || !in_range(counter.count) ||
+        !in_range(counter.reload)) {
         reader.reject("a counter's mode or count that cannot be");
         counter = Counter{};
         return;

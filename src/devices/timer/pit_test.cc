@@ -25,7 +25,7 @@ struct Wired {
     }
     unsigned count(std::uint16_t port) {
         const unsigned low = in(port);
-        return low | in(port) * 256U;
+        return low | in(port)*256U;
     }
     void program(unsigned counter, std::uint8_t control, std::uint16_t count) {
         out(0x43, static_cast<std::uint8_t>(counter << 6 | 0x30 | control));

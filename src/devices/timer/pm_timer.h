@@ -1,7 +1,8 @@
 // PmTimer: the ACPI power management timer: a free-running 32-bit counter of 3.579545 MHz.
 //
-// ACPI 6.4, 4.8.2.1 and 4.8.3.3. It has no state: its value is the machine clock's. The carry (the top bit changed)
-// shows as TMR_STS in the PM1 event block (acpi/pm_block.h), which asks for it here.
+// ACPI 6.4, 4.8.2.1 and 4.8.3.3. It has no state: its value is the machine clock's. The carry (the
+// top bit changed) shows as TMR_STS in the PM1 event block (acpi/pm_block.h), which asks for it
+// here.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// InstructionHelper: a software machine around one CpuState, and the way of the registers there and back.
+// InstructionHelper: a software machine around one CpuState, and the way of the registers there and
+// back.
 #include "engine/kvm/instruction_helper.h"
 
 #include <algorithm>
@@ -32,11 +33,16 @@ struct CpuStateMsr {
 };
 /// MSRs that the interpreter finds in CpuState.
 constexpr CpuStateMsr kCpuStateMsrs[] = {
-    {msr::kStar, &CpuState::star},           {msr::kLstar, &CpuState::lstar},
-    {msr::kCstar, &CpuState::cstar},         {msr::kSfmask, &CpuState::sfmask},
-    {msr::kKernelGsBase, &CpuState::kernel_gs_base}, {msr::kTscAux, &CpuState::tsc_aux},
-    {msr::kSysenterCs, &CpuState::sysenter_cs},      {msr::kSysenterEsp, &CpuState::sysenter_esp},
-    {msr::kSysenterEip, &CpuState::sysenter_eip},    {msr::kPat, &CpuState::pat},
+    {msr::kStar, &CpuState::star},
+    {msr::kLstar, &CpuState::lstar},
+    {msr::kCstar, &CpuState::cstar},
+    {msr::kSfmask, &CpuState::sfmask},
+    {msr::kKernelGsBase, &CpuState::kernel_gs_base},
+    {msr::kTscAux, &CpuState::tsc_aux},
+    {msr::kSysenterCs, &CpuState::sysenter_cs},
+    {msr::kSysenterEsp, &CpuState::sysenter_esp},
+    {msr::kSysenterEip, &CpuState::sysenter_eip},
+    {msr::kPat, &CpuState::pat},
 };
 
 std::uint64_t CpuState::*msr_field(std::uint32_t index) {
@@ -50,16 +56,22 @@ soft::StepResult step(CpuState& cpu) {
     return result == soft::StepResult::Exception ? soft::deliver_exception(cpu) : result;
 }
 
-VcpuExit broken(const Error& error) { return {ExitReason::InternalError, error.text()}; }
+VcpuExit broken(const Error& error) {
+    return {ExitReason::InternalError, error.text()};
+}
 
 }  // namespace
 
-/// The machine that the interpreter sees: RAM and I/O are the real ones, MSRs are KVM's, everything else does not exist.
+/// The machine that the interpreter sees: RAM and I/O are the real ones, MSRs are KVM's, everything
+/// else does not exist.
 class HelperVm final : public soft::SoftVm {
   public:
     HelperVm(KvmVm& vm, const KvmFd& vcpu, const VcpuConfig& config)
-        : vcpu_(vcpu), config_(config), cpu_(std::make_unique<CpuState>()),
-          mmu_(soft::make_mmu_state(config.cpuid.find(0x80000008, 0).eax & 0xff, arch::x86::has_feature(config.cpuid, "pdpe1gb"))) {
+        : vcpu_(vcpu),
+          config_(config),
+          cpu_(std::make_unique<CpuState>()),
+          mmu_(soft::make_mmu_state(config.cpuid.find(0x80000008, 0).eax & 0xff,
+                                    arch::x86::has_feature(config.cpuid, "pdpe1gb"))) {
         ram = &vm.ram();
         io = &vm.io();
         cpu_->vm = this;
@@ -70,18 +82,22 @@ class HelperVm final : public soft::SoftVm {
     [[nodiscard]] CpuState& cpu() { return *cpu_; }
     Result<> load(const arch::x86::ArchState& state);
     Result<> store(const arch::x86::ArchState& before);
-    /// At the entry of the handler of `vector`: takes the exception back if a system call of user mode caused it, and goes to that instruction.
-    /// False: nothing was changed.
+    /// At the entry of the handler of `vector`: takes the exception back if a system call of user
+    /// mode caused it, and goes to that instruction. False: nothing was changed.
     bool back_to_system_call(std::uint8_t vector);
 
     soft::LocalApic& local_apic(CpuState& /*cpu*/) noexcept override {
-        // Asked for only when the MMU's apic_page is hit or a PV hypercall is made; neither is set up here.
+        // Asked for only when the MMU's apic_page is hit or a PV hypercall is made; neither is set
+        // up here.
         check_failed("no local APIC", __FILE__, __LINE__, "the helper's MMU has no APIC page");
     }
-    const arch::x86::CpuidTable& cpuid(const CpuState& /*cpu*/) const noexcept override { return config_.cpuid; }
+    const arch::x86::CpuidTable& cpuid(const CpuState& /*cpu*/) const noexcept override {
+        return config_.cpuid;
+    }
     bool read_msr(CpuState& cpu, std::uint32_t index, std::uint64_t& value) noexcept override;
     bool write_msr(CpuState& cpu, std::uint32_t index, std::uint64_t value) noexcept override;
-    std::uint64_t hypercall(CpuState&, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) noexcept override {
+    std::uint64_t hypercall(CpuState&, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
+                            std::uint64_t) noexcept override {
         return static_cast<std::uint64_t>(-1000);  // -KVM_ENOSYS; KVM takes VMCALL itself
     }
     void run_exclusive(CpuState* /*self*/, const std::function<void()>& work) override { work(); }
@@ -89,7 +105,9 @@ class HelperVm final : public soft::SoftVm {
     const std::vector<CpuState*>& cpus() const noexcept override { return cpus_; }
 
     // The machine's side of a SoftVm: not used, the machine talks to KvmVm.
-    Result<std::unique_ptr<Vcpu>> create_vcpu(const VcpuConfig& /*config*/) override { return none(); }
+    Result<std::unique_ptr<Vcpu>> create_vcpu(const VcpuConfig& /*config*/) override {
+        return none();
+    }
     void set_external_interrupt(bool /*asserted*/) override {}
     void set_irq_routes(const std::vector<bus::IrqRoute>& /*routes*/) override {}
     void inject_nmi(std::uint32_t /*vcpu_index*/) override {}
@@ -103,9 +121,12 @@ class HelperVm final : public soft::SoftVm {
     struct Frame {
         std::uint64_t rip, cs, rflags, rsp, ss;
     };
-    [[nodiscard]] bool system_call_raised(const Frame& frame, std::uint64_t error_code, bool code64);
+    [[nodiscard]] bool system_call_raised(const Frame& frame, std::uint64_t error_code,
+                                          bool code64);
     [[nodiscard]] bool is_syscall(std::uint64_t linear);
-    static Error none() { return {ErrorKind::NotSupported, "the instruction helper is no machine"}; }
+    static Error none() {
+        return {ErrorKind::NotSupported, "the instruction helper is no machine"};
+    }
 
     const KvmFd& vcpu_;
     const VcpuConfig& config_;
@@ -127,7 +148,8 @@ Result<> HelperVm::load(const arch::x86::ArchState& state) {
     cpu.interrupt_shadow = state.events.interrupt_shadow;
     cpu.nmi_masked = state.events.nmi_masked;
     for (std::size_t i = 0; i < std::size(kCpuStateMsrs); ++i) {
-        // One that this vCPU's CPUID does not have reads as zero; the interpreter then has no use for it either.
+        // One that this vCPU's CPUID does not have reads as zero; the interpreter then has no use
+        // for it either.
         auto value = kvm::read_msr(vcpu_, kCpuStateMsrs[i].index);
         cpu.*kCpuStateMsrs[i].field = value.ok() ? *value : 0;
         loaded_msrs_[i] = cpu.*kCpuStateMsrs[i].field;
@@ -163,7 +185,8 @@ bool HelperVm::is_syscall(std::uint64_t linear) {
     constexpr std::array<std::byte, 2> kSyscall = {std::byte{0x0f}, std::byte{0x05}};
     for (std::size_t i = 0; i < kSyscall.size(); ++i) {
         std::uint64_t physical = 0;
-        if (!soft::translate_linear(*cpu_, linear + i, soft::MemAccess::Execute, soft::Privilege::User, physical)) {
+        if (!soft::translate_linear(*cpu_, linear + i, soft::MemAccess::Execute,
+                                    soft::Privilege::User, physical)) {
             cpu_->exception = {};
             return false;
         }
@@ -175,11 +198,14 @@ bool HelperVm::is_syscall(std::uint64_t linear) {
     return true;
 }
 
-/// Whether #PF at `frame` comes of a SYSCALL that arrived at the entry point in ring 3, and not of a program that jumped there with RCX and R11 of its
-/// own choice: SYSCALL has cleared what FMASK says, IF as a rule, which such a program cannot; flags that it could not have changed are compared else.
+/// Whether #PF at `frame` comes of a SYSCALL that arrived at the entry point in ring 3, and not of
+/// a program that jumped there with RCX and R11 of its own choice: SYSCALL has cleared what FMASK
+/// says, IF as a rule, which such a program cannot; flags that it could not have changed are
+/// compared else.
 bool HelperVm::system_call_raised(const Frame& frame, std::uint64_t error_code, bool code64) {
     namespace fl = arch::x86::rflags;
-    constexpr std::uint64_t kUserFetch = 0x14, kNotUsers = fl::kIf | fl::kIopl | fl::kVm | fl::kVif | fl::kVip;
+    constexpr std::uint64_t kUserFetch = 0x14,
+                            kNotUsers = fl::kIf | fl::kIopl | fl::kVm | fl::kVif | fl::kVip;
     const CpuState& cpu = *cpu_;
     const std::uint64_t entry = code64 ? cpu.lstar : cpu.cstar;
     if (frame.rip != entry || cpu.cr2 != entry || (error_code & kUserFetch) != kUserFetch) {
@@ -187,7 +213,8 @@ bool HelperVm::system_call_raised(const Frame& frame, std::uint64_t error_code, 
     }
     const std::uint64_t saved = cpu.gpr[arch::x86::R11];
     const bool masked = (frame.rflags & cpu.sfmask & ~fl::kRf) == 0;
-    const bool flags_are_its_own = (cpu.sfmask & fl::kIf) != 0 || ((saved ^ frame.rflags) & kNotUsers) == 0;
+    const bool flags_are_its_own =
+        (cpu.sfmask & fl::kIf) != 0 || ((saved ^ frame.rflags) & kNotUsers) == 0;
     return masked && flags_are_its_own && is_syscall(cpu.gpr[arch::x86::Rcx] - 2);
 }
 
@@ -199,7 +226,8 @@ bool HelperVm::back_to_system_call(std::uint8_t vector) {
     Frame frame{};
     const std::uint64_t at = cpu.gpr[arch::x86::Rsp];
     if ((page_fault && !soft::read_linear(cpu, at, &error_code, sizeof(error_code))) ||
-        !soft::read_linear(cpu, at + (page_fault ? sizeof(error_code) : 0), &frame, sizeof(frame))) {
+        !soft::read_linear(cpu, at + (page_fault ? sizeof(error_code) : 0), &frame,
+                           sizeof(frame))) {
         cpu.exception = {};
         return false;
     }
@@ -208,8 +236,10 @@ bool HelperVm::back_to_system_call(std::uint8_t vector) {
     }
     soft::Descriptor segment;
     soft::Segment ss;
-    if (!soft::read_descriptor(cpu, static_cast<std::uint16_t>(frame.cs), arch::x86::vector::kGp, segment) ||
-        !soft::check_stack_segment(cpu, static_cast<std::uint16_t>(frame.ss), 3, arch::x86::vector::kGp, ss)) {
+    if (!soft::read_descriptor(cpu, static_cast<std::uint16_t>(frame.cs), arch::x86::vector::kGp,
+                               segment) ||
+        !soft::check_stack_segment(cpu, static_cast<std::uint16_t>(frame.ss), 3,
+                                   arch::x86::vector::kGp, ss)) {
         cpu.exception = {};
         return false;
     }
@@ -265,9 +295,13 @@ void InstructionHelper::prepare() {
     soft::prepare_interpreter_thread(helper_->cpu());
 }
 
-std::optional<VcpuExit> InstructionHelper::execute() { return run(std::nullopt); }
+std::optional<VcpuExit> InstructionHelper::execute() {
+    return run(std::nullopt);
+}
 
-std::optional<VcpuExit> InstructionHelper::execute_at_handler(std::uint8_t vector) { return run(vector); }
+std::optional<VcpuExit> InstructionHelper::execute_at_handler(std::uint8_t vector) {
+    return run(vector);
+}
 
 std::optional<VcpuExit> InstructionHelper::run(std::optional<std::uint8_t> handler_of) {
     if (!helper_) {

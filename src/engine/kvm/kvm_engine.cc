@@ -1,11 +1,11 @@
-// KvmEngine: opening /dev/kvm, what it must offer, and what it lets a guest see. Linux Documentation/virt/kvm/api.rst.
+// KvmEngine: opening /dev/kvm, what it must offer, and what it lets a guest see. Linux
+// Documentation/virt/kvm/api.rst.
 #include "engine/kvm/kvm_engine.h"
-
-#include <fcntl.h>
 
 #include <algorithm>
 #include <array>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "arch/x86/cpu_features.h"
@@ -24,10 +24,18 @@ struct NeededExtension {
     std::string_view name;
 };
 constexpr NeededExtension kNeeded[] = {
-    {KVM_CAP_USER_MEMORY, "user memory"}, {KVM_CAP_SPLIT_IRQCHIP, "split irqchip"},   {KVM_CAP_SIGNAL_MSI, "MSI signalling"},
-    {KVM_CAP_IRQ_ROUTING, "IRQ routing"}, {KVM_CAP_IMMEDIATE_EXIT, "immediate exit"}, {KVM_CAP_EXT_CPUID, "extended CPUID"},
-    {KVM_CAP_XSAVE, "XSAVE state"},       {KVM_CAP_XCRS, "XCR state"},                {KVM_CAP_VCPU_EVENTS, "vCPU events"},
-    {KVM_CAP_MP_STATE, "MP state"},       {KVM_CAP_DEBUGREGS, "debug registers"},     {KVM_CAP_ADJUST_CLOCK, "clock control"},
+    {KVM_CAP_USER_MEMORY, "user memory"},
+    {KVM_CAP_SPLIT_IRQCHIP, "split irqchip"},
+    {KVM_CAP_SIGNAL_MSI, "MSI signalling"},
+    {KVM_CAP_IRQ_ROUTING, "IRQ routing"},
+    {KVM_CAP_IMMEDIATE_EXIT, "immediate exit"},
+    {KVM_CAP_EXT_CPUID, "extended CPUID"},
+    {KVM_CAP_XSAVE, "XSAVE state"},
+    {KVM_CAP_XCRS, "XCR state"},
+    {KVM_CAP_VCPU_EVENTS, "vCPU events"},
+    {KVM_CAP_MP_STATE, "MP state"},
+    {KVM_CAP_DEBUGREGS, "debug registers"},
+    {KVM_CAP_ADJUST_CLOCK, "clock control"},
 };
 
 /// MSRs that are configuration, aliases or held elsewhere in ArchState: [first, last].
@@ -35,22 +43,25 @@ struct MsrRange {
     std::uint32_t first, last;
 };
 constexpr MsrRange kNotSaved[] = {
-    {0x10, 0x12},              // TSC is a field; 11h and 12h are the old names of the kvmclock registers
-    {0x1b, 0x1b},              // APIC base: a field
-    {0x8b, 0x8b},              // microcode revision
-    {0xcd, 0xcf},              // platform and core capabilities
-    {0x10a, 0x10a},            // ARCH_CAPABILITIES
-    {0x345, 0x345},            // PERF_CAPABILITIES
-    {0x480, 0x49f},            // VMX capabilities
+    {0x10, 0x12},    // TSC is a field; 11h and 12h are the old names of the kvmclock registers
+    {0x1b, 0x1b},    // APIC base: a field
+    {0x8b, 0x8b},    // microcode revision
+    {0xcd, 0xcf},    // platform and core capabilities
+    {0x10a, 0x10a},  // ARCH_CAPABILITIES
+    {0x345, 0x345},  // PERF_CAPABILITIES
+    {0x480, 0x49f},  // VMX capabilities
     {0x40000000, 0x400001ff},  // Hyper-V, never shown
     {0xc0000080, 0xc0000080},  // EFER: a field
     {0xc0000100, 0xc0000101},  // FS and GS base: fields
 };
 /// Not in every kernel's list although they can be saved.
-constexpr MsrRange kAlsoSaved[] = {{0x200, 0x20f}, {0x250, 0x250}, {0x258, 0x259}, {0x268, 0x26f}, {0x2ff, 0x2ff}};
+constexpr MsrRange kAlsoSaved[] = {
+    {0x200, 0x20f}, {0x250, 0x250}, {0x258, 0x259}, {0x268, 0x26f}, {0x2ff, 0x2ff}};
 
 bool saved(std::uint32_t index) {
-    return std::ranges::none_of(kNotSaved, [&](const MsrRange& range) { return index >= range.first && index <= range.last; });
+    return std::ranges::none_of(kNotSaved, [&](const MsrRange& range) {
+        return index >= range.first && index <= range.last;
+    });
 }
 
 Result<KvmFd> open_device() {
@@ -66,16 +77,20 @@ Result<KvmFd> open_device() {
 Result<std::unique_ptr<KvmEngine>> KvmEngine::create() {
     auto engine = std::unique_ptr<KvmEngine>(new KvmEngine(STRATA_TRY(open_device())));
     const KvmFd& device = engine->device_;
-    const int version = STRATA_TRY(device.call(KVM_GET_API_VERSION, std::uint64_t{0}, "asking KVM's API version"));
+    const int version =
+        STRATA_TRY(device.call(KVM_GET_API_VERSION, std::uint64_t{0}, "asking KVM's API version"));
     if (version != KVM_API_VERSION) {
-        return Error(ErrorKind::NotSupported, fmt::format("/dev/kvm speaks API version {}, not {}", version, KVM_API_VERSION));
+        return Error(ErrorKind::NotSupported, fmt::format("/dev/kvm speaks API version {}, not {}",
+                                                          version, KVM_API_VERSION));
     }
     for (const NeededExtension& needed : kNeeded) {
         if (device.extension(needed.capability) == 0) {
-            return Error(ErrorKind::NotSupported, fmt::format("this kernel's KVM lacks {}", needed.name));
+            return Error(ErrorKind::NotSupported,
+                         fmt::format("this kernel's KVM lacks {}", needed.name));
         }
     }
-    engine->vcpu_mapping_size_ = STRATA_TRY(device.call(KVM_GET_VCPU_MMAP_SIZE, std::uint64_t{0}, "asking KVM's mapping size"));
+    engine->vcpu_mapping_size_ = STRATA_TRY(
+        device.call(KVM_GET_VCPU_MMAP_SIZE, std::uint64_t{0}, "asking KVM's mapping size"));
     if (engine->vcpu_mapping_size_ < static_cast<int>(sizeof(kvm_run))) {
         return Error(ErrorKind::NotSupported, "this kernel's KVM has too small a vCPU mapping");
     }
@@ -91,7 +106,8 @@ Result<> KvmEngine::read_capabilities() {
     cpuid.head()->nent = kMaxCpuidEntries;
     STRATA_TRY_VOID(device_.call(KVM_GET_SUPPORTED_CPUID, cpuid.head(), "asking KVM's CPUID"));
     auto& table = capabilities_.supported_cpuid;
-    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries); ++i) {
+    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries);
+         ++i) {
         table.entries.push_back(from_kvm(cpuid.items()[i]));
     }
     // Emulated by the kernel's local APIC, but not in its table on all kernels.
@@ -100,12 +116,16 @@ Result<> KvmEngine::read_capabilities() {
     }
     arch::x86::set_feature(table, *arch::x86::find_cpu_feature("tsc_deadline_timer"),
                            device_.extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0);
-    capabilities_.max_vcpus = static_cast<std::uint32_t>(std::max(device_.extension(KVM_CAP_MAX_VCPUS), 1));
+    capabilities_.max_vcpus =
+        static_cast<std::uint32_t>(std::max(device_.extension(KVM_CAP_MAX_VCPUS), 1));
     // The frequency is known per vCPU only: ask a scratch one.
-    const KvmFd vm(UniqueFd(STRATA_TRY(device_.call(KVM_CREATE_VM, std::uint64_t{0}, "creating a KVM machine"))));
-    const KvmFd vcpu(UniqueFd(STRATA_TRY(vm.call(KVM_CREATE_VCPU, std::uint64_t{0}, "creating a KVM vCPU"))));
+    const KvmFd vm(UniqueFd(
+        STRATA_TRY(device_.call(KVM_CREATE_VM, std::uint64_t{0}, "creating a KVM machine"))));
+    const KvmFd vcpu(
+        UniqueFd(STRATA_TRY(vm.call(KVM_CREATE_VCPU, std::uint64_t{0}, "creating a KVM vCPU"))));
     auto khz = vcpu.call(KVM_GET_TSC_KHZ, std::uint64_t{0}, "asking KVM's TSC frequency");
-    capabilities_.tsc_khz = khz.ok() ? static_cast<std::uint64_t>(*khz) : 0;  // unstable host TSC: no timing leaves
+    capabilities_.tsc_khz =
+        khz.ok() ? static_cast<std::uint64_t>(*khz) : 0;  // unstable host TSC: no timing leaves
     return ok();
 }
 

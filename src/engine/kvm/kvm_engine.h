@@ -1,7 +1,8 @@
 // KvmEngine: the CPU engine over Linux's KVM.
 //
-// The kernel keeps the local APICs (split irqchip); IOAPIC and PICs are the machine's. Kernels without split irqchip, MSI
-// signalling or immediate exit (before 4.12) are refused: NotSupported with the name of what is missing.
+// The kernel keeps the local APICs (split irqchip); IOAPIC and PICs are the machine's. Kernels
+// without split irqchip, MSI signalling or immediate exit (before 4.12) are refused: NotSupported
+// with the name of what is missing.
 #pragma once
 
 #include <memory>
@@ -13,15 +14,18 @@ namespace strata::engine::kvm {
 
 /// The limitation of hosts where keeps_interrupts_in_service() is false.
 inline constexpr std::string_view kEndsInterruptsEarly =
-    "this host's KVM ends an interrupt when it delivers it (ISR stays clear), so a level-triggered one may come once too often";
+    "this host's KVM ends an interrupt when it delivers it (ISR stays clear), so a level-triggered "
+    "one may come once too often";
 
 /// The limitation of hosts where system_calls_reach_ring_0() is false.
 inline constexpr std::string_view kLosesSystemCalls =
-    "this host's KVM leaves a guest in user mode at SYSCALL, which is mended if the guest's entry point is on a supervisor page";
+    "this host's KVM leaves a guest in user mode at SYSCALL, which is mended if the guest's entry "
+    "point is on a supervisor page";
 
 class KvmEngine final : public CpuEngine {
   public:
-    /// Opens /dev/kvm and checks what it can do. NotFound: no such device; PermissionDenied: not for this user; NotSupported.
+    /// Opens /dev/kvm and checks what it can do. NotFound: no such device; PermissionDenied: not
+    /// for this user; NotSupported.
     static Result<std::unique_ptr<KvmEngine>> create();
 
     [[nodiscard]] std::string_view name() const override { return "kvm"; }

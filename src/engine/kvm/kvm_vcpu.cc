@@ -1,38 +1,49 @@
 // KvmVcpu: the KVM_RUN loop. Linux Documentation/virt/kvm/api.rst, 4.10 and 5.
 #include "engine/kvm/kvm_vcpu.h"
 
-#include <csignal>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <csignal>
 
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "engine/kvm/vcpu_state.h"
 
 namespace strata::engine::kvm {
 namespace {
 
-pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
+pid_t this_thread() {
+    return static_cast<pid_t>(::syscall(SYS_gettid));
+}
 
-VcpuExit broken(std::string detail) { return {ExitReason::InternalError, std::move(detail)}; }
+VcpuExit broken(std::string detail) {
+    return {ExitReason::InternalError, std::move(detail)};
+}
 
 }  // namespace
 
 KvmVcpu::KvmVcpu(KvmVm& vm, KvmFd fd, MmapRegion mapping, const VcpuConfig& config)
-    : vm_(vm), fd_(std::move(fd)), mapping_(std::move(mapping)), config_(config), helper_(vm, fd_, config_) {
+    : vm_(vm),
+      fd_(std::move(fd)),
+      mapping_(std::move(mapping)),
+      config_(config),
+      helper_(vm, fd_, config_) {
     if (vm.engine().loses_system_calls()) {
         mender_.emplace(vm, fd_, helper_);
     }
 }
 
-KvmVcpu::~KvmVcpu() { vm_.forget(*this); }
+KvmVcpu::~KvmVcpu() {
+    vm_.forget(*this);
+}
 
 Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(KvmVm& vm, KvmFd fd, const VcpuConfig& config) {
-    auto mapping = STRATA_TRY(MmapRegion::map(static_cast<std::size_t>(vm.engine().vcpu_mapping_size()),
-                                              PROT_READ | PROT_WRITE, MAP_SHARED, fd.get()));
-    auto vcpu = std::unique_ptr<KvmVcpu>(new KvmVcpu(vm, std::move(fd), std::move(mapping), config));
+    auto mapping =
+        STRATA_TRY(MmapRegion::map(static_cast<std::size_t>(vm.engine().vcpu_mapping_size()),
+                                   PROT_READ | PROT_WRITE, MAP_SHARED, fd.get()));
+    auto vcpu =
+        std::unique_ptr<KvmVcpu>(new KvmVcpu(vm, std::move(fd), std::move(mapping), config));
     STRATA_TRY_VOID(vcpu->set_cpuid());
     return vcpu;
 }
@@ -55,14 +66,16 @@ Result<> KvmVcpu::set_cpuid() {
     return read_cpuid_back();
 }
 
-// Where the processor executes a guest's CPUID by itself (PVM), KVM changes the table to what the guest will see: the instruction helper
-// must not refuse instructions that the guest was told to have.
+// Where the processor executes a guest's CPUID by itself (PVM), KVM changes the table to what the
+// guest will see: the instruction helper must not refuse instructions that the guest was told to
+// have.
 Result<> KvmVcpu::read_cpuid_back() {
     WithTail<kvm_cpuid2, kvm_cpuid_entry2> cpuid(kMaxCpuidEntries);
     cpuid.head()->nent = kMaxCpuidEntries;
     STRATA_TRY_VOID(fd_.call(KVM_GET_CPUID2, cpuid.head(), "reading a vCPU's CPUID back"));
     config_.cpuid.entries.clear();
-    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries); ++i) {
+    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(cpuid.head()->nent, kMaxCpuidEntries);
+         ++i) {
         config_.cpuid.entries.push_back(from_kvm(cpuid.items()[i]));
     }
     return ok();
@@ -101,7 +114,8 @@ void KvmVcpu::request_exit() {
 }
 
 bool KvmVcpu::interrupted() {
-    // First the byte, then the flag: a request that comes between sets both again, and the next KVM_RUN returns at once.
+    // First the byte, then the flag: a request that comes between sets both again, and the next
+    // KVM_RUN returns at once.
     immediate_exit().store(0, std::memory_order_seq_cst);
     return exit_requested_.exchange(false, std::memory_order_seq_cst);
 }
@@ -111,7 +125,8 @@ Result<> KvmVcpu::offer_external_interrupt() {
         return ok();
     }
     kvm_run& run = shared();
-    if (vm_.external_interrupt() && run.ready_for_interrupt_injection != 0 && run.if_flag != 0 && !offered_vector_) {
+    if (vm_.external_interrupt() && run.ready_for_interrupt_injection != 0 && run.if_flag != 0 &&
+        !offered_vector_) {
         kvm_interrupt interrupt = {};
         interrupt.irq = vm_.io().acknowledge_external_interrupt();
         STRATA_TRY_VOID(fd_.call(KVM_INTERRUPT, &interrupt, "injecting an external interrupt"));
@@ -136,8 +151,10 @@ VcpuExit KvmVcpu::run() {
         }
         const int answer = ::ioctl(fd_.get(), KVM_RUN, 0);
         const int error = answer < 0 ? errno : 0;
-        // Delivered, unless KVM came back before it entered the guest: then it is not yet ready for another.
-        if (error != EINTR || shared().ready_for_interrupt_injection != 0 || shared().if_flag == 0) {
+        // Delivered, unless KVM came back before it entered the guest: then it is not yet ready for
+        // another.
+        if (error != EINTR || shared().ready_for_interrupt_injection != 0 ||
+            shared().if_flag == 0) {
             offered_vector_.reset();
         }
         if (error == 0) {
@@ -168,14 +185,16 @@ std::optional<VcpuExit> KvmVcpu::handle_exit() {
             return std::nullopt;
         case KVM_EXIT_IRQ_WINDOW_OPEN:
         case KVM_EXIT_INTR:
-        case KVM_EXIT_HLT:  // the kernel's local APIC does the waiting; should one come out, entering again is right
+        case KVM_EXIT_HLT:  // the kernel's local APIC does the waiting; should one come out,
+                            // entering again is right
             return std::nullopt;
         case KVM_EXIT_SHUTDOWN:
         case KVM_EXIT_SYSTEM_EVENT:
             return VcpuExit{ExitReason::TripleFault, {}};
         case KVM_EXIT_DEBUG:
             helped_.fetch_add(1, std::memory_order_relaxed);
-            return mender_ ? mender_->stopped(run) : broken("KVM stopped at a breakpoint that nobody set");
+            return mender_ ? mender_->stopped(run)
+                           : broken("KVM stopped at a breakpoint that nobody set");
         case KVM_EXIT_INTERNAL_ERROR:
             return internal_error();
         case KVM_EXIT_FAIL_ENTRY:
@@ -235,7 +254,8 @@ Result<> KvmVcpu::get_state(arch::x86::ArchState& state) {
 }
 
 Result<> KvmVcpu::set_state(const arch::x86::ArchState& state) {
-    shared().ready_for_interrupt_injection = 0;  // of the old state; KVM says anew after the next entry
+    shared().ready_for_interrupt_injection =
+        0;  // of the old state; KVM says anew after the next entry
     return write_state(fd_, StateScope::Whole, state);
 }
 

@@ -1,19 +1,21 @@
 // KvmVcpu: one vCPU of KVM: the KVM_RUN loop and what it exits for.
 //
-// No wake-up is lost: whoever wants the thread out of the guest writes kvm_run::immediate_exit, then sends the kick signal if
-// the thread is in run(). KVM_RUN looks at immediate_exit before it enters, and the signal breaks it off if it has entered. The loop
-// clears immediate_exit only after EINTR, before it looks for what was wanted. KVM_RUN also finishes a pending port or memory access
+// No wake-up is lost: whoever wants the thread out of the guest writes kvm_run::immediate_exit,
+// then sends the kick signal if the thread is in run(). KVM_RUN looks at immediate_exit before it
+// enters, and the signal breaks it off if it has entered. The loop clears immediate_exit only after
+// EINTR, before it looks for what was wanted. KVM_RUN also finishes a pending port or memory access
 // before it answers EINTR, so state is always read between instructions.
 //
-// The kernel's instruction emulator may fail (internal error, suberror 1): the instruction is then executed by the
-// interpreter (InstructionHelper), and the guest goes on. Where KVM's SYSCALL loses its way, SystemCallMender brings it back.
+// The kernel's instruction emulator may fail (internal error, suberror 1): the instruction is then
+// executed by the interpreter (InstructionHelper), and the guest goes on. Where KVM's SYSCALL loses
+// its way, SystemCallMender brings it back.
 #pragma once
-
-#include <sys/types.h>
 
 #include <atomic>
 #include <memory>
 #include <optional>
+
+#include <sys/types.h>
 
 #include "base/mmap_region.h"
 #include "base/mutex.h"
@@ -45,9 +47,12 @@ class KvmVcpu final : public Vcpu {
 
   private:
     KvmVcpu(KvmVm& vm, KvmFd fd, MmapRegion mapping, const VcpuConfig& config);
-    // SAFETY: the mapping is at least sizeof(kvm_run) long (checked by KvmEngine::create) and lives as long as this.
+    // SAFETY: the mapping is at least sizeof(kvm_run) long (checked by KvmEngine::create) and lives
+    // as long as this.
     [[nodiscard]] kvm_run& shared() const { return *reinterpret_cast<kvm_run*>(mapping_.data()); }
-    [[nodiscard]] std::atomic_ref<__u8> immediate_exit() const { return std::atomic_ref<__u8>(shared().immediate_exit); }
+    [[nodiscard]] std::atomic_ref<__u8> immediate_exit() const {
+        return std::atomic_ref<__u8>(shared().immediate_exit);
+    }
 
     Result<> set_cpuid();
     Result<> read_cpuid_back();

@@ -1,9 +1,8 @@
 // KvmVm: the VM ioctls. Linux Documentation/virt/kvm/api.rst.
 #include "engine/kvm/kvm_vm.h"
 
-#include <csignal>
-
 #include <algorithm>
+#include <csignal>
 
 #include "engine/kvm/kvm_vcpu.h"
 
@@ -11,8 +10,8 @@ namespace strata::engine::kvm {
 namespace {
 
 constexpr std::uint32_t kIoapicPins = 24;
-/// Three pages for a task state segment and one for page tables, which Intel processors without unrestricted guest need; in
-/// the hole below the BIOS, where a PC has neither RAM nor devices.
+/// Three pages for a task state segment and one for page tables, which Intel processors without
+/// unrestricted guest need; in the hole below the BIOS, where a PC has neither RAM nor devices.
 constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000, kTssAddress = 0xfffbd000;
 constexpr std::uint16_t kClockVersion = 1;
 constexpr std::uint32_t kMsiLevel = 1U << 15;
@@ -23,19 +22,23 @@ void on_kick(int) {}
 
 }  // namespace
 
-int kick_signal() { return SIGRTMIN; }
+int kick_signal() {
+    return SIGRTMIN;
+}
 
 Result<> install_kick_signal() {
     struct sigaction action = {};
     action.sa_handler = on_kick;
-    action.sa_flags = SA_RESTART;  // KVM_RUN answers EINTR all the same; other calls of the thread go on
+    action.sa_flags =
+        SA_RESTART;  // KVM_RUN answers EINTR all the same; other calls of the thread go on
     if (::sigaction(kick_signal(), &action, nullptr) != 0) {
         return Error::from_errno("installing the vCPU signal", errno);
     }
     return ok();
 }
 
-Result<std::unique_ptr<KvmVm>> KvmVm::create(const KvmEngine& engine, memory::GuestRam& ram, IoDispatcher& io) {
+Result<std::unique_ptr<KvmVm>> KvmVm::create(const KvmEngine& engine, memory::GuestRam& ram,
+                                             IoDispatcher& io) {
     UniqueFd fd;
     for (;;) {
         auto made = engine.device().call(KVM_CREATE_VM, std::uint64_t{0}, "creating a KVM machine");
@@ -56,22 +59,26 @@ KvmVm::~KvmVm() = default;
 
 Result<> KvmVm::set_up() {
     if (engine_.device().extension(KVM_CAP_SET_TSS_ADDR) != 0) {
-        STRATA_TRY_VOID(vm_.call(KVM_SET_TSS_ADDR, kTssAddress, "placing KVM's task state segment"));
+        STRATA_TRY_VOID(
+            vm_.call(KVM_SET_TSS_ADDR, kTssAddress, "placing KVM's task state segment"));
     }
     if (engine_.device().extension(KVM_CAP_SET_IDENTITY_MAP_ADDR) != 0) {
         std::uint64_t address = kIdentityMapAddress;
-        STRATA_TRY_VOID(vm_.call(KVM_SET_IDENTITY_MAP_ADDR, &address, "placing KVM's identity map"));
+        STRATA_TRY_VOID(
+            vm_.call(KVM_SET_IDENTITY_MAP_ADDR, &address, "placing KVM's identity map"));
     }
     kvm_enable_cap split = {};
     split.cap = KVM_CAP_SPLIT_IRQCHIP;
     split.args[0] = kIoapicPins;
     STRATA_TRY_VOID(vm_.call(KVM_ENABLE_CAP, &split, "asking KVM for local APICs"));
     if (engine_.device().extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) != 0) {
-        // Otherwise KVM answers what it cannot emulate with #UD when user mode did it, and the instruction helper never sees it.
+        // Otherwise KVM answers what it cannot emulate with #UD when user mode did it, and the
+        // instruction helper never sees it.
         kvm_enable_cap all = {};
         all.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
         all.args[0] = 1;
-        STRATA_TRY_VOID(vm_.call(KVM_ENABLE_CAP, &all, "asking KVM for every instruction that it cannot emulate"));
+        STRATA_TRY_VOID(vm_.call(KVM_ENABLE_CAP, &all,
+                                 "asking KVM for every instruction that it cannot emulate"));
     }
     return set_memory(false);
 }
@@ -93,10 +100,12 @@ Result<> KvmVm::set_memory(bool log) {
 
 Result<std::unique_ptr<Vcpu>> KvmVm::create_vcpu(const VcpuConfig& config) {
     if (config.bootstrap && config.apic_id != 0) {
-        STRATA_TRY_VOID(vm_.call(KVM_SET_BOOT_CPU_ID, std::uint64_t{config.apic_id}, "naming the bootstrap processor"));
+        STRATA_TRY_VOID(vm_.call(KVM_SET_BOOT_CPU_ID, std::uint64_t{config.apic_id},
+                                 "naming the bootstrap processor"));
     }
     // The kernel's local APIC takes the vCPU's number as its APIC ID.
-    UniqueFd fd(STRATA_TRY(vm_.call(KVM_CREATE_VCPU, std::uint64_t{config.apic_id}, "creating a KVM vCPU")));
+    UniqueFd fd(STRATA_TRY(
+        vm_.call(KVM_CREATE_VCPU, std::uint64_t{config.apic_id}, "creating a KVM vCPU")));
     auto vcpu = STRATA_TRY(KvmVcpu::create(*this, KvmFd(std::move(fd)), config));
     const MutexLock lock(mutex_);
     members_.push_back({config.index, config.apic_id, config.bootstrap, vcpu.get()});
@@ -113,12 +122,14 @@ void KvmVm::send(const bus::MsiMessage& message) {
     msi.address_lo = static_cast<std::uint32_t>(message.address);
     msi.address_hi = static_cast<std::uint32_t>(message.address >> 32);
     msi.data = message.data;
-    // The outcome is not ours: a message to nobody, or to an APIC that is off, is lost on hardware, too.
+    // The outcome is not ours: a message to nobody, or to an APIC that is off, is lost on hardware,
+    // too.
     (void)vm_.call(KVM_SIGNAL_MSI, &msi, "sending an MSI");
 }
 
 void KvmVm::set_external_interrupt(bool asserted) {
-    // seq_cst: pairs with the load before KVM_RUN; kick() makes a vCPU that has loaded already come back.
+    // seq_cst: pairs with the load before KVM_RUN; kick() makes a vCPU that has loaded already come
+    // back.
     if (external_.exchange(asserted, std::memory_order_seq_cst) == asserted || !asserted) {
         return;
     }
@@ -131,7 +142,8 @@ void KvmVm::set_external_interrupt(bool asserted) {
 }
 
 void KvmVm::set_irq_routes(const std::vector<bus::IrqRoute>& routes) {
-    // Only level-triggered ones matter: KVM consults the table for nothing but whose EOI must be told to us.
+    // Only level-triggered ones matter: KVM consults the table for nothing but whose EOI must be
+    // told to us.
     WithTail<kvm_irq_routing, kvm_irq_routing_entry> table(routes.size());
     for (const bus::IrqRoute& route : routes) {
         if (!route.level || route.gsi >= kIoapicPins) {
@@ -144,7 +156,8 @@ void KvmVm::set_irq_routes(const std::vector<bus::IrqRoute>& routes) {
         entry.u.msi.address_hi = static_cast<std::uint32_t>(route.message.address >> 32);
         entry.u.msi.data = route.message.data | kMsiLevel;
     }
-    // Discarded: the kernel refuses only malformed tables, and the guest chose these values: it loses EOIs then.
+    // Discarded: the kernel refuses only malformed tables, and the guest chose these values: it
+    // loses EOIs then.
     (void)vm_.call(KVM_SET_GSI_ROUTING, table.head(), "setting interrupt routes");
 }
 
@@ -186,7 +199,8 @@ Result<> KvmVm::sync_dirty_log() {
         const std::uint64_t first_page = range.ram_offset >> memory::kPageShift;
         for (std::size_t word = 0; word < bits.size(); ++word) {
             for (std::uint64_t rest = bits[word]; rest != 0; rest &= rest - 1) {
-                ram_.dirty().mark(first_page + word * 64 + static_cast<unsigned>(__builtin_ctzll(rest)));
+                ram_.dirty().mark(first_page + word * 64 +
+                                  static_cast<unsigned>(__builtin_ctzll(rest)));
             }
         }
     }

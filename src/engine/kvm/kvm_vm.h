@@ -1,7 +1,8 @@
 // KvmVm: one KVM machine: memory slots, interrupt routes, dirty log and clock.
 //
-// Threads: send(), set_external_interrupt(), set_irq_routes(), inject_nmi() and the dirty log come from any thread; KVM's VM
-// ioctls are safe from all. The external interrupt line is an atomic that the bootstrap vCPU looks at before each entry.
+// Threads: send(), set_external_interrupt(), set_irq_routes(), inject_nmi() and the dirty log come
+// from any thread; KVM's VM ioctls are safe from all. The external interrupt line is an atomic that
+// the bootstrap vCPU looks at before each entry.
 #pragma once
 
 #include <atomic>
@@ -23,7 +24,8 @@ Result<> install_kick_signal();
 
 class KvmVm final : public EngineVm {
   public:
-    static Result<std::unique_ptr<KvmVm>> create(const KvmEngine& engine, memory::GuestRam& ram, IoDispatcher& io);
+    static Result<std::unique_ptr<KvmVm>> create(const KvmEngine& engine, memory::GuestRam& ram,
+                                                 IoDispatcher& io);
     ~KvmVm() override;
 
     Result<std::unique_ptr<Vcpu>> create_vcpu(const VcpuConfig& config) override;
@@ -39,7 +41,9 @@ class KvmVm final : public EngineVm {
     [[nodiscard]] const KvmEngine& engine() const { return engine_; }
     [[nodiscard]] memory::GuestRam& ram() const { return ram_; }
     [[nodiscard]] IoDispatcher& io() const { return io_; }
-    [[nodiscard]] bool external_interrupt() const { return external_.load(std::memory_order_seq_cst); }
+    [[nodiscard]] bool external_interrupt() const {
+        return external_.load(std::memory_order_seq_cst);
+    }
     /// A vCPU goes away.
     void forget(const KvmVcpu& vcpu);
 

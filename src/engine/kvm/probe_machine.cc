@@ -1,11 +1,10 @@
 // ProbeMachine: creation, and KVM_RUN until an OUT. Linux Documentation/virt/kvm/api.rst.
 #include "engine/kvm/probe_machine.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 namespace strata::engine::kvm {
 namespace {
@@ -15,11 +14,15 @@ constexpr int kMaxEntries = 16;
 
 }  // namespace
 
-Result<ProbeMachine> ProbeMachine::create(const KvmFd& device, int vcpu_mapping_size, std::size_t ram_bytes) {
-    auto ram = STRATA_TRY(MmapRegion::map(ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));
-    KvmFd vm(UniqueFd(STRATA_TRY(device.call(KVM_CREATE_VM, std::uint64_t{0}, "creating a KVM machine"))));
+Result<ProbeMachine> ProbeMachine::create(const KvmFd& device, int vcpu_mapping_size,
+                                          std::size_t ram_bytes) {
+    auto ram =
+        STRATA_TRY(MmapRegion::map(ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));
+    KvmFd vm(UniqueFd(
+        STRATA_TRY(device.call(KVM_CREATE_VM, std::uint64_t{0}, "creating a KVM machine"))));
     if (device.extension(KVM_CAP_SET_TSS_ADDR) != 0) {
-        STRATA_TRY_VOID(vm.call(KVM_SET_TSS_ADDR, std::uint64_t{kTssAddress}, "placing KVM's task state segment"));
+        STRATA_TRY_VOID(vm.call(KVM_SET_TSS_ADDR, std::uint64_t{kTssAddress},
+                                "placing KVM's task state segment"));
     }
     kvm_enable_cap split = {};
     split.cap = KVM_CAP_SPLIT_IRQCHIP;
@@ -30,8 +33,10 @@ Result<ProbeMachine> ProbeMachine::create(const KvmFd& device, int vcpu_mapping_
     // SAFETY: the mapping lives as long as the machine, in the same object.
     region.userspace_addr = reinterpret_cast<std::uint64_t>(ram.bytes().data());
     STRATA_TRY_VOID(vm.call(KVM_SET_USER_MEMORY_REGION, &region, "giving RAM to KVM"));
-    KvmFd vcpu(UniqueFd(STRATA_TRY(vm.call(KVM_CREATE_VCPU, std::uint64_t{0}, "creating a KVM vCPU"))));
-    auto mapping = STRATA_TRY(MmapRegion::map(static_cast<std::size_t>(vcpu_mapping_size), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get()));
+    KvmFd vcpu(
+        UniqueFd(STRATA_TRY(vm.call(KVM_CREATE_VCPU, std::uint64_t{0}, "creating a KVM vCPU"))));
+    auto mapping = STRATA_TRY(MmapRegion::map(static_cast<std::size_t>(vcpu_mapping_size),
+                                              PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get()));
     return ProbeMachine(std::move(ram), std::move(vm), std::move(vcpu), std::move(mapping));
 }
 
@@ -48,7 +53,8 @@ Result<> ProbeMachine::run_to_port(std::uint8_t port, std::string_view what) con
     const auto* shared = reinterpret_cast<const kvm_run*>(mapping_.bytes().data());
     for (int i = 0; i < kMaxEntries; ++i) {
         auto entered = vcpu_.call(KVM_RUN, std::uint64_t{0}, "running a KVM vCPU");
-        if (!entered.ok() && entered.error().system_errno() != EINTR && entered.error().system_errno() != EAGAIN) {
+        if (!entered.ok() && entered.error().system_errno() != EINTR &&
+            entered.error().system_errno() != EAGAIN) {
             return std::move(entered).error();
         }
         if (entered.ok() && shared->exit_reason == KVM_EXIT_IO && shared->io.port == port) {

@@ -1,4 +1,5 @@
-// ProbeMachine: a scratch KVM machine of one vCPU and a few pages of RAM, for questions to the host's KVM that only a guest can answer.
+// ProbeMachine: a scratch KVM machine of one vCPU and a few pages of RAM, for questions to the
+// host's KVM that only a guest can answer.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ namespace strata::engine::kvm {
 class ProbeMachine {
   public:
     /// RAM of `ram_bytes` at 0, a local APIC in the kernel, the vCPU in its power-on state.
-    static Result<ProbeMachine> create(const KvmFd& device, int vcpu_mapping_size, std::size_t ram_bytes);
+    static Result<ProbeMachine> create(const KvmFd& device, int vcpu_mapping_size,
+                                       std::size_t ram_bytes);
 
     [[nodiscard]] const KvmFd& vm() const { return vm_; }
     [[nodiscard]] const KvmFd& vcpu() const { return vcpu_; }
@@ -26,7 +28,10 @@ class ProbeMachine {
 
   private:
     ProbeMachine(MmapRegion ram, KvmFd vm, KvmFd vcpu, MmapRegion mapping)
-        : ram_(std::move(ram)), vm_(std::move(vm)), vcpu_(std::move(vcpu)), mapping_(std::move(mapping)) {}
+        : ram_(std::move(ram)),
+          vm_(std::move(vm)),
+          vcpu_(std::move(vcpu)),
+          mapping_(std::move(mapping)) {}
 
     MmapRegion ram_;  // outlives the machine below
     KvmFd vm_, vcpu_;

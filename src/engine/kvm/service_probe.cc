@@ -15,7 +15,8 @@ constexpr std::uint8_t kVector = 0x50;
 constexpr std::uint8_t kPort = 0xe0, kNoInterruptPort = 0xe1;
 constexpr std::uint32_t kIsr = 0x100, kSpurious = 0xf0;
 // sti; mov cx, 0ffffh; 1: loop 1b; out kNoInterruptPort, al: ends also where no interrupt comes
-constexpr std::array<std::uint8_t, 8> kWait = {0xfb, 0xb9, 0xff, 0xff, 0xe2, 0xfe, 0xe6, kNoInterruptPort};
+constexpr std::array<std::uint8_t, 8> kWait = {0xfb, 0xb9, 0xff, 0xff,
+                                               0xe2, 0xfe, 0xe6, kNoInterruptPort};
 constexpr std::array<std::uint8_t, 2> kOut = {0xe6, kPort};  // out kPort, al
 
 std::uint32_t lapic_register(const kvm_lapic_state& lapic, std::uint32_t offset) {
@@ -49,7 +50,8 @@ Result<bool> keeps_interrupts_in_service(const KvmFd& device, int vcpu_mapping_s
     const auto machine = STRATA_TRY(ProbeMachine::create(device, vcpu_mapping_size, kRamBytes));
     machine.put(kCode, kWait);
     machine.put(kHandler, kOut);
-    constexpr std::array<std::uint8_t, 4> kGate = {kHandler & 0xff, kHandler >> 8, 0, 0};  // segment 0
+    constexpr std::array<std::uint8_t, 4> kGate = {kHandler & 0xff, kHandler >> 8, 0,
+                                                   0};  // segment 0
     machine.put(std::uint64_t{kVector} * 4, kGate);
     STRATA_TRY_VOID(start(machine.vcpu()));
     kvm_msi message = {};

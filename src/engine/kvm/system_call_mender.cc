@@ -1,4 +1,5 @@
-// SystemCallMender: where the handlers are, and which of them was reached. SDM 3A, 6.14.1 (gates) and 17.2 (DR7).
+// SystemCallMender: where the handlers are, and which of them was reached. SDM 3A, 6.14.1 (gates)
+// and 17.2 (DR7).
 #include "engine/kvm/system_call_mender.h"
 
 #include <cstring>
@@ -23,7 +24,8 @@ std::uint64_t SystemCallMender::handler(const kvm_sregs& sregs, std::uint8_t vec
     const std::uint64_t offset = vector * kGateBytes;
     kvm_translation at = {};
     at.linear_address = sregs.idt.base + offset;
-    if (offset + kGateBytes - 1 > sregs.idt.limit || (at.linear_address & kPageMask) > kPageMask + 1 - kGateBytes ||
+    if (offset + kGateBytes - 1 > sregs.idt.limit ||
+        (at.linear_address & kPageMask) > kPageMask + 1 - kGateBytes ||
         !vcpu_.call(KVM_TRANSLATE, &at, "translating an address").ok() || at.valid == 0) {
         return 0;
     }
@@ -36,13 +38,16 @@ std::uint64_t SystemCallMender::handler(const kvm_sregs& sregs, std::uint8_t vec
     const std::uint64_t type = gate[0] >> 40 & 0x1f;
     const bool present = (gate[0] >> 47 & 1) != 0;
     const bool leads_to_code = type == 14 || type == 15;
-    return present && leads_to_code ? (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000U) | gate[1] << 32 : 0;
+    return present && leads_to_code
+               ? (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000U) | gate[1] << 32
+               : 0;
 }
 
 Result<> SystemCallMender::watch() {
     kvm_sregs sregs = {};
     STRATA_TRY_VOID(vcpu_.call(KVM_GET_SREGS, &sregs, "reading system registers"));
-    const bool long_mode = (sregs.efer & x86::efer::kLma) != 0;  // only its user mode runs on the processor
+    const bool long_mode =
+        (sregs.efer & x86::efer::kLma) != 0;  // only its user mode runs on the processor
     std::array<std::uint64_t, 2> wanted{};
     for (std::size_t i = 0; long_mode && i < kVectors.size(); ++i) {
         wanted[i] = handler(sregs, kVectors[i]);

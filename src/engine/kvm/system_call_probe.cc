@@ -13,11 +13,14 @@ namespace {
 namespace x86 = arch::x86;
 
 constexpr std::size_t kRamBytes = 0x8000;
-constexpr std::uint64_t kCode = 0x1000, kEntry = 0x1800, kPml4 = 0x2000, kPdpt = 0x3000, kDirectory = 0x4000, kStack = 0x6000;
+constexpr std::uint64_t kCode = 0x1000, kEntry = 0x1800, kPml4 = 0x2000, kPdpt = 0x3000,
+                        kDirectory = 0x4000, kStack = 0x6000;
 constexpr std::uint8_t kPort = 0xe0;
 constexpr std::uint16_t kKernelCode = 8, kUserData = 0x2b, kUserCode = 0x33;
-constexpr std::uint64_t kStar = std::uint64_t{kKernelCode} << 32 | std::uint64_t{kUserData - 8} << 48;
-constexpr std::uint64_t kAnyPort = x86::rflags::kIopl;  // OUT works in ring 3 too, so that the guest always ends
+constexpr std::uint64_t kStar = std::uint64_t{kKernelCode} << 32 | std::uint64_t{kUserData - 8}
+                                                                       << 48;
+constexpr std::uint64_t kAnyPort =
+    x86::rflags::kIopl;  // OUT works in ring 3 too, so that the guest always ends
 constexpr std::array<std::uint8_t, 2> kSyscall = {0x0f, 0x05};
 constexpr std::array<std::uint8_t, 2> kOut = {0xe6, kPort};
 

@@ -1,4 +1,5 @@
-// VcpuState: reading and writing everything KVM keeps about a vCPU. Linux Documentation/virt/kvm/api.rst, arch/x86/include/uapi/asm/kvm.h.
+// VcpuState: reading and writing everything KVM keeps about a vCPU. Linux
+// Documentation/virt/kvm/api.rst, arch/x86/include/uapi/asm/kvm.h.
 #include "engine/kvm/vcpu_state.h"
 
 #include <algorithm>
@@ -19,26 +20,31 @@ using arch::x86::Segment;
 namespace msr = arch::x86::msr;
 
 /// kvm_regs fields in ModRM order.
-constexpr std::array kGprs = {&kvm_regs::rax, &kvm_regs::rcx, &kvm_regs::rdx, &kvm_regs::rbx, &kvm_regs::rsp, &kvm_regs::rbp,
-                              &kvm_regs::rsi, &kvm_regs::rdi, &kvm_regs::r8,  &kvm_regs::r9,  &kvm_regs::r10, &kvm_regs::r11,
+constexpr std::array kGprs = {&kvm_regs::rax, &kvm_regs::rcx, &kvm_regs::rdx, &kvm_regs::rbx,
+                              &kvm_regs::rsp, &kvm_regs::rbp, &kvm_regs::rsi, &kvm_regs::rdi,
+                              &kvm_regs::r8,  &kvm_regs::r9,  &kvm_regs::r10, &kvm_regs::r11,
                               &kvm_regs::r12, &kvm_regs::r13, &kvm_regs::r14, &kvm_regs::r15};
 /// kvm_sregs fields in ModRM order.
-constexpr std::array kSegments = {&kvm_sregs::es, &kvm_sregs::cs, &kvm_sregs::ss, &kvm_sregs::ds, &kvm_sregs::fs, &kvm_sregs::gs};
+constexpr std::array kSegments = {&kvm_sregs::es, &kvm_sregs::cs, &kvm_sregs::ss,
+                                  &kvm_sregs::ds, &kvm_sregs::fs, &kvm_sregs::gs};
 
 Segment from_kvm(const kvm_segment& in) {
     Segment out;
     out.selector = in.selector;
     out.base = in.base;
     out.limit = in.limit;
-    out.attributes = static_cast<std::uint16_t>((in.type & 15) | (in.s & 1) << 4 | (in.dpl & 3) << 5 | (in.present & 1) << 7 |
-                                                (in.avl & 1) << 12 | (in.l & 1) << 13 | (in.db & 1) << 14 | (in.g & 1) << 15);
+    out.attributes = static_cast<std::uint16_t>(
+        (in.type & 15) | (in.s & 1) << 4 | (in.dpl & 3) << 5 | (in.present & 1) << 7 |
+        (in.avl & 1) << 12 | (in.l & 1) << 13 | (in.db & 1) << 14 | (in.g & 1) << 15);
     out.unusable = in.unusable != 0;
     return out;
 }
 
 kvm_segment to_kvm(const Segment& in) {
     kvm_segment out = {};
-    const auto bit = [&](unsigned number) { return static_cast<__u8>((in.attributes >> number) & 1); };
+    const auto bit = [&](unsigned number) {
+        return static_cast<__u8>((in.attributes >> number) & 1);
+    };
     out.selector = in.selector;
     out.base = in.base;
     out.limit = in.limit;
@@ -161,11 +167,15 @@ Result<> write_debug(const KvmFd& vcpu, const ArchState& state) {
 Result<> read_events(const KvmFd& vcpu, ArchState& state) {
     kvm_vcpu_events events = {};
     STRATA_TRY_VOID(vcpu.call(KVM_GET_VCPU_EVENTS, &events, "reading pending events"));
-    state.events.exception_pending = events.exception.injected != 0 || events.exception.pending != 0;
+    state.events.exception_pending =
+        events.exception.injected != 0 || events.exception.pending != 0;
     state.events.exception_vector = state.events.exception_pending ? events.exception.nr : 0;
-    state.events.exception_has_error = state.events.exception_pending && events.exception.has_error_code != 0;
-    state.events.exception_error = state.events.exception_has_error ? events.exception.error_code : 0;
-    state.events.nmis_pending = static_cast<std::uint8_t>(std::min(2, events.nmi.pending + events.nmi.injected));  // a count since Linux 6.4
+    state.events.exception_has_error =
+        state.events.exception_pending && events.exception.has_error_code != 0;
+    state.events.exception_error =
+        state.events.exception_has_error ? events.exception.error_code : 0;
+    state.events.nmis_pending = static_cast<std::uint8_t>(
+        std::min(2, events.nmi.pending + events.nmi.injected));  // a count since Linux 6.4
     state.events.nmi_masked = events.nmi.masked != 0;
     state.events.interrupt_shadow = events.interrupt.shadow != 0;
     state.events.interrupt_pending = events.interrupt.injected != 0 && events.interrupt.soft == 0;
@@ -189,8 +199,8 @@ Result<> write_events(const KvmFd& vcpu, const ArchState& state) {
     return ok();
 }
 
-/// What an instruction can change of the pending events. The rest is KVM's own and may move meanwhile (an NMI from another
-/// thread): it goes back as it is, the count of NMIs not at all.
+/// What an instruction can change of the pending events. The rest is KVM's own and may move
+/// meanwhile (an NMI from another thread): it goes back as it is, the count of NMIs not at all.
 Result<> write_event_changes(const KvmFd& vcpu, const ArchState& after) {
     kvm_vcpu_events events = {};
     STRATA_TRY_VOID(vcpu.call(KVM_GET_VCPU_EVENTS, &events, "reading pending events"));
@@ -214,7 +224,8 @@ Result<> read_msrs(const KvmFd& vcpu, const std::vector<std::uint32_t>& wanted, 
             batch.items()[i].index = wanted[next + i];
         }
         const int done = STRATA_TRY(vcpu.call(KVM_GET_MSRS, batch.head(), "reading MSRs"));
-        for (std::size_t i = 0; i < std::min<std::size_t>(static_cast<std::size_t>(done), count); ++i) {
+        for (std::size_t i = 0; i < std::min<std::size_t>(static_cast<std::size_t>(done), count);
+             ++i) {
             if (batch.items()[i].data != 0) {
                 state.msrs.push_back({batch.items()[i].index, batch.items()[i].data});
             }
@@ -239,14 +250,16 @@ Result<> write_msrs(const KvmFd& vcpu, const ArchState& state) {
 }
 
 /// KVM's numbers, indexed by RunState.
-constexpr std::uint32_t kMpStates[] = {KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_HALTED,
-                                       KVM_MP_STATE_UNINITIALIZED};
+constexpr std::uint32_t kMpStates[] = {KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_INIT_RECEIVED,
+                                       KVM_MP_STATE_HALTED, KVM_MP_STATE_UNINITIALIZED};
 
 Result<> read_run_state(const KvmFd& vcpu, ArchState& state) {
     kvm_mp_state mp = {};
     STRATA_TRY_VOID(vcpu.call(KVM_GET_MP_STATE, &mp, "reading the run state"));
     const auto* found = std::ranges::find(kMpStates, mp.mp_state);
-    state.run_state = found == std::end(kMpStates) ? RunState::Running : static_cast<RunState>(found - std::begin(kMpStates));
+    state.run_state = found == std::end(kMpStates)
+                          ? RunState::Running
+                          : static_cast<RunState>(found - std::begin(kMpStates));
     kvm_lapic_state lapic = {};
     static_assert(sizeof(lapic.regs) == arch::x86::kLapicBytes);
     STRATA_TRY_VOID(vcpu.call(KVM_GET_LAPIC, &lapic, "reading the local APIC"));
@@ -288,14 +301,17 @@ Result<> write_msr(const KvmFd& vcpu, std::uint32_t index, std::uint64_t value) 
     one.items()[0].data = value;
     const int done = STRATA_TRY(vcpu.call(KVM_SET_MSRS, one.head(), "setting an MSR"));
     if (done != 1) {
-        return Error(ErrorKind::NotSupported, fmt::format("KVM does not take {:#x} for MSR {:#x}", value, index));
+        return Error(ErrorKind::NotSupported,
+                     fmt::format("KVM does not take {:#x} for MSR {:#x}", value, index));
     }
     return ok();
 }
 
-Result<> read_state(const KvmFd& vcpu, StateScope scope, const std::vector<std::uint32_t>& msrs, ArchState& state) {
+Result<> read_state(const KvmFd& vcpu, StateScope scope, const std::vector<std::uint32_t>& msrs,
+                    ArchState& state) {
     if (scope == StateScope::Whole) {
-        STRATA_TRY_VOID(read_run_state(vcpu, state));  // first: the kernel acts on a pending INIT or SIPI here
+        STRATA_TRY_VOID(
+            read_run_state(vcpu, state));  // first: the kernel acts on a pending INIT or SIPI here
     }
     STRATA_TRY_VOID(read_registers(vcpu, state));
     STRATA_TRY_VOID(read_vector(vcpu, state));
@@ -306,7 +322,8 @@ Result<> read_state(const KvmFd& vcpu, StateScope scope, const std::vector<std::
 
 Result<> write_core_changes(const KvmFd& vcpu, const ArchState& before, const ArchState& after) {
     const auto system = [](const ArchState& s) {
-        return std::tie(s.segments, s.ldtr, s.tr, s.gdtr, s.idtr, s.cr0, s.cr2, s.cr3, s.cr4, s.cr8, s.efer);
+        return std::tie(s.segments, s.ldtr, s.tr, s.gdtr, s.idtr, s.cr0, s.cr2, s.cr3, s.cr4, s.cr8,
+                        s.efer);
     };
     if (system(before) != system(after)) {
         STRATA_TRY_VOID(write_system_registers(vcpu, after));

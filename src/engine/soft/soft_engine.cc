@@ -47,7 +47,8 @@ Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, I
         auto factory = STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes));
         if (auto zygote = std::exchange(zygote_, nullptr)) {
             STRATA_TRY_VOID(zygote->set_ram(ram.fd()));
-            factory = make_direct_factory(std::move(factory), std::move(zygote), capabilities_.tsc_khz, options.report);
+            factory = make_direct_factory(std::move(factory), std::move(zygote),
+                                          capabilities_.tsc_khz, options.report);
         }
         vm->set_executor_factory(std::move(factory));
     }

@@ -1,4 +1,5 @@
-// SoftEngine: the CPU engine that needs nothing of the host but an x86-64 processor: Strata's own software CPU.
+// SoftEngine: the CPU engine that needs nothing of the host but an x86-64 processor: Strata's own
+// software CPU.
 #pragma once
 
 #include <functional>
@@ -15,11 +16,14 @@ class SoftVm;
 
 /// What can be switched off to find out who is wrong.
 struct SoftOptions {
-    bool translate = true;  ///< false: every instruction through the interpreter
-    bool exact_flags = false;  ///< true: translated code keeps even flags that nothing reads, so that a fault shows them right
+    bool translate = true;     ///< false: every instruction through the interpreter
+    bool exact_flags = false;  ///< true: translated code keeps even flags that nothing reads, so
+                               ///< that a fault shows them right
     std::uint64_t code_cache_bytes = 128ULL << 20;  ///< the most that translated code may take
-    int profile_fd = -1;  ///< where the profile of translated blocks goes when a machine ends; the caller's, open until then
-    std::function<Result<>()> lock_up_helper = {};  ///< what the process that makes stub processes does to lock itself up
+    int profile_fd = -1;  ///< where the profile of translated blocks goes when a machine ends; the
+                          ///< caller's, open until then
+    std::function<Result<>()> lock_up_helper =
+        {};  ///< what the process that makes stub processes does to lock itself up
 };
 
 class SoftEngine final : public CpuEngine {

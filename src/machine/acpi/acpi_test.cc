@@ -1,13 +1,13 @@
-// ACPI tests: checksums and pointers of all tables, encodings of AML, and iasl's opinion of the whole where it is installed.
-#include <sys/stat.h>
-#include <unistd.h>
-
+// ACPI tests: checksums and pointers of all tables, encodings of AML, and iasl's opinion of the
+// whole where it is installed.
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/byte_reader.h"
 #include "base/endian.h"
@@ -90,16 +90,21 @@ TEST(AcpiTablesTest, ChecksumsAndSignaturesHold) {
     std::vector<std::string> signatures;
     for (const std::uint64_t address : table_addresses(tables)) {
         signatures.push_back(signature(tables, address));
-        EXPECT_EQ(sum(at(tables, address).first(read<Le32>(tables, address + 4))), 0U) << signatures.back();
+        EXPECT_EQ(sum(at(tables, address).first(read<Le32>(tables, address + 4))), 0U)
+            << signatures.back();
     }
     EXPECT_THAT(signatures, ::testing::ElementsAre("XSDT", "FACP", "APIC", "HPET", "MCFG", "DSDT"));
     EXPECT_EQ(signature(tables, read<Le32>(tables, table_addresses(tables)[1] + 36)), "FACS");
     EXPECT_EQ(read<Le32>(tables, table_addresses(tables)[1] + 36) % 64, 0U);
 }
 
-TEST(AcpiTablesTest, LargestMachineFits) { EXPECT_TRUE(build_tables(config(255), kAddress, kLimit).ok()); }
+TEST(AcpiTablesTest, LargestMachineFits) {
+    EXPECT_TRUE(build_tables(config(255), kAddress, kLimit).ok());
+}
 
-TEST(AcpiTablesTest, TablesThatDoNotFitAreRefused) { EXPECT_FALSE(build_tables(config(4), kAddress, 1024).ok()); }
+TEST(AcpiTablesTest, TablesThatDoNotFitAreRefused) {
+    EXPECT_FALSE(build_tables(config(4), kAddress, 1024).ok());
+}
 
 TEST(AmlTest, IntegersTakeTheShortestForm) {
     EXPECT_EQ(aml::integer(0).size(), 1U);
@@ -110,7 +115,8 @@ TEST(AmlTest, IntegersTakeTheShortestForm) {
 }
 
 TEST(AmlTest, EisaIdIsCompressed) {
-    const std::vector<std::byte> expected = {std::byte{0x0c}, std::byte{0x41}, std::byte{0xd0}, std::byte{0x0a}, std::byte{0x08}};
+    const std::vector<std::byte> expected = {std::byte{0x0c}, std::byte{0x41}, std::byte{0xd0},
+                                             std::byte{0x0a}, std::byte{0x08}};
     EXPECT_EQ(aml::eisa_id("PNP0A08"), expected);
 }
 
@@ -124,7 +130,8 @@ TEST(AmlTest, PackageLengthCountsItself) {
 
 void write_file(const std::string& path, std::span<const std::byte> bytes) {
     std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    file.write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
 }
 
 std::string file_text(const std::string& path) {
@@ -151,9 +158,11 @@ TEST_F(IaslTest, DisassemblesAndRecompilesWithoutRemarks) {
         const std::string name = signature(tables, address);
         const std::string base = folder_ + "/" + name;
         write_file(base + ".aml", at(tables, address).first(read<Le32>(tables, address + 4)));
-        const std::string run = "cd " + folder_ + " && iasl -d " + name + ".aml >" + name + ".log 2>&1";
+        const std::string run =
+            "cd " + folder_ + " && iasl -d " + name + ".aml >" + name + ".log 2>&1";
         EXPECT_EQ(std::system(run.c_str()), 0) << file_text(base + ".log");
-        EXPECT_THAT(file_text(base + ".dsl"), ::testing::Not(::testing::HasSubstr("Invalid"))) << name;
+        EXPECT_THAT(file_text(base + ".dsl"), ::testing::Not(::testing::HasSubstr("Invalid")))
+            << name;
     }
     const std::string compile = "cd " + folder_ + " && iasl -p again DSDT.dsl >again.log 2>&1";
     EXPECT_EQ(std::system(compile.c_str()), 0) << file_text(folder_ + "/again.log");

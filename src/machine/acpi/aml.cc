@@ -39,13 +39,17 @@ enum Op : std::uint8_t {
 };
 constexpr std::uint8_t kExtendedDevice = 0x82;
 
-void put8(Aml& out, std::uint64_t value) { out.push_back(static_cast<std::byte>(value)); }
+void put8(Aml& out, std::uint64_t value) {
+    out.push_back(static_cast<std::byte>(value));
+}
 void put(Aml& out, std::uint64_t value, unsigned bytes) {
     for (unsigned i = 0; i < bytes; ++i) {
         put8(out, value >> (8 * i));
     }
 }
-void append(Aml& out, const Aml& more) { out.insert(out.end(), more.begin(), more.end()); }
+void append(Aml& out, const Aml& more) {
+    out.insert(out.end(), more.begin(), more.end());
+}
 void append(Aml& out, const Terms& terms) {
     for (const Aml& term : terms) {
         append(out, term);
@@ -88,7 +92,8 @@ Aml enclosed(std::initializer_list<std::uint8_t> op, const Aml& body) {
 }
 
 void put_segment(Aml& out, std::string_view segment) {
-    STRATA_CHECK(!segment.empty() && segment.size() <= 4, "an AML name segment has 1 to 4 characters");
+    STRATA_CHECK(!segment.empty() && segment.size() <= 4,
+                 "an AML name segment has 1 to 4 characters");
     for (std::size_t i = 0; i < 4; ++i) {
         put8(out, static_cast<std::uint8_t>(i < segment.size() ? segment[i] : '_'));
     }
@@ -107,15 +112,18 @@ std::vector<std::string_view> segments_of(std::string_view name) {
 }
 
 std::uint64_t hex_digit(char c) {
-    STRATA_CHECK((c >= '0' && c <= '9') || (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f'), "not a hexadecimal digit");
+    STRATA_CHECK((c >= '0' && c <= '9') || (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f'),
+                 "not a hexadecimal digit");
     if (c <= '9') {
         return static_cast<std::uint64_t>(c - '0');
     }
     return static_cast<std::uint64_t>((c | 0x20) - 'a') + 10;
 }
 
-/// A word, dword or qword address space descriptor (6.4.3.5): a producer's window, positively decoded.
-Aml window(unsigned width, std::uint8_t type, std::uint8_t type_flags, std::uint64_t first, std::uint64_t last) {
+/// A word, dword or qword address space descriptor (6.4.3.5): a producer's window, positively
+/// decoded.
+Aml window(unsigned width, std::uint8_t type, std::uint8_t type_flags, std::uint64_t first,
+           std::uint64_t last) {
     constexpr std::uint8_t kFixedMinMaxProducer = 0x0c;
     const std::uint8_t tag = width == 2 ? 0x88 : width == 4 ? 0x87 : 0x8a;
     Aml out;
@@ -124,7 +132,8 @@ Aml window(unsigned width, std::uint8_t type, std::uint8_t type_flags, std::uint
     put8(out, type);
     put8(out, kFixedMinMaxProducer);
     put8(out, type_flags);
-    for (const std::uint64_t value : {std::uint64_t{0}, first, last, std::uint64_t{0}, last - first + 1}) {
+    for (const std::uint64_t value :
+         {std::uint64_t{0}, first, last, std::uint64_t{0}, last - first + 1}) {
         put(out, value, width);
     }
     return out;
@@ -171,7 +180,8 @@ Aml eisa_id(std::string_view id) {
 
 Aml uuid(std::string_view text) {
     // ToUUID's byte order (19.6.142): the first three groups are little-endian.
-    constexpr std::array<std::size_t, 16> kPlaces = {6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34};
+    constexpr std::array<std::size_t, 16> kPlaces = {6,  4,  2,  0,  11, 9,  16, 14,
+                                                     19, 21, 24, 26, 28, 30, 32, 34};
     STRATA_CHECK(text.size() == 36, "a UUID has 36 characters");
     Aml bytes;
     for (const std::size_t place : kPlaces) {
@@ -214,7 +224,9 @@ Aml path(std::string_view name) {
     return out;
 }
 
-Aml name(std::string_view object, const Aml& value) { return with_op(kName, {path(object), value}); }
+Aml name(std::string_view object, const Aml& value) {
+    return with_op(kName, {path(object), value});
+}
 
 Aml scope(std::string_view name, const Terms& body) {
     Aml inner = path(name);
@@ -235,8 +247,12 @@ Aml method(std::string_view name, unsigned arguments, bool serialized, const Ter
     return enclosed({kMethod}, inner);
 }
 
-Aml arg(unsigned number) { return {static_cast<std::byte>(kArg0 + number)}; }
-Aml give_back(const Aml& value) { return with_op(kReturn, {value}); }
+Aml arg(unsigned number) {
+    return {static_cast<std::byte>(kArg0 + number)};
+}
+Aml give_back(const Aml& value) {
+    return with_op(kReturn, {value});
+}
 
 Aml if_then(const Aml& condition, const Terms& body) {
     Aml inner = condition;
@@ -250,11 +266,21 @@ Aml otherwise(const Terms& body) {
     return enclosed({kElse}, inner);
 }
 
-Aml equal(const Aml& a, const Aml& b) { return with_op(kEqual, {a, b}); }
-Aml logical_not(const Aml& a) { return with_op(kNot, {a}); }
-Aml bit_and(const Aml& a, const Aml& b, const Aml& target) { return with_op(kAnd, {a, b, target}); }
-Aml bit_or(const Aml& a, const Aml& b, const Aml& target) { return with_op(kOr, {a, b, target}); }
-Aml store(const Aml& value, const Aml& target) { return with_op(kStore, {value, target}); }
+Aml equal(const Aml& a, const Aml& b) {
+    return with_op(kEqual, {a, b});
+}
+Aml logical_not(const Aml& a) {
+    return with_op(kNot, {a});
+}
+Aml bit_and(const Aml& a, const Aml& b, const Aml& target) {
+    return with_op(kAnd, {a, b, target});
+}
+Aml bit_or(const Aml& a, const Aml& b, const Aml& target) {
+    return with_op(kOr, {a, b, target});
+}
+Aml store(const Aml& value, const Aml& target) {
+    return with_op(kStore, {value, target});
+}
 Aml create_dword_field(const Aml& source, std::uint64_t offset, std::string_view field) {
     return with_op(kCreateDwordField, {source, integer(offset), path(field)});
 }
@@ -296,7 +322,9 @@ Aml fixed_memory(std::uint32_t start, std::uint32_t size, bool writable) {
     return out;
 }
 
-Aml bus_numbers(std::uint16_t first, std::uint16_t last) { return window(2, 2, 0, first, last); }
+Aml bus_numbers(std::uint16_t first, std::uint16_t last) {
+    return window(2, 2, 0, first, last);
+}
 Aml io_window(std::uint16_t first, std::uint16_t last) {
     constexpr std::uint8_t kEntireRange = 3;
     return window(2, 1, kEntireRange, first, last);

@@ -1,7 +1,8 @@
 // AML: a small builder of ACPI machine language: the terms that Strata's DSDT is made of.
 //
-// Every function answers the encoding of one term (ACPI 6.4, chapter 20); terms are nested by passing lists of them. Names are
-// given as in ASL and must be well-formed: they are our own constants, so a wrong one is a failed check.
+// Every function answers the encoding of one term (ACPI 6.4, chapter 20); terms are nested by
+// passing lists of them. Names are given as in ASL and must be well-formed: they are our own
+// constants, so a wrong one is a failed check.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,8 @@ namespace strata::machine::acpi::aml {
 using Aml = std::vector<std::byte>;
 using Terms = std::vector<Aml>;
 
-/// Constants: the shortest encoding of an integer; a string; a compressed EISA id such as "PNP0A08"; a UUID as a buffer.
+/// Constants: the shortest encoding of an integer; a string; a compressed EISA id such as
+/// "PNP0A08"; a UUID as a buffer.
 [[nodiscard]] Aml integer(std::uint64_t value);
 [[nodiscard]] Aml string(std::string_view text);
 [[nodiscard]] Aml eisa_id(std::string_view id);
@@ -30,7 +32,8 @@ using Terms = std::vector<Aml>;
 [[nodiscard]] Aml name(std::string_view object, const Aml& value);
 [[nodiscard]] Aml scope(std::string_view name, const Terms& body);
 [[nodiscard]] Aml device(std::string_view name, const Terms& body);
-[[nodiscard]] Aml method(std::string_view name, unsigned arguments, bool serialized, const Terms& body);
+[[nodiscard]] Aml method(std::string_view name, unsigned arguments, bool serialized,
+                         const Terms& body);
 
 /// Statements and expressions.
 [[nodiscard]] Aml arg(unsigned number);
@@ -42,7 +45,8 @@ using Terms = std::vector<Aml>;
 [[nodiscard]] Aml bit_and(const Aml& a, const Aml& b, const Aml& target);
 [[nodiscard]] Aml bit_or(const Aml& a, const Aml& b, const Aml& target);
 [[nodiscard]] Aml store(const Aml& value, const Aml& target);
-[[nodiscard]] Aml create_dword_field(const Aml& source, std::uint64_t offset, std::string_view field);
+[[nodiscard]] Aml create_dword_field(const Aml& source, std::uint64_t offset,
+                                     std::string_view field);
 
 /// Resource descriptors (ACPI 6.4, 6.4) and the template that holds them.
 [[nodiscard]] Aml resource_template(const Terms& descriptors);

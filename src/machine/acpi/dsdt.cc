@@ -22,34 +22,38 @@ Aml routing_table(std::uint32_t first_gsi) {
     return name("_PRT", package(entries));
 }
 
-/// _OSC of a PCIe host bridge (PCI Firmware 3.2, 4.5): everything that is asked for is granted; there is nothing here that
-/// firmware would keep for itself.
+/// _OSC of a PCIe host bridge (PCI Firmware 3.2, 4.5): everything that is asked for is granted;
+/// there is nothing here that firmware would keep for itself.
 Aml operating_system_capabilities() {
     constexpr std::uint64_t kKnownControls = 0x1f;
     constexpr std::uint64_t kUnknownUuid = 4, kCapabilitiesMasked = 0x10;
     const Aml status = path("CDW1");
     const Aml control = path("CDW3");
-    return method("_OSC", 4, true,
-                  {create_dword_field(arg(3), 0, "CDW1"),
-                   if_then(equal(arg(0), uuid("33DB4D5B-1FF7-401C-9657-7441C03DD766")),
-                           {create_dword_field(arg(3), 8, "CDW3"),
-                            if_then(logical_not(equal(control, bit_and(control, integer(kKnownControls), integer(0)))),
-                                    {bit_or(status, integer(kCapabilitiesMasked), status)}),
-                            bit_and(control, integer(kKnownControls), control)}),
-                   otherwise({bit_or(status, integer(kUnknownUuid), status)}), give_back(arg(3))});
+    return method(
+        "_OSC", 4, true,
+        {create_dword_field(arg(3), 0, "CDW1"),
+         if_then(equal(arg(0), uuid("33DB4D5B-1FF7-401C-9657-7441C03DD766")),
+                 {create_dword_field(arg(3), 8, "CDW3"),
+                  if_then(logical_not(equal(control,
+                                            bit_and(control, integer(kKnownControls), integer(0)))),
+                          {bit_or(status, integer(kCapabilitiesMasked), status)}),
+                  bit_and(control, integer(kKnownControls), control)}),
+         otherwise({bit_or(status, integer(kUnknownUuid), status)}), give_back(arg(3))});
 }
 
 Aml host_bridge(const AcpiConfig& config) {
     constexpr std::uint16_t kConfigPorts = 0xcf8;
     Terms windows = {bus_numbers(0, 0), io_ports(kConfigPorts, 8),
-                     io_window(static_cast<std::uint16_t>(config.pci_io.first), static_cast<std::uint16_t>(config.pci_io.last)),
+                     io_window(static_cast<std::uint16_t>(config.pci_io.first),
+                               static_cast<std::uint16_t>(config.pci_io.last)),
                      memory_window32(static_cast<std::uint32_t>(config.pci_memory32.first),
                                      static_cast<std::uint32_t>(config.pci_memory32.last))};
     if (!config.pci_memory64.empty()) {
         windows.push_back(memory_window64(config.pci_memory64.first, config.pci_memory64.last));
     }
-    return device("PCI0", {name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")), name("_SEG", integer(0)),
-                           name("_BBN", integer(0)), name("_UID", integer(0)), name("_CRS", resource_template(windows)),
+    return device("PCI0", {name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")),
+                           name("_SEG", integer(0)), name("_BBN", integer(0)),
+                           name("_UID", integer(0)), name("_CRS", resource_template(windows)),
                            routing_table(config.intx_gsi), operating_system_capabilities()});
 }
 
@@ -59,16 +63,19 @@ Aml legacy_device(std::string_view object, std::string_view id, const Terms& res
 
 /// What belongs to the board itself: ECAM and the ACPI ports. A guest must not put devices there.
 Aml motherboard(const AcpiConfig& config) {
-    return legacy_device("MBRD", "PNP0C02",
-                         {fixed_memory(static_cast<std::uint32_t>(config.ecam), static_cast<std::uint32_t>(config.ecam_size), true),
-                          io_ports(config.pm_event_port, 4), io_ports(config.pm_control_port, 2),
-                          io_ports(config.pm_timer_port, 4), io_ports(config.gpe0_port, config.gpe0_size)});
+    return legacy_device(
+        "MBRD", "PNP0C02",
+        {fixed_memory(static_cast<std::uint32_t>(config.ecam),
+                      static_cast<std::uint32_t>(config.ecam_size), true),
+         io_ports(config.pm_event_port, 4), io_ports(config.pm_control_port, 2),
+         io_ports(config.pm_timer_port, 4), io_ports(config.gpe0_port, config.gpe0_size)});
 }
 
 Terms legacy_devices(const AcpiConfig& config) {
     Terms result = {
         motherboard(config),
-        legacy_device("PIC_", "PNP0000", {io_ports(0x20, 2), io_ports(0xa0, 2), io_ports(0x4d0, 2)}),
+        legacy_device("PIC_", "PNP0000",
+                      {io_ports(0x20, 2), io_ports(0xa0, 2), io_ports(0x4d0, 2)}),
         legacy_device("TIMR", "PNP0100", {io_ports(0x40, 4), isa_irq(0)}),
         legacy_device("RTC_", "PNP0B00", {io_ports(0x70, 2), isa_irq(8)}),
         legacy_device("KBD_", "PNP0303", {io_ports(0x60, 1), io_ports(0x64, 1), isa_irq(1)}),
@@ -78,8 +85,9 @@ Terms legacy_devices(const AcpiConfig& config) {
         legacy_device("HPET", "PNP0103", {fixed_memory(config.hpet, 0x400, false)}),
     };
     if (config.pvpanic_port != 0) {
-        result.push_back(device("PEVT", {name("_HID", string("QEMU0001")), name("_STA", integer(0xf)),
-                                         name("_CRS", resource_template({io_ports(config.pvpanic_port, 1)}))}));
+        result.push_back(
+            device("PEVT", {name("_HID", string("QEMU0001")), name("_STA", integer(0xf)),
+                            name("_CRS", resource_template({io_ports(config.pvpanic_port, 1)}))}));
     }
     return result;
 }
@@ -87,7 +95,8 @@ Terms legacy_devices(const AcpiConfig& config) {
 Aml processors(std::size_t count) {
     Terms devices;
     for (std::size_t i = 0; i < count; ++i) {
-        devices.push_back(device(fmt::format("C{:03X}", i), {name("_HID", string("ACPI0007")), name("_UID", integer(i))}));
+        devices.push_back(device(fmt::format("C{:03X}", i),
+                                 {name("_HID", string("ACPI0007")), name("_UID", integer(i))}));
     }
     return scope("\\_SB_", devices);
 }
@@ -99,8 +108,8 @@ Aml dsdt_body(const AcpiConfig& config) {
     system_bus.push_back(host_bridge(config));
     const Aml sleep = integer(config.sleep_type_s5);
     Aml body;
-    for (const Aml& term : {name("\\_S5_", package({sleep, sleep, integer(0), integer(0)})), scope("\\_SB_", system_bus),
-                            processors(config.apic_ids.size())}) {
+    for (const Aml& term : {name("\\_S5_", package({sleep, sleep, integer(0), integer(0)})),
+                            scope("\\_SB_", system_bus), processors(config.apic_ids.size())}) {
         body.insert(body.end(), term.begin(), term.end());
     }
     return body;

@@ -1,4 +1,5 @@
-// ACPI tables: structures of ACPI 6.4, chapter 5, HPET 1.0a 3.2.4, and PCI Firmware 3.2 4.1.2 (MCFG).
+// ACPI tables: structures of ACPI 6.4, chapter 5, HPET 1.0a 3.2.4, and PCI Firmware 3.2 4.1.2
+// (MCFG).
 #include "machine/acpi/tables.h"
 
 #include <array>
@@ -66,8 +67,8 @@ struct Fadt {
     Le32 smi_command;
     std::uint8_t acpi_enable, acpi_disable, s4bios, pstate_control;
     Le32 pm1a_event, pm1b_event, pm1a_control, pm1b_control, pm2_control, pm_timer, gpe0, gpe1;
-    std::uint8_t pm1_event_length, pm1_control_length, pm2_control_length, pm_timer_length, gpe0_length, gpe1_length,
-        gpe1_base, cst_control;
+    std::uint8_t pm1_event_length, pm1_control_length, pm2_control_length, pm_timer_length,
+        gpe0_length, gpe1_length, gpe1_base, cst_control;
     Le16 c2_latency, c3_latency, flush_size, flush_stride;
     std::uint8_t duty_offset, duty_width, day_alarm, month_alarm, century;
     Le16 boot_architecture;
@@ -78,8 +79,8 @@ struct Fadt {
     Le16 arm_boot;
     std::uint8_t minor_version;
     Le64 x_facs, x_dsdt;
-    GenericAddress x_pm1a_event, x_pm1b_event, x_pm1a_control, x_pm1b_control, x_pm2_control, x_pm_timer, x_gpe0, x_gpe1,
-        sleep_control, sleep_status;
+    GenericAddress x_pm1a_event, x_pm1b_event, x_pm1a_control, x_pm1b_control, x_pm2_control,
+        x_pm_timer, x_gpe0, x_gpe1, sleep_control, sleep_status;
     Le64 hypervisor;
 };
 static_assert(sizeof(Fadt) + sizeof(TableHeader) == 276);
@@ -195,8 +196,8 @@ GenericAddress ports(std::uint16_t port, unsigned bytes, std::uint8_t access) {
 Bytes fadt(const AcpiConfig& config, std::uint64_t facs, std::uint64_t dsdt) {
     constexpr std::uint16_t kNoC2 = 0xfff, kNoC3 = 0xfff;
     constexpr std::uint16_t kLegacyDevices = 1, k8042 = 2, kNoVga = 4;
-    // Flags, 5.2.9 table 5.10: WBINVD works, C1 on all CPUs, no fixed sleep button, RTC wakes not by fixed hardware, 32-bit PM
-    // timer, reset register.
+    // Flags, 5.2.9 table 5.10: WBINVD works, C1 on all CPUs, no fixed sleep button, RTC wakes not
+    // by fixed hardware, 32-bit PM timer, reset register.
     constexpr std::uint32_t kFlags = 1U << 0 | 1U << 2 | 1U << 5 | 1U << 6 | 1U << 8 | 1U << 10;
     Fadt out{};
     out.facs = static_cast<std::uint32_t>(facs);
@@ -236,7 +237,8 @@ void append_processors(Bytes& body, const AcpiConfig& config) {
         const std::uint32_t id = config.apic_ids[i];
         const auto uid = static_cast<std::uint32_t>(i);
         if (id < kFirstX2Id && i < kFirstX2Id) {
-            append(body, MadtLocalApic{0, 8, static_cast<std::uint8_t>(uid), static_cast<std::uint8_t>(id), kEnabled});
+            append(body, MadtLocalApic{0, 8, static_cast<std::uint8_t>(uid),
+                                       static_cast<std::uint8_t>(id), kEnabled});
         } else {
             append(body, MadtX2Apic{9, 16, std::uint16_t{0}, id, kEnabled, uid});
             any_x2 = true;
@@ -256,20 +258,26 @@ Bytes madt(const AcpiConfig& config) {
     append_processors(body, config);
     append(body, MadtIoApic{1, 12, 0, 0, config.io_apic, 0U});
     append(body, MadtOverride{2, 10, 0, 0, 2U, kAsBus});  // the PIT is at pin 2
-    append(body, MadtOverride{2, 10, 0, config.sci_irq, std::uint32_t{config.sci_irq}, kActiveHighLevel});
+    append(body,
+           MadtOverride{2, 10, 0, config.sci_irq, std::uint32_t{config.sci_irq}, kActiveHighLevel});
     return table("APIC", 5, body);
 }
 
 Bytes hpet(const AcpiConfig& config) {
     constexpr std::uint16_t kMinimumTick = 1000;
     Bytes body;
-    append(body, HpetTable{config.hpet_block_id, {kSystemMemory, 64, 0, 0, std::uint64_t{config.hpet}}, 0, kMinimumTick, 0});
+    append(body, HpetTable{config.hpet_block_id,
+                           {kSystemMemory, 64, 0, 0, std::uint64_t{config.hpet}},
+                           0,
+                           kMinimumTick,
+                           0});
     return table("HPET", 1, body);
 }
 
 Bytes mcfg(const AcpiConfig& config) {
     Bytes body;
-    append(body, Mcfg{std::uint64_t{0}, config.ecam, std::uint16_t{0}, 0, static_cast<std::uint8_t>((config.ecam_size >> 20) - 1), 0U});
+    append(body, Mcfg{std::uint64_t{0}, config.ecam, std::uint16_t{0}, 0,
+                      static_cast<std::uint8_t>((config.ecam_size >> 20) - 1), 0U});
     return table("MCFG", 1, body);
 }
 
@@ -298,13 +306,15 @@ Rsdp root_pointer(std::uint64_t xsdt) {
 
 }  // namespace
 
-Result<AcpiTables> build_tables(const AcpiConfig& config, std::uint64_t address, std::uint64_t limit) {
+Result<AcpiTables> build_tables(const AcpiConfig& config, std::uint64_t address,
+                                std::uint64_t limit) {
     Block block(address);
     block.add(Bytes(sizeof(Rsdp)));
     const std::uint64_t facs_at = block.add(facs(), 64);
     const std::uint64_t dsdt_at = block.add(table("DSDT", 2, dsdt_body(config)));
     Bytes entries;
-    for (const Bytes& bytes : {fadt(config, facs_at, dsdt_at), madt(config), hpet(config), mcfg(config)}) {
+    for (const Bytes& bytes :
+         {fadt(config, facs_at, dsdt_at), madt(config), hpet(config), mcfg(config)}) {
         append(entries, Le64(block.add(bytes)));
     }
     const std::uint64_t xsdt_at = block.add(table("XSDT", 1, entries));
@@ -312,7 +322,8 @@ Result<AcpiTables> build_tables(const AcpiConfig& config, std::uint64_t address,
     // SAFETY: the block begins with room for an Rsdp, added first.
     std::memcpy(block.bytes().data(), &rsdp, sizeof(rsdp));
     if (block.bytes().size() > limit) {
-        return Error(ErrorKind::Failed, "the ACPI tables do not fit into their place: too many vCPUs");
+        return Error(ErrorKind::Failed,
+                     "the ACPI tables do not fit into their place: too many vCPUs");
     }
     return AcpiTables{address, address, std::move(block.bytes())};
 }

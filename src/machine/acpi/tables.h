@@ -1,4 +1,5 @@
-// ACPI tables: RSDP, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT as one block of bytes for the guest's memory.
+// ACPI tables: RSDP, XSDT, FADT, FACS, MADT, HPET, MCFG and DSDT as one block of bytes for the
+// guest's memory.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,9 @@ struct AcpiTables {
     std::vector<std::byte> bytes;
 };
 
-/// Builds all tables for a block at `address` (16-byte aligned) of at most `limit` bytes. Failed if they do not fit.
-Result<AcpiTables> build_tables(const AcpiConfig& config, std::uint64_t address, std::uint64_t limit);
+/// Builds all tables for a block at `address` (16-byte aligned) of at most `limit` bytes. Failed if
+/// they do not fit.
+Result<AcpiTables> build_tables(const AcpiConfig& config, std::uint64_t address,
+                                std::uint64_t limit);
 
 }  // namespace strata::machine::acpi

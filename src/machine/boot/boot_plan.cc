@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::size_t kMaxKernelParts = 256;
 
-bool overlap(std::uint64_t start, std::uint64_t end, std::uint64_t other_start, std::uint64_t other_end) {
+bool overlap(std::uint64_t start, std::uint64_t end, std::uint64_t other_start,
+             std::uint64_t other_end) {
     return start < other_end && other_start < end;
 }
 
@@ -32,35 +33,44 @@ std::string_view kernel_kind_name(KernelKind kind) {
 }
 
 bool PlanBuilder::is_ram(Range range) const {
-    return std::any_of(environment_.memory_map.begin(), environment_.memory_map.end(), [&](const MemoryMapEntry& entry) {
-        return entry.type == MemoryType::Ram && range.start >= entry.start && range.start - entry.start <= entry.size &&
-               range.end - range.start <= entry.size - (range.start - entry.start);
-    });
+    return std::any_of(environment_.memory_map.begin(), environment_.memory_map.end(),
+                       [&](const MemoryMapEntry& entry) {
+                           return entry.type == MemoryType::Ram && range.start >= entry.start &&
+                                  range.start - entry.start <= entry.size &&
+                                  range.end - range.start <=
+                                      entry.size - (range.start - entry.start);
+                       });
 }
 
-Result<> PlanBuilder::kernel_part(std::string_view what, std::uint64_t address, std::uint64_t file_offset,
-                                  std::uint64_t file_size, std::uint64_t memory_size, Source source) {
+Result<> PlanBuilder::kernel_part(std::string_view what, std::uint64_t address,
+                                  std::uint64_t file_offset, std::uint64_t file_size,
+                                  std::uint64_t memory_size, Source source) {
     memory_size = std::max(memory_size, file_size);
     Range range{address, 0};
     if (__builtin_add_overflow(address, memory_size, &range.end)) {
-        return Error(ErrorKind::Failed, fmt::format("{} at {:#x} wraps around the end of memory", what, address));
+        return Error(ErrorKind::Failed,
+                     fmt::format("{} at {:#x} wraps around the end of memory", what, address));
     }
     if (kernel_.size() >= kMaxKernelParts) {
         return Error(ErrorKind::Failed, fmt::format("more than {} segments", kMaxKernelParts));
     }
     for (const Range& own : loader_area_) {
         if (overlap(range.start, std::max(range.end, range.start + 1), own.start, own.end)) {
-            return Error(ErrorKind::Failed, fmt::format("{} at {:#x} lies in the loader's area below {:#x}", what, address, own.end));
+            return Error(ErrorKind::Failed,
+                         fmt::format("{} at {:#x} lies in the loader's area below {:#x}", what,
+                                     address, own.end));
         }
     }
     if (!is_ram(range)) {
-        return Error(ErrorKind::Failed,
-                     fmt::format("{} needs {} at {:#x}, where the machine has no RAM: give it more memory", what,
-                                 format_size(memory_size), address));
+        return Error(
+            ErrorKind::Failed,
+            fmt::format("{} needs {} at {:#x}, where the machine has no RAM: give it more memory",
+                        what, format_size(memory_size), address));
     }
     for (const Range& other : kernel_) {
         if (overlap(range.start, range.end, other.start, other.end)) {
-            return Error(ErrorKind::Failed, fmt::format("{} at {:#x} overlaps another one", what, address));
+            return Error(ErrorKind::Failed,
+                         fmt::format("{} at {:#x} overlaps another one", what, address));
         }
     }
     if (memory_size == 0) {
@@ -81,16 +91,19 @@ Result<> PlanBuilder::command_line(std::string_view text, std::uint64_t limit) {
     limit = std::min(limit, kCommandLineBytes - 1);
     if (text.size() > limit) {
         return Error(ErrorKind::InvalidArgument,
-                     fmt::format("the command line has {} bytes, the kernel takes at most {}", text.size(), limit));
+                     fmt::format("the command line has {} bytes, the kernel takes at most {}",
+                                 text.size(), limit));
     }
     std::vector<std::byte> bytes(text.size() + 1);
-    std::transform(text.begin(), text.end(), bytes.begin(), [](char c) { return static_cast<std::byte>(c); });
+    std::transform(text.begin(), text.end(), bytes.begin(),
+                   [](char c) { return static_cast<std::byte>(c); });
     loader_bytes(kCommandLineAddress, bytes);
     return ok();
 }
 
 // The highest page-aligned place for `size` bytes in `ram`, below `end` and apart from the kernel.
-std::optional<std::uint64_t> PlanBuilder::highest_gap(Range ram, std::uint64_t size, std::uint64_t end) const {
+std::optional<std::uint64_t> PlanBuilder::highest_gap(Range ram, std::uint64_t size,
+                                                      std::uint64_t end) const {
     std::uint64_t top = std::min(ram.end, end);
     // Each round either succeeds or moves below one more kernel part, so it ends.
     while (top > ram.start && top - ram.start >= size) {
@@ -118,7 +131,8 @@ Result<std::uint64_t> PlanBuilder::initrd(std::uint64_t highest) {
         return Error(ErrorKind::Failed, "the initrd is empty");
     }
     const std::uint64_t end = highest == ~0ULL ? highest : highest + 1;
-    for (auto entry = environment_.memory_map.rbegin(); entry != environment_.memory_map.rend(); ++entry) {
+    for (auto entry = environment_.memory_map.rbegin(); entry != environment_.memory_map.rend();
+         ++entry) {
         if (entry->type != MemoryType::Ram || entry->start >= end) {
             continue;
         }
@@ -127,7 +141,8 @@ Result<std::uint64_t> PlanBuilder::initrd(std::uint64_t highest) {
             return *start;
         }
     }
-    return Error(ErrorKind::Failed, fmt::format("the initrd ({}) does not fit beside the kernel below {:#x}: give the machine more memory",
+    return Error(ErrorKind::Failed, fmt::format("the initrd ({}) does not fit beside the kernel "
+                                                "below {:#x}: give the machine more memory",
                                                 format_size(size), end));
 }
 
@@ -138,7 +153,8 @@ bool PlanBuilder::inside_kernel(std::uint64_t address, std::uint64_t size) const
 }
 
 bool PlanBuilder::kernel_below(std::uint64_t address) const {
-    return std::any_of(kernel_.begin(), kernel_.end(), [&](const Range& part) { return part.start < address; });
+    return std::any_of(kernel_.begin(), kernel_.end(),
+                       [&](const Range& part) { return part.start < address; });
 }
 
 BootPlan PlanBuilder::finish(KernelKind kind, const arch::x86::ArchState& entry) {

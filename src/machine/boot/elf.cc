@@ -48,10 +48,13 @@ struct Program64 {
     Le32 type, flags;
     Le64 offset, virtual_address, physical_address, file_size, memory_size, alignment;
 };
-static_assert(sizeof(Identity) == 24 && sizeof(HeaderRest<Le32>) == 28 && sizeof(HeaderRest<Le64>) == 40);
+static_assert(sizeof(Identity) == 24 && sizeof(HeaderRest<Le32>) == 28 &&
+              sizeof(HeaderRest<Le64>) == 40);
 static_assert(sizeof(Program32) == 32 && sizeof(Program64) == 56);
 
-Error refuse(std::string text) { return {ErrorKind::Failed, std::move(text)}; }
+Error refuse(std::string text) {
+    return {ErrorKind::Failed, std::move(text)};
+}
 
 template <typename Word, typename Program>
 Result<> read_segments(std::span<const std::byte> bytes, ElfFile& elf) {
@@ -59,21 +62,29 @@ Result<> read_segments(std::span<const std::byte> bytes, ElfFile& elf) {
     const auto header = STRATA_TRY(reader.read_at<HeaderRest<Word>>(sizeof(Identity)));
     elf.entry = header.entry;
     if (header.program_header_count > kMaxHeaders) {
-        return refuse(fmt::format("{} program headers are too many", header.program_header_count.value()));
+        return refuse(
+            fmt::format("{} program headers are too many", header.program_header_count.value()));
     }
     if (header.program_header_count != 0 && header.program_header_size < sizeof(Program)) {
         return refuse("program headers are too short");
     }
     for (std::uint64_t i = 0; i < header.program_header_count; ++i) {
         std::uint64_t at = 0;
-        if (__builtin_add_overflow(std::uint64_t{header.program_headers}, i * header.program_header_size, &at)) {
+        if (__builtin_add_overflow(std::uint64_t{header.program_headers},
+                                   i * header.program_header_size, &at)) {
             return refuse("program headers lie outside the file");
         }
         const auto program = STRATA_TRY(reader.read_at<Program>(at));
-        const ElfSegment segment{program.type,      program.offset,      program.virtual_address, program.physical_address,
-                                 program.file_size, program.memory_size, program.alignment};
+        const ElfSegment segment{program.type,
+                                 program.offset,
+                                 program.virtual_address,
+                                 program.physical_address,
+                                 program.file_size,
+                                 program.memory_size,
+                                 program.alignment};
         const bool wanted = segment.type == ElfFile::kLoad || segment.type == ElfFile::kNote;
-        if (wanted && (segment.file_offset > bytes.size() || segment.file_size > bytes.size() - segment.file_offset)) {
+        if (wanted && (segment.file_offset > bytes.size() ||
+                       segment.file_size > bytes.size() - segment.file_offset)) {
             return refuse(fmt::format("segment {} lies outside the file (truncated?)", i));
         }
         if (wanted) {
@@ -83,10 +94,13 @@ Result<> read_segments(std::span<const std::byte> bytes, ElfFile& elf) {
     return ok();
 }
 
-std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) { return (value + alignment - 1) & ~(alignment - 1); }
+std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
+    return (value + alignment - 1) & ~(alignment - 1);
+}
 
 /// Searches one PT_NOTE segment. Notes are padded to 4 bytes, or to 8 when the segment says so.
-std::optional<std::span<const std::byte>> find_note(std::span<const std::byte> notes, std::uint64_t alignment, std::string_view name,
+std::optional<std::span<const std::byte>> find_note(std::span<const std::byte> notes,
+                                                    std::uint64_t alignment, std::string_view name,
                                                     std::uint32_t type) {
     ByteReader reader(notes);
     for (int i = 0; i < kMaxNotes; ++i) {
@@ -97,7 +111,8 @@ std::optional<std::span<const std::byte>> find_note(std::span<const std::byte> n
             return std::nullopt;
         }
         const auto note_name = reader.take(*name_size);
-        if (!note_name.ok() || !reader.skip(align_up(reader.offset(), alignment) - reader.offset()).ok()) {
+        if (!note_name.ok() ||
+            !reader.skip(align_up(reader.offset(), alignment) - reader.offset()).ok()) {
             return std::nullopt;
         }
         const auto content = reader.take(*content_size);
@@ -119,7 +134,8 @@ std::optional<std::span<const std::byte>> find_note(std::span<const std::byte> n
 }  // namespace
 
 bool is_elf(std::span<const std::byte> file) {
-    return file.size() >= kMagic.size() && std::memcmp(file.data(), kMagic.data(), kMagic.size()) == 0;
+    return file.size() >= kMagic.size() &&
+           std::memcmp(file.data(), kMagic.data(), kMagic.size()) == 0;
 }
 
 Result<ElfFile> ElfFile::parse(std::span<const std::byte> file) {
@@ -127,7 +143,8 @@ Result<ElfFile> ElfFile::parse(std::span<const std::byte> file) {
     if (!is_elf(file)) {
         return refuse("not an ELF file");
     }
-    if (identity.data != kLittleEndian || (identity.machine != kMachine386 && identity.machine != kMachineX8664)) {
+    if (identity.data != kLittleEndian ||
+        (identity.machine != kMachine386 && identity.machine != kMachineX8664)) {
         return refuse("an ELF file, but not for x86");
     }
     if (identity.type != kTypeExecutable && identity.type != kTypeShared) {
@@ -145,7 +162,8 @@ Result<ElfFile> ElfFile::parse(std::span<const std::byte> file) {
     return elf;
 }
 
-std::optional<std::span<const std::byte>> ElfFile::note(std::span<const std::byte> file, std::string_view name,
+std::optional<std::span<const std::byte>> ElfFile::note(std::span<const std::byte> file,
+                                                        std::string_view name,
                                                         std::uint32_t type) const {
     for (const ElfSegment& segment : segments) {
         if (segment.type != kNote) {
@@ -168,7 +186,8 @@ Result<> ElfFile::load_into(PlanBuilder& plan, Source source) const {
         if (segment.file_size > segment.memory_size) {
             return refuse(fmt::format("segment {} is larger in the file than in memory", number));
         }
-        STRATA_TRY_VOID(plan.kernel_part(fmt::format("segment {}", number), segment.physical_address, segment.file_offset,
+        STRATA_TRY_VOID(plan.kernel_part(fmt::format("segment {}", number),
+                                         segment.physical_address, segment.file_offset,
                                          segment.file_size, segment.memory_size, source));
         ++number;
     }

@@ -33,15 +33,20 @@ struct ElfFile {
     std::uint64_t entry = 0;
     std::vector<ElfSegment> segments;
 
-    /// Errors: truncated, not x86, not an executable, too many program headers, a segment outside the file.
+    /// Errors: truncated, not x86, not an executable, too many program headers, a segment outside
+    /// the file.
     static Result<ElfFile> parse(std::span<const std::byte> file);
 
-    /// The contents of the note (name, type) in PT_NOTE segments, or nullopt. Malformed notes end the search.
-    [[nodiscard]] std::optional<std::span<const std::byte>> note(std::span<const std::byte> file, std::string_view name,
+    /// The contents of the note (name, type) in PT_NOTE segments, or nullopt. Malformed notes end
+    /// the search.
+    [[nodiscard]] std::optional<std::span<const std::byte>> note(std::span<const std::byte> file,
+                                                                 std::string_view name,
                                                                  std::uint32_t type) const;
-    /// Adds all PT_LOAD segments at their physical addresses; the file is the kernel's or the unpacked one. Fails if there is none.
+    /// Adds all PT_LOAD segments at their physical addresses; the file is the kernel's or the
+    /// unpacked one. Fails if there is none.
     Result<> load_into(PlanBuilder& plan, Source source = Source::Kernel) const;
-    /// The physical address of virtual address `address`, if a segment holds it; `address` itself otherwise.
+    /// The physical address of virtual address `address`, if a segment holds it; `address` itself
+    /// otherwise.
     [[nodiscard]] std::uint64_t to_physical(std::uint64_t address) const;
 };
 

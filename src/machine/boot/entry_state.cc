@@ -35,7 +35,8 @@ constexpr std::uint64_t descriptor(std::uint16_t attributes) {
 }
 
 void add_gdt(PlanBuilder& plan, ArchState& state, std::uint16_t code) {
-    const std::array<Le64, 4> gdt = {Le64(0), Le64(0), Le64(descriptor(code)), Le64(descriptor(kData32))};
+    const std::array<Le64, 4> gdt = {Le64(0), Le64(0), Le64(descriptor(code)),
+                                     Le64(descriptor(kData32))};
     plan.loader_bytes(kGdtAddress, std::as_bytes(std::span(gdt)));
     state.gdtr = {kGdtAddress, sizeof(gdt) - 1};
     state.segments.fill(flat(kDataSelector, kData32));
@@ -78,7 +79,8 @@ ArchState long_mode_entry(PlanBuilder& plan, std::uint64_t entry) {
     state.gpr.fill(0);
     state.gpr[arch::x86::Rsp] = kStackTop;
     state.rip = entry;
-    state.cr0 = arch::x86::cr0::kPe | arch::x86::cr0::kEt | arch::x86::cr0::kNe | arch::x86::cr0::kPg;
+    state.cr0 =
+        arch::x86::cr0::kPe | arch::x86::cr0::kEt | arch::x86::cr0::kNe | arch::x86::cr0::kPg;
     state.cr3 = kPageTableAddress;
     state.cr4 = arch::x86::cr4::kPae;
     state.efer = arch::x86::efer::kLme | arch::x86::efer::kLma;

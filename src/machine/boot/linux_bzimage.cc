@@ -1,7 +1,8 @@
 // Linux bzImage: checking of the setup header, filling of the zero page.
 //
-// A bzImage is: boot sector and setup code (setup_sects + 1 sectors, with the setup header at 0x1f1), then the 64-bit
-// kernel, whose entry point lies 0x200 bytes in. We skip the real-mode setup code and enter there directly.
+// A bzImage is: boot sector and setup code (setup_sects + 1 sectors, with the setup header at
+// 0x1f1), then the 64-bit kernel, whose entry point lies 0x200 bytes in. We skip the real-mode
+// setup code and enter there directly.
 #include "machine/boot/linux_bzimage.h"
 
 #include <algorithm>
@@ -22,7 +23,7 @@ namespace {
 
 constexpr std::size_t kHeaderOffset = 0x1f1;
 constexpr std::size_t kMagicOffset = 0x202;
-constexpr std::uint32_t kMagic = 0x53726448;  // "HdrS"
+constexpr std::uint32_t kMagic = 0x53726448;       // "HdrS"
 constexpr std::uint16_t kMinimumVersion = 0x020c;  // 2.12: xloadflags
 constexpr std::uint16_t kRsdpVersion = 0x020e;     // 2.14: acpi_rsdp_addr
 constexpr std::uint64_t kSectorBytes = 512;
@@ -77,7 +78,8 @@ struct SetupHeader {
     Le32 handover_offset;
     Le32 kernel_info_offset;
 };
-static_assert(sizeof(SetupHeader) == 0x7b && offsetof(SetupHeader, header) == kMagicOffset - kHeaderOffset);
+static_assert(sizeof(SetupHeader) == 0x7b &&
+              offsetof(SetupHeader, header) == kMagicOffset - kHeaderOffset);
 static_assert(offsetof(SetupHeader, pref_address) == 0x258 - kHeaderOffset);
 
 struct E820Entry {
@@ -99,15 +101,18 @@ struct ZeroPage {
     std::array<E820Entry, kMaxE820> e820;
     std::array<std::byte, 4096 - 0x2d0 - sizeof(E820Entry) * kMaxE820> rest;
 };
-static_assert(sizeof(ZeroPage) == 4096 && offsetof(ZeroPage, e820) == 0x2d0 && offsetof(ZeroPage, acpi_rsdp_addr) == 0x70 &&
+static_assert(sizeof(ZeroPage) == 4096 && offsetof(ZeroPage, e820) == 0x2d0 &&
+              offsetof(ZeroPage, acpi_rsdp_addr) == 0x70 &&
               offsetof(ZeroPage, e820_entries) == 0x1e8);
 
-Error refuse(std::string text) { return {ErrorKind::Failed, std::move(text)}; }
+Error refuse(std::string text) {
+    return {ErrorKind::Failed, std::move(text)};
+}
 
 Result<> check_header(const SetupHeader& header) {
     if (header.version < kMinimumVersion) {
-        return refuse(fmt::format("boot protocol {}.{:02} is too old, 2.12 or newer is needed", header.version >> 8,
-                                  header.version & 0xff));
+        return refuse(fmt::format("boot protocol {}.{:02} is too old, 2.12 or newer is needed",
+                                  header.version >> 8, header.version & 0xff));
     }
     if ((header.loadflags & kLoadedHigh) == 0) {
         return refuse("a zImage that loads below 1 MiB is not supported");
@@ -118,22 +123,26 @@ Result<> check_header(const SetupHeader& header) {
     return ok();
 }
 
-/// The setup header as the file has it, cut at the length it declares for itself (the jump's target), zeros after it.
+/// The setup header as the file has it, cut at the length it declares for itself (the jump's
+/// target), zeros after it.
 Result<SetupHeader> read_header(std::span<const std::byte> kernel) {
     const ByteReader reader(kernel);
-    const std::uint64_t declared = kMagicOffset + STRATA_TRY(reader.read_at<std::uint8_t>(kMagicOffset - 1)) - kHeaderOffset;
+    const std::uint64_t declared =
+        kMagicOffset + STRATA_TRY(reader.read_at<std::uint8_t>(kMagicOffset - 1)) - kHeaderOffset;
     const std::size_t length = std::min<std::uint64_t>(declared, sizeof(SetupHeader));
     SetupHeader header{};
     if (kernel.size() < kHeaderOffset + length) {
         return refuse("truncated inside the setup header");
     }
-    // SAFETY: SetupHeader is trivially copyable and `length` is at most its size, checked against the file just above.
+    // SAFETY: SetupHeader is trivially copyable and `length` is at most its size, checked against
+    // the file just above.
     std::memcpy(static_cast<void*>(&header), kernel.data() + kHeaderOffset, length);
     return header;
 }
 
 /// `flags`: what to add to loadflags.
-void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t initrd, std::uint8_t flags) {
+void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t initrd,
+                    std::uint8_t flags) {
     const BootEnvironment& environment = plan.environment();
     ZeroPage page{};
     page.header = header;
@@ -143,7 +152,8 @@ void fill_zero_page(PlanBuilder& plan, const SetupHeader& header, std::uint64_t 
     page.header.cmd_line_ptr = static_cast<std::uint32_t>(kCommandLineAddress);
     page.header.setup_data = std::uint64_t{0};
     page.header.ramdisk_image = static_cast<std::uint32_t>(initrd);
-    page.header.ramdisk_size = static_cast<std::uint32_t>(initrd == 0 ? 0 : environment.initrd_size.value_or(0));
+    page.header.ramdisk_size =
+        static_cast<std::uint32_t>(initrd == 0 ? 0 : environment.initrd_size.value_or(0));
     if (header.version >= kRsdpVersion) {
         page.acpi_rsdp_addr = environment.rsdp;
     }
@@ -163,16 +173,19 @@ struct ProtectedPart {
     std::uint64_t load = 0;
 };
 
-Result<ProtectedPart> find_protected_part(std::span<const std::byte> kernel, const SetupHeader& header) {
+Result<ProtectedPart> find_protected_part(std::span<const std::byte> kernel,
+                                          const SetupHeader& header) {
     // A setup_sects of 0 means 4, for reasons of history.
-    const std::uint64_t setup = (header.setup_sects == 0 ? 5U : header.setup_sects + 1U) * kSectorBytes;
+    const std::uint64_t setup =
+        (header.setup_sects == 0 ? 5U : header.setup_sects + 1U) * kSectorBytes;
     const std::uint64_t code = std::uint64_t{header.syssize} * 16;
     if (code <= kEntryOffset || kernel.size() <= setup + kEntryOffset) {
         return refuse("there is no kernel behind the setup code");
     }
     // syssize is rounded up to 16 bytes, and the last ones may be missing.
     if (kernel.size() + 15 < setup + code) {
-        return refuse(fmt::format("truncated: {} of {} are there", format_size(kernel.size()), format_size(setup + code)));
+        return refuse(fmt::format("truncated: {} of {} are there", format_size(kernel.size()),
+                                  format_size(setup + code)));
     }
     const std::uint64_t load = header.pref_address;
     if (load > 0xffffffff || load + std::max<std::uint64_t>(header.init_size, code) > 0x100000000) {
@@ -196,27 +209,33 @@ BootPlan finish(PlanBuilder& plan, std::uint64_t address) {
 }
 
 /// The file's own stub unpacks the kernel, in the guest.
-Result<BootPlan> plan_stub(const ProtectedPart& part, const SetupHeader& header, const BootEnvironment& environment) {
+Result<BootPlan> plan_stub(const ProtectedPart& part, const SetupHeader& header,
+                           const BootEnvironment& environment) {
     PlanBuilder plan(environment);
-    STRATA_TRY_VOID(plan.kernel_part("the kernel", part.load, part.offset, part.present, header.init_size));
+    STRATA_TRY_VOID(
+        plan.kernel_part("the kernel", part.load, part.offset, part.present, header.init_size));
     STRATA_TRY_VOID(add_surroundings(plan, header, 0));
     return finish(plan, part.load + kEntryOffset);
 }
 
-/// Unpacked here. startup_64 of the kernel proper wants what the stub's entry wants: 64-bit mode, an identity map, the zero page in rsi.
-Result<BootPlan> plan_unpacked(std::span<const std::byte> kernel, const ProtectedPart& part, const SetupHeader& header,
-                               const BootEnvironment& environment) {
+/// Unpacked here. startup_64 of the kernel proper wants what the stub's entry wants: 64-bit mode,
+/// an identity map, the zero page in rsi.
+Result<BootPlan> plan_unpacked(std::span<const std::byte> kernel, const ProtectedPart& part,
+                               const SetupHeader& header, const BootEnvironment& environment) {
     const std::uint64_t offset = header.payload_offset;
     const std::uint64_t length = header.payload_length;
     if (length == 0 || offset > part.present || length > part.present - offset) {
         return refuse("its payload lies outside the file");
     }
-    const LinuxPayload payload{kernel.subspan(part.offset + offset, length), part.load, header.init_size, header.kernel_alignment};
+    const LinuxPayload payload{kernel.subspan(part.offset + offset, length), part.load,
+                               header.init_size, header.kernel_alignment};
     const bool fixed = has_word(environment.command_line, "nokaslr");
-    UnpackedKernel unpacked = STRATA_TRY(unpack_kernel(payload, fixed ? std::nullopt : std::optional(environment.random)));
+    UnpackedKernel unpacked = STRATA_TRY(
+        unpack_kernel(payload, fixed ? std::nullopt : std::optional(environment.random)));
     PlanBuilder plan(environment);
     STRATA_TRY_VOID(unpacked.elf.load_into(plan, Source::Unpacked));
-    STRATA_TRY_VOID(add_surroundings(plan, header, unpacked.randomized ? kRandomized : std::uint8_t{0}));
+    STRATA_TRY_VOID(
+        add_surroundings(plan, header, unpacked.randomized ? kRandomized : std::uint8_t{0}));
     BootPlan result = finish(plan, unpacked.elf.entry);
     result.unpacked = std::move(unpacked.image);
     return result;
@@ -229,7 +248,8 @@ bool is_bzimage(std::span<const std::byte> kernel) {
     return magic.ok() && *magic == kMagic;
 }
 
-Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel, const BootEnvironment& environment) {
+Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel,
+                              const BootEnvironment& environment) {
     const SetupHeader header = STRATA_TRY(read_header(kernel));
     STRATA_TRY_VOID(check_header(header));
     const ProtectedPart part = STRATA_TRY(find_protected_part(kernel, header));
@@ -241,7 +261,9 @@ Result<BootPlan> plan_bzimage(std::span<const std::byte> kernel, const BootEnvir
         return unpacked;
     }
     if (environment.kernel_entry == KernelEntry::Decompress) {
-        return std::move(unpacked).error().context("the kernel cannot be unpacked by the loader (let its own stub do it: --kernel-entry stub)");
+        return std::move(unpacked).error().context(
+            "the kernel cannot be unpacked by the loader (let its own stub do it: --kernel-entry "
+            "stub)");
     }
     log::debug("the kernel's own stub unpacks it: {}", unpacked.error().text());
     return plan_stub(part, header, environment);

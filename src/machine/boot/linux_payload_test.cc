@@ -1,13 +1,13 @@
-// LinuxPayload tests: a made-up kernel in every compression, moved and not, and everything that a hostile one can claim.
+// LinuxPayload tests: a made-up kernel in every compression, moved and not, and everything that a
+// hostile one can claim.
 #include "machine/boot/linux_payload.h"
-
-#include <libdeflate.h>
-#include <lzma.h>
-#include <zstd.h>
 
 #include <memory>
 
 #include <gtest/gtest.h>
+#include <libdeflate.h>
+#include <lzma.h>
+#include <zstd.h>
 
 #include "machine/boot/linux_bzimage.h"
 #include "machine/boot/test_kernels.h"
@@ -35,20 +35,26 @@ Bytes vmlinux() {
     put<std::uint64_t>(file, kText + kWord64, kVirtual);
     put<std::uint32_t>(file, kText + kWordInverse, 0x12345678);
     put<std::uint32_t>(file, kText + kWord32, 0x81000000);
-    const auto address = [](std::size_t offset) { return static_cast<std::uint32_t>(kVirtual + offset); };
-    for (const std::uint32_t word : {0U, address(kWord64), 0U, address(kWordInverse), 0U, address(kWord32)}) {
+    const auto address = [](std::size_t offset) {
+        return static_cast<std::uint32_t>(kVirtual + offset);
+    };
+    for (const std::uint32_t word :
+         {0U, address(kWord64), 0U, address(kWordInverse), 0U, address(kWord32)}) {
         put<std::uint32_t>(file, file.size(), word);
     }
     return file;
 }
 
-void add_size(Bytes& packed, std::size_t size) { put<std::uint32_t>(packed, packed.size(), static_cast<std::uint32_t>(size)); }
+void add_size(Bytes& packed, std::size_t size) {
+    put<std::uint32_t>(packed, packed.size(), static_cast<std::uint32_t>(size));
+}
 
 Bytes xz(const Bytes& in) {
     Bytes out(::lzma_stream_buffer_bound(in.size()));
     std::size_t size = 0;
-    EXPECT_EQ(::lzma_easy_buffer_encode(0, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const std::uint8_t*>(in.data()), in.size(),
-                                        reinterpret_cast<std::uint8_t*>(out.data()), &size, out.size()),
+    EXPECT_EQ(::lzma_easy_buffer_encode(
+                  0, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const std::uint8_t*>(in.data()),
+                  in.size(), reinterpret_cast<std::uint8_t*>(out.data()), &size, out.size()),
               LZMA_OK);
     out.resize(size);
     add_size(out, in.size());
@@ -63,14 +69,17 @@ Bytes zstd(const Bytes& in) {
 }
 
 Bytes gzip(const Bytes& in) {
-    const std::unique_ptr<libdeflate_compressor, void (*)(libdeflate_compressor*)> state(::libdeflate_alloc_compressor(1),
-                                                                                         &::libdeflate_free_compressor);
+    const std::unique_ptr<libdeflate_compressor, void (*)(libdeflate_compressor*)> state(
+        ::libdeflate_alloc_compressor(1), &::libdeflate_free_compressor);
     Bytes out(::libdeflate_gzip_compress_bound(state.get(), in.size()));
-    out.resize(::libdeflate_gzip_compress(state.get(), in.data(), in.size(), out.data(), out.size()));
+    out.resize(
+        ::libdeflate_gzip_compress(state.get(), in.data(), in.size(), out.data(), out.size()));
     return out;
 }
 
-LinuxPayload payload_of(const Bytes& packed) { return {packed, kLoad, kInitSize, kAlignment}; }
+LinuxPayload payload_of(const Bytes& packed) {
+    return {packed, kLoad, kInitSize, kAlignment};
+}
 
 template <typename T>
 T word(const UnpackedKernel& kernel, std::size_t offset) {
@@ -179,12 +188,15 @@ TEST(LinuxPayloadTest, HostileSegmentsAreRefused) {
         std::size_t offset;
         std::uint64_t value;
     };
-    for (const Case& bad : {Case{testing::kElfLoad + 24, 0x100000}, Case{testing::kElfLoad + 24, kLoad + kInitSize},
-                            Case{testing::kElfLoad + 40, kInitSize + 1}, Case{testing::kElfLoad + 40, ~0ULL}, Case{testing::kElfLoad + 40, 1},
-                            Case{testing::kElfEntry, kLoad + kTextSize}, Case{testing::kElfLoad + 8, ~0ULL}}) {
+    for (const Case& bad :
+         {Case{testing::kElfLoad + 24, 0x100000}, Case{testing::kElfLoad + 24, kLoad + kInitSize},
+          Case{testing::kElfLoad + 40, kInitSize + 1}, Case{testing::kElfLoad + 40, ~0ULL},
+          Case{testing::kElfLoad + 40, 1}, Case{testing::kElfEntry, kLoad + kTextSize},
+          Case{testing::kElfLoad + 8, ~0ULL}}) {
         Bytes kernel = vmlinux();
         put<std::uint64_t>(kernel, bad.offset, bad.value);
-        EXPECT_FALSE(unpack_kernel(payload_of(zstd(kernel)), std::nullopt).ok()) << bad.offset << " " << bad.value;
+        EXPECT_FALSE(unpack_kernel(payload_of(zstd(kernel)), std::nullopt).ok())
+            << bad.offset << " " << bad.value;
     }
 }
 
@@ -194,12 +206,14 @@ TEST(LinuxPayloadTest, DamageAndHostileSizesAreRefused) {
         Bytes damaged = packed;
         damaged[damaged.size() / 2] ^= std::byte{0xff};
         EXPECT_FALSE(unpack_kernel(payload_of(damaged), std::nullopt).ok());
-        for (const std::uint32_t size : {0U, 1U, static_cast<std::uint32_t>(kInitSize), 0xffffffffU}) {
+        for (const std::uint32_t size :
+             {0U, 1U, static_cast<std::uint32_t>(kInitSize), 0xffffffffU}) {
             Bytes wrong = packed;
             put<std::uint32_t>(wrong, wrong.size() - 4, size);
             EXPECT_FALSE(unpack_kernel(payload_of(wrong), std::nullopt).ok()) << size;
         }
-        for (const std::size_t length : {std::size_t{0}, std::size_t{3}, std::size_t{8}, packed.size() / 2}) {
+        for (const std::size_t length :
+             {std::size_t{0}, std::size_t{3}, std::size_t{8}, packed.size() / 2}) {
             const Bytes cut(packed.begin(), packed.begin() + static_cast<std::ptrdiff_t>(length));
             EXPECT_FALSE(unpack_kernel(payload_of(cut), std::nullopt).ok()) << length;
         }

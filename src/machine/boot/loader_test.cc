@@ -1,11 +1,10 @@
 // Loader tests: each protocol's good file, and every way in which a file can be bad.
 #include "machine/boot/loader.h"
 
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "arch/x86/registers.h"
 #include "base/byte_reader.h"
@@ -16,8 +15,8 @@
 namespace strata::machine::boot {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::Bytes;
+using ::testing::HasSubstr;
 using testing::put;
 
 const Placement* placed_at(const BootPlan& plan, std::uint64_t address) {
@@ -35,7 +34,8 @@ T field(const BootPlan& plan, std::uint64_t address, std::size_t offset) {
     return placement == nullptr ? T{} : ByteReader(placement->bytes).read_at<T>(offset).value();
 }
 
-std::string refusal(const Bytes& file, const BootEnvironment& environment = testing::environment()) {
+std::string refusal(const Bytes& file,
+                    const BootEnvironment& environment = testing::environment()) {
     const auto plan = plan_boot(file, environment);
     return plan.ok() ? "accepted" : plan.error().text();
 }
@@ -87,7 +87,8 @@ TEST(BzImageTest, InitrdLiesAtTheTopOfRam) {
 
 TEST(BzImageTest, InitrdThatMeetsTheKernelGoesBelowIt) {
     BootEnvironment environment = testing::environment();
-    environment.memory_map[2].size = 0x1100000 - 0x100000;  // RAM ends where the kernel's init_size ends
+    environment.memory_map[2].size =
+        0x1100000 - 0x100000;  // RAM ends where the kernel's init_size ends
     environment.initrd_size = 0x10000;
     const auto plan = plan_boot(testing::bzimage(), environment);
     ASSERT_TRUE(plan.ok()) << plan.error().text();
@@ -287,7 +288,8 @@ TEST(MultibootTest, LowImageLoadsBetweenTheLoadersPieces) {
     const Placement* first = placed_at(*plan, plan->entry.rip);
     ASSERT_NE(first, nullptr);
     EXPECT_EQ(first->bytes[first->size - 5], std::byte{0xe9});
-    EXPECT_EQ(plan->entry.rip + first->size + field<Le32>(*plan, plan->entry.rip, first->size - 4), 0x8040);
+    EXPECT_EQ(plan->entry.rip + first->size + field<Le32>(*plan, plan->entry.rip, first->size - 4),
+              0x8040);
     EXPECT_EQ(field<Le32>(*plan, 0, 8 * 4), 0x543);
     move_to(0x6800);
     EXPECT_THAT(refusal(file), HasSubstr("the loader's area below 0x7000"));
@@ -325,7 +327,8 @@ TEST(MultibootTest, HostileHeadersAreRefused) {
 }
 
 TEST(LoaderTest, FilesThatAreNoKernelAreNamed) {
-    EXPECT_EQ(refusal(Bytes(5000)), "'k' is not a kernel: unknown format; give a bzImage, a PVH or multiboot ELF");
+    EXPECT_EQ(refusal(Bytes(5000)),
+              "'k' is not a kernel: unknown format; give a bzImage, a PVH or multiboot ELF");
     EXPECT_THAT(refusal({}), HasSubstr("the file is empty"));
 }
 
@@ -334,7 +337,8 @@ class BootFilesTest : public ::testing::Test {
     void TearDown() override { ::unlink(path_.c_str()); }
     void write(const Bytes& bytes) {
         const UniqueFd fd(::mkstemp(path_.data()));
-        ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+        ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()),
+                  static_cast<ssize_t>(bytes.size()));
     }
     std::string path_ = "/tmp/strata-loader-XXXXXX";
 };

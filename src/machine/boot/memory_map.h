@@ -1,6 +1,7 @@
 // MemoryMap: what lies where in guest physical memory, as firmware would tell it (E820).
 //
-// Made by the board, handed to every boot protocol in its own form. Entries are ascending and do not overlap.
+// Made by the board, handed to every boot protocol in its own form. Entries are ascending and do
+// not overlap.
 #pragma once
 
 #include <cstdint>

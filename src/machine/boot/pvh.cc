@@ -57,7 +57,8 @@ void add_start_info(PlanBuilder& plan, std::uint64_t initrd) {
     info.memory_map = kMapAddress;
     info.memory_map_entries = static_cast<std::uint32_t>(map.size());
     if (initrd != 0) {
-        const Module module{initrd, environment.initrd_size.value_or(0), std::uint64_t{0}, std::uint64_t{0}};
+        const Module module{initrd, environment.initrd_size.value_or(0), std::uint64_t{0},
+                            std::uint64_t{0}};
         plan.loader_bytes(kModuleListAddress, std::as_bytes(std::span(&module, 1)));
         info.module_count = 1U;
         info.module_list = kModuleListAddress;
@@ -72,12 +73,14 @@ bool is_pvh(std::span<const std::byte> kernel, const ElfFile& elf) {
     return elf.note(kernel, "Xen", kPhys32EntryNote).has_value();
 }
 
-Result<BootPlan> plan_pvh(std::span<const std::byte> kernel, const ElfFile& elf, const BootEnvironment& environment) {
+Result<BootPlan> plan_pvh(std::span<const std::byte> kernel, const ElfFile& elf,
+                          const BootEnvironment& environment) {
     const std::uint64_t entry = STRATA_TRY(entry_point(kernel, elf));
     PlanBuilder plan(environment);
     STRATA_TRY_VOID(elf.load_into(plan));
     if (entry > 0xffffffff || !plan.inside_kernel(entry, 1)) {
-        return Error(ErrorKind::Failed, fmt::format("the PVH entry point {:#x} lies outside its segments", entry));
+        return Error(ErrorKind::Failed,
+                     fmt::format("the PVH entry point {:#x} lies outside its segments", entry));
     }
     STRATA_TRY_VOID(plan.command_line(environment.command_line, kCommandLineBytes - 1));
     const std::uint64_t initrd = STRATA_TRY(plan.initrd(0xffffffff));

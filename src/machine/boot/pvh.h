@@ -1,4 +1,5 @@
-// PVH: direct boot of an ELF kernel through its XEN_ELFNOTE_PHYS32_ENTRY (Xen's docs/misc/pvh.pandoc; Linux, FreeBSD).
+// PVH: direct boot of an ELF kernel through its XEN_ELFNOTE_PHYS32_ENTRY (Xen's
+// docs/misc/pvh.pandoc; Linux, FreeBSD).
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,9 @@ namespace strata::machine::boot {
 /// True if the ELF file has a PVH entry note.
 [[nodiscard]] bool is_pvh(std::span<const std::byte> kernel, const ElfFile& elf);
 
-/// Plans the boot: segments at their physical addresses, hvm_start_info in ebx, 32-bit protected mode.
-Result<BootPlan> plan_pvh(std::span<const std::byte> kernel, const ElfFile& elf, const BootEnvironment& environment);
+/// Plans the boot: segments at their physical addresses, hvm_start_info in ebx, 32-bit protected
+/// mode.
+Result<BootPlan> plan_pvh(std::span<const std::byte> kernel, const ElfFile& elf,
+                          const BootEnvironment& environment);
 
 }  // namespace strata::machine::boot

@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::uint64_t kVectors = 0, kHandlers = 0x540, kFirstCode = 0x580;
 constexpr std::uint32_t kMasterBase = 0x08, kSlaveBase = 0x70, kInputs = 8;
-constexpr std::uint32_t kSlaveHandler = kHandlers, kMasterHandler = kHandlers + 3, kReturn = kHandlers + 8;
+constexpr std::uint32_t kSlaveHandler = kHandlers, kMasterHandler = kHandlers + 3,
+                        kReturn = kHandlers + 8;
 
 // What a handler of the BIOS does at least: end the interrupt where it came from.
 constexpr std::array<std::uint8_t, 17> kHandlerCode = {
@@ -30,12 +31,13 @@ struct PortWrite {
     std::uint8_t port;
     std::uint8_t value;
 };
-// The 8259As edge-triggered, cascaded, with the BIOS's vectors, IRQ 0 and the cascade open; the 8254's channel 0 as a
-// square wave of the full count: 18.2 ticks a second.
+// The 8259As edge-triggered, cascaded, with the BIOS's vectors, IRQ 0 and the cascade open; the
+// 8254's channel 0 as a square wave of the full count: 18.2 ticks a second.
 constexpr std::array kFirmwareState = {
-    PortWrite{0x20, 0x11}, PortWrite{0xa0, 0x11}, PortWrite{0x21, kMasterBase}, PortWrite{0xa1, kSlaveBase},
-    PortWrite{0x21, 0x04}, PortWrite{0xa1, 0x02}, PortWrite{0x21, 0x01},        PortWrite{0xa1, 0x01},
-    PortWrite{0x21, 0xfa}, PortWrite{0xa1, 0xff}, PortWrite{0x43, 0x36},        PortWrite{0x40, 0x00},
+    PortWrite{0x20, 0x11},       PortWrite{0xa0, 0x11}, PortWrite{0x21, kMasterBase},
+    PortWrite{0xa1, kSlaveBase}, PortWrite{0x21, 0x04}, PortWrite{0xa1, 0x02},
+    PortWrite{0x21, 0x01},       PortWrite{0xa1, 0x01}, PortWrite{0x21, 0xfa},
+    PortWrite{0xa1, 0xff},       PortWrite{0x43, 0x36}, PortWrite{0x40, 0x00},
     PortWrite{0x40, 0x00},
 };
 
@@ -48,7 +50,8 @@ void add_le32(std::vector<std::byte>& code, std::uint32_t value) {
 std::vector<std::byte> first_code(const arch::x86::ArchState& entry) {
     std::vector<std::byte> code;
     for (const PortWrite& write : kFirmwareState) {
-        for (const std::uint8_t byte : {std::uint8_t{0xb0}, write.value, std::uint8_t{0xe6}, write.port}) {  // mov al; out
+        for (const std::uint8_t byte :
+             {std::uint8_t{0xb0}, write.value, std::uint8_t{0xe6}, write.port}) {  // mov al; out
             code.push_back(std::byte{byte});
         }
     }

@@ -54,9 +54,11 @@ inline Bytes bzimage() {
 }
 
 /// Offsets in elf64() that tests overwrite.
-inline constexpr std::size_t kElfEntry = 24, kElfHeaderCount = 56, kElfLoad = 64, kElfNote = 64 + 56, kElfNoteBody = 0x200;
+inline constexpr std::size_t kElfEntry = 24, kElfHeaderCount = 56, kElfLoad = 64,
+                             kElfNote = 64 + 56, kElfNoteBody = 0x200;
 
-/// A 64-bit ELF with one segment at 1 MiB (file 0x1000, 16 bytes; 8 KiB in memory) and a PVH note for entry 0x100000.
+/// A 64-bit ELF with one segment at 1 MiB (file 0x1000, 16 bytes; 8 KiB in memory) and a PVH note
+/// for entry 0x100000.
 inline Bytes elf64() {
     Bytes file(0x1010);
     put<std::uint32_t>(file, 0, 0x464c457f);
@@ -97,7 +99,8 @@ inline Bytes multiboot_elf() {
     return file;
 }
 
-/// A plain image with a multiboot header at 0x10 that carries its own addresses: loads at 1 MiB, 4 KiB of bss.
+/// A plain image with a multiboot header at 0x10 that carries its own addresses: loads at 1 MiB, 4
+/// KiB of bss.
 inline Bytes multiboot_plain() {
     Bytes file(0x100);
     put<std::uint32_t>(file, 0x10, 0x1badb002);

@@ -1,4 +1,5 @@
-// FakeEngine: an engine whose vCPUs never run: they keep the state they are given. For tests of the machine around them.
+// FakeEngine: an engine whose vCPUs never run: they keep the state they are given. For tests of the
+// machine around them.
 #pragma once
 
 #include <memory>
@@ -31,11 +32,14 @@ class FakeVcpu final : public engine::Vcpu {
 class FakeVm final : public engine::EngineVm {
   public:
     Result<std::unique_ptr<engine::Vcpu>> create_vcpu(const engine::VcpuConfig& config) override {
-        states.push_back(std::make_unique<arch::x86::ArchState>(arch::x86::ArchState::power_on(config.apic_id, config.bootstrap)));
+        states.push_back(std::make_unique<arch::x86::ArchState>(
+            arch::x86::ArchState::power_on(config.apic_id, config.bootstrap)));
         return std::unique_ptr<engine::Vcpu>(std::make_unique<FakeVcpu>(*states.back()));
     }
     void set_external_interrupt(bool asserted) override { external = asserted; }
-    void set_irq_routes(const std::vector<bus::IrqRoute>& new_routes) override { routes = new_routes; }
+    void set_irq_routes(const std::vector<bus::IrqRoute>& new_routes) override {
+        routes = new_routes;
+    }
     void inject_nmi(std::uint32_t /*vcpu_index*/) override {}
     Result<> set_dirty_logging(bool /*on*/) override { return ok(); }
     Result<> sync_dirty_log() override { return ok(); }
@@ -53,8 +57,11 @@ class FakeEngine final : public engine::CpuEngine {
   public:
     FakeEngine() { capabilities_.max_vcpus = 8; }
     [[nodiscard]] std::string_view name() const override { return "fake"; }
-    [[nodiscard]] const engine::Capabilities& capabilities() const override { return capabilities_; }
-    Result<std::unique_ptr<engine::EngineVm>> create_vm(memory::GuestRam& /*ram*/, engine::IoDispatcher& /*io*/) override {
+    [[nodiscard]] const engine::Capabilities& capabilities() const override {
+        return capabilities_;
+    }
+    Result<std::unique_ptr<engine::EngineVm>> create_vm(memory::GuestRam& /*ram*/,
+                                                        engine::IoDispatcher& /*io*/) override {
         auto made = std::make_unique<FakeVm>();
         vm = made.get();
         return std::unique_ptr<engine::EngineVm>(std::move(made));

@@ -7,7 +7,13 @@
 namespace strata::machine::pc {
 namespace {
 
-enum Key : std::uint16_t { kSignature = 0x00, kId = 0x01, kRamSize = 0x03, kCpus = 0x05, kMaxCpus = 0x0f };
+enum Key : std::uint16_t {
+    kSignature = 0x00,
+    kId = 0x01,
+    kRamSize = 0x03,
+    kCpus = 0x05,
+    kMaxCpus = 0x0f
+};
 
 std::vector<std::byte> little_endian(std::uint64_t value, std::size_t size) {
     std::vector<std::byte> bytes(size);
@@ -33,7 +39,8 @@ void FwCfg::read(std::uint64_t offset, std::span<std::byte> data) {
     }
     const MutexLock lock(mutex_);
     const std::uint16_t wanted = selected_;
-    const auto item = std::find_if(items_.begin(), items_.end(), [&](const Item& each) { return each.key == wanted; });
+    const auto item = std::find_if(items_.begin(), items_.end(),
+                                   [&](const Item& each) { return each.key == wanted; });
     if (item != items_.end() && position_ < item->bytes.size()) {
         data[0] = item->bytes[position_++];
     }
@@ -44,7 +51,8 @@ void FwCfg::write(std::uint64_t offset, std::span<const std::byte> data) {
         return;
     }
     const MutexLock lock(mutex_);
-    selected_ = static_cast<std::uint16_t>(std::to_integer<unsigned>(data[0]) | std::to_integer<unsigned>(data[1]) << 8);
+    selected_ = static_cast<std::uint16_t>(std::to_integer<unsigned>(data[0]) |
+                                           std::to_integer<unsigned>(data[1]) << 8);
     position_ = 0;
 }
 

@@ -1,7 +1,9 @@
-// FwCfg: the few items of QEMU's firmware configuration device that bare test programs (kvm-unit-tests) ask for.
+// FwCfg: the few items of QEMU's firmware configuration device that bare test programs
+// (kvm-unit-tests) ask for.
 //
-// QEMU's docs/specs/fw_cfg: a 16-bit selector at port 510h, data bytes at 511h, read from the item's start after each selection.
-// Part of the test devices only; ordinary guests learn everything from ACPI. It holds no state that outlives an item's read.
+// QEMU's docs/specs/fw_cfg: a 16-bit selector at port 510h, data bytes at 511h, read from the
+// item's start after each selection. Part of the test devices only; ordinary guests learn
+// everything from ACPI. It holds no state that outlives an item's read.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,8 @@ unsigned read_byte(FwCfg& device) {
 }
 
 void select(FwCfg& device, unsigned key) {
-    const std::array<std::byte, 2> bytes = {static_cast<std::byte>(key), static_cast<std::byte>(key >> 8)};
+    const std::array<std::byte, 2> bytes = {static_cast<std::byte>(key),
+                                            static_cast<std::byte>(key >> 8)};
     device.write(0, bytes);
 }
 

@@ -5,7 +5,8 @@
 
 namespace strata::machine::pc {
 
-/// Fans a device's line out to both controllers; the guest masks the one that it does not use. Any thread.
+/// Fans a device's line out to both controllers; the guest masks the one that it does not use. Any
+/// thread.
 class IsaLine final : public bus::IrqLine {
   public:
     IsaLine(bus::IrqLine& pic, bus::IrqLine& io_apic) : pic_(pic), io_apic_(io_apic) {}

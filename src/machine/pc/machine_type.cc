@@ -41,7 +41,9 @@ constexpr std::array<MachineType, 1> kTypes = {{
 
 }  // namespace
 
-std::span<const MachineType> machine_types() { return kTypes; }
+std::span<const MachineType> machine_types() {
+    return kTypes;
+}
 
 Result<const MachineType*> find_machine_type(std::string_view name) {
     if (name.empty() || name == "pc") {
@@ -55,7 +57,8 @@ Result<const MachineType*> find_machine_type(std::string_view name) {
         known += known.empty() ? "" : ", ";
         known += type.name;
     }
-    return Error(ErrorKind::NotFound, fmt::format("unknown machine type '{}'; known are pc, {}", name, known));
+    return Error(ErrorKind::NotFound,
+                 fmt::format("unknown machine type '{}'; known are pc, {}", name, known));
 }
 
 }  // namespace strata::machine::pc

@@ -1,7 +1,8 @@
 // Machine types: the guest-visible facts of each version of the PC board, frozen once released.
 //
-// A guest that was saved on "pc-1.0" finds the same addresses, ports and interrupts on every later Strata. A change that a guest could see
-// makes a new row; rows never change. "pc" means the newest.
+// A guest that was saved on "pc-1.0" finds the same addresses, ports and interrupts on every later
+// Strata. A change that a guest could see makes a new row; rows never change. "pc" means the
+// newest.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +18,10 @@ struct MachineType {
     std::string_view description;
 
     // Memory map.
-    std::uint64_t low_ram_limit;     ///< RAM below 4 GiB ends here at the latest
-    std::uint64_t pci_memory32;      ///< window for BARs below 4 GiB
+    std::uint64_t low_ram_limit;  ///< RAM below 4 GiB ends here at the latest
+    std::uint64_t pci_memory32;   ///< window for BARs below 4 GiB
     std::uint64_t pci_memory32_size;
-    std::uint64_t ecam;              ///< PCIe configuration space of bus 0
+    std::uint64_t ecam;  ///< PCIe configuration space of bus 0
     std::uint64_t ecam_size;
     std::uint64_t io_apic;
     std::uint64_t hpet;

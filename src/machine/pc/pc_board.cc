@@ -7,7 +7,8 @@ namespace {
 constexpr unsigned kTimerIrq = 0, kKeyboardIrq = 1, kCascade = 2, kRtcIrq = 8, kMouseIrq = 12;
 constexpr std::uint32_t kTimerGsi = 2;  // as the MADT's override says
 
-std::array<std::optional<IsaLine>, devices::Pic::kInputs> make_isa_lines(devices::Pic& pic, devices::IoApic& io_apic) {
+std::array<std::optional<IsaLine>, devices::Pic::kInputs> make_isa_lines(devices::Pic& pic,
+                                                                         devices::IoApic& io_apic) {
     std::array<std::optional<IsaLine>, devices::Pic::kInputs> lines;
     for (unsigned irq = 0; irq < lines.size(); ++irq) {
         if (irq != kCascade) {
@@ -19,8 +20,8 @@ std::array<std::optional<IsaLine>, devices::Pic::kInputs> make_isa_lines(devices
 
 }  // namespace
 
-PcBoard::PcBoard(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop, io::MachineClock& clock,
-                 devices::SerialBackend& serial, MachineEvents& events)
+PcBoard::PcBoard(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop,
+                 io::MachineClock& clock, devices::SerialBackend& serial, MachineEvents& events)
     : config_(config),
       io_(io),
       events_(events),
@@ -29,29 +30,38 @@ PcBoard::PcBoard(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io
       isa_(make_isa_lines(pic_, io_apic_)),
       hpet_(std::make_unique<devices::Hpet>(
           loop, clock,
-          devices::Hpet::Wiring{.gsi = [this](std::uint32_t gsi) -> bus::IrqLine& { return io_apic_.line(gsi); },
-                                .irq0 = &*isa_[kTimerIrq],
-                                .irq8 = &*isa_[kRtcIrq],
-                                .msi = &vm})),
+          devices::Hpet::Wiring{
+              .gsi = [this](std::uint32_t gsi) -> bus::IrqLine& { return io_apic_.line(gsi); },
+              .irq0 = &*isa_[kTimerIrq],
+              .irq8 = &*isa_[kRtcIrq],
+              .msi = &vm})),
       pit_(std::make_unique<devices::Pit>(loop, clock, hpet_->pit_input())),
       rtc_(std::make_unique<devices::Rtc>(loop, clock, hpet_->rtc_input())),
-      serial_(std::make_unique<devices::Uart>("serial0", loop, clock, *isa_[config.type->serial_irq], serial)),
-      keyboard_(std::make_unique<devices::I8042>(*isa_[kKeyboardIrq], *isa_[kMouseIrq], [&events] { events.reset(); })),
+      serial_(std::make_unique<devices::Uart>("serial0", loop, clock,
+                                              *isa_[config.type->serial_irq], serial)),
+      keyboard_(std::make_unique<devices::I8042>(*isa_[kKeyboardIrq], *isa_[kMouseIrq],
+                                                 [&events] { events.reset(); })),
       pm_timer_(clock),
       pm_(loop, pm_timer_, clock, *isa_[config.type->sci_irq], [&events] { events.power_off(); }),
       reset_([&events] { events.reset(); }),
       pvpanic_([&events](devices::GuestCrash crash) { events.guest_crash(crash); }) {
     io_.connect(pic_, io_apic_);
     // Interrupt controllers first: the lines of the others must find them loaded.
-    parts_ = {{"pic", &pic_, &pic_},          {"ioapic", &io_apic_, &io_apic_},
-              {"hpet", hpet_.get(), hpet_.get()}, {"pit", pit_.get(), pit_.get()},
-              {"rtc", rtc_.get(), rtc_.get()},    {"serial0", serial_.get(), serial_.get()},
+    parts_ = {{"pic", &pic_, &pic_},
+              {"ioapic", &io_apic_, &io_apic_},
+              {"hpet", hpet_.get(), hpet_.get()},
+              {"pit", pit_.get(), pit_.get()},
+              {"rtc", rtc_.get(), rtc_.get()},
+              {"serial0", serial_.get(), serial_.get()},
               {"i8042", keyboard_.get(), keyboard_.get()},
-              {"pm", &pm_, &pm_},                 {"reset", &reset_, &reset_}};
+              {"pm", &pm_, &pm_},
+              {"reset", &reset_, &reset_}};
 }
 
-Result<std::unique_ptr<PcBoard>> PcBoard::create(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop,
-                                                 io::MachineClock& clock, devices::SerialBackend& serial,
+Result<std::unique_ptr<PcBoard>> PcBoard::create(const PcBoardConfig& config, PcIo& io,
+                                                 engine::EngineVm& vm, io::EventLoop& loop,
+                                                 io::MachineClock& clock,
+                                                 devices::SerialBackend& serial,
                                                  MachineEvents& events) {
     std::unique_ptr<PcBoard> board(new PcBoard(config, io, vm, loop, clock, serial, events));
     STRATA_TRY_VOID(board->claim_ports());
@@ -70,7 +80,8 @@ Result<> PcBoard::claim_ports() {
     STRATA_TRY_VOID(keyboard_->attach(ports));
     STRATA_TRY_VOID(ports.add(type.serial, devices::Uart::kSize, *serial_));
     STRATA_TRY_VOID(ports.add(type.pm_event, devices::PmBlock::kEventSize, pm_.event_block()));
-    STRATA_TRY_VOID(ports.add(type.pm_control, devices::PmBlock::kControlSize, pm_.control_block()));
+    STRATA_TRY_VOID(
+        ports.add(type.pm_control, devices::PmBlock::kControlSize, pm_.control_block()));
     STRATA_TRY_VOID(ports.add(type.pm_timer, devices::PmTimer::kSize, pm_timer_));
     STRATA_TRY_VOID(ports.add(type.gpe0, devices::PmBlock::kGpeSize, pm_.gpe0_block()));
     STRATA_TRY_VOID(ports.add(devices::Pvpanic::kPort, devices::Pvpanic::kSize, pvpanic_));
@@ -103,18 +114,24 @@ Result<> PcBoard::create_pci(engine::EngineVm& vm) {
 Result<> PcBoard::claim_test_devices() {
     bus::Bus& ports = io_.ports();
     if (config_.debug_exit) {
-        debug_exit_ = std::make_unique<devices::DebugExit>([this](std::uint32_t value) { events_.debug_exit(value); });
-        STRATA_TRY_VOID(ports.add(devices::DebugExit::kPort, devices::DebugExit::kSize, *debug_exit_));
+        debug_exit_ = std::make_unique<devices::DebugExit>(
+            [this](std::uint32_t value) { events_.debug_exit(value); });
+        STRATA_TRY_VOID(
+            ports.add(devices::DebugExit::kPort, devices::DebugExit::kSize, *debug_exit_));
     }
     if (!config_.test_devices) {
         return ok();
     }
     using devices::KvmTestDevice;
-    test_device_ = std::make_unique<KvmTestDevice>([this](std::uint32_t gsi) -> bus::IrqLine& { return io_apic_.line(gsi); });
+    test_device_ = std::make_unique<KvmTestDevice>(
+        [this](std::uint32_t gsi) -> bus::IrqLine& { return io_apic_.line(gsi); });
     fw_cfg_ = std::make_unique<FwCfg>(config_.vcpus, config_.memory_bytes);
-    STRATA_TRY_VOID(ports.add(KvmTestDevice::kLinePort, KvmTestDevice::kLines, test_device_->line_ports()));
-    STRATA_TRY_VOID(ports.add(KvmTestDevice::kRegisterPort, KvmTestDevice::kRegisterSize, test_device_->register_port()));
-    STRATA_TRY_VOID(io_.mmio().add(KvmTestDevice::kMemoryAddress, KvmTestDevice::kMemorySize, test_device_->memory()));
+    STRATA_TRY_VOID(
+        ports.add(KvmTestDevice::kLinePort, KvmTestDevice::kLines, test_device_->line_ports()));
+    STRATA_TRY_VOID(ports.add(KvmTestDevice::kRegisterPort, KvmTestDevice::kRegisterSize,
+                              test_device_->register_port()));
+    STRATA_TRY_VOID(io_.mmio().add(KvmTestDevice::kMemoryAddress, KvmTestDevice::kMemorySize,
+                                   test_device_->memory()));
     return ports.add(FwCfg::kPort, FwCfg::kSize, *fw_cfg_);
 }
 

@@ -1,8 +1,10 @@
-// PcBoard: the devices soldered onto the PC: interrupt controllers, timers, clock, serial port, keyboard controller, ACPI hardware.
+// PcBoard: the devices soldered onto the PC: interrupt controllers, timers, clock, serial port,
+// keyboard controller, ACPI hardware.
 //
-// It wires them to buses and lines and knows their order for pausing and saving. PCI devices hang on the PciRoot here.
-// IRQ wiring: ISA interrupts lead to the PIC and to the IOAPIC pin of the same number, but IRQ 0 to pin 2 (and the HPET may take the
-// places of PIT and RTC); PCI's INTx lead to four pins of the IOAPIC of their own.
+// It wires them to buses and lines and knows their order for pausing and saving. PCI devices hang
+// on the PciRoot here. IRQ wiring: ISA interrupts lead to the PIC and to the IOAPIC pin of the same
+// number, but IRQ 0 to pin 2 (and the HPET may take the places of PIT and RTC); PCI's INTx lead to
+// four pins of the IOAPIC of their own.
 #pragma once
 
 #include <array>
@@ -56,8 +58,10 @@ struct PcBoardConfig {
 class PcBoard {
   public:
     /// Builds and wires everything. All arguments outlive the board; `vm` is where interrupts go.
-    static Result<std::unique_ptr<PcBoard>> create(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop,
-                                                   io::MachineClock& clock, devices::SerialBackend& serial,
+    static Result<std::unique_ptr<PcBoard>> create(const PcBoardConfig& config, PcIo& io,
+                                                   engine::EngineVm& vm, io::EventLoop& loop,
+                                                   io::MachineClock& clock,
+                                                   devices::SerialBackend& serial,
                                                    MachineEvents& events);
 
     [[nodiscard]] pci::PciRoot& pci() { return *pci_; }
@@ -65,13 +69,14 @@ class PcBoard {
     /// All parts but PCI's; PCI is a part of its own (pci()).
     [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
 
-    /// What firmware does to the devices before it starts a kernel: quiets the RTC, tells the PIC that the SCI is a level, assigns
-    /// PCI resources. Devices are in their power-on state and not paused.
+    /// What firmware does to the devices before it starts a kernel: quiets the RTC, tells the PIC
+    /// that the SCI is a level, assigns PCI resources. Devices are in their power-on state and not
+    /// paused.
     Result<> firmware_setup();
 
   private:
-    PcBoard(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop, io::MachineClock& clock,
-            devices::SerialBackend& serial, MachineEvents& events);
+    PcBoard(const PcBoardConfig& config, PcIo& io, engine::EngineVm& vm, io::EventLoop& loop,
+            io::MachineClock& clock, devices::SerialBackend& serial, MachineEvents& events);
     Result<> claim_ports();
     Result<> claim_test_devices();
     Result<> claim_memory();

@@ -28,8 +28,12 @@ void PcIo::port_write(std::uint16_t port, std::span<const std::byte> data) {
     (void)ports_.write(port, data);  // nobody there: dropped, as on hardware
 }
 
-std::uint8_t PcIo::acknowledge_external_interrupt() { return pic_->acknowledge(); }
+std::uint8_t PcIo::acknowledge_external_interrupt() {
+    return pic_->acknowledge();
+}
 
-void PcIo::end_of_interrupt(std::uint8_t vector) { io_apic_->end_of_interrupt(vector); }
+void PcIo::end_of_interrupt(std::uint8_t vector) {
+    io_apic_->end_of_interrupt(vector);
+}
 
 }  // namespace strata::machine::pc

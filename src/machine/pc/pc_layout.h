@@ -17,9 +17,10 @@ struct PcLayout {
     acpi::AddressRange pci_memory64;
     boot::MemoryMap memory_map;  ///< as firmware tells it
 
-    /// `physical_bits`: width of the guest's physical addresses (CPUID 8000_0008h). InvalidArgument if the memory is too small (2 MiB),
-    /// not a multiple of 4 KiB, or reaches beyond them.
-    static Result<PcLayout> plan(const MachineType& type, std::uint64_t memory, unsigned physical_bits);
+    /// `physical_bits`: width of the guest's physical addresses (CPUID 8000_0008h). InvalidArgument
+    /// if the memory is too small (2 MiB), not a multiple of 4 KiB, or reaches beyond them.
+    static Result<PcLayout> plan(const MachineType& type, std::uint64_t memory,
+                                 unsigned physical_bits);
 };
 
 }  // namespace strata::machine::pc

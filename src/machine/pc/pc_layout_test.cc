@@ -10,7 +10,9 @@ namespace {
 constexpr std::uint64_t kMib = 1ULL << 20;
 constexpr std::uint64_t kGib = 1ULL << 30;
 
-const MachineType& type() { return machine_types().front(); }
+const MachineType& type() {
+    return machine_types().front();
+}
 
 TEST(PcLayoutTest, SmallMachineHasOnlyLowRam) {
     const auto layout = PcLayout::plan(type(), 256 * kMib, 40).value();
@@ -24,7 +26,8 @@ TEST(PcLayoutTest, LargeMachineContinuesAtFourGib) {
     const auto layout = PcLayout::plan(type(), 8 * kGib, 40).value();
     EXPECT_EQ(layout.low_ram, 3 * kGib);
     EXPECT_EQ(layout.high_ram, 5 * kGib);
-    EXPECT_EQ(layout.memory_map.back(), (boot::MemoryMapEntry{4 * kGib, 5 * kGib, boot::MemoryType::Ram}));
+    EXPECT_EQ(layout.memory_map.back(),
+              (boot::MemoryMapEntry{4 * kGib, 5 * kGib, boot::MemoryType::Ram}));
 }
 
 TEST(PcLayoutTest, WindowThatDoesNotFitIsLeftOut) {

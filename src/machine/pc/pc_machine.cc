@@ -1,9 +1,8 @@
 // PcMachine: construction, power-on and reset.
 #include "machine/pc/pc_machine.h"
 
-#include <sys/mman.h>
-
 #include <fmt/core.h>
+#include <sys/mman.h>
 
 #include "arch/x86/registers.h"
 #include "machine/acpi/tables.h"
@@ -26,32 +25,39 @@ unsigned physical_bits(const PcConfig& config) {
 
 }  // namespace
 
-PcMachine::PcMachine(PcConfig config, const MachineType& type, PcLayout layout, std::unique_ptr<memory::GuestRam> ram)
+PcMachine::PcMachine(PcConfig config, const MachineType& type, PcLayout layout,
+                     std::unique_ptr<memory::GuestRam> ram)
     : config_(std::move(config)), type_(&type), layout_(std::move(layout)), ram_(std::move(ram)) {}
 
 PcMachine::~PcMachine() = default;
 
-Result<std::unique_ptr<PcMachine>> PcMachine::create(PcConfig config, engine::CpuEngine& engine, io::EventLoop& loop,
-                                                     devices::SerialBackend& serial, MachineEvents& events) {
+Result<std::unique_ptr<PcMachine>> PcMachine::create(PcConfig config, engine::CpuEngine& engine,
+                                                     io::EventLoop& loop,
+                                                     devices::SerialBackend& serial,
+                                                     MachineEvents& events) {
     const MachineType* type = STRATA_TRY(find_machine_type(config.machine_type));
     const std::uint32_t limit = engine.capabilities().max_vcpus;
     if (config.vcpus.empty() || config.vcpus.size() > limit) {
         return Error(ErrorKind::InvalidArgument,
-                     fmt::format("{} vCPUs: the {} engine offers 1 to {}", config.vcpus.size(), engine.name(), limit));
+                     fmt::format("{} vCPUs: the {} engine offers 1 to {}", config.vcpus.size(),
+                                 engine.name(), limit));
     }
     PcLayout layout = STRATA_TRY(PcLayout::plan(*type, config.memory_bytes, physical_bits(config)));
     auto ram = STRATA_TRY(memory::GuestRam::create(config.memory_bytes, type->low_ram_limit));
-    std::unique_ptr<PcMachine> machine(new PcMachine(std::move(config), *type, std::move(layout), std::move(ram)));
+    std::unique_ptr<PcMachine> machine(
+        new PcMachine(std::move(config), *type, std::move(layout), std::move(ram)));
     if (machine->config_.boot_files != nullptr) {
         boot::BootEnvironment environment = machine->boot_environment();
-        environment.kernel_entry = boot::KernelEntry::Stub;  // only the verdict on the files counts here: no need to unpack
+        environment.kernel_entry = boot::KernelEntry::Stub;  // only the verdict on the files counts
+                                                             // here: no need to unpack
         (void)STRATA_TRY(machine->config_.boot_files->plan(std::move(environment)));
     }
     STRATA_TRY_VOID(machine->build(engine, loop, serial, events));
     return machine;
 }
 
-Result<> PcMachine::build(engine::CpuEngine& engine, io::EventLoop& loop, devices::SerialBackend& serial, MachineEvents& events) {
+Result<> PcMachine::build(engine::CpuEngine& engine, io::EventLoop& loop,
+                          devices::SerialBackend& serial, MachineEvents& events) {
     vm_ = STRATA_TRY(engine.create_vm(*ram_, io_));
     PcBoardConfig board;
     board.type = type_;
@@ -63,15 +69,17 @@ Result<> PcMachine::build(engine::CpuEngine& engine, io::EventLoop& loop, device
     board_ = STRATA_TRY(PcBoard::create(board, io_, *vm_, loop, clock_, serial, events));
     for (std::size_t i = 0; i < config_.vcpus.size(); ++i) {
         const PcVcpu& vcpu = config_.vcpus[i];
-        vcpus_.push_back(STRATA_TRY(vm_->create_vcpu({static_cast<std::uint32_t>(i), vcpu.apic_id, i == 0, vcpu.cpuid})));
+        vcpus_.push_back(STRATA_TRY(
+            vm_->create_vcpu({static_cast<std::uint32_t>(i), vcpu.apic_id, i == 0, vcpu.cpuid})));
     }
     return ok();
 }
 
 Result<> PcMachine::add_device(std::unique_ptr<pci::PciDevice> device) {
     if (next_slot_ >= pci::PciRoot::kSlots) {
-        return Error(ErrorKind::InvalidArgument, fmt::format("no free slot for {}: a machine holds {} PCI devices",
-                                                             device->label(), pci::PciRoot::kSlots - 1));
+        return Error(ErrorKind::InvalidArgument,
+                     fmt::format("no free slot for {}: a machine holds {} PCI devices",
+                                 device->label(), pci::PciRoot::kSlots - 1));
     }
     return board_->pci().add(next_slot_++, std::move(device));
 }
@@ -128,8 +136,9 @@ Result<> PcMachine::reset() {
     return start();
 }
 
-// Devices have no reset of their own: they are loaded with what they were when the machine was made. PCI devices, which are added
-// later and hold back ends, do have one; the real-time clock keeps its time.
+// Devices have no reset of their own: they are loaded with what they were when the machine was
+// made. PCI devices, which are added later and hold back ends, do have one; the real-time clock
+// keeps its time.
 Result<> PcMachine::remember_power_on_state() {
     state::StateWriter writer;
     for (const Part& part : board_->parts()) {
@@ -166,19 +175,23 @@ Result<> PcMachine::clear_ram() {
 
 Result<> PcMachine::start() {
     STRATA_TRY_VOID(board_->firmware_setup());
-    const auto tables = STRATA_TRY(acpi::build_tables(acpi_config(), type_->acpi_tables, type_->acpi_tables_size));
+    const auto tables =
+        STRATA_TRY(acpi::build_tables(acpi_config(), type_->acpi_tables, type_->acpi_tables_size));
     STRATA_TRY_VOID(ram_->write(memory::GuestAddress(tables.address), tables.bytes));
-    const auto smbios = smbios::build_tables({std::string(type_->name), std::string(kFirmwareVersion), config_.memory_bytes},
-                                             type_->smbios_tables);
+    const auto smbios = smbios::build_tables(
+        {std::string(type_->name), std::string(kFirmwareVersion), config_.memory_bytes},
+        type_->smbios_tables);
     STRATA_TRY_VOID(ram_->write(memory::GuestAddress(type_->smbios_tables), smbios));
-    arch::x86::ArchState entry = arch::x86::ArchState::power_on(config_.vcpus.front().apic_id, true);
+    arch::x86::ArchState entry =
+        arch::x86::ArchState::power_on(config_.vcpus.front().apic_id, true);
     if (config_.boot_files != nullptr) {
         const boot::BootPlan plan = STRATA_TRY(config_.boot_files->load(boot_environment(), *ram_));
         entry = plan.entry;
         kernel_kind_ = boot::kernel_kind_name(plan.kind);
     }
     for (std::size_t i = 0; i < vcpus_.size(); ++i) {
-        arch::x86::ArchState state = i == 0 ? entry : arch::x86::ArchState::power_on(config_.vcpus[i].apic_id, false);
+        arch::x86::ArchState state =
+            i == 0 ? entry : arch::x86::ArchState::power_on(config_.vcpus[i].apic_id, false);
         firmware_vcpu_setup(state, i == 0);
         STRATA_TRY_VOID(vcpus_[i]->set_state(state));
     }

@@ -1,10 +1,13 @@
-// PcMachine: one PC: RAM, vCPUs of either engine, the board, and its life: power-on, reset, pause, save and load.
+// PcMachine: one PC: RAM, vCPUs of either engine, the board, and its life: power-on, reset, pause,
+// save and load.
 //
-// Order of a life: create(), add_device()…, power_on(), then the owner runs each vCPU on a thread of its own; reset(), pause(), resume(),
-// save() and load() are called while no vCPU runs. Devices live on the owner's event loop, which keeps running.
+// Order of a life: create(), add_device()…, power_on(), then the owner runs each vCPU on a thread
+// of its own; reset(), pause(), resume(), save() and load() are called while no vCPU runs. Devices
+// live on the owner's event loop, which keeps running.
 //
-// reset() is a cold start: RAM becomes zeros, devices their power-on state, the kernel is read again and started; it may be repeated
-// as often as a guest likes. The real-time clock alone runs on.
+// reset() is a cold start: RAM becomes zeros, devices their power-on state, the kernel is read
+// again and started; it may be repeated as often as a guest likes. The real-time clock alone runs
+// on.
 #pragma once
 
 #include <memory>
@@ -34,20 +37,24 @@ struct PcVcpu {
 struct PcConfig {
     std::string machine_type = "pc";
     std::uint64_t memory_bytes = 1ULL << 30;
-    std::vector<PcVcpu> vcpus;          ///< the first one boots; its APIC id is 0
-    std::string append;                 ///< kernel command line
+    std::vector<PcVcpu> vcpus;  ///< the first one boots; its APIC id is 0
+    std::string append;         ///< kernel command line
     boot::KernelEntry kernel_entry = boot::KernelEntry::Auto;
-    std::unique_ptr<boot::BootFiles> boot_files;  ///< null only if the owner sets all vCPU states itself (tests)
+    std::unique_ptr<boot::BootFiles>
+        boot_files;  ///< null only if the owner sets all vCPU states itself (tests)
     bool debug_exit = false;
     bool test_devices = false;
 };
 
 class PcMachine final : public state::Pausable, public state::Snapshottable {
   public:
-    /// Builds a machine that is off. `engine`, `loop`, `serial` and `events` outlive it. Errors: bad sizes, unknown machine
-    /// type, a kernel that cannot be booted (checked here already), no memory.
-    static Result<std::unique_ptr<PcMachine>> create(PcConfig config, engine::CpuEngine& engine, io::EventLoop& loop,
-                                                     devices::SerialBackend& serial, MachineEvents& events);
+    /// Builds a machine that is off. `engine`, `loop`, `serial` and `events` outlive it. Errors:
+    /// bad sizes, unknown machine type, a kernel that cannot be booted (checked here already), no
+    /// memory.
+    static Result<std::unique_ptr<PcMachine>> create(PcConfig config, engine::CpuEngine& engine,
+                                                     io::EventLoop& loop,
+                                                     devices::SerialBackend& serial,
+                                                     MachineEvents& events);
     ~PcMachine() override;
 
     /// Puts a function into the next free slot of bus 0 (1 to 31). Before power_on().
@@ -80,8 +87,10 @@ class PcMachine final : public state::Pausable, public state::Snapshottable {
     [[nodiscard]] std::string_view kernel_kind() const { return kernel_kind_; }
 
   private:
-    PcMachine(PcConfig config, const MachineType& type, PcLayout layout, std::unique_ptr<memory::GuestRam> ram);
-    Result<> build(engine::CpuEngine& engine, io::EventLoop& loop, devices::SerialBackend& serial, MachineEvents& events);
+    PcMachine(PcConfig config, const MachineType& type, PcLayout layout,
+              std::unique_ptr<memory::GuestRam> ram);
+    Result<> build(engine::CpuEngine& engine, io::EventLoop& loop, devices::SerialBackend& serial,
+                   MachineEvents& events);
     [[nodiscard]] boot::BootEnvironment boot_environment() const;
     [[nodiscard]] acpi::AcpiConfig acpi_config() const;
     Result<> remember_power_on_state();

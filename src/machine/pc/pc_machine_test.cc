@@ -1,14 +1,14 @@
-// PcMachine tests on an engine that never runs: wiring, firmware's work, reset, save and load, bad configurations.
+// PcMachine tests on an engine that never runs: wiring, firmware's work, reset, save and load, bad
+// configurations.
 #include "machine/pc/pc_machine.h"
-
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <array>
 #include <deque>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "arch/x86/registers.h"
 #include "base/endian.h"
@@ -27,7 +27,9 @@ class RecordedEvents final : public MachineEvents {
     void guest_crash(devices::GuestCrash crash) override {
         seen.emplace_back(crash == devices::GuestCrash::Panicked ? "panic" : "crash kernel");
     }
-    void debug_exit(std::uint32_t value) override { seen.push_back("exit " + std::to_string(value)); }
+    void debug_exit(std::uint32_t value) override {
+        seen.push_back("exit " + std::to_string(value));
+    }
     std::vector<std::string> seen;
 };
 
@@ -37,7 +39,8 @@ class PcMachineTest : public ::testing::Test {
         const UniqueFd fd(::mkstemp(path_.data()));
         auto kernel = boot::testing::multiboot_plain();
         boot::testing::put<std::uint32_t>(kernel, 0x40, 0x600d600d);
-        ASSERT_EQ(::write(fd.get(), kernel.data(), kernel.size()), static_cast<ssize_t>(kernel.size()));
+        ASSERT_EQ(::write(fd.get(), kernel.data(), kernel.size()),
+                  static_cast<ssize_t>(kernel.size()));
         loop_ = io::EventLoop::create().value();
     }
     void TearDown() override { ::unlink(path_.c_str()); }
@@ -55,7 +58,8 @@ class PcMachineTest : public ::testing::Test {
     std::unique_ptr<PcMachine> machine() {
         return PcMachine::create(config(), engine_, *loop_, serial_, events_).value();
     }
-    static void out(PcMachine& machine, std::uint16_t port, std::uint32_t value, std::size_t size = 1) {
+    static void out(PcMachine& machine, std::uint16_t port, std::uint32_t value,
+                    std::size_t size = 1) {
         const Le32 wire(value);
         machine.io().port_write(port, std::as_bytes(std::span(&wire, 1)).first(size));
     }
@@ -111,7 +115,8 @@ TEST_F(PcMachineTest, GuestActionsBecomeEvents) {
     out(*pc, 0x505, 1);
     out(*pc, 0xf4, 21);
     out(*pc, 0x604, 5U << 10 | 0x2000, 2);
-    EXPECT_THAT(events_.seen, ::testing::ElementsAre("reset", "reset", "panic", "exit 21", "power off"));
+    EXPECT_THAT(events_.seen,
+                ::testing::ElementsAre("reset", "reset", "panic", "exit 21", "power off"));
 }
 
 TEST_F(PcMachineTest, IsaInterruptReachesPicAndIoApic) {
@@ -147,7 +152,7 @@ TEST_F(PcMachineTest, ResetIsAColdStartAndRepeats) {
         ASSERT_TRUE(pc->ram().store(memory::GuestAddress(0x100040), dirt).ok());
         out(*pc, 0x3ff, 0x5a);  // the UART's scratch register
         out(*pc, 0x70, 0x40);
-        out(*pc, 0x71, 0x77);   // CMOS memory survives
+        out(*pc, 0x71, 0x77);  // CMOS memory survives
         engine_.vm->states[0]->rip = 1;
         engine_.vm->states[1]->run_state = arch::x86::RunState::Running;
         ASSERT_TRUE(pc->reset().ok());
@@ -189,7 +194,8 @@ TEST_F(PcMachineTest, StateOfAnotherMachineIsRefused) {
     state::StateWriter writer;
     ASSERT_TRUE(first->save(writer).ok());
     auto other = config(1);
-    const auto second = PcMachine::create(std::move(other), engine_, *loop_, serial_, events_).value();
+    const auto second =
+        PcMachine::create(std::move(other), engine_, *loop_, serial_, events_).value();
     state::StateReader reader(writer.bytes());
     EXPECT_THAT(second->load(reader).error().text(), ::testing::HasSubstr("another machine"));
 }
@@ -212,7 +218,8 @@ TEST_F(PcMachineTest, ImpossibleMachinesAreRefused) {
     EXPECT_THAT(refusal(std::move(unknown)), ::testing::HasSubstr("unknown machine type"));
     auto no_kernel = config();
     no_kernel.boot_files = boot::BootFiles::open("/proc/self/exe", "").value();
-    EXPECT_THAT(refusal(std::move(no_kernel)), ::testing::HasSubstr("cannot boot '/proc/self/exe'"));
+    EXPECT_THAT(refusal(std::move(no_kernel)),
+                ::testing::HasSubstr("cannot boot '/proc/self/exe'"));
 }
 
 }  // namespace

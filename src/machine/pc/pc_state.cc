@@ -54,8 +54,10 @@ Result<> PcMachine::load(state::StateReader& reader) {
     const std::uint64_t now = reader.u64();
     STRATA_TRY_VOID(reader.end());
     if (name != type_->name || memory != config_.memory_bytes || vcpus != vcpus_.size()) {
-        return Error(ErrorKind::InvalidArgument, fmt::format("the state is of another machine: {} with {} bytes of memory and {} vCPUs",
-                                                             name, memory, vcpus));
+        return Error(
+            ErrorKind::InvalidArgument,
+            fmt::format("the state is of another machine: {} with {} bytes of memory and {} vCPUs",
+                        name, memory, vcpus));
     }
     if (power_on_state_.empty()) {
         STRATA_TRY_VOID(remember_power_on_state());

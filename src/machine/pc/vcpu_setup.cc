@@ -12,7 +12,8 @@ namespace {
 
 void set_lapic(arch::x86::ArchState& state, std::size_t reg, std::uint32_t value) {
     const Le32 wire(value);
-    // SAFETY: the callers' register numbers are constants below 64, and the page has 64 registers of 16 bytes.
+    // SAFETY: the callers' register numbers are constants below 64, and the page has 64 registers
+    // of 16 bytes.
     std::memcpy(state.lapic.data() + reg * 16, &wire, sizeof(wire));
 }
 
@@ -23,9 +24,11 @@ void firmware_vcpu_setup(arch::x86::ArchState& state, bool bootstrap) {
     constexpr std::uint64_t kFastStrings = 1;
     state.msrs.push_back({arch::x86::msr::kMiscEnable, kFastStrings});
     state.msrs.push_back({arch::x86::msr::kMtrrDefType, kMtrrsOnWriteBack});
-    std::sort(state.msrs.begin(), state.msrs.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
+    std::sort(state.msrs.begin(), state.msrs.end(),
+              [](const auto& a, const auto& b) { return a.index < b.index; });
     if (bootstrap) {
-        // MultiProcessor Specification 1.4, 3.6.2.2, virtual wire mode: the 8259's output is LINT0, NMI is LINT1.
+        // MultiProcessor Specification 1.4, 3.6.2.2, virtual wire mode: the 8259's output is LINT0,
+        // NMI is LINT1.
         constexpr std::size_t kSpurious = 0x0f, kLint0 = 0x35, kLint1 = 0x36;
         constexpr std::uint32_t kEnabledVectorFf = 0x1ff, kExtInt = 0x700, kNmiLevel = 0x8400;
         set_lapic(state, kSpurious, kEnabledVectorFf);

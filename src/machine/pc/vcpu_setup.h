@@ -1,4 +1,5 @@
-// What firmware leaves in a vCPU before it starts a kernel: MTRRs on with write-back as default, the local APIC in virtual wire mode.
+// What firmware leaves in a vCPU before it starts a kernel: MTRRs on with write-back as default,
+// the local APIC in virtual wire mode.
 #pragma once
 
 #include "arch/x86/arch_state.h"

@@ -26,7 +26,8 @@ static_assert(sizeof(EntryPoint) == 24);
 class Structures {
   public:
     /// `body` is what follows type, length and handle.
-    void add(std::uint8_t type, const std::vector<std::uint8_t>& body, const std::vector<std::string_view>& strings) {
+    void add(std::uint8_t type, const std::vector<std::uint8_t>& body,
+             const std::vector<std::string_view>& strings) {
         put(type);
         put(static_cast<std::uint8_t>(body.size() + 4));
         put(static_cast<std::uint8_t>(handle_ & 0xff));
@@ -61,13 +62,15 @@ void put_le(std::vector<std::uint8_t>& out, std::uint64_t value, unsigned bytes)
 }
 
 void add_firmware(Structures& out, const SmbiosConfig& config) {
-    // Type 0: vendor 1, version 2, start segment, date 3, ROM size, characteristics "not supported" and "virtual machine" (7.1).
+    // Type 0: vendor 1, version 2, start segment, date 3, ROM size, characteristics "not supported"
+    // and "virtual machine" (7.1).
     out.add(0, {1, 2, 0x00, 0xf0, 3, 0, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0xff, 0xff},
             {"Strata", config.version, "01/01/2026"});
 }
 
 void add_system(Structures& out, const SmbiosConfig& config) {
-    // Type 1: manufacturer 1, product 2, version 3, no serial, UUID unset (all zeros), wake-up by power switch (7.2).
+    // Type 1: manufacturer 1, product 2, version 3, no serial, UUID unset (all zeros), wake-up by
+    // power switch (7.2).
     std::vector<std::uint8_t> body = {1, 2, 3, 0};
     body.resize(body.size() + 16);
     body.insert(body.end(), {6, 0, 0});
@@ -79,7 +82,8 @@ void add_system(Structures& out, const SmbiosConfig& config) {
 void add_memory(Structures& out, const SmbiosConfig& config) {
     constexpr std::uint64_t kMib = 1 << 20;
     constexpr std::uint16_t kArrayHandle = 3, kSizeIsExtended = 0x7fff;
-    // Type 16: system board, system memory, multi-bit ECC; capacity in the extended field, in bytes (7.17).
+    // Type 16: system board, system memory, multi-bit ECC; capacity in the extended field, in bytes
+    // (7.17).
     std::vector<std::uint8_t> array = {1, 3, 6};
     put_le(array, 0x80000000, 4);
     put_le(array, 0xfffe, 2);
@@ -94,7 +98,8 @@ void add_memory(Structures& out, const SmbiosConfig& config) {
     put_le(module, 0xffff, 2);  // widths unknown
     put_le(module, 0xffff, 2);
     put_le(module, mib < kSizeIsExtended ? mib : kSizeIsExtended, 2);
-    module.insert(module.end(), {9, 0, 1, 0, 7, 2, 0, 0, 0, 0, 0, 0, 0, 0});  // DIMM, locator 1, type RAM, "other" detail
+    module.insert(module.end(), {9, 0, 1, 0, 7, 2, 0, 0, 0, 0, 0, 0, 0,
+                                 0});  // DIMM, locator 1, type RAM, "other" detail
     put_le(module, mib < kSizeIsExtended ? 0 : mib, 4);
     put_le(module, 0, 2);
     out.add(17, module, {"DIMM 0"});
@@ -134,7 +139,8 @@ Bytes build_tables(const SmbiosConfig& config, std::uint64_t address) {
     Bytes out(kStructuresOffset + structures.bytes().size());
     // SAFETY: the block begins with 32 bytes, EntryPoint has 24.
     std::memcpy(out.data(), &entry, sizeof(entry));
-    std::copy(structures.bytes().begin(), structures.bytes().end(), out.begin() + kStructuresOffset);
+    std::copy(structures.bytes().begin(), structures.bytes().end(),
+              out.begin() + kStructuresOffset);
     return out;
 }
 

@@ -30,7 +30,8 @@ TEST(SmbiosTest, StructuresEndWithType127) {
     while (at < bytes.size()) {
         types.push_back(std::to_integer<unsigned>(bytes[at]));
         at += std::to_integer<std::size_t>(bytes[at + 1]);
-        while (at + 1 < bytes.size() && (bytes[at] != std::byte{0} || bytes[at + 1] != std::byte{0})) {
+        while (at + 1 < bytes.size() &&
+               (bytes[at] != std::byte{0} || bytes[at + 1] != std::byte{0})) {
             ++at;
         }
         at += 2;

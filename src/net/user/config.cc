@@ -2,7 +2,6 @@
 #include "net/user/config.h"
 
 #include <arpa/inet.h>
-
 #include <fmt/format.h>
 
 #include "base/text.h"
@@ -12,7 +11,9 @@ namespace {
 
 Error malformed(std::string_view text, std::string_view why) {
     return {ErrorKind::InvalidArgument,
-            fmt::format("port forward '{}': {}; write tcp:2222:22 or udp:[127.0.0.1]:5353:53 (host port, then guest port)", text, why)};
+            fmt::format("port forward '{}': {}; write tcp:2222:22 or udp:[127.0.0.1]:5353:53 (host "
+                        "port, then guest port)",
+                        text, why)};
 }
 
 Result<std::uint16_t> parse_port(std::string_view whole, std::string_view text) {
@@ -27,7 +28,8 @@ Result<bool> parse_switch(std::string_view key, std::string_view value) {
     if (value == "on" || value == "off") {
         return value == "on";
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("network option {}={}: write on or off", key, value)};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("network option {}={}: write on or off", key, value)};
 }
 
 }  // namespace
@@ -35,8 +37,9 @@ Result<bool> parse_switch(std::string_view key, std::string_view value) {
 Result<Forward> parse_forward(std::string_view text) {
     const auto parts = split(text, ':');
     if (parts.size() != 3 && parts.size() != 4) {
-        return malformed(text, text.find('[') != text.npos && parts.size() > 4 ? "only IPv4 addresses can be listened on"
-                                                                               : "it has the wrong number of parts");
+        return malformed(text, text.find('[') != text.npos && parts.size() > 4
+                                   ? "only IPv4 addresses can be listened on"
+                                   : "it has the wrong number of parts");
     }
     Forward forward;
     if (parts[0] != "tcp" && parts[0] != "udp") {
@@ -62,7 +65,8 @@ Result<Forward> parse_forward(std::string_view text) {
 Result<UserNetConfig> parse_user_net(std::string_view text) {
     const auto parts = split(text, ',');
     if (parts.empty() || parts[0] != "user") {
-        return Error{ErrorKind::InvalidArgument, fmt::format("network '{}' does not begin with 'user'", text)};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("network '{}' does not begin with 'user'", text)};
     }
     UserNetConfig config;
     for (std::size_t at = 1; at < parts.size(); ++at) {
@@ -78,8 +82,11 @@ Result<UserNetConfig> parse_user_net(std::string_view text) {
         } else if (key == "hostname" && !value.empty()) {
             config.hostname = value;
         } else {
-            return Error{ErrorKind::InvalidArgument,
-                         fmt::format("unknown network option '{}'; known are forward, restrict, ipv6 and hostname", parts[at])};
+            return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format(
+                    "unknown network option '{}'; known are forward, restrict, ipv6 and hostname",
+                    parts[at])};
         }
     }
     return config;

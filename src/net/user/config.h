@@ -23,7 +23,8 @@ struct Forward {
 
 struct UserNetConfig {
     std::vector<Forward> forwards;
-    bool restricted = false;  ///< the guest reaches nothing but forwards that come in, DHCP and its gateway
+    bool restricted =
+        false;  ///< the guest reaches nothing but forwards that come in, DHCP and its gateway
     bool ipv6 = true;
     std::string hostname = "strata";  ///< what DHCP tells the guest
 };

@@ -1,25 +1,25 @@
 // UserNet: the one file that knows libslirp.
 #include "net/user/user_net.h"
 
-#include <arpa/inet.h>
-#include <libslirp.h>
-#include <poll.h>
-#include <sys/epoll.h>
-
 #include <cerrno>
 #include <deque>
 #include <map>
 #include <vector>
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
+#include <libslirp.h>
+#include <poll.h>
+#include <sys/epoll.h>
 
 #include "base/log.h"
 
 namespace strata::net {
 namespace {
 
-constexpr std::size_t kHighWater = 1U << 20;  ///< bytes waiting for the guest from which on sockets are left alone
-constexpr std::size_t kLimit = 4U << 20;      ///< bytes from which on frames are dropped
+constexpr std::size_t kHighWater =
+    1U << 20;  ///< bytes waiting for the guest from which on sockets are left alone
+constexpr std::size_t kLimit = 4U << 20;  ///< bytes from which on frames are dropped
 
 in_addr ipv4(const char* text) {
     in_addr address{};
@@ -93,10 +93,12 @@ const SlirpCb SlirpBackend::kCallbacks = {
     .guest_error =
         [](const char* message, void* /*opaque*/) {
             static log::RateLimit limit;
-            log::guest(limit, "the guest sent the user-mode network something odd reason='{}'", message);
+            log::guest(limit, "the guest sent the user-mode network something odd reason='{}'",
+                       message);
         },
     .clock_get_ns = [](void* /*opaque*/) -> std::int64_t {
-        return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
+        return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+            .count();
     },
     .timer_new = [](SlirpTimerCb callback, void* argument, void* opaque) -> void* {
         auto timer = std::make_unique<Timer>();
@@ -114,10 +116,11 @@ const SlirpCb SlirpBackend::kCallbacks = {
         [](void* timer, std::int64_t milliseconds, void* opaque) {
             auto& each = *static_cast<Timer*>(timer);
             self(opaque).loop_.cancel(each.id);
-            each.id = self(opaque).loop_.at(Clock::time_point(std::chrono::milliseconds(milliseconds)), [&each] {
-                each.callback(each.argument);
-                each.owner->schedule();
-            });
+            each.id = self(opaque).loop_.at(
+                Clock::time_point(std::chrono::milliseconds(milliseconds)), [&each] {
+                    each.callback(each.argument);
+                    each.owner->schedule();
+                });
         },
     .register_poll_fd = [](int /*fd*/, void* /*opaque*/) {},
     .unregister_poll_fd = [](int fd, void* opaque) { self(opaque).drop_watch(fd); },
@@ -155,7 +158,8 @@ Result<> SlirpBackend::start(const UserNetConfig& config) {
     options.vhostname = config.hostname.c_str();
     slirp_ = ::slirp_new(&options, &kCallbacks, this);
     if (slirp_ == nullptr) {
-        return Error{ErrorKind::Failed, "cannot start the user-mode network (libslirp refused its configuration)"};
+        return Error{ErrorKind::Failed,
+                     "cannot start the user-mode network (libslirp refused its configuration)"};
     }
     for (const Forward& forward : config.forwards) {
         STRATA_TRY_VOID(add_forward(forward));
@@ -166,13 +170,18 @@ Result<> SlirpBackend::start(const UserNetConfig& config) {
 Result<> SlirpBackend::add_forward(const Forward& forward) {
     in_addr host{};
     if (::inet_pton(AF_INET, forward.host_address.c_str(), &host) != 1) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("port forward: '{}' is not an IPv4 address", forward.host_address)};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("port forward: '{}' is not an IPv4 address", forward.host_address)};
     }
     const bool udp = forward.transport == Transport::Udp;
-    if (::slirp_add_hostfwd(slirp_, udp ? 1 : 0, host, forward.host_port, in_addr{}, forward.guest_port) != 0) {
+    if (::slirp_add_hostfwd(slirp_, udp ? 1 : 0, host, forward.host_port, in_addr{},
+                            forward.guest_port) != 0) {
         const int number = errno;
-        return Error::from_errno(fmt::format("cannot listen on {} port {} of {} for the guest's port {}; choose another host port",
-                                             udp ? "udp" : "tcp", forward.host_port, forward.host_address, forward.guest_port),
+        return Error::from_errno(fmt::format("cannot listen on {} port {} of {} for the guest's "
+                                             "port {}; choose another host port",
+                                             udp ? "udp" : "tcp", forward.host_port,
+                                             forward.host_address, forward.guest_port),
                                  number);
     }
     return ok();
@@ -190,7 +199,8 @@ void SlirpBackend::send(std::span<const std::byte> frame) {
     }
     ++counters_.frames_from_guest;
     // SAFETY: bytes are bytes; libslirp copies them before it returns.
-    ::slirp_input(slirp_, reinterpret_cast<const std::uint8_t*>(frame.data()), static_cast<int>(frame.size()));
+    ::slirp_input(slirp_, reinterpret_cast<const std::uint8_t*>(frame.data()),
+                  static_cast<int>(frame.size()));
     schedule();
 }
 
@@ -216,7 +226,8 @@ void SlirpBackend::take(std::span<const std::byte> frame) {
 }
 
 std::optional<std::span<const std::byte>> SlirpBackend::peek() const {
-    return frames_.empty() ? std::nullopt : std::optional(std::span<const std::byte>(frames_.front()));
+    return frames_.empty() ? std::nullopt
+                           : std::optional(std::span<const std::byte>(frames_.front()));
 }
 
 void SlirpBackend::pop() {
@@ -252,8 +263,10 @@ void SlirpBackend::work() {
                     return 0;
                 }
                 const int events = polled[static_cast<std::size_t>(index)].revents;
-                return ((events & POLLIN) != 0 ? SLIRP_POLL_IN : 0) | ((events & POLLOUT) != 0 ? SLIRP_POLL_OUT : 0) |
-                       ((events & POLLPRI) != 0 ? SLIRP_POLL_PRI : 0) | ((events & POLLERR) != 0 ? SLIRP_POLL_ERR : 0) |
+                return ((events & POLLIN) != 0 ? SLIRP_POLL_IN : 0) |
+                       ((events & POLLOUT) != 0 ? SLIRP_POLL_OUT : 0) |
+                       ((events & POLLPRI) != 0 ? SLIRP_POLL_PRI : 0) |
+                       ((events & POLLERR) != 0 ? SLIRP_POLL_ERR : 0) |
                        ((events & POLLHUP) != 0 ? SLIRP_POLL_HUP : 0);
             },
             this);
@@ -264,7 +277,8 @@ void SlirpBackend::work() {
         slirp_, &timeout,
         [](int fd, int events, void* opaque) -> int {
             auto& polled = self(opaque).polled_;
-            const int wanted = ((events & SLIRP_POLL_IN) != 0 ? POLLIN : 0) | ((events & SLIRP_POLL_OUT) != 0 ? POLLOUT : 0) |
+            const int wanted = ((events & SLIRP_POLL_IN) != 0 ? POLLIN : 0) |
+                               ((events & SLIRP_POLL_OUT) != 0 ? POLLOUT : 0) |
                                ((events & SLIRP_POLL_PRI) != 0 ? POLLPRI : 0);
             polled.push_back({fd, static_cast<short>(wanted), 0});
             return static_cast<int>(polled.size()) - 1;
@@ -274,7 +288,8 @@ void SlirpBackend::work() {
     loop_.cancel(timer_);
     timer_ = 0;
     if (timeout != UINT32_MAX) {
-        timer_ = loop_.at(Clock::now() + std::chrono::milliseconds(timeout), [this] { schedule(); });
+        timer_ =
+            loop_.at(Clock::now() + std::chrono::milliseconds(timeout), [this] { schedule(); });
     }
 }
 
@@ -282,7 +297,8 @@ void SlirpBackend::update_watches() {
     std::map<int, std::uint32_t> wanted;
     if (waiting_bytes_ < kHighWater) {
         for (const pollfd& each : polled_) {
-            wanted[each.fd] |= ((each.events & POLLIN) != 0 ? EPOLLIN : 0U) | ((each.events & POLLOUT) != 0 ? EPOLLOUT : 0U) |
+            wanted[each.fd] |= ((each.events & POLLIN) != 0 ? EPOLLIN : 0U) |
+                               ((each.events & POLLOUT) != 0 ? EPOLLOUT : 0U) |
                                ((each.events & POLLPRI) != 0 ? EPOLLPRI : 0U);
         }
     }
@@ -313,7 +329,8 @@ void SlirpBackend::set_watch(int fd, std::uint32_t events) {
     if (id.ok()) {
         watches_.emplace(fd, Watch{*id, events});
     } else {
-        log::warn("a socket of the user-mode network cannot be watched reason='{}'", id.error().text());
+        log::warn("a socket of the user-mode network cannot be watched reason='{}'",
+                  id.error().text());
     }
 }
 
@@ -327,7 +344,8 @@ void SlirpBackend::drop_watch(int fd) {
 
 }  // namespace
 
-Result<std::unique_ptr<NetBackend>> UserNet::create(const UserNetConfig& config, io::EventLoop& loop) {
+Result<std::unique_ptr<NetBackend>> UserNet::create(const UserNetConfig& config,
+                                                    io::EventLoop& loop) {
     auto backend = std::make_unique<SlirpBackend>(loop);
     STRATA_TRY_VOID(backend->start(config));
     return std::unique_ptr<NetBackend>(std::move(backend));

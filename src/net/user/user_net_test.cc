@@ -1,13 +1,13 @@
-// UserNet: option texts, and the stack's answers to ARP, DHCP and a forwarded connection. No network is needed.
+// UserNet: option texts, and the stack's answers to ARP, DHCP and a forwarded connection. No
+// network is needed.
 #include "net/user/user_net.h"
-
-#include <arpa/inet.h>
-#include <sys/socket.h>
-
-#include <gtest/gtest.h>
 
 #include <array>
 #include <cstring>
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include "base/endian.h"
 #include "base/unique_fd.h"
@@ -25,7 +25,9 @@ Frame bytes(std::initializer_list<int> values) {
     return out;
 }
 
-void append(Frame& frame, const Frame& more) { frame.insert(frame.end(), more.begin(), more.end()); }
+void append(Frame& frame, const Frame& more) {
+    frame.insert(frame.end(), more.begin(), more.end());
+}
 
 const Frame kGuestMac = bytes({0x52, 0x54, 0, 0x12, 0x34, 0x56});
 
@@ -99,8 +101,12 @@ class UserNetTest : public testing::Test {
         }
         return std::nullopt;
     }
-    static bool is_arp(const Frame& frame) { return frame[12] == std::byte{8} && frame[13] == std::byte{6}; }
-    static bool is_ipv4(const Frame& frame) { return frame[12] == std::byte{8} && frame[13] == std::byte{0}; }
+    static bool is_arp(const Frame& frame) {
+        return frame[12] == std::byte{8} && frame[13] == std::byte{6};
+    }
+    static bool is_ipv4(const Frame& frame) {
+        return frame[12] == std::byte{8} && frame[13] == std::byte{0};
+    }
 
     std::unique_ptr<io::EventLoop> loop_;
     std::unique_ptr<NetBackend> net_;
@@ -148,14 +154,16 @@ TEST_F(UserNetTest, ForwardedConnectionReachesTheGuest) {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons(port);
-    (void)::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));  // EINPROGRESS
+    (void)::connect(client.get(), reinterpret_cast<sockaddr*>(&address),
+                    sizeof(address));  // EINPROGRESS
     // Before it can send the SYN, the stack asks who the guest is.
     const auto question = receive(is_arp);
     ASSERT_TRUE(question);
     const Frame asked(question->begin() + 38, question->begin() + 42);
     EXPECT_EQ(asked, bytes({10, 0, 2, 15}));
     net_->send(arp_request_for_gateway());
-    const auto syn = receive([](const Frame& frame) { return is_ipv4(frame) && frame[23] == std::byte{6}; });
+    const auto syn =
+        receive([](const Frame& frame) { return is_ipv4(frame) && frame[23] == std::byte{6}; });
     ASSERT_TRUE(syn);
     EXPECT_EQ((*syn)[37], std::byte{22});
 }
@@ -170,7 +178,8 @@ TEST_F(UserNetTest, TakenPortIsNamed) {
     socklen_t size = sizeof(address);
     ASSERT_EQ(::getsockname(holder.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
     const std::uint16_t port = ntohs(address.sin_port);
-    const auto made = UserNet::create({.forwards = {{Transport::Tcp, "127.0.0.1", port, 22}}}, *loop_);
+    const auto made =
+        UserNet::create({.forwards = {{Transport::Tcp, "127.0.0.1", port, 22}}}, *loop_);
     ASSERT_FALSE(made.ok());
     EXPECT_NE(made.error().text().find(std::to_string(port)), std::string::npos);
 }
@@ -188,16 +197,19 @@ TEST_F(UserNetTest, FloodOfGarbageIsHarmlessAndBounded) {
 
 TEST(UserNetConfigTest, ForwardsAreParsed) {
     EXPECT_EQ(*parse_forward("tcp:2222:22"), (Forward{Transport::Tcp, "127.0.0.1", 2222, 22}));
-    EXPECT_EQ(*parse_forward("udp:0.0.0.0:53:5353"), (Forward{Transport::Udp, "0.0.0.0", 53, 5353}));
+    EXPECT_EQ(*parse_forward("udp:0.0.0.0:53:5353"),
+              (Forward{Transport::Udp, "0.0.0.0", 53, 5353}));
     EXPECT_EQ(*parse_forward("tcp:[10.1.2.3]:1:2"), (Forward{Transport::Tcp, "10.1.2.3", 1, 2}));
     EXPECT_EQ(*parse_forward("tcp::1:2"), (Forward{Transport::Tcp, "127.0.0.1", 1, 2}));
-    for (const char* bad : {"", "tcp", "tcp:22", "sctp:1:2", "tcp:0:1", "tcp:1:65536", "tcp:host:1:2", "tcp:[::1]:1:2", "tcp:a:b"}) {
+    for (const char* bad : {"", "tcp", "tcp:22", "sctp:1:2", "tcp:0:1", "tcp:1:65536",
+                            "tcp:host:1:2", "tcp:[::1]:1:2", "tcp:a:b"}) {
         EXPECT_EQ(parse_forward(bad).error().kind(), ErrorKind::InvalidArgument) << bad;
     }
 }
 
 TEST(UserNetConfigTest, OptionsAreParsed) {
-    const auto config = parse_user_net("user,forward=tcp:2222:22,restrict=on,ipv6=off,hostname=box");
+    const auto config =
+        parse_user_net("user,forward=tcp:2222:22,restrict=on,ipv6=off,hostname=box");
     ASSERT_TRUE(config.ok());
     EXPECT_EQ(config->forwards.size(), 1U);
     EXPECT_TRUE(config->restricted);

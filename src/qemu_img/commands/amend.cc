@@ -1,9 +1,10 @@
 // amend: changes an image's options where it lies.
+#include "block/amend.h"
+
 #include <array>
 
 #include <fmt/format.h>
 
-#include "block/amend.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/commands.h"
 #include "qemu_img/create_options.h"
@@ -13,8 +14,13 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'o', nullptr, true}, OptionSpec{'f', nullptr, true}, OptionSpec{'t', nullptr, true},
-                                 OptionSpec{'p', nullptr, false}, OptionSpec{'q', nullptr, false}, kObjectOption, kImageOptsOption,
+constexpr std::array kOptions = {OptionSpec{'o', nullptr, true},
+                                 OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'t', nullptr, true},
+                                 OptionSpec{'p', nullptr, false},
+                                 OptionSpec{'q', nullptr, false},
+                                 kObjectOption,
+                                 kImageOptsOption,
                                  OptionSpec{0, "force", false}};
 
 Result<int> run(Session& session, std::span<char*> words) {
@@ -26,7 +32,8 @@ Result<int> run(Session& session, std::span<char*> words) {
     if (!arguments.has("o")) {
         return usage_error("Must specify options (-o)");
     }
-    const Caching caching = STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
+    const Caching caching =
+        STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
     const bool help = asks_for_help(arguments.all("o"));
     if (help && arguments.has("f")) {
         return print_amend_help(arguments.last_or("f", ""));
@@ -63,6 +70,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kAmend = {"amend", "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options filename", run};
+const Command kAmend = {"amend",
+                        "[--object objectdef] [--image-opts] [-p] [-q] [-f fmt] [-t cache] "
+                        "[--force] -o options filename",
+                        run};
 
 }  // namespace strata::qemu_img

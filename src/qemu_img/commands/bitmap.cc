@@ -1,11 +1,12 @@
 // bitmap: persistent dirty bitmaps of an image.
+#include "block/bitmap.h"
+
 #include <algorithm>
 #include <array>
 #include <bit>
 
 #include <fmt/format.h>
 
-#include "block/bitmap.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/commands.h"
 #include "qemu_img/report.h"
@@ -20,19 +21,33 @@ constexpr std::uint64_t kDefaultGranularity = 65536;
 constexpr std::uint64_t kMinGranularity = 512;
 constexpr std::uint64_t kMaxGranularity = 2ULL << 30;
 
-constexpr std::array kOptions = {OptionSpec{'b', nullptr, true}, OptionSpec{'F', nullptr, true}, OptionSpec{'f', nullptr, true},
-                                 OptionSpec{'g', "granularity", true}, kObjectOption, kImageOptsOption, OptionSpec{0, "add", false},
-                                 OptionSpec{0, "remove", false}, OptionSpec{0, "clear", false},  OptionSpec{0, "enable", false},
-                                 OptionSpec{0, "disable", false}, OptionSpec{0, "merge", true}};
+constexpr std::array kOptions = {OptionSpec{'b', nullptr, true},
+                                 OptionSpec{'F', nullptr, true},
+                                 OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'g', "granularity", true},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 OptionSpec{0, "add", false},
+                                 OptionSpec{0, "remove", false},
+                                 OptionSpec{0, "clear", false},
+                                 OptionSpec{0, "enable", false},
+                                 OptionSpec{0, "disable", false},
+                                 OptionSpec{0, "merge", true}};
 
 bool is_action(std::string_view name) {
-    return name == "add" || name == "remove" || name == "clear" || name == "enable" || name == "disable" || name == "merge";
+    return name == "add" || name == "remove" || name == "clear" || name == "enable" ||
+           name == "disable" || name == "merge";
 }
 
 class Actions {
   public:
-    Actions(Session& session, const Arguments& arguments, block::Node& node, block::Node* source, std::string name)
-        : session_(session), arguments_(arguments), node_(node), source_(source != nullptr ? source : &node), name_(std::move(name)) {}
+    Actions(Session& session, const Arguments& arguments, block::Node& node, block::Node* source,
+            std::string name)
+        : session_(session),
+          arguments_(arguments),
+          node_(node),
+          source_(source != nullptr ? source : &node),
+          name_(std::move(name)) {}
     Result<> run(const std::string& action, const std::string& value);
 
   private:
@@ -62,7 +77,8 @@ Result<> Actions::add() {
             return failure(fmt::format("Bitmap already exists: {}", name_));
         }
     }
-    return session_.run(node_.store_bitmap(block::empty_bitmap(name_, node_.size(), granularity, true)));
+    return session_.run(
+        node_.store_bitmap(block::empty_bitmap(name_, node_.size(), granularity, true)));
 }
 
 Result<> Actions::merge(const std::string& other) {
@@ -107,7 +123,8 @@ Result<> check_arguments(const Arguments& arguments) {
         return usage_error("Expecting filename and bitmap name");
     }
     if (!any) {
-        return failure("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
+        return failure(
+            "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
     }
     if (arguments.has("granularity") && !arguments.has("add")) {
         return failure("granularity only supported with --add");
@@ -143,7 +160,8 @@ Result<int> run(Session& session, std::span<char*> words) {
         }
         Result<> done = actions.run(key, value);
         if (!done.ok()) {
-            return failure(fmt::format("Operation {} on bitmap {} failed: {}", key, name, done.error().text()));
+            return failure(fmt::format("Operation {} on bitmap {} failed: {}", key, name,
+                                       done.error().text()));
         }
     }
     STRATA_TRY_VOID(session.close(node));
@@ -152,6 +170,10 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kBitmap = {"bitmap", "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] filename bitmap", run};
+const Command kBitmap = {
+    "bitmap",
+    "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F "
+    "source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] filename bitmap",
+    run};
 
 }  // namespace strata::qemu_img

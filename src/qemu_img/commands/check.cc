@@ -1,4 +1,5 @@
-// check: an image's consistency. Status 0 good, 1 not checked, 2 corrupt, 3 leaks only, 63 no checks for this format.
+// check: an image's consistency. Status 0 good, 1 not checked, 2 corrupt, 3 leaks only, 63 no
+// checks for this format.
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -21,8 +22,14 @@ constexpr int kCorrupt = 2;
 constexpr int kLeaks = 3;
 constexpr int kNoChecks = 63;
 
-constexpr std::array kOptions = {OptionSpec{'f', "format", true}, OptionSpec{'r', "repair", true}, kOutputOption, OptionSpec{'T', nullptr, true},
-                                 OptionSpec{'q', nullptr, false}, kObjectOption, kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'f', "format", true},
+                                 OptionSpec{'r', "repair", true},
+                                 kOutputOption,
+                                 OptionSpec{'T', nullptr, true},
+                                 OptionSpec{'q', nullptr, false},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption};
 
 std::string report_text(const CheckReport& report) {
     std::string text;
@@ -30,21 +37,31 @@ std::string report_text(const CheckReport& report) {
         text = "No errors were found on the image.\n";
     }
     if (report.corruptions != 0) {
-        text += fmt::format("\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n",
-                            report.corruptions);
+        text += fmt::format(
+            "\n{} errors were found on the image.\nData may be corrupted, or further writes to the "
+            "image may corrupt it.\n",
+            report.corruptions);
     }
     if (report.leaks != 0) {
-        text += fmt::format("\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n", report.leaks);
+        text += fmt::format(
+            "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no "
+            "harm to data.\n",
+            report.leaks);
     }
     if (report.check_errors != 0) {
-        text += fmt::format("\n{} internal errors have occurred during the check.\n", report.check_errors);
+        text += fmt::format("\n{} internal errors have occurred during the check.\n",
+                            report.check_errors);
     }
     if (report.total_clusters != 0 && report.allocated_clusters != 0) {
-        const auto percent = [](std::uint64_t part, std::uint64_t whole) { return static_cast<double>(part) * 100.0 / static_cast<double>(whole); };
-        text += fmt::format("{}/{} = {:.2f}% allocated, {:.2f}% fragmented, {:.2f}% compressed clusters\n", report.allocated_clusters,
-                            report.total_clusters, percent(report.allocated_clusters, report.total_clusters),
-                            percent(report.fragmented_clusters, report.allocated_clusters),
-                            percent(report.compressed_clusters, report.allocated_clusters));
+        const auto percent = [](std::uint64_t part, std::uint64_t whole) {
+            return static_cast<double>(part) * 100.0 / static_cast<double>(whole);
+        };
+        text += fmt::format(
+            "{}/{} = {:.2f}% allocated, {:.2f}% fragmented, {:.2f}% compressed clusters\n",
+            report.allocated_clusters, report.total_clusters,
+            percent(report.allocated_clusters, report.total_clusters),
+            percent(report.fragmented_clusters, report.allocated_clusters),
+            percent(report.compressed_clusters, report.allocated_clusters));
     }
     if (report.image_end_offset != 0) {
         text += fmt::format("Image end offset: {}\n", report.image_end_offset);
@@ -53,7 +70,8 @@ std::string report_text(const CheckReport& report) {
 }
 
 api::Json report_json(const CheckReport& report, const std::string& file, std::string_view format) {
-    api::Json result = {{"filename", file}, {"format", format}, {"check-errors", report.check_errors}};
+    api::Json result = {
+        {"filename", file}, {"format", format}, {"check-errors", report.check_errors}};
     const auto add = [&](const char* name, std::uint64_t value) {
         if (value != 0) {
             result[name] = value;
@@ -77,7 +95,8 @@ Result<block::Repair> repair_of(const Arguments& arguments) {
         return block::Repair::Nothing;
     }
     if (*value != "leaks" && *value != "all") {
-        return usage_error(fmt::format("Unknown option value for -r (expecting 'leaks' or 'all'): {}", *value));
+        return usage_error(
+            fmt::format("Unknown option value for -r (expecting 'leaks' or 'all'): {}", *value));
     }
     return *value == "all" ? block::Repair::All : block::Repair::Leaks;
 }
@@ -94,8 +113,10 @@ Result<CheckReport> check(Session& session, block::Node& node, block::Repair rep
     if (report.corruptions_fixed + report.leaks_fixed == 0) {
         return report;
     }
-    print_unless(!talk, fmt::format("The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n"
-                                    "Double checking the fixed image now...\n", report.leaks_fixed, report.corruptions_fixed));
+    print_unless(!talk, fmt::format("The following inconsistencies were found and repaired:\n\n    "
+                                    "{} leaked clusters\n    {} corruptions\n\n"
+                                    "Double checking the fixed image now...\n",
+                                    report.leaks_fixed, report.corruptions_fixed));
     CheckReport again = STRATA_TRY(session.run(node.check(block::Repair::Nothing)));
     for (const std::string& message : again.messages) {
         fmt::print(stderr, "{}\n", message);
@@ -114,12 +135,15 @@ Result<int> run(Session& session, std::span<char*> words) {
     const block::Repair repair = STRATA_TRY(repair_of(arguments));
     const std::string file = STRATA_TRY(arguments.only());
     const bool json = STRATA_TRY(wants_json(arguments));
-    const Caching caching = STRATA_TRY(parse_caching("Invalid source cache option", arguments.last_or("T", "writeback")));
+    const Caching caching = STRATA_TRY(
+        parse_caching("Invalid source cache option", arguments.last_or("T", "writeback")));
     STRATA_TRY_VOID(take_objects(session, arguments));
     const bool quiet = arguments.has("q");
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, file, "format"));
-    block::NodePtr node = STRATA_TRY(session.open(
-        spec, {.write = repair != block::Repair::Nothing, .check = true, .share = arguments.has("force-share"), .caching = caching}));
+    block::NodePtr node = STRATA_TRY(session.open(spec, {.write = repair != block::Repair::Nothing,
+                                                         .check = true,
+                                                         .share = arguments.has("force-share"),
+                                                         .caching = caching}));
     const std::string format(node->format());
     auto report = check(session, *node, repair, !quiet && !json);
     if (report.ok() && std::ranges::find(kCounted, format) == kCounted.end()) {
@@ -133,15 +157,20 @@ Result<int> run(Session& session, std::span<char*> words) {
         return failure(fmt::format("Check failed: {}", reason(report.error())));
     }
     Result<> closed = session.close(node);
-    print_unless(quiet, json ? json_text(report_json(*report, file, format)) : report_text(*report));
+    print_unless(quiet,
+                 json ? json_text(report_json(*report, file, format)) : report_text(*report));
     if (report->check_errors != 0 || !closed.ok()) {
-        return failure(closed.ok() ? std::string("Check failed") : fmt::format("Check failed: {}", reason(closed.error())));
+        return failure(closed.ok() ? std::string("Check failed")
+                                   : fmt::format("Check failed: {}", reason(closed.error())));
     }
     return report->corruptions != 0 ? kCorrupt : report->leaks != 0 ? kLeaks : 0;
 }
 
 }  // namespace
 
-const Command kCheck = {"check", "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename", run};
+const Command kCheck = {"check",
+                        "[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r "
+                        "[leaks | all]] [-T src_cache] [-U] filename",
+                        run};
 
 }  // namespace strata::qemu_img

@@ -13,15 +13,23 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},  OptionSpec{'t', nullptr, true},  OptionSpec{'b', nullptr, true},
-                                 OptionSpec{'d', nullptr, false}, OptionSpec{'p', nullptr, false}, OptionSpec{'q', nullptr, false},
-                                 OptionSpec{'r', nullptr, true},  kObjectOption, kImageOptsOption};
+constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'t', nullptr, true},
+                                 OptionSpec{'b', nullptr, true},
+                                 OptionSpec{'d', nullptr, false},
+                                 OptionSpec{'p', nullptr, false},
+                                 OptionSpec{'q', nullptr, false},
+                                 OptionSpec{'r', nullptr, true},
+                                 kObjectOption,
+                                 kImageOptsOption};
 
-Result<block::Node*> base_of(block::Node& top, const Arguments& arguments, const std::string& file) {
+Result<block::Node*> base_of(block::Node& top, const Arguments& arguments,
+                             const std::string& file) {
     if (const auto name = arguments.last("b")) {
         block::Node* base = find_layer(top, *name);
         if (base == nullptr) {
-            return failure(fmt::format("Did not find '{}' in the backing chain of '{}'", *name, file));
+            return failure(
+                fmt::format("Did not find '{}' in the backing chain of '{}'", *name, file));
         }
         return base;
     }
@@ -31,12 +39,15 @@ Result<block::Node*> base_of(block::Node& top, const Arguments& arguments, const
     return top.backing();
 }
 
-Result<> commit(Session& session, block::Node& top, block::Node& base, const Arguments& arguments, const Caching& caching, const std::string& file) {
+Result<> commit(Session& session, block::Node& top, block::Node& base, const Arguments& arguments,
+                const Caching& caching, const std::string& file) {
     // The chain below reads without locks; the layer that is written to is opened anew, with one.
     const ImageSpec spec = STRATA_TRY(spec_of_layer(session, top, base));
-    block::NodePtr target = STRATA_TRY(session.open(spec, {.write = true, .unmap = true, .caching = caching}));
+    block::NodePtr target =
+        STRATA_TRY(session.open(spec, {.write = true, .unmap = true, .caching = caching}));
     ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
-    block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
+    block::JobControl control(
+        [&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     if (const auto speed = arguments.last("r")) {
         control.set_speed(STRATA_TRY(parse_bytes("rate limit", *speed)));
     }
@@ -62,10 +73,12 @@ Result<int> run(Session& session, std::span<char*> words) {
         return 0;
     }
     const std::string file = STRATA_TRY(arguments.only());
-    const Caching caching = STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
+    const Caching caching =
+        STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
     STRATA_TRY_VOID(take_objects(session, arguments));
     const ImageSpec spec = STRATA_TRY(image_spec(arguments, file, "f"));
-    block::NodePtr top = STRATA_TRY(session.open(spec, {.write = true, .free_backing = true, .unmap = true, .caching = caching}));
+    block::NodePtr top = STRATA_TRY(session.open(
+        spec, {.write = true, .free_backing = true, .unmap = true, .caching = caching}));
     block::Node* base = STRATA_TRY(base_of(*top, arguments, file));
     STRATA_TRY_VOID(commit(session, *top, *base, arguments, caching, file));
     STRATA_TRY_VOID(session.close(top));
@@ -75,6 +88,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kCommit = {"commit", "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename", run};
+const Command kCommit = {"commit",
+                         "[--object objectdef] [--image-opts] [-q] [-f fmt] [-t cache] [-b base] "
+                         "[-r rate_limit] [-d] [-p] filename",
+                         run};
 
 }  // namespace strata::qemu_img

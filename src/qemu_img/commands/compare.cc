@@ -1,4 +1,5 @@
-// compare: whether two images hold the same. Status 0 same, 1 different, 2 and more: could not tell.
+// compare: whether two images hold the same. Status 0 same, 1 different, 2 and more: could not
+// tell.
 #include "block/jobs/compare.h"
 
 #include <algorithm>
@@ -21,9 +22,15 @@ constexpr int kNotOpened = 2;
 constexpr int kNoStatus = 3;
 constexpr int kNotRead = 4;
 
-constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},  OptionSpec{'F', nullptr, true},  OptionSpec{'T', nullptr, true},
-                                 OptionSpec{'p', nullptr, false}, OptionSpec{'q', nullptr, false}, OptionSpec{'s', nullptr, false},
-                                 kObjectOption, kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'F', nullptr, true},
+                                 OptionSpec{'T', nullptr, true},
+                                 OptionSpec{'p', nullptr, false},
+                                 OptionSpec{'q', nullptr, false},
+                                 OptionSpec{'s', nullptr, false},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption};
 
 int tell(const block::Comparison& result, bool quiet) {
     switch (result.verdict) {
@@ -31,7 +38,8 @@ int tell(const block::Comparison& result, bool quiet) {
             print_unless(quiet, "Strict mode: Image size mismatch!\n");
             return kDifferent;
         case Verdict::Status:
-            print_unless(quiet, fmt::format("Strict mode: Offset {} block status mismatch!\n", result.offset));
+            print_unless(quiet, fmt::format("Strict mode: Offset {} block status mismatch!\n",
+                                            result.offset));
             return kDifferent;
         case Verdict::Content:
             print_unless(quiet, fmt::format("Content mismatch at offset {}!\n", result.offset));
@@ -49,7 +57,8 @@ struct Pair {
 };
 
 Result<Pair> open_both(Session& session, const Arguments& arguments) {
-    const Caching caching = STRATA_TRY(parse_caching("Invalid source cache option", arguments.last_or("T", "writeback")));
+    const Caching caching = STRATA_TRY(
+        parse_caching("Invalid source cache option", arguments.last_or("T", "writeback")));
     const OpenMode mode{.share = arguments.has("force-share"), .caching = caching};
     const ImageSpec one = STRATA_TRY(image_spec(arguments, arguments.positionals()[0], "f"));
     const ImageSpec two = STRATA_TRY(image_spec(arguments, arguments.positionals()[1], "F"));
@@ -76,18 +85,22 @@ Result<int> run(Session& session, std::span<char*> words) {
         return kNotOpened;
     }
     ProgressLine line(arguments.has("p") && !quiet, 2.0);
-    block::JobControl control([&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
+    block::JobControl control(
+        [&](std::uint64_t done, std::uint64_t total) { line.show(done, total); });
     block::CompareFailure failed;
-    auto result = session.run(block::compare_images(*pair->first, *pair->second, arguments.has("s"), control, &failed));
+    auto result = session.run(
+        block::compare_images(*pair->first, *pair->second, arguments.has("s"), control, &failed));
     if (!result.ok()) {
         const std::string& file = arguments.positionals()[failed.second ? 1 : 0];
         if (failed.what == block::CompareFailure::What::Status) {
             report_error(fmt::format("Sector allocation test failed for {}", file));
             return kNoStatus;
         }
-        report_error(fmt::format("Error while reading offset {} of {}: {}", failed.offset, file, reason(result.error())));
+        report_error(fmt::format("Error while reading offset {} of {}: {}", failed.offset, file,
+                                 reason(result.error())));
         const std::uint64_t one = pair->first->size(), two = pair->second->size();
-        print_unless(quiet || one == two || failed.offset < std::min(one, two), "Warning: Image size mismatch!\n");  // it was past the shorter one
+        print_unless(quiet || one == two || failed.offset < std::min(one, two),
+                     "Warning: Image size mismatch!\n");  // it was past the shorter one
         return kNotRead;
     }
     return tell(*result, quiet);
@@ -95,6 +108,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kCompare = {"compare", "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", run};
+const Command kCompare = {"compare",
+                          "[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] "
+                          "[-p] [-q] [-s] [-U] filename1 filename2",
+                          run};
 
 }  // namespace strata::qemu_img

@@ -19,18 +19,37 @@ namespace {
 constexpr unsigned kMaxParallel = 16;
 constexpr std::uint64_t kSector = 512;
 
-constexpr std::array kOptions = {
-    OptionSpec{'f', nullptr, true},  OptionSpec{'O', nullptr, true},  OptionSpec{'B', nullptr, true},  OptionSpec{'F', "backing-format", true},
-    OptionSpec{'C', nullptr, false}, OptionSpec{'c', nullptr, false}, OptionSpec{'o', nullptr, true},  OptionSpec{'l', nullptr, true},
-    OptionSpec{'S', nullptr, true},  OptionSpec{'p', nullptr, false}, OptionSpec{'t', nullptr, true},  OptionSpec{'T', nullptr, true},
-    OptionSpec{'q', nullptr, false}, OptionSpec{'n', nullptr, false}, OptionSpec{'m', nullptr, true},  OptionSpec{'W', nullptr, false},
-    OptionSpec{'r', nullptr, true},  OptionSpec{0, "source-image-opts", false}, OptionSpec{0, "target-image-opts", false},
-    OptionSpec{0, "salvage", false}, OptionSpec{0, "target-is-zero", false},    OptionSpec{0, "bitmaps", false},
-    OptionSpec{0, "skip-broken-bitmaps", false}, kObjectOption, kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'O', nullptr, true},
+                                 OptionSpec{'B', nullptr, true},
+                                 OptionSpec{'F', "backing-format", true},
+                                 OptionSpec{'C', nullptr, false},
+                                 OptionSpec{'c', nullptr, false},
+                                 OptionSpec{'o', nullptr, true},
+                                 OptionSpec{'l', nullptr, true},
+                                 OptionSpec{'S', nullptr, true},
+                                 OptionSpec{'p', nullptr, false},
+                                 OptionSpec{'t', nullptr, true},
+                                 OptionSpec{'T', nullptr, true},
+                                 OptionSpec{'q', nullptr, false},
+                                 OptionSpec{'n', nullptr, false},
+                                 OptionSpec{'m', nullptr, true},
+                                 OptionSpec{'W', nullptr, false},
+                                 OptionSpec{'r', nullptr, true},
+                                 OptionSpec{0, "source-image-opts", false},
+                                 OptionSpec{0, "target-image-opts", false},
+                                 OptionSpec{0, "salvage", false},
+                                 OptionSpec{0, "target-is-zero", false},
+                                 OptionSpec{0, "bitmaps", false},
+                                 OptionSpec{0, "skip-broken-bitmaps", false},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption};
 
 class Convert {
   public:
-    Convert(Session& session, const Arguments& arguments) : session_(session), arguments_(arguments) {}
+    Convert(Session& session, const Arguments& arguments)
+        : session_(session), arguments_(arguments) {}
     Result<int> run();
 
   private:
@@ -58,17 +77,23 @@ class Convert {
 
 Result<> Convert::read_numbers() {
     if (const auto text = arguments_.last("S")) {
-        const std::uint64_t bytes = STRATA_TRY(parse_bytes("buffer size for sparse output", *text, 0, 16U << 20));
+        const std::uint64_t bytes =
+            STRATA_TRY(parse_bytes("buffer size for sparse output", *text, 0, 16U << 20));
         if (bytes % kSector != 0) {
-            return failure(fmt::format("Invalid buffer size for sparse output specified. Valid sizes are multiples of {} up to {}. Select 0 to disable "
-                                       "sparse detection (fully allocates output).", kSector, 16U << 20));
+            return failure(
+                fmt::format("Invalid buffer size for sparse output specified. Valid sizes are "
+                            "multiples of {} up to {}. Select 0 to disable "
+                            "sparse detection (fully allocates output).",
+                            kSector, 16U << 20));
         }
         options_.sparse = bytes;
     }
     if (const auto text = arguments_.last("m")) {
         const auto count = bytes_of(*text);
         if (!count || *count < 1 || *count > kMaxParallel) {
-            return failure(fmt::format("Invalid number of coroutines. Allowed number of coroutines is between 1 and {}", kMaxParallel));
+            return failure(fmt::format(
+                "Invalid number of coroutines. Allowed number of coroutines is between 1 and {}",
+                kMaxParallel));
         }
         options_.parallel = static_cast<unsigned>(*count);
     }
@@ -111,14 +136,16 @@ Result<> Convert::open_sources() {
     const auto& names = arguments_.positionals();
     for (std::size_t i = 0; i + 1 < names.size(); ++i) {
         const ImageSpec spec = STRATA_TRY(image_spec(arguments_, names[i], "f"));
-        sources_.push_back(STRATA_TRY(session_.open(spec, {.share = flag("force-share"), .caching = source_caching_})));
+        sources_.push_back(STRATA_TRY(
+            session_.open(spec, {.share = flag("force-share"), .caching = source_caching_})));
         total_ += sources_.back()->size();
     }
     if (const auto snapshot = arguments_.last("l")) {
         if (sources_.size() > 1) {
             return failure("No support for concatenating multiple snapshot");
         }
-        Result<> loaded = session_.run(sources_[0]->load_snapshot(STRATA_TRY(snapshot_name(*snapshot))));
+        Result<> loaded =
+            session_.run(sources_[0]->load_snapshot(STRATA_TRY(snapshot_name(*snapshot))));
         if (!loaded.ok()) {
             return failure(fmt::format("Failed to load snapshot: {}", loaded.error().text()));
         }
@@ -143,7 +170,9 @@ Result<> Convert::plan_target() {
         return failure("Cannot use --target-is-zero when the destination image has a backing file");
     }
     if (sources_.size() > 1 && options_.keep_unallocated) {
-        return failure("Having a backing file for the target makes no sense when concatenating multiple input images");
+        return failure(
+            "Having a backing file for the target makes no sense when concatenating multiple input "
+            "images");
     }
     if (image_.has("backing_file") && image_.option("backing_fmt").empty()) {
         return failure("Use of backing file requires explicit backing format");
@@ -177,18 +206,22 @@ Result<> Convert::make_target() {
     }
     Result<> made = image_.create(session_);
     if (!made.ok()) {
-        return failure(fmt::format("{}: error while converting {}: {}", arguments_.positionals().back(), image_.driver->name, made.error().text()));
+        return failure(fmt::format("{}: error while converting {}: {}",
+                                   arguments_.positionals().back(), image_.driver->name,
+                                   made.error().text()));
     }
     return ok();
 }
 
 Result<> Convert::open_target() {
-    ImageSpec spec{arguments_.positionals().back(), arguments_.last("O"), flag("target-image-opts")};
+    ImageSpec spec{arguments_.positionals().back(), arguments_.last("O"),
+                   flag("target-image-opts")};
     if (!spec.options && !spec.format) {
         spec.format = "raw";
     }
     OpenMode mode{.write = true, .unmap = options_.sparse != 0, .caching = caching_};
-    std::ranges::copy_if(image_.options, std::back_inserter(mode.extra), [](const auto& one) { return one.first.ends_with("key-secret"); });
+    std::ranges::copy_if(image_.options, std::back_inserter(mode.extra),
+                         [](const auto& one) { return one.first.ends_with("key-secret"); });
     target_ = STRATA_TRY(session_.open(spec, mode));
     if (options_.compress && !target_->traits().compressed_writes) {
         return failure("Compression not supported for this file format");
@@ -197,10 +230,12 @@ Result<> Convert::open_target() {
         return failure("output file is smaller than input file");
     }
     const bool made = !flag("n");
-    options_.target_zero = flag("target-is-zero") || (made && target_->traits().zero_initialised && !options_.keep_unallocated);
+    options_.target_zero = flag("target-is-zero") || (made && target_->traits().zero_initialised &&
+                                                      !options_.keep_unallocated);
     if (options_.keep_unallocated) {
         options_.base = sources_[0]->backing();
-        options_.backing_size = made && target_->backing() != nullptr ? target_->backing()->size() : ~0ULL;
+        options_.backing_size =
+            made && target_->backing() != nullptr ? target_->backing()->size() : ~0ULL;
     }
     return ok();
 }
@@ -216,11 +251,15 @@ Result<std::vector<block::Bitmap>> Convert::read_bitmaps() {
     }
     const auto known = session_.run(sources_[0]->bitmaps());
     if (sources_[0]->format() != "qcow2" || !known.ok()) {
-        return failure(fmt::format("Format driver '{}' does not support bitmaps", sources_[0]->format()));
+        return failure(
+            fmt::format("Format driver '{}' does not support bitmaps", sources_[0]->format()));
     }
     for (auto info = known->rbegin(); info != known->rend(); ++info) {
         if (info->in_use && !flag("skip-broken-bitmaps")) {
-            return failure(fmt::format("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it", info->name));
+            return failure(
+                fmt::format("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or "
+                            "use 'qemu-img bitmap --remove' to delete it",
+                            info->name));
         }
         if (info->in_use) {
             report_warning(fmt::format("Skipping inconsistent bitmap '{}'", info->name));
@@ -259,12 +298,14 @@ Result<int> Convert::run() {
     STRATA_TRY_VOID(read_numbers());
     STRATA_TRY_VOID(check_options());
     if (asks_for_help(arguments_.all("o"))) {
-        return print_option_help(arguments_.last_or("O", "raw"), arguments_.positionals().size() > 1);
+        return print_option_help(arguments_.last_or("O", "raw"),
+                                 arguments_.positionals().size() > 1);
     }
     if (arguments_.positionals().size() < 2) {
         return failure("Must specify image file name");
     }
-    source_caching_ = STRATA_TRY(parse_caching("Invalid source cache option", arguments_.last_or("T", "writeback")));
+    source_caching_ = STRATA_TRY(
+        parse_caching("Invalid source cache option", arguments_.last_or("T", "writeback")));
     caching_ = STRATA_TRY(parse_caching("Invalid cache option", arguments_.last_or("t", "unsafe")));
     STRATA_TRY_VOID(open_sources());
     STRATA_TRY_VOID(plan_target());
@@ -272,8 +313,10 @@ Result<int> Convert::run() {
     const auto bitmaps = STRATA_TRY(read_bitmaps());
     STRATA_TRY_VOID(make_target());
     STRATA_TRY_VOID(open_target());
-    if (flag("bitmaps") && (target_->format() != "qcow2" || !session_.run(target_->bitmaps()).ok())) {
-        return failure(fmt::format("Format driver '{}' does not support bitmaps", target_->format()));
+    if (flag("bitmaps") &&
+        (target_->format() != "qcow2" || !session_.run(target_->bitmaps()).ok())) {
+        return failure(
+            fmt::format("Format driver '{}' does not support bitmaps", target_->format()));
     }
     STRATA_TRY_VOID(copy());
     for (const block::Bitmap& bitmap : bitmaps) {
@@ -299,9 +342,12 @@ Result<int> run(Session& session, std::span<char*> words) {
 }  // namespace
 
 const Command kConvert = {"convert",
-                          "[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps] [-U] [-C] [-c] [-p] [-q] [-n] "
-                          "[-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] "
-                          "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
+                          "[--object objectdef] [--image-opts] [--target-image-opts] "
+                          "[--target-is-zero] [--bitmaps] [-U] [-C] [-c] [-p] [-q] [-n] "
+                          "[-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F "
+                          "backing_fmt]] [-o options] [-l snapshot_param] "
+                          "[-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
+                          "filename [filename2 [...]] output_filename",
                           run};
 
 }  // namespace strata::qemu_img

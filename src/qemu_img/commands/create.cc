@@ -14,24 +14,36 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'F', nullptr, true}, OptionSpec{'b', nullptr, true}, OptionSpec{'f', nullptr, true},
-                                 OptionSpec{'o', nullptr, true}, OptionSpec{'q', nullptr, false}, OptionSpec{'u', nullptr, false}, kObjectOption};
+constexpr std::array kOptions = {OptionSpec{'F', nullptr, true},
+                                 OptionSpec{'b', nullptr, true},
+                                 OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'o', nullptr, true},
+                                 OptionSpec{'q', nullptr, false},
+                                 OptionSpec{'u', nullptr, false},
+                                 kObjectOption};
 
-Error about(const std::string& file, const Error& error) { return failure(fmt::format("{}: {}", file, error.text())); }
+Error about(const std::string& file, const Error& error) {
+    return failure(fmt::format("{}: {}", file, error.text()));
+}
 
-/// Looks at the backing file: its size, if the image has none of its own. `hint`: what to say behind an error, without an end of line.
+/// Looks at the backing file: its size, if the image has none of its own. `hint`: what to say
+/// behind an error, without an end of line.
 Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::string& hint) {
     const std::string backing = image.option("backing_file");
     const std::string format = image.option("backing_fmt");
     std::error_code code;  // what is not there is nobody's file
-    if (backing == image.path || (!backing.empty() && std::filesystem::equivalent(image.path, beside(image.path, backing), code))) {
-        return failure("Error: Trying to create an image with the same filename as the backing file");
+    if (backing == image.path ||
+        (!backing.empty() &&
+         std::filesystem::equivalent(image.path, beside(image.path, backing), code))) {
+        return failure(
+            "Error: Trying to create an image with the same filename as the backing file");
     }
     if (backing.empty()) {
         return failure("Expected backing file name, got empty string");
     }
     if (unchecked) {
-        return format.empty() ? Result<>(failure("Backing file specified without backing format")) : ok();
+        return format.empty() ? Result<>(failure("Backing file specified without backing format"))
+                              : ok();
     }
     if (!format.empty() && !block::find_format(format).ok()) {
         return failure(fmt::format("Unknown driver '{}'\nCould not open backing image.", format));
@@ -44,7 +56,8 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::
         std::string text = node.error().text();
         const std::string prefix = fmt::format("Could not open '{}': ", spec.text);
         if (text.starts_with(prefix)) {
-            text.erase(0, prefix.size());  // the reason says it, if it is a file that cannot be opened
+            text.erase(0,
+                       prefix.size());  // the reason says it, if it is a file that cannot be opened
         }
         return failure(text + "\nCould not open backing image.");
     }
@@ -61,7 +74,8 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::
     return ok();
 }
 
-Result<> create(Session& session, const Arguments& arguments, const std::string& file, std::string& hint) {
+Result<> create(Session& session, const Arguments& arguments, const std::string& file,
+                std::string& hint) {
     NewImage image;
     image.path = STRATA_TRY(plain_path(file));
     STRATA_TRY_VOID(image.use_format(arguments.last_or("f", "raw")));
@@ -79,8 +93,10 @@ Result<> create(Session& session, const Arguments& arguments, const std::string&
     if (!image.size) {
         return failure("Image creation needs a size parameter");
     }
-    print_unless(arguments.has("q"), fmt::format("Formatting '{}', fmt={} {}\n", file, image.driver->name, image.summary()));
-    if (const std::string format = image.option("backing_fmt"); !format.empty() && !block::find_format(format).ok()) {
+    print_unless(arguments.has("q"), fmt::format("Formatting '{}', fmt={} {}\n", file,
+                                                 image.driver->name, image.summary()));
+    if (const std::string format = image.option("backing_fmt");
+        !format.empty() && !block::find_format(format).ok()) {
         return failure(fmt::format("unrecognized backing format '{}'", format));
     }
     return image.create(session);
@@ -121,6 +137,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kCreate = {"create", "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]", run};
+const Command kCreate = {"create",
+                         "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] "
+                         "[-u] [-o options] filename [size]",
+                         run};
 
 }  // namespace strata::qemu_img

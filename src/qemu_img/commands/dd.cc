@@ -16,7 +16,8 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'f', nullptr, true}, OptionSpec{'O', nullptr, true}, kObjectOption, kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'f', nullptr, true}, OptionSpec{'O', nullptr, true},
+                                 kObjectOption, kImageOptsOption, kForceShareOption};
 
 struct Operands {
     std::string input, output;
@@ -47,7 +48,8 @@ Result<> take_operand(Operands& operands, const std::string& word) {
     } else if (name == "bs") {
         operands.block = STRATA_TRY(number(value));
         if (operands.block == 0 || operands.block > INT32_MAX) {
-            return failure(fmt::format("Invalid bs specified. Must be between 1 and {}.", INT32_MAX));
+            return failure(
+                fmt::format("Invalid bs specified. Must be between 1 and {}.", INT32_MAX));
         }
     } else if (name == "count") {
         operands.count = STRATA_TRY(number(value));
@@ -59,17 +61,20 @@ Result<> take_operand(Operands& operands, const std::string& word) {
     return ok();
 }
 
-block::Task<> copy_blocks(block::Node& source, block::Node& target, std::uint64_t from, std::uint64_t end, std::uint64_t block) {
+block::Task<> copy_blocks(block::Node& source, block::Node& target, std::uint64_t from,
+                          std::uint64_t end, std::uint64_t block) {
     std::vector<std::byte> buffer(std::max<std::uint64_t>(block, 1U << 20) / block * block);
     for (std::uint64_t at = from; at < end;) {
         const auto part = std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), end - at));
         Result<> done = co_await source.read(at, block::Buffers(part));
         if (!done.ok()) {
-            co_return failure(fmt::format("error while reading from input image file: {}", reason(done.error())));
+            co_return failure(
+                fmt::format("error while reading from input image file: {}", reason(done.error())));
         }
         done = co_await target.write(at - from, block::Buffers(part));
         if (!done.ok()) {
-            co_return failure(fmt::format("error while writing to output image file: {}", reason(done.error())));
+            co_return failure(
+                fmt::format("error while writing to output image file: {}", reason(done.error())));
         }
         at += part.size();
     }
@@ -102,9 +107,11 @@ Result<int> copy(Session& session, const Arguments& arguments, const Operands& o
     image.size = end - from;
     Result<> made = image.create(session);
     if (!made.ok()) {
-        return failure(fmt::format("{}: error while creating output image: {}", operands.output, made.error().text()));
+        return failure(fmt::format("{}: error while creating output image: {}", operands.output,
+                                   made.error().text()));
     }
-    block::NodePtr target = STRATA_TRY(session.open({operands.output, format, false}, {.write = true}));
+    block::NodePtr target =
+        STRATA_TRY(session.open({operands.output, format, false}, {.write = true}));
     STRATA_TRY_VOID(session.run(copy_blocks(*source, *target, from, end, operands.block)));
     STRATA_TRY_VOID(session.close(target));
     STRATA_TRY_VOID(session.close(source));
@@ -130,6 +137,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kDd = {"dd", "[--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output", run};
+const Command kDd = {"dd",
+                     "[--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] "
+                     "[skip=blocks] if=input of=output",
+                     run};
 
 }  // namespace strata::qemu_img

@@ -18,8 +18,12 @@ namespace {
 
 using api::Json;
 
-constexpr std::array kOptions = {OptionSpec{'f', "format", true}, kOutputOption, OptionSpec{0, "backing-chain", false}, kObjectOption,
-                                 kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'f', "format", true},
+                                 kOutputOption,
+                                 OptionSpec{0, "backing-chain", false},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption};
 
 /// One image, with all that both outputs say.
 struct Layer {
@@ -32,7 +36,8 @@ struct Layer {
 };
 
 Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
-    block::NodePtr node = STRATA_TRY(session.open(spec, {.backing = false, .data = false, .share = share}));
+    block::NodePtr node =
+        STRATA_TRY(session.open(spec, {.backing = false, .data = false, .share = share}));
     Layer layer;
     layer.file = block::is_location(spec.text) ? spec.text : STRATA_TRY(shown_name(spec));
     if (layer.file.starts_with("json:") && block::is_location(node->name())) {
@@ -49,7 +54,9 @@ Result<Layer> look(Session& session, const ImageSpec& spec, bool share) {
     }
     if (!layer.about.backing_name.empty()) {
         const std::string& name = layer.about.backing_name;
-        layer.backing_path = is_plain_name(name) && !name.starts_with('/') && node->name().empty() ? "" : beside(node->name(), name);
+        layer.backing_path = is_plain_name(name) && !name.starts_with('/') && node->name().empty()
+                                 ? ""
+                                 : beside(node->name(), name);
     }
     STRATA_TRY_VOID(session.close(node));
     return layer;
@@ -70,7 +77,8 @@ Json snapshot_json(const block::SnapshotInfo& snapshot) {
 }
 
 Json layer_json(const Layer& layer) {
-    Json result = {{"filename", layer.file}, {"format", layer.format}, {"virtual-size", layer.size}};
+    Json result = {
+        {"filename", layer.file}, {"format", layer.format}, {"virtual-size", layer.size}};
     if (layer.on_disk) {
         result["actual-size"] = *layer.on_disk;
     }
@@ -94,14 +102,17 @@ Json layer_json(const Layer& layer) {
         result["snapshots"].push_back(snapshot_json(snapshot));
     }
     if (!layer.about.specific.empty()) {
-        result["format-specific"] = {{"type", layer.format}, {"data", fields_json(layer.about.specific)}};
+        result["format-specific"] = {{"type", layer.format},
+                                     {"data", fields_json(layer.about.specific)}};
     }
     return result;
 }
 
 std::string layer_text(const Layer& layer) {
-    std::string text = fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n", layer.file, layer.format,
-                                   human_size(layer.size), layer.size, layer.on_disk ? human_size(*layer.on_disk) : "unavailable");
+    std::string text =
+        fmt::format("image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
+                    layer.file, layer.format, human_size(layer.size), layer.size,
+                    layer.on_disk ? human_size(*layer.on_disk) : "unavailable");
     text += layer.about.encrypted ? "encrypted: yes\n" : "";
     if (layer.about.cluster_size != 0) {
         text += fmt::format("cluster_size: {}\n", layer.about.cluster_size);
@@ -110,8 +121,9 @@ std::string layer_text(const Layer& layer) {
     if (const std::string& backing = layer.about.backing_name; !backing.empty()) {
         text += fmt::format("backing file: {}", backing);
         text += backing == layer.backing_path ? "\n"
-                : layer.backing_path.empty()  ? " (cannot determine actual path)\n"
-                                              : fmt::format(" (actual path: {})\n", layer.backing_path);
+                : layer.backing_path.empty()
+                    ? " (cannot determine actual path)\n"
+                    : fmt::format(" (actual path: {})\n", layer.backing_path);
         if (!layer.about.backing_format.empty()) {
             text += fmt::format("backing file format: {}\n", layer.about.backing_format);
         }
@@ -120,7 +132,8 @@ std::string layer_text(const Layer& layer) {
         text += snapshot_table(layer.snapshots);
     }
     if (!layer.about.specific.empty()) {
-        text += "Format specific information:\n" + fields_text(fields_json(layer.about.specific), 1);
+        text +=
+            "Format specific information:\n" + fields_text(fields_json(layer.about.specific), 1);
     }
     return text;
 }
@@ -168,6 +181,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kInfo = {"info", "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename", run};
+const Command kInfo = {
+    "info",
+    "[--object objectdef] [--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename",
+    run};
 
 }  // namespace strata::qemu_img

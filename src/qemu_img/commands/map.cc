@@ -15,14 +15,23 @@ namespace {
 
 using block::MapEntry;
 
-constexpr std::array kOptions = {OptionSpec{'f', "format", true}, kOutputOption, kObjectOption, kImageOptsOption, kForceShareOption,
-                                 OptionSpec{'s', "start-offset", true}, OptionSpec{'l', "max-length", true}};
+constexpr std::array kOptions = {OptionSpec{'f', "format", true},
+                                 kOutputOption,
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption,
+                                 OptionSpec{'s', "start-offset", true},
+                                 OptionSpec{'l', "max-length", true}};
 
-std::string hex(std::uint64_t value) { return value == 0 ? "0" : fmt::format("{:#x}", value); }
+std::string hex(std::uint64_t value) {
+    return value == 0 ? "0" : fmt::format("{:#x}", value);
+}
 
 std::string json_line(const MapEntry& entry) {
-    std::string text = fmt::format("{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}", entry.start,
-                                   entry.length, entry.depth, entry.present, entry.zero, entry.data);
+    std::string text = fmt::format(
+        "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": "
+        "{}",
+        entry.start, entry.length, entry.depth, entry.present, entry.zero, entry.data);
     if (entry.has_offset) {
         text += fmt::format(", \"offset\": {}", entry.offset);
     }
@@ -33,7 +42,11 @@ std::string json_line(const MapEntry& entry) {
 class Printer {
   public:
     explicit Printer(bool json) : json_(json) {}
-    void head() { print(json_ ? std::string("[") : fmt::format("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File")); }
+    void head() {
+        print(json_
+                  ? std::string("[")
+                  : fmt::format("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File"));
+    }
     void entry(const MapEntry& entry) {
         if (json_) {
             print(std::string(first_ ? "" : ",\n") + json_line(entry));
@@ -45,7 +58,8 @@ class Printer {
         }
         unreadable_ = !entry.has_offset;
         if (!unreadable_) {
-            print(fmt::format("{:<16}{:<16}{:<16}{}\n", hex(entry.start), hex(entry.length), hex(entry.offset), entry.file != nullptr ? entry.file->name() : ""));
+            print(fmt::format("{:<16}{:<16}{:<16}{}\n", hex(entry.start), hex(entry.length),
+                              hex(entry.offset), entry.file != nullptr ? entry.file->name() : ""));
         }
     }
     Result<int> end() {
@@ -68,8 +82,10 @@ Result<int> run(Session& session, std::span<char*> words) {
         print_help();
         return 0;
     }
-    const std::uint64_t start = STRATA_TRY(parse_bytes("start offset", arguments.last_or("start-offset", "0")));
-    const std::uint64_t length = STRATA_TRY(parse_bytes("max length", arguments.last_or("max-length", "9223372036854775807")));
+    const std::uint64_t start =
+        STRATA_TRY(parse_bytes("start offset", arguments.last_or("start-offset", "0")));
+    const std::uint64_t length = STRATA_TRY(
+        parse_bytes("max length", arguments.last_or("max-length", "9223372036854775807")));
     const std::string file = STRATA_TRY(arguments.only());
     const bool json = STRATA_TRY(wants_json(arguments));
     STRATA_TRY_VOID(take_objects(session, arguments));
@@ -78,7 +94,8 @@ Result<int> run(Session& session, std::span<char*> words) {
     Printer printer(json);
     printer.head();
     const std::uint64_t end = std::min(node->size(), start + length);
-    Result<> done = session.run(block::map_image(*node, start, end, [&](const MapEntry& entry) { printer.entry(entry); }));
+    Result<> done = session.run(
+        block::map_image(*node, start, end, [&](const MapEntry& entry) { printer.entry(entry); }));
     if (!done.ok()) {
         return failure(fmt::format("Could not read file metadata: {}", reason(done.error())));
     }
@@ -88,6 +105,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kMap = {"map", "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename", run};
+const Command kMap = {"map",
+                      "[--object objectdef] [--image-opts] [-f fmt] [--start-offset=offset] "
+                      "[--max-length=len] [--output=ofmt] [-U] filename",
+                      run};
 
 }  // namespace strata::qemu_img

@@ -14,13 +14,20 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'f', nullptr, true}, OptionSpec{'O', nullptr, true}, OptionSpec{'o', nullptr, true},
-                                 OptionSpec{'l', nullptr, true}, kOutputOption, OptionSpec{0, "size", true}, kObjectOption, kImageOptsOption,
+constexpr std::array kOptions = {OptionSpec{'f', nullptr, true},
+                                 OptionSpec{'O', nullptr, true},
+                                 OptionSpec{'o', nullptr, true},
+                                 OptionSpec{'l', nullptr, true},
+                                 kOutputOption,
+                                 OptionSpec{0, "size", true},
+                                 kObjectOption,
+                                 kImageOptsOption,
                                  kForceShareOption};
 
 Result<block::Measurement> measure(Session& session, const NewImage& image, block::Node* source) {
     if (image.driver->measure == nullptr) {
-        return failure(fmt::format("Block driver '{}' does not support size measurement", image.driver->name));
+        return failure(
+            fmt::format("Block driver '{}' does not support size measurement", image.driver->name));
     }
     return session.run(image.driver->measure(source, image.request()));
 }
@@ -28,7 +35,8 @@ Result<block::Measurement> measure(Session& session, const NewImage& image, bloc
 /// Both sides can have bitmaps: their size is told, though it be 0.
 Result<bool> tells_bitmaps(Session& session, const NewImage& image, block::Node* source) {
     const std::string compat = image.option("compat");
-    if (source == nullptr || source->format() != "qcow2" || image.driver->name != "qcow2" || compat == "0.10" || compat == "v2") {
+    if (source == nullptr || source->format() != "qcow2" || image.driver->name != "qcow2" ||
+        compat == "0.10" || compat == "v2") {
         return false;
     }
     return session.run(source->bitmaps()).ok();
@@ -101,13 +109,17 @@ Result<int> run(Session& session, std::span<char*> words) {
         print(json_text(result));
         return 0;
     }
-    print(fmt::format("required size: {}\nfully allocated size: {}\n", size.required, size.fully_allocated));
+    print(fmt::format("required size: {}\nfully allocated size: {}\n", size.required,
+                      size.fully_allocated));
     print(bitmaps ? fmt::format("bitmaps size: {}\n", size.bitmaps) : "");
     return 0;
 }
 
 }  // namespace
 
-const Command kMeasure = {"measure", "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] [--image-opts] [-f fmt] [-l snapshot_param] filename]", run};
+const Command kMeasure = {"measure",
+                          "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object "
+                          "objectdef] [--image-opts] [-f fmt] [-l snapshot_param] filename]",
+                          run};
 
 }  // namespace strata::qemu_img

@@ -14,8 +14,14 @@
 namespace strata::qemu_img {
 namespace {
 
-constexpr std::array kOptions = {OptionSpec{'l', nullptr, false}, OptionSpec{'a', nullptr, true}, OptionSpec{'c', nullptr, true},
-                                 OptionSpec{'d', nullptr, true},  OptionSpec{'q', nullptr, false}, kObjectOption, kImageOptsOption, kForceShareOption};
+constexpr std::array kOptions = {OptionSpec{'l', nullptr, false},
+                                 OptionSpec{'a', nullptr, true},
+                                 OptionSpec{'c', nullptr, true},
+                                 OptionSpec{'d', nullptr, true},
+                                 OptionSpec{'q', nullptr, false},
+                                 kObjectOption,
+                                 kImageOptsOption,
+                                 kForceShareOption};
 
 struct Action {
     char what = 0;
@@ -39,12 +45,15 @@ Result<> create(Session& session, block::Node& node, const std::string& name) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     block::SnapshotInfo snapshot;
     snapshot.name = name;
-    snapshot.date_seconds = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-    snapshot.date_nanoseconds = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() % 1000000000);
+    snapshot.date_seconds =
+        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+    snapshot.date_nanoseconds = static_cast<std::uint32_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() % 1000000000);
     snapshot.disk_size = node.size();
     auto id = session.run(node.create_snapshot(snapshot));
     if (!id.ok()) {
-        return failure(fmt::format("Could not create snapshot '{}': {} ({})", name, -id.error().system_errno(), reason(id.error())));
+        return failure(fmt::format("Could not create snapshot '{}': {} ({})", name,
+                                   -id.error().system_errno(), reason(id.error())));
     }
     return ok();
 }
@@ -52,12 +61,15 @@ Result<> create(Session& session, block::Node& node, const std::string& name) {
 /// By name alone; "not found" otherwise.
 Result<> remove(Session& session, block::Node& node, const std::string& name) {
     const auto list = session.run(node.snapshots());
-    const auto found = list.ok() ? std::ranges::find(*list, name, &block::SnapshotInfo::name) : std::vector<block::SnapshotInfo>::const_iterator();
+    const auto found = list.ok() ? std::ranges::find(*list, name, &block::SnapshotInfo::name)
+                                 : std::vector<block::SnapshotInfo>::const_iterator();
     if (!list.ok() || found == list->end()) {
         return failure(fmt::format("Could not delete snapshot '{}': snapshot not found", name));
     }
     Result<> done = session.run(node.delete_snapshot(found->id));
-    return done.ok() ? ok() : Result<>(failure(fmt::format("Could not delete snapshot '{}': {}", name, reason(done.error()))));
+    return done.ok() ? ok()
+                     : Result<>(failure(fmt::format("Could not delete snapshot '{}': {}", name,
+                                                    reason(done.error()))));
 }
 
 Result<> act(Session& session, block::Node& node, const Action& action) {
@@ -73,7 +85,9 @@ Result<> act(Session& session, block::Node& node, const Action& action) {
     }
     if (action.what == 'a') {
         Result<> done = session.run(node.apply_snapshot(action.name));
-        return done.ok() ? ok() : Result<>(failure(fmt::format("Could not apply snapshot '{}': {}", action.name, reason(done.error()))));
+        return done.ok() ? ok()
+                         : Result<>(failure(fmt::format("Could not apply snapshot '{}': {}",
+                                                        action.name, reason(done.error()))));
     }
     if (action.what == 'd') {
         return remove(session, node, action.name);
@@ -91,7 +105,8 @@ Result<int> run(Session& session, std::span<char*> words) {
     const std::string file = STRATA_TRY(arguments.only());
     STRATA_TRY_VOID(take_objects(session, arguments));
     const ImageSpec spec{file, std::nullopt, arguments.has("image-opts")};
-    block::NodePtr node = STRATA_TRY(session.open(spec, {.write = action.what != 'l', .share = arguments.has("force-share")}));
+    block::NodePtr node = STRATA_TRY(
+        session.open(spec, {.write = action.what != 'l', .share = arguments.has("force-share")}));
     STRATA_TRY_VOID(act(session, *node, action));
     STRATA_TRY_VOID(session.close(node));
     return 0;
@@ -99,6 +114,9 @@ Result<int> run(Session& session, std::span<char*> words) {
 
 }  // namespace
 
-const Command kSnapshot = {"snapshot", "[--object objectdef] [--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename", run};
+const Command kSnapshot = {"snapshot",
+                           "[--object objectdef] [--image-opts] [-U] [-q] [-l | -a snapshot | -c "
+                           "snapshot | -d snapshot] filename",
+                           run};
 
 }  // namespace strata::qemu_img

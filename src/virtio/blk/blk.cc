@@ -1,29 +1,32 @@
 // BlkDevice: making, configuration space, life cycle.
 #include "virtio/blk/blk.h"
 
-#include <sys/epoll.h>
-
 #include <algorithm>
 #include <bit>
 
 #include <fmt/format.h>
+#include <sys/epoll.h>
 
 namespace strata::virtio {
 
-BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image, io::EventLoop& loop)
-    : QueuedDevice(config.label, std::vector<std::uint16_t>(config.queues, config.queue_size), loop),
+BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
+                     io::EventLoop& loop)
+    : QueuedDevice(config.label, std::vector<std::uint16_t>(config.queues, config.queue_size),
+                   loop),
       serial_(config.serial.substr(0, blk::kIdSize)),
       write_errors_(config.write_errors),
       on_wait_(config.on_wait),
       image_(std::move(image)),
       lanes_(config.queues) {}
 
-Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
+Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config,
+                                                     std::unique_ptr<block::DiskImage> image,
                                                      io::EventLoop& loop) {
     if (config.queues < 1 || config.queues > 64 || !std::has_single_bit(config.queue_size) ||
         config.queue_size > Virtqueue::kMaxSize || config.queue_size < 4) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{}: 1 to 64 queues of 4 to 1024 entries (a power of two)",
-                                                             config.label)};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("{}: 1 to 64 queues of 4 to 1024 entries (a power of two)", config.label)};
     }
     std::unique_ptr<BlkDevice> device(new BlkDevice(config, std::move(image), loop));
     STRATA_TRY_VOID(device->open_lanes());
@@ -35,10 +38,11 @@ Result<> BlkDevice::open_lanes() {
     for (unsigned index = 0; index < lanes_.size(); ++index) {
         Lane& lane = lanes_[index];
         lane.disk = STRATA_TRY(image_->open_queue(queue_sizes()[index]));
-        lane.watch = STRATA_TRY(loop().watch(lane.disk->completion_fd(), EPOLLIN, [this, index](std::uint32_t /*events*/) {
-            const MutexLock inner(mutex_);
-            reap(index);
-        }));
+        lane.watch = STRATA_TRY(loop().watch(lane.disk->completion_fd(), EPOLLIN,
+                                             [this, index](std::uint32_t /*events*/) {
+                                                 const MutexLock inner(mutex_);
+                                                 reap(index);
+                                             }));
     }
     return ok();
 }
@@ -55,7 +59,8 @@ BlkDevice::~BlkDevice() {
 
 std::uint64_t BlkDevice::offered_features() const {
     const block::DiskTraits& traits = image_->traits();
-    std::uint64_t features = kRingFeatures | blk::Features::kSegMax | blk::Features::kBlockSize | blk::Features::kTopology;
+    std::uint64_t features = kRingFeatures | blk::Features::kSegMax | blk::Features::kBlockSize |
+                             blk::Features::kTopology;
     features |= traits.read_only ? blk::Features::kReadOnly : 0;
     features |= traits.write_cache ? blk::Features::kFlush : 0;
     features |= queue_sizes().size() > 1 ? blk::Features::kMultiQueue : 0;
@@ -70,13 +75,15 @@ void BlkDevice::read_config(std::uint64_t offset, std::span<std::byte> data) con
     config.capacity = traits.size / block::kSectorSize;
     config.seg_max = std::uint32_t{queue_sizes()[0]} - 2;  // header and status take one each
     config.blk_size = static_cast<std::uint32_t>(block::kSectorSize);
-    config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(std::max(traits.physical_block, 512U)) - 9);
+    config.physical_block_exp =
+        static_cast<std::uint8_t>(std::countr_zero(std::max(traits.physical_block, 512U)) - 9);
     config.min_io_size = std::uint16_t{1};
     config.writeback = traits.write_cache ? 1 : 0;
     config.num_queues = static_cast<std::uint16_t>(queue_sizes().size());
     config.max_discard_sectors = std::uint32_t{kMaxSegmentSectors};
     config.max_discard_seg = std::uint32_t{kMaxSegments};
-    config.discard_sector_alignment = traits.discard_alignment / static_cast<std::uint32_t>(block::kSectorSize);
+    config.discard_sector_alignment =
+        traits.discard_alignment / static_cast<std::uint32_t>(block::kSectorSize);
     config.max_write_zeroes_sectors = std::uint32_t{kMaxSegmentSectors};
     config.max_write_zeroes_seg = std::uint32_t{kMaxSegments};
     config.write_zeroes_may_unmap = traits.discard ? 1 : 0;
@@ -129,13 +136,16 @@ void BlkDevice::queue_stopping(unsigned index) {
     }
     std::erase_if(held_, [&](const std::pair<unsigned, std::size_t>& held) STRATA_REQUIRES(mutex_) {
         if (held.first == index) {
-            finish(index, held.second, blk::Status::IoError);  // without a chain: only its place is given back
+            finish(index, held.second,
+                   blk::Status::IoError);  // without a chain: only its place is given back
         }
         return held.first == index;
     });
 }
 
-bool BlkDevice::quiet(unsigned index) const { return lanes_[index].disk->in_flight() == 0; }
+bool BlkDevice::quiet(unsigned index) const {
+    return lanes_[index].disk->in_flight() == 0;
+}
 
 void BlkDevice::drain() {
     for (unsigned index = 0; index < lanes_.size(); ++index) {

@@ -1,11 +1,13 @@
 // BlkDevice: virtio-blk over a block::DiskImage. VIRTIO 1.2, 5.2.
 //
-// Each virtqueue has a DiskQueue of its own. Data moves between the file and guest memory directly; a request's views of guest
-// memory live until the host has completed it, also when the driver has reset the queue meanwhile (the chain is
-// then given up, and the reset is complete when the last one has finished).
-// A write that the host refuses for want of room waits, as its policy says, until retry() succeeds: the guest is told nothing. Whoever runs the
-// machine is told, and should hold it meanwhile; while something waits the device cannot be saved.
-// Threads: requests and completions on the event loop under the device's lock; pause() may wait for I/O on its caller's thread.
+// Each virtqueue has a DiskQueue of its own. Data moves between the file and guest memory directly;
+// a request's views of guest memory live until the host has completed it, also when the driver has
+// reset the queue meanwhile (the chain is then given up, and the reset is complete when the last
+// one has finished). A write that the host refuses for want of room waits, as its policy says,
+// until retry() succeeds: the guest is told nothing. Whoever runs the machine is told, and should
+// hold it meanwhile; while something waits the device cannot be saved. Threads: requests and
+// completions on the event loop under the device's lock; pause() may wait for I/O on its caller's
+// thread.
 #pragma once
 
 #include <functional>
@@ -37,18 +39,20 @@ struct DiskWait {
 
 struct BlkConfig {
     std::string label = "virtio-blk0";
-    std::string serial;       ///< what GET_ID answers, at most 20 bytes
-    unsigned queues = 1;      ///< 1 to 64
+    std::string serial;   ///< what GET_ID answers, at most 20 bytes
+    unsigned queues = 1;  ///< 1 to 64
     std::uint16_t queue_size = 256;
     WriteErrorPolicy write_errors = WriteErrorPolicy::Enospc;
-    /// waiting() has begun or ceased to have an answer. On the event loop's thread, under the device's lock.
+    /// waiting() has begun or ceased to have an answer. On the event loop's thread, under the
+    /// device's lock.
     std::function<void()> on_wait = {};
 };
 
 class BlkDevice final : public QueuedDevice {
   public:
     /// Takes `image`.
-    static Result<std::unique_ptr<BlkDevice>> create(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
+    static Result<std::unique_ptr<BlkDevice>> create(const BlkConfig& config,
+                                                     std::unique_ptr<block::DiskImage> image,
                                                      io::EventLoop& loop);
     ~BlkDevice() override;
     [[nodiscard]] DeviceType type() const override { return DeviceType::Block; }
@@ -68,7 +72,7 @@ class BlkDevice final : public QueuedDevice {
 
     /// A request of the guest; its place in Lane::requests is the DiskQueue's token.
     struct Request {
-        std::optional<DescriptorChain> chain;    ///< nullopt: free, or its queue is gone
+        std::optional<DescriptorChain> chain;  ///< nullopt: free, or its queue is gone
         std::vector<memory::GuestSlices> views;
         blk::RequestHeader header{};
         unsigned outstanding = 0;  ///< disk requests that are not complete
@@ -86,7 +90,8 @@ class BlkDevice final : public QueuedDevice {
         io::EventLoop::WatchId watch = 0;
     };
 
-    BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image, io::EventLoop& loop);
+    BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
+              io::EventLoop& loop);
     Result<> open_lanes();
 
     Result<> serve(unsigned index) STRATA_REQUIRES(mutex_) override;
@@ -115,7 +120,8 @@ class BlkDevice final : public QueuedDevice {
     const std::unique_ptr<block::DiskImage> image_;
     std::vector<Lane> lanes_ STRATA_GUARDED_BY(mutex_);
     std::vector<block::DiskCompletion> scratch_ STRATA_GUARDED_BY(mutex_);
-    std::vector<std::pair<unsigned, std::size_t>> held_ STRATA_GUARDED_BY(mutex_);  ///< those that wait and are not being tried: lane, place
+    std::vector<std::pair<unsigned, std::size_t>> held_
+        STRATA_GUARDED_BY(mutex_);  ///< those that wait and are not being tried: lane, place
     std::size_t waits_ STRATA_GUARDED_BY(mutex_) = 0;
     DiskWait wait_ STRATA_GUARDED_BY(mutex_);
 };

@@ -2,9 +2,8 @@
 #include "virtio/blk/blk.h"
 
 #include <fcntl.h>
-#include <unistd.h>
-
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "virtio/core/mock_queue.h"
 
@@ -44,7 +43,9 @@ class BlkTest : public testing::Test {
         ASSERT_TRUE(device_->activate({features, {driver_->setup()}}).ok());
     }
     void put(std::uint32_t type, std::uint64_t sector, const std::vector<MockBuffer>& data) {
-        ASSERT_TRUE(host_.memory().store(memory::GuestAddress(kHeader), blk::RequestHeader{type, 0U, sector}).ok());
+        ASSERT_TRUE(host_.memory()
+                        .store(memory::GuestAddress(kHeader), blk::RequestHeader{type, 0U, sector})
+                        .ok());
         ASSERT_TRUE(host_.memory().store<std::uint8_t>(memory::GuestAddress(kStatus), 0xee).ok());
         std::vector<MockBuffer> buffers{{kHeader, 16, false}};
         buffers.insert(buffers.end(), data.begin(), data.end());
@@ -81,7 +82,8 @@ TEST_F(BlkTest, WrittenSectorsAreReadBack) {
     EXPECT_EQ(used_->length, 1U);
     EXPECT_EQ(run(0, 4, {{kData + 0x1000, 100, true}, {kData + 0x2000, 412, true}}), 0);
     EXPECT_EQ(used_->length, 513U);
-    EXPECT_EQ(*host_.memory().load<std::uint64_t>(memory::GuestAddress(kData + 0x1000)), 0x1122334455667788U);
+    EXPECT_EQ(*host_.memory().load<std::uint64_t>(memory::GuestAddress(kData + 0x1000)),
+              0x1122334455667788U);
     EXPECT_EQ(run(4, 0, {}), 0);
     EXPECT_GT(host_.queue_interrupts, 0U);
 }

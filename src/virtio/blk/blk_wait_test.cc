@@ -41,7 +41,9 @@ class TestQueue final : public block::DiskQueue {
         finished_.clear();
     }
     void wait() override { kick(); }
-    [[nodiscard]] std::size_t in_flight() const override { return batch_.size() + finished_.size(); }
+    [[nodiscard]] std::size_t in_flight() const override {
+        return batch_.size() + finished_.size();
+    }
 
   private:
     int serve(const block::DiskRequest& request) {
@@ -86,7 +88,8 @@ class TestImage final : public block::DiskImage {
 
 class BlkWaitTest : public testing::Test {
   protected:
-    void make(WriteErrorPolicy policy, std::uint64_t features = Feature::kVersion1 | blk::Features::kFlush) {
+    void make(WriteErrorPolicy policy,
+              std::uint64_t features = Feature::kVersion1 | blk::Features::kFlush) {
         device_.reset();
         loop_ = io::EventLoop::create().value();
         BlkConfig config;
@@ -99,7 +102,9 @@ class BlkWaitTest : public testing::Test {
     }
     /// Status of a write of one sector at `sector`; nothing if it has not come.
     std::optional<int> write(std::uint64_t sector, std::uint32_t type = blk::RequestType::kOut) {
-        EXPECT_TRUE(host_.memory().store(memory::GuestAddress(kHeader), blk::RequestHeader{type, 0U, sector}).ok());
+        EXPECT_TRUE(host_.memory()
+                        .store(memory::GuestAddress(kHeader), blk::RequestHeader{type, 0U, sector})
+                        .ok());
         EXPECT_TRUE(host_.memory().store(memory::GuestAddress(kStatus), kNoStatus).ok());
         std::vector<MockBuffer> buffers{{kHeader, 16, false}};
         if (type == blk::RequestType::kOut) {
@@ -114,7 +119,9 @@ class BlkWaitTest : public testing::Test {
         for (int round = 0; round < 5; ++round) {
             loop_->run_once(std::chrono::milliseconds(0));
         }
-        return driver_->take_used() ? std::optional<int>(*host_.memory().load<std::uint8_t>(memory::GuestAddress(kStatus))) : std::nullopt;
+        return driver_->take_used() ? std::optional<int>(*host_.memory().load<std::uint8_t>(
+                                          memory::GuestAddress(kStatus)))
+                                    : std::nullopt;
     }
 
     Host disk_;
@@ -128,7 +135,8 @@ class BlkWaitTest : public testing::Test {
 
 TEST_F(BlkWaitTest, WriteWithoutRoomWaitsUntilThereIsSome) {
     make(WriteErrorPolicy::Enospc);
-    ASSERT_TRUE(host_.memory().store<std::uint64_t>(memory::GuestAddress(kData), 0x1122334455667788).ok());
+    ASSERT_TRUE(
+        host_.memory().store<std::uint64_t>(memory::GuestAddress(kData), 0x1122334455667788).ok());
     disk_.write_error = ENOSPC;
     EXPECT_EQ(write(5), std::nullopt);
     ASSERT_TRUE(device_->waiting().has_value());
@@ -168,7 +176,8 @@ TEST_F(BlkWaitTest, OtherErrorsAreTheGuests) {
     EXPECT_EQ(write(1), 1);
     disk_.write_error = 0;
     disk_.flush_error = ENOSPC;
-    EXPECT_EQ(write(0, blk::RequestType::kFlush), 1) << "what a failed flush was to write may be gone";
+    EXPECT_EQ(write(0, blk::RequestType::kFlush), 1)
+        << "what a failed flush was to write may be gone";
     EXPECT_EQ(told_, 0U);
 }
 

@@ -17,7 +17,8 @@ using blk::Status;
 namespace {
 
 bool changes_disk(const blk::RequestHeader& header) {
-    return header.type == RequestType::kOut || header.type == RequestType::kWriteZeroes || header.type == RequestType::kDiscard;
+    return header.type == RequestType::kOut || header.type == RequestType::kWriteZeroes ||
+           header.type == RequestType::kDiscard;
 }
 
 }  // namespace
@@ -57,7 +58,10 @@ void BlkDevice::transfer(unsigned index, std::size_t at) {
         return;
     }
     const auto access = reading ? memory::Access::Write : memory::Access::Read;
-    if (!chain.slices(access, reading ? 0 : sizeof(blk::RequestHeader), request.length, request.views).ok()) {
+    if (!chain
+             .slices(access, reading ? 0 : sizeof(blk::RequestHeader), request.length,
+                     request.views)
+             .ok()) {
         finish(index, at, Status::IoError);
         return;
     }
@@ -71,7 +75,8 @@ void BlkDevice::transfer(unsigned index, std::size_t at) {
         }
     }
     // VIRTIO 1.2, 5.2.6.2: without the flush feature a completed write is durable.
-    request.sync_after = !reading && image_->traits().write_cache && (features() & blk::Features::kFlush) == 0;
+    request.sync_after =
+        !reading && image_->traits().write_cache && (features() & blk::Features::kFlush) == 0;
     submit(index, at, std::move(disk));
 }
 
@@ -87,7 +92,10 @@ void BlkDevice::change_ranges(unsigned index, std::size_t at) {
     std::array<blk::Segment, kMaxSegments> segments{};
     const std::size_t count = bytes / sizeof(blk::Segment);
     if (bytes % sizeof(blk::Segment) != 0 || count == 0 || count > kMaxSegments ||
-        !request.chain->read(sizeof(blk::RequestHeader), std::as_writable_bytes(std::span(segments).first(count))).ok()) {
+        !request.chain
+             ->read(sizeof(blk::RequestHeader),
+                    std::as_writable_bytes(std::span(segments).first(count)))
+             .ok()) {
         finish(index, at, Status::IoError);
         return;
     }
@@ -98,17 +106,19 @@ void BlkDevice::change_ranges(unsigned index, std::size_t at) {
             finish(index, at, Status::Unsupported);
             return;
         }
-        if (segment.sectors > kMaxSegmentSectors || segment.sector > sectors || segment.sectors > sectors - segment.sector) {
+        if (segment.sectors > kMaxSegmentSectors || segment.sector > sectors ||
+            segment.sectors > sectors - segment.sector) {
             finish(index, at, Status::IoError);
             return;
         }
     }
     request.sync_after = zeroing && traits.write_cache && (features() & blk::Features::kFlush) == 0;
     for (const blk::Segment& segment : std::span(segments).first(count)) {
-        submit(index, at, {.op = zeroing ? block::DiskOp::WriteZeroes : block::DiskOp::Discard,
-                           .offset = segment.sector * block::kSectorSize,
-                           .length = segment.sectors * block::kSectorSize,
-                           .may_unmap = (segment.flags & 1) != 0});
+        submit(index, at,
+               {.op = zeroing ? block::DiskOp::WriteZeroes : block::DiskOp::Discard,
+                .offset = segment.sector * block::kSectorSize,
+                .length = segment.sectors * block::kSectorSize,
+                .may_unmap = (segment.flags & 1) != 0});
     }
 }
 
@@ -117,7 +127,8 @@ void BlkDevice::get_id(unsigned index, std::size_t at) {
     std::array<char, blk::kIdSize> id{};
     std::copy(serial_.begin(), serial_.end(), id.begin());
     request.length = std::min<std::uint64_t>(id.size(), request.chain->writable() - 1);
-    const bool written = request.chain->write(0, std::as_bytes(std::span(id)).first(request.length)).ok();
+    const bool written =
+        request.chain->write(0, std::as_bytes(std::span(id)).first(request.length)).ok();
     finish(index, at, written ? Status::Ok : Status::IoError);
 }
 
@@ -151,7 +162,8 @@ void BlkDevice::completed(unsigned index, const block::DiskCompletion& completio
     }
     if (request.error != 0) {
         complain(request);
-        const bool ignored = write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header);
+        const bool ignored =
+            write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header);
         request.error = ignored ? 0 : request.error;
     }
     if (std::exchange(request.sync_after, false) && request.error == 0) {
@@ -166,16 +178,21 @@ void BlkDevice::complain(const Request& request) const {
     static log::RateLimit limit;
     if (limit.pass()) {
         log::warn("a disk request failed; the guest is told{} device={} disk='{}' reason='{}'",
-                  write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header) ? " nothing (werror=ignore)" : "", label(),
-                  image_->name(), Error::from_errno("host", request.error).text());
+                  write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header)
+                      ? " nothing (werror=ignore)"
+                      : "",
+                  label(), image_->name(), Error::from_errno("host", request.error).text());
     }
 }
 
-/// A flush that failed does not wait: the host may have dropped what it was to write, and would find nothing wrong the next time.
+/// A flush that failed does not wait: the host may have dropped what it was to write, and would
+/// find nothing wrong the next time.
 bool BlkDevice::should_wait(const Request& request) const {
     const bool no_room = request.error == ENOSPC || request.error == EDQUOT;
-    const bool by_policy = write_errors_ == WriteErrorPolicy::Stop || (write_errors_ == WriteErrorPolicy::Enospc && no_room);
-    return request.error != 0 && by_policy && changes_disk(request.header) && !request.syncing && request.chain.has_value();
+    const bool by_policy = write_errors_ == WriteErrorPolicy::Stop ||
+                           (write_errors_ == WriteErrorPolicy::Enospc && no_room);
+    return request.error != 0 && by_policy && changes_disk(request.header) && !request.syncing &&
+           request.chain.has_value();
 }
 
 void BlkDevice::hold(unsigned index, std::size_t at) {
@@ -184,7 +201,9 @@ void BlkDevice::hold(unsigned index, std::size_t at) {
     if (std::exchange(request.waits, true) || waits_++ != 0) {
         return;
     }
-    wait_ = {.disk = std::string(image_->name()), .offset = request.header.sector * block::kSectorSize, .error = request.error};
+    wait_ = {.disk = std::string(image_->name()),
+             .offset = request.header.sector * block::kSectorSize,
+             .error = request.error};
     if (on_wait_) {
         on_wait_();
     }
@@ -211,7 +230,9 @@ void BlkDevice::retry() {
 
 Result<> BlkDevice::save(state::StateWriter& writer) const {
     if (const auto wait = waiting()) {
-        return Error{ErrorKind::WrongState, fmt::format("{}: requests wait for room for '{}' on the host", label(), wait->disk)};
+        return Error{
+            ErrorKind::WrongState,
+            fmt::format("{}: requests wait for room for '{}' on the host", label(), wait->disk)};
     }
     return QueuedDevice::save(writer);
 }
@@ -229,15 +250,18 @@ void BlkDevice::finish(unsigned index, std::size_t at, Status status) {
     }
     DescriptorChain chain = std::move(*request.chain);
     request.chain.reset();
-    const bool fills = request.header.type == RequestType::kIn || request.header.type == RequestType::kGetId;
+    const bool fills =
+        request.header.type == RequestType::kIn || request.header.type == RequestType::kGetId;
     // The status is the last byte of the writable part, wherever the data ends. VIRTIO 1.2, 5.2.6.
-    if (const auto stored = chain.store(chain.writable() - 1, static_cast<std::uint8_t>(status)); !stored.ok()) {
+    if (const auto stored = chain.store(chain.writable() - 1, static_cast<std::uint8_t>(status));
+        !stored.ok()) {
         std::move(chain).abandon();
         fail(stored.error());
         return;
     }
     const std::uint64_t written = (fills && status == Status::Ok ? request.length : 0) + 1;
-    queue(index)->push(std::move(chain), static_cast<std::uint32_t>(std::min<std::uint64_t>(written, 0xffffffff)));
+    queue(index)->push(std::move(chain),
+                       static_cast<std::uint32_t>(std::min<std::uint64_t>(written, 0xffffffff)));
 }
 
 }  // namespace strata::virtio

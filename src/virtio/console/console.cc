@@ -18,8 +18,12 @@ static_assert(sizeof(WireConfig) == 12);
 
 }  // namespace
 
-ConsoleDevice::ConsoleDevice(const ConsoleConfig& config, ConsoleBackend& backend, io::EventLoop& loop)
-    : QueuedDevice(config.label, {256, 256}, loop), backend_(backend), columns_(config.columns), rows_(config.rows) {}
+ConsoleDevice::ConsoleDevice(const ConsoleConfig& config, ConsoleBackend& backend,
+                             io::EventLoop& loop)
+    : QueuedDevice(config.label, {256, 256}, loop),
+      backend_(backend),
+      columns_(config.columns),
+      rows_(config.rows) {}
 
 ConsoleDevice::~ConsoleDevice() {
     const MutexLock lock(mutex_);
@@ -36,7 +40,8 @@ Result<> ConsoleDevice::serve(unsigned index) {
     if (index == kTransmit) {
         return transmit();
     }
-    // New receive buffers: nothing to do but to let the host know; it is asked to notify only when input waits.
+    // New receive buffers: nothing to do but to let the host know; it is asked to notify only when
+    // input waits.
     if (input_waits_ && !queue(kReceive)->enable_notifications()) {
         return ok();
     }
@@ -78,7 +83,8 @@ Result<bool> ConsoleDevice::write_pending() {
     constexpr std::uint64_t kTurn = 1ULL << 20;
     const std::uint64_t end = std::min(pending_->readable(), pending_done_ + kTurn);
     while (pending_done_ < end) {
-        const auto part = std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), end - pending_done_));
+        const auto part =
+            std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), end - pending_done_));
         if (auto read = pending_->read(pending_done_, part); !read.ok()) {
             queue_stopping(kTransmit);
             return std::move(read).error();
@@ -102,7 +108,8 @@ std::size_t ConsoleDevice::receive(std::span<const std::byte> data) {
     const MutexLock lock(mutex_);
     std::size_t done = 0;
     // Bounded: empty buffers take no input, and a driver may publish them without end.
-    for (unsigned count = 0; count < 2 * Virtqueue::kMaxSize && done < data.size() && serving() && queue(kReceive) != nullptr;
+    for (unsigned count = 0; count < 2 * Virtqueue::kMaxSize && done < data.size() && serving() &&
+                             queue(kReceive) != nullptr;
          ++count) {
         auto chain = queue(kReceive)->pop();
         if (!chain.ok()) {
@@ -115,7 +122,8 @@ std::size_t ConsoleDevice::receive(std::span<const std::byte> data) {
             }
             break;
         }
-        const auto part = data.subspan(done, std::min<std::uint64_t>((*chain)->writable(), data.size() - done));
+        const auto part =
+            data.subspan(done, std::min<std::uint64_t>((*chain)->writable(), data.size() - done));
         if (const auto written = (*chain)->write(0, part); !written.ok()) {
             std::move(**chain).abandon();
             fail(written.error());
@@ -149,7 +157,8 @@ void ConsoleDevice::queue_stopping(unsigned index) {
 }
 
 void ConsoleDevice::drain() {
-    // What the backend did not take goes back to the ring: it is written again from its first byte that was not taken.
+    // What the backend did not take goes back to the ring: it is written again from its first byte
+    // that was not taken.
     if (pending_) {
         queue(kTransmit)->unpop(std::move(*pending_));
         pending_.reset();

@@ -1,9 +1,9 @@
 // ConsoleDevice: output with a slow backend, input with and without buffers, resizing, state.
 #include "virtio/console/console.h"
 
-#include <gtest/gtest.h>
-
 #include <string>
+
+#include <gtest/gtest.h>
 
 #include "virtio/core/mock_queue.h"
 
@@ -43,7 +43,8 @@ class ConsoleTest : public testing::Test {
         run_posted(*loop_);
     }
     void output(std::string_view text) {
-        ASSERT_TRUE(host_.memory().write(memory::GuestAddress(kData), std::as_bytes(std::span(text))).ok());
+        ASSERT_TRUE(
+            host_.memory().write(memory::GuestAddress(kData), std::as_bytes(std::span(text))).ok());
         transmit_.add({{kData, static_cast<std::uint32_t>(text.size()), false}});
         device_->notify(1);
         run_posted(*loop_);

@@ -5,9 +5,14 @@
 
 namespace strata::virtio {
 
-DescriptorChain::DescriptorChain(const memory::GuestMemory& memory, std::uint16_t head, std::uint16_t slots,
-                                 std::vector<Buffer> buffers, std::size_t first_writable)
-    : memory_(&memory), head_(head), slots_(slots), buffers_(std::move(buffers)), first_writable_(first_writable) {
+DescriptorChain::DescriptorChain(const memory::GuestMemory& memory, std::uint16_t head,
+                                 std::uint16_t slots, std::vector<Buffer> buffers,
+                                 std::size_t first_writable)
+    : memory_(&memory),
+      head_(head),
+      slots_(slots),
+      buffers_(std::move(buffers)),
+      first_writable_(first_writable) {
     for (std::size_t at = 0; at < buffers_.size(); ++at) {
         (at < first_writable_ ? readable_ : writable_) += buffers_[at].length;
     }
@@ -24,7 +29,8 @@ DescriptorChain::DescriptorChain(DescriptorChain&& other) noexcept
 
 DescriptorChain& DescriptorChain::operator=(DescriptorChain&& other) noexcept {
     if (this != &other) {
-        STRATA_CHECK(memory_ == nullptr, "a descriptor chain was overwritten before it was given back");
+        STRATA_CHECK(memory_ == nullptr,
+                     "a descriptor chain was overwritten before it was given back");
         memory_ = std::exchange(other.memory_, nullptr);
         head_ = other.head_;
         slots_ = other.slots_;
@@ -36,10 +42,13 @@ DescriptorChain& DescriptorChain::operator=(DescriptorChain&& other) noexcept {
     return *this;
 }
 
-DescriptorChain::~DescriptorChain() { STRATA_CHECK(memory_ == nullptr, "a descriptor chain was never given back"); }
+DescriptorChain::~DescriptorChain() {
+    STRATA_CHECK(memory_ == nullptr, "a descriptor chain was never given back");
+}
 
 template <typename Visit>
-Result<> DescriptorChain::walk(memory::Access access, std::uint64_t offset, std::uint64_t length, Visit visit) const {
+Result<> DescriptorChain::walk(memory::Access access, std::uint64_t offset, std::uint64_t length,
+                               Visit visit) const {
     const bool reading = access == memory::Access::Read;
     const std::uint64_t total = reading ? readable_ : writable_;
     if (offset > total || length > total - offset) {
@@ -65,27 +74,30 @@ Result<> DescriptorChain::walk(memory::Access access, std::uint64_t offset, std:
 }
 
 Result<> DescriptorChain::read(std::uint64_t offset, std::span<std::byte> out) const {
-    return walk(memory::Access::Read, offset, out.size(), [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
-        STRATA_TRY_VOID(memory_->read(address, out.first(part)));
-        out = out.subspan(part);
-        return ok();
-    });
+    return walk(memory::Access::Read, offset, out.size(),
+                [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
+                    STRATA_TRY_VOID(memory_->read(address, out.first(part)));
+                    out = out.subspan(part);
+                    return ok();
+                });
 }
 
 Result<> DescriptorChain::write(std::uint64_t offset, std::span<const std::byte> data) const {
-    return walk(memory::Access::Write, offset, data.size(), [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
-        STRATA_TRY_VOID(memory_->write(address, data.first(part)));
-        data = data.subspan(part);
-        return ok();
-    });
+    return walk(memory::Access::Write, offset, data.size(),
+                [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
+                    STRATA_TRY_VOID(memory_->write(address, data.first(part)));
+                    data = data.subspan(part);
+                    return ok();
+                });
 }
 
 Result<> DescriptorChain::slices(memory::Access access, std::uint64_t offset, std::uint64_t length,
                                  std::vector<memory::GuestSlices>& out) const {
-    return walk(access, offset, length, [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
-        out.push_back(STRATA_TRY(memory_->slices(address, part, access)));
-        return ok();
-    });
+    return walk(access, offset, length,
+                [&](memory::GuestAddress address, std::uint64_t part) -> Result<> {
+                    out.push_back(STRATA_TRY(memory_->slices(address, part, access)));
+                    return ok();
+                });
 }
 
 }  // namespace strata::virtio

@@ -1,4 +1,5 @@
-// MockQueue, MockHost: the driver's end of a split ring and a transport, for tests, fuzz targets and benchmarks.
+// MockQueue, MockHost: the driver's end of a split ring and a transport, for tests, fuzz targets
+// and benchmarks.
 //
 // A MockQueue lays its rings out at a guest address, publishes chains and collects what was used.
 #pragma once
@@ -46,11 +47,13 @@ class MockQueue {
         : memory_(&memory), base_(base), size_(size) {}
 
     [[nodiscard]] QueueSetup setup() const {
-        return {size_, memory::GuestAddress(base_), memory::GuestAddress(available()), memory::GuestAddress(used())};
+        return {size_, memory::GuestAddress(base_), memory::GuestAddress(available()),
+                memory::GuestAddress(used())};
     }
 
     /// Writes descriptor `index` as given: what it says need not be sane.
-    void descriptor(std::uint16_t index, std::uint64_t address, std::uint32_t length, std::uint16_t flags, std::uint16_t next) {
+    void descriptor(std::uint16_t index, std::uint64_t address, std::uint32_t length,
+                    std::uint16_t flags, std::uint16_t next) {
         put(base_ + 16ULL * index, Descriptor{address, length, flags, next});
     }
     /// Publishes `head` as the next available chain.
@@ -66,8 +69,9 @@ class MockQueue {
             const std::uint16_t index = next_descriptor_;
             next_descriptor_ = static_cast<std::uint16_t>((next_descriptor_ + 1) % size_);
             const bool last = at + 1 == buffers.size();
-            const auto flags = static_cast<std::uint16_t>((buffers[at].writable ? DescriptorFlags::kWrite : 0) |
-                                                          (last ? 0 : DescriptorFlags::kNext));
+            const auto flags =
+                static_cast<std::uint16_t>((buffers[at].writable ? DescriptorFlags::kWrite : 0) |
+                                           (last ? 0 : DescriptorFlags::kNext));
             descriptor(index, buffers[at].address, buffers[at].length, flags, next_descriptor_);
         }
         publish(head);
@@ -90,10 +94,13 @@ class MockQueue {
 
   private:
     [[nodiscard]] std::uint64_t available() const { return base_ + 16ULL * size_; }
-    [[nodiscard]] std::uint64_t used() const { return (available() + 6 + 2ULL * size_ + 3) & ~3ULL; }
+    [[nodiscard]] std::uint64_t used() const {
+        return (available() + 6 + 2ULL * size_ + 3) & ~3ULL;
+    }
     template <typename T>
     void put(std::uint64_t address, const T& value) {
-        STRATA_CHECK(memory_->store(memory::GuestAddress(address), value).ok(), "a mock ring lies outside RAM");
+        STRATA_CHECK(memory_->store(memory::GuestAddress(address), value).ok(),
+                     "a mock ring lies outside RAM");
     }
     template <typename T>
     [[nodiscard]] T get(std::uint64_t address) const {

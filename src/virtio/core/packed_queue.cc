@@ -26,17 +26,21 @@ struct PackedDescriptor {
 };
 static_assert(sizeof(PackedDescriptor) == kDescriptor);
 
-Error broken(const char* why) { return {ErrorKind::Failed, why}; }
+Error broken(const char* why) {
+    return {ErrorKind::Failed, why};
+}
 
 }  // namespace
 
-Result<std::unique_ptr<Virtqueue>> PackedQueue::create(const memory::GuestMemory& memory, const QueueSetup& setup,
+Result<std::unique_ptr<Virtqueue>> PackedQueue::create(const memory::GuestMemory& memory,
+                                                       const QueueSetup& setup,
                                                        std::uint64_t features) {
     if (setup.size == 0 || setup.size > kMaxSize) {
         return broken("a packed virtqueue has a size that is not offered");
     }
     std::unique_ptr<PackedQueue> queue(new PackedQueue(memory, setup.size, features));
-    queue->descriptors_ = STRATA_TRY(RingMemory::map(memory, setup.descriptors, kDescriptor * setup.size, 16));
+    queue->descriptors_ =
+        STRATA_TRY(RingMemory::map(memory, setup.descriptors, kDescriptor * setup.size, 16));
     queue->driver_event_ = STRATA_TRY(RingMemory::map(memory, setup.driver, 4, 4));
     queue->device_event_ = STRATA_TRY(RingMemory::map(memory, setup.device, 4, 4));
     return std::unique_ptr<Virtqueue>(std::move(queue));
@@ -49,8 +53,10 @@ void PackedQueue::advance(Position& position, unsigned places) const {
 }
 
 bool PackedQueue::available(const Position& position) const {
-    // acquire: the rest of the descriptor, and the chain's other descriptors, were written before these flags.
-    const auto flags = descriptors_.load16(kDescriptor * position.index + kFlags, std::memory_order_acquire);
+    // acquire: the rest of the descriptor, and the chain's other descriptors, were written before
+    // these flags.
+    const auto flags =
+        descriptors_.load16(kDescriptor * position.index + kFlags, std::memory_order_acquire);
     return ((flags & kAvailable) != 0) == position.wrap && ((flags & kUsed) != 0) != position.wrap;
 }
 
@@ -70,9 +76,11 @@ Result<std::optional<DescriptorChain>> PackedQueue::pop() {
             if (!indirect_ || more || places != 1) {
                 return broken("an indirect descriptor is not allowed here");
             }
-            STRATA_TRY_VOID(collect_indirect(descriptor.address, descriptor.length, buffers, first_writable));
+            STRATA_TRY_VOID(
+                collect_indirect(descriptor.address, descriptor.length, buffers, first_writable));
         } else {
-            STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length, (flags & DescriptorFlags::kWrite) != 0, buffers,
+            STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length,
+                                          (flags & DescriptorFlags::kWrite) != 0, buffers,
                                           first_writable));
         }
         if (!more) {
@@ -80,22 +88,26 @@ Result<std::optional<DescriptorChain>> PackedQueue::pop() {
             slots_out_ += places;
             ++in_flight_;
             return std::optional<DescriptorChain>(std::in_place, memory_, descriptor.id.value(),
-                                                  static_cast<std::uint16_t>(places), std::move(buffers), first_writable);
+                                                  static_cast<std::uint16_t>(places),
+                                                  std::move(buffers), first_writable);
         }
     }
     return broken("a descriptor chain is longer than its queue");
 }
 
 Result<> PackedQueue::collect_indirect(std::uint64_t address, std::uint32_t length,
-                                       std::vector<DescriptorChain::Buffer>& buffers, std::size_t& first_writable) const {
+                                       std::vector<DescriptorChain::Buffer>& buffers,
+                                       std::size_t& first_writable) const {
     const std::size_t entries = length / kDescriptor;
     if (length % kDescriptor != 0 || entries == 0 || entries > kMaxChain) {
         return broken("an indirect table has a bad size");
     }
     std::vector<PackedDescriptor> table(entries);
-    STRATA_TRY_VOID(memory_.read(memory::GuestAddress(address), std::as_writable_bytes(std::span(table))));
+    STRATA_TRY_VOID(
+        memory_.read(memory::GuestAddress(address), std::as_writable_bytes(std::span(table))));
     for (const PackedDescriptor& each : table) {
-        STRATA_TRY_VOID(append_buffer(each.address, each.length, (each.flags & DescriptorFlags::kWrite) != 0, buffers,
+        STRATA_TRY_VOID(append_buffer(each.address, each.length,
+                                      (each.flags & DescriptorFlags::kWrite) != 0, buffers,
                                       first_writable));
     }
     return ok();
@@ -124,14 +136,16 @@ void PackedQueue::stage(DescriptorChain chain, std::uint32_t written) {
 void PackedQueue::publish() {
     if (staged_) {
         // release: everything of the batch becomes visible first.
-        descriptors_.store16(kDescriptor * staged_->at.index + kFlags, staged_->flags, std::memory_order_release);
+        descriptors_.store16(kDescriptor * staged_->at.index + kFlags, staged_->flags,
+                             std::memory_order_release);
         staged_.reset();
     }
 }
 
 void PackedQueue::unpop(DescriptorChain chain) {
     const bool crosses = next_available_.index < chain.slots_;
-    next_available_.index = static_cast<std::uint16_t>(next_available_.index + (crosses ? size_ : 0) - chain.slots_);
+    next_available_.index =
+        static_cast<std::uint16_t>(next_available_.index + (crosses ? size_ : 0) - chain.slots_);
     next_available_.wrap = crosses ? !next_available_.wrap : next_available_.wrap;
     slots_out_ -= chain.slots_;
     --in_flight_;
@@ -144,7 +158,8 @@ bool PackedQueue::should_interrupt() {
     if (used == 0) {
         return false;
     }
-    // seq_cst: our descriptors must be visible before we look what the driver wants; the driver does the opposite.
+    // seq_cst: our descriptors must be visible before we look what the driver wants; the driver
+    // does the opposite.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const std::uint16_t flags = driver_event_.load16(kEventFlags) & 3;
     if (flags != kEventAtPosition || !event_index_) {
@@ -160,7 +175,8 @@ bool PackedQueue::should_interrupt() {
 bool PackedQueue::enable_notifications() {
     if (event_index_) {
         const auto wrap = static_cast<std::uint16_t>(next_available_.wrap ? 1U << 15 : 0);
-        device_event_.store16(kEventPosition, static_cast<std::uint16_t>(next_available_.index | wrap));
+        device_event_.store16(kEventPosition,
+                              static_cast<std::uint16_t>(next_available_.index | wrap));
         device_event_.store16(kEventFlags, kEventAtPosition, std::memory_order_release);
     } else {
         device_event_.store16(kEventFlags, kEventEnable);
@@ -169,7 +185,9 @@ bool PackedQueue::enable_notifications() {
     return slots_out_ < size_ && available(next_available_);
 }
 
-void PackedQueue::disable_notifications() { device_event_.store16(kEventFlags, kEventDisable); }
+void PackedQueue::disable_notifications() {
+    device_event_.store16(kEventFlags, kEventDisable);
+}
 
 void PackedQueue::save(state::StateWriter& writer, const Position& position) {
     writer.u16(position.index);

@@ -1,7 +1,8 @@
 // PackedQueue: the packed ring. VIRTIO 1.2, 2.8.
 //
-// One ring of descriptors that both sides rewrite; a descriptor's AVAIL and USED bits, compared with a wrap counter that flips at each
-// round, say whose it is. A chain lies in consecutive places and is given back in one of them.
+// One ring of descriptors that both sides rewrite; a descriptor's AVAIL and USED bits, compared
+// with a wrap counter that flips at each round, say whose it is. A chain lies in consecutive places
+// and is given back in one of them.
 #pragma once
 
 #include "virtio/core/ring_memory.h"
@@ -11,7 +12,8 @@ namespace strata::virtio {
 
 class PackedQueue final : public Virtqueue {
   public:
-    static Result<std::unique_ptr<Virtqueue>> create(const memory::GuestMemory& memory, const QueueSetup& setup,
+    static Result<std::unique_ptr<Virtqueue>> create(const memory::GuestMemory& memory,
+                                                     const QueueSetup& setup,
                                                      std::uint64_t features);
 
     Result<std::optional<DescriptorChain>> pop() override;
@@ -31,11 +33,14 @@ class PackedQueue final : public Virtqueue {
         bool wrap = true;
     };
     PackedQueue(const memory::GuestMemory& memory, std::uint16_t size, std::uint64_t features)
-        : memory_(memory), size_(size), event_index_((features & Feature::kEventIndex) != 0),
+        : memory_(memory),
+          size_(size),
+          event_index_((features & Feature::kEventIndex) != 0),
           indirect_((features & Feature::kIndirect) != 0) {}
     void advance(Position& position, unsigned places) const;
     [[nodiscard]] bool available(const Position& position) const;
-    Result<> collect_indirect(std::uint64_t address, std::uint32_t length, std::vector<DescriptorChain::Buffer>& buffers,
+    Result<> collect_indirect(std::uint64_t address, std::uint32_t length,
+                              std::vector<DescriptorChain::Buffer>& buffers,
                               std::size_t& first_writable) const;
     static void save(state::StateWriter& writer, const Position& position);
     void load(state::StateReader& reader, Position& position) const;

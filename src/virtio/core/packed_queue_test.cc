@@ -1,4 +1,5 @@
-// PackedQueue: rounds, chains, events, and drivers that break the rules, with a small driver beside it.
+// PackedQueue: rounds, chains, events, and drivers that break the rules, with a small driver beside
+// it.
 #include "virtio/core/packed_queue.h"
 
 #include <gtest/gtest.h>
@@ -54,7 +55,9 @@ class PackedDriver {
     }
 
   private:
-    static memory::GuestAddress place(std::uint16_t index) { return memory::GuestAddress(kRing + 16ULL * index); }
+    static memory::GuestAddress place(std::uint16_t index) {
+        return memory::GuestAddress(kRing + 16ULL * index);
+    }
     const memory::GuestMemory& memory_;
     std::uint16_t next_ = 0;
     bool wrap_ = true;
@@ -65,10 +68,11 @@ class PackedDriver {
 class PackedQueueTest : public testing::Test {
   protected:
     void make(std::uint64_t features) {
-        auto made = make_virtqueue(host_.memory(),
-                                   {kSize, memory::GuestAddress(kRing), memory::GuestAddress(kDriverEvent),
-                                    memory::GuestAddress(kDeviceEvent)},
-                                   features | Feature::kRingPacked);
+        auto made =
+            make_virtqueue(host_.memory(),
+                           {kSize, memory::GuestAddress(kRing), memory::GuestAddress(kDriverEvent),
+                            memory::GuestAddress(kDeviceEvent)},
+                           features | Feature::kRingPacked);
         ASSERT_TRUE(made.ok());
         queue_ = std::move(made).value();
     }
@@ -162,7 +166,8 @@ TEST_F(PackedQueueTest, EndlessChainIsRejected) {
     for (std::uint16_t index = 0; index < kSize; ++index) {
         ASSERT_TRUE(host_.memory()
                         .store(memory::GuestAddress(kRing + 16ULL * index),
-                               Wire{kData, 4U, std::uint16_t{0}, static_cast<std::uint16_t>(1U << 7 | DescriptorFlags::kNext)})
+                               Wire{kData, 4U, std::uint16_t{0},
+                                    static_cast<std::uint16_t>(1U << 7 | DescriptorFlags::kNext)})
                         .ok());
     }
     EXPECT_FALSE(queue_->pop().ok());
@@ -172,7 +177,8 @@ TEST_F(PackedQueueTest, IndirectTableIsTakenWhole) {
     make(Feature::kIndirect);
     const Wire table[2] = {{kData, 4U, std::uint16_t{0}, std::uint16_t{0}},
                            {kData + 8, 4U, std::uint16_t{0}, DescriptorFlags::kWrite}};
-    ASSERT_TRUE(host_.memory().write(memory::GuestAddress(0x30000), std::as_bytes(std::span(table))).ok());
+    ASSERT_TRUE(
+        host_.memory().write(memory::GuestAddress(0x30000), std::as_bytes(std::span(table))).ok());
     ASSERT_TRUE(host_.memory()
                     .store(memory::GuestAddress(kRing),
                            Wire{0x30000ULL, 32U, std::uint16_t{9},

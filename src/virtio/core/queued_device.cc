@@ -9,14 +9,16 @@
 
 namespace strata::virtio {
 
-void copy_config(std::span<const std::byte> config, std::uint64_t offset, std::span<std::byte> data) {
+void copy_config(std::span<const std::byte> config, std::uint64_t offset,
+                 std::span<std::byte> data) {
     for (std::byte& out : data) {
         out = offset < config.size() ? config[offset] : std::byte{0};
         ++offset;
     }
 }
 
-QueuedDevice::QueuedDevice(std::string label, std::vector<std::uint16_t> queue_sizes, io::EventLoop& loop)
+QueuedDevice::QueuedDevice(std::string label, std::vector<std::uint16_t> queue_sizes,
+                           io::EventLoop& loop)
     : label_(std::move(label)),
       sizes_(std::move(queue_sizes)),
       loop_(loop),
@@ -26,9 +28,11 @@ QueuedDevice::QueuedDevice(std::string label, std::vector<std::uint16_t> queue_s
 Result<> QueuedDevice::activate(const Activation& activation) {
     {
         const MutexLock lock(mutex_);
-        for (std::size_t index = 0; index < queues_.size() && index < activation.queues.size(); ++index) {
+        for (std::size_t index = 0; index < queues_.size() && index < activation.queues.size();
+             ++index) {
             if (activation.queues[index]) {
-                queues_[index] = STRATA_TRY(make_virtqueue(host_->memory(), *activation.queues[index], activation.features));
+                queues_[index] = STRATA_TRY(make_virtqueue(
+                    host_->memory(), *activation.queues[index], activation.features));
             }
         }
         features_ = activation.features;
@@ -134,7 +138,9 @@ void QueuedDevice::signal(unsigned index) {
 
 void QueuedDevice::fail(const Error& error) {
     static log::RateLimit limit;
-    log::guest(limit, "the driver broke the rules; the device waits for a reset device={} reason='{}'", label_, error.text());
+    log::guest(limit,
+               "the driver broke the rules; the device waits for a reset device={} reason='{}'",
+               label_, error.text());
     broken_ = true;
     host_->request_reset();
 }
@@ -172,8 +178,10 @@ Result<> QueuedDevice::save(state::StateWriter& writer) const {
     for (const auto& ring : queues_) {
         writer.boolean(ring != nullptr);
         if (ring) {
-            // The chains that broke a device are gone, and so is all use of its queues until the reset.
-            STRATA_CHECK(broken_ || ring->in_flight() == 0, "a queue is saved while requests are under way");
+            // The chains that broke a device are gone, and so is all use of its queues until the
+            // reset.
+            STRATA_CHECK(broken_ || ring->in_flight() == 0,
+                         "a queue is saved while requests are under way");
             ring->save(writer);
         }
     }

@@ -12,11 +12,14 @@ constexpr std::size_t kRing = 4;
 constexpr std::uint16_t kNoInterrupt = 1;  // available ring flags
 constexpr std::uint16_t kNoNotify = 1;     // used ring flags
 
-Error broken(const char* why) { return {ErrorKind::Failed, why}; }
+Error broken(const char* why) {
+    return {ErrorKind::Failed, why};
+}
 
 }  // namespace
 
-Result<std::unique_ptr<Virtqueue>> SplitQueue::create(const memory::GuestMemory& memory, const QueueSetup& setup,
+Result<std::unique_ptr<Virtqueue>> SplitQueue::create(const memory::GuestMemory& memory,
+                                                      const QueueSetup& setup,
                                                       std::uint64_t features) {
     if (!std::has_single_bit(setup.size) || setup.size > kMaxSize) {
         return broken("a split virtqueue's size is not a power of two");
@@ -39,13 +42,15 @@ Result<std::optional<DescriptorChain>> SplitQueue::pop() {
     if (waiting > size_ || in_flight_ >= size_) {
         return broken("the driver published more chains than the queue has places");
     }
-    const std::uint16_t head = available_.load16(kRing + 2 * std::size_t(next_available_ & (size_ - 1)));
+    const std::uint16_t head =
+        available_.load16(kRing + 2 * std::size_t(next_available_ & (size_ - 1)));
     auto buffers = take_spare();
     std::size_t first_writable = 0;
     STRATA_TRY_VOID(collect(head, buffers, first_writable));
     ++next_available_;
     ++in_flight_;
-    return std::optional<DescriptorChain>(std::in_place, memory_, head, std::uint16_t{1}, std::move(buffers), first_writable);
+    return std::optional<DescriptorChain>(std::in_place, memory_, head, std::uint16_t{1},
+                                          std::move(buffers), first_writable);
 }
 
 Result<> SplitQueue::collect(std::uint16_t head, std::vector<DescriptorChain::Buffer>& buffers,
@@ -63,7 +68,8 @@ Result<> SplitQueue::collect(std::uint16_t head, std::vector<DescriptorChain::Bu
             }
             return collect_indirect(descriptor, buffers, first_writable);
         }
-        STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length, (flags & DescriptorFlags::kWrite) != 0, buffers,
+        STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length,
+                                      (flags & DescriptorFlags::kWrite) != 0, buffers,
                                       first_writable));
         if ((flags & DescriptorFlags::kNext) == 0) {
             return ok();
@@ -73,7 +79,8 @@ Result<> SplitQueue::collect(std::uint16_t head, std::vector<DescriptorChain::Bu
     return broken("a descriptor chain is longer than its queue");
 }
 
-Result<> SplitQueue::collect_indirect(const Descriptor& table, std::vector<DescriptorChain::Buffer>& buffers,
+Result<> SplitQueue::collect_indirect(const Descriptor& table,
+                                      std::vector<DescriptorChain::Buffer>& buffers,
                                       std::size_t& first_writable) const {
     const std::uint32_t length = table.length;
     const std::size_t entries = length / sizeof(Descriptor);
@@ -81,7 +88,8 @@ Result<> SplitQueue::collect_indirect(const Descriptor& table, std::vector<Descr
         return broken("an indirect table has a bad size");
     }
     std::vector<Descriptor> copy(entries);
-    STRATA_TRY_VOID(memory_.read(memory::GuestAddress(table.address), std::as_writable_bytes(std::span(copy))));
+    STRATA_TRY_VOID(
+        memory_.read(memory::GuestAddress(table.address), std::as_writable_bytes(std::span(copy))));
     std::size_t at = 0;
     for (std::size_t count = 0; count < entries; ++count) {
         const Descriptor& descriptor = copy[at];
@@ -89,7 +97,8 @@ Result<> SplitQueue::collect_indirect(const Descriptor& table, std::vector<Descr
         if ((flags & DescriptorFlags::kIndirect) != 0) {
             return broken("an indirect table holds an indirect descriptor");
         }
-        STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length, (flags & DescriptorFlags::kWrite) != 0, buffers,
+        STRATA_TRY_VOID(append_buffer(descriptor.address, descriptor.length,
+                                      (flags & DescriptorFlags::kWrite) != 0, buffers,
                                       first_writable));
         if ((flags & DescriptorFlags::kNext) == 0) {
             return ok();
@@ -128,14 +137,16 @@ bool SplitQueue::should_interrupt() {
     if (before == next_used_) {
         return false;
     }
-    // seq_cst: our index must be visible before we look what the driver wants; the driver does the opposite.
+    // seq_cst: our index must be visible before we look what the driver wants; the driver does the
+    // opposite.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!event_index_) {
         return (available_.load16(kFlags) & kNoInterrupt) == 0;
     }
     const std::uint16_t event = available_.load16(used_event_offset());
     // VIRTIO 1.2, 2.7.7.2: did we pass the entry that the driver waits for?
-    return static_cast<std::uint16_t>(next_used_ - event - 1) < static_cast<std::uint16_t>(next_used_ - before);
+    return static_cast<std::uint16_t>(next_used_ - event - 1) <
+           static_cast<std::uint16_t>(next_used_ - before);
 }
 
 bool SplitQueue::enable_notifications() {

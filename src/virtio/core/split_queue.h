@@ -8,7 +8,8 @@ namespace strata::virtio {
 
 class SplitQueue final : public Virtqueue {
   public:
-    static Result<std::unique_ptr<Virtqueue>> create(const memory::GuestMemory& memory, const QueueSetup& setup,
+    static Result<std::unique_ptr<Virtqueue>> create(const memory::GuestMemory& memory,
+                                                     const QueueSetup& setup,
                                                      std::uint64_t features);
 
     Result<std::optional<DescriptorChain>> pop() override;
@@ -23,12 +24,17 @@ class SplitQueue final : public Virtqueue {
 
   private:
     SplitQueue(const memory::GuestMemory& memory, std::uint16_t size, std::uint64_t features)
-        : memory_(memory), size_(size), event_index_((features & Feature::kEventIndex) != 0),
+        : memory_(memory),
+          size_(size),
+          event_index_((features & Feature::kEventIndex) != 0),
           indirect_((features & Feature::kIndirect) != 0) {}
-    Result<> collect(std::uint16_t head, std::vector<DescriptorChain::Buffer>& buffers, std::size_t& first_writable) const;
-    Result<> collect_indirect(const Descriptor& table, std::vector<DescriptorChain::Buffer>& buffers,
+    Result<> collect(std::uint16_t head, std::vector<DescriptorChain::Buffer>& buffers,
+                     std::size_t& first_writable) const;
+    Result<> collect_indirect(const Descriptor& table,
+                              std::vector<DescriptorChain::Buffer>& buffers,
                               std::size_t& first_writable) const;
-    // Layouts: available ring: flags, idx, ring[size], used_event. Used ring: flags, idx, elements[size], avail_event.
+    // Layouts: available ring: flags, idx, ring[size], used_event. Used ring: flags, idx,
+    // elements[size], avail_event.
     [[nodiscard]] std::size_t used_event_offset() const { return 4 + 2 * std::size_t{size_}; }
     [[nodiscard]] std::size_t avail_event_offset() const { return 4 + 8 * std::size_t{size_}; }
 

@@ -60,7 +60,8 @@ TEST_F(SplitQueueTest, IndirectTableIsFollowed) {
     make(Feature::kIndirect);
     const Descriptor table[2] = {{kData, 4U, DescriptorFlags::kNext, std::uint16_t{1}},
                                  {kData + 8, 4U, DescriptorFlags::kWrite, std::uint16_t{0}}};
-    ASSERT_TRUE(host_.memory().write(memory::GuestAddress(0x30000), std::as_bytes(std::span(table))).ok());
+    ASSERT_TRUE(
+        host_.memory().write(memory::GuestAddress(0x30000), std::as_bytes(std::span(table))).ok());
     driver_->descriptor(3, 0x30000, sizeof(table), DescriptorFlags::kIndirect, 0);
     driver_->publish(3);
     auto chain = queue_->pop();
@@ -154,12 +155,21 @@ TEST_F(SplitQueueTest, UnpoppedChainComesAgain) {
 }
 
 TEST_F(SplitQueueTest, MisalignedOrOutlyingRingIsRefused) {
-    EXPECT_FALSE(make_virtqueue(host_.memory(), {8, memory::GuestAddress(8), memory::GuestAddress(0x1000),
-                                                 memory::GuestAddress(0x2000)}, 0).ok());
-    EXPECT_FALSE(make_virtqueue(host_.memory(), {8, memory::GuestAddress(0xfffff0), memory::GuestAddress(0x1000),
-                                                 memory::GuestAddress(0x2000)}, 0).ok());
-    EXPECT_FALSE(make_virtqueue(host_.memory(), {7, memory::GuestAddress(0), memory::GuestAddress(0x1000),
-                                                 memory::GuestAddress(0x2000)}, 0).ok());
+    EXPECT_FALSE(make_virtqueue(host_.memory(),
+                                {8, memory::GuestAddress(8), memory::GuestAddress(0x1000),
+                                 memory::GuestAddress(0x2000)},
+                                0)
+                     .ok());
+    EXPECT_FALSE(make_virtqueue(host_.memory(),
+                                {8, memory::GuestAddress(0xfffff0), memory::GuestAddress(0x1000),
+                                 memory::GuestAddress(0x2000)},
+                                0)
+                     .ok());
+    EXPECT_FALSE(make_virtqueue(host_.memory(),
+                                {7, memory::GuestAddress(0), memory::GuestAddress(0x1000),
+                                 memory::GuestAddress(0x2000)},
+                                0)
+                     .ok());
 }
 
 TEST_F(SplitQueueTest, LoadedQueueContinues) {

@@ -7,7 +7,8 @@
 namespace strata::virtio {
 
 Result<> Virtqueue::append_buffer(std::uint64_t address, std::uint32_t length, bool writable,
-                                  std::vector<DescriptorChain::Buffer>& buffers, std::size_t& first_writable) const {
+                                  std::vector<DescriptorChain::Buffer>& buffers,
+                                  std::size_t& first_writable) const {
     if (length != 0) {
         buffers.push_back({memory::GuestAddress(address), length});
     }
@@ -38,8 +39,8 @@ void Virtqueue::keep_spare(std::vector<DescriptorChain::Buffer> buffers) {
     }
 }
 
-Result<std::unique_ptr<Virtqueue>> make_virtqueue(const memory::GuestMemory& memory, const QueueSetup& setup,
-                                                  std::uint64_t features) {
+Result<std::unique_ptr<Virtqueue>> make_virtqueue(const memory::GuestMemory& memory,
+                                                  const QueueSetup& setup, std::uint64_t features) {
     return (features & Feature::kRingPacked) != 0 ? PackedQueue::create(memory, setup, features)
                                                   : SplitQueue::create(memory, setup, features);
 }

@@ -1,4 +1,5 @@
-// Wire facts of VIRTIO 1.2 that all devices share: status bits, features, device types, ring structures.
+// Wire facts of VIRTIO 1.2 that all devices share: status bits, features, device types, ring
+// structures.
 #pragma once
 
 #include <cstdint>

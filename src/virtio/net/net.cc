@@ -11,7 +11,8 @@ using net_wire::Header;
 using net_wire::HeaderFlags;
 
 bool fill_checksum(std::span<std::byte> frame, std::size_t start, std::size_t offset) {
-    if (start >= frame.size() || offset > frame.size() || frame.size() - offset < 2 || start > frame.size() - offset - 2) {
+    if (start >= frame.size() || offset > frame.size() || frame.size() - offset < 2 ||
+        start > frame.size() - offset - 2) {
         return false;
     }
     std::uint64_t sum = 0;
@@ -23,25 +24,29 @@ bool fill_checksum(std::span<std::byte> frame, std::size_t start, std::size_t of
         sum = (sum & 0xffff) + (sum >> 16);
     }
     auto checksum = static_cast<std::uint16_t>(~sum);
-    checksum = checksum == 0 ? 0xffff : checksum;  // UDP: zero would mean "none"; for TCP both are zero
+    checksum =
+        checksum == 0 ? 0xffff : checksum;  // UDP: zero would mean "none"; for TCP both are zero
     const Be16 wire(checksum);
     std::memcpy(frame.data() + start + offset, &wire, sizeof(wire));
     return true;
 }
 
-NetDevice::NetDevice(const NetDeviceConfig& config, std::unique_ptr<net::NetBackend> backend, io::EventLoop& loop)
+NetDevice::NetDevice(const NetDeviceConfig& config, std::unique_ptr<net::NetBackend> backend,
+                     io::EventLoop& loop)
     : QueuedDevice(config.label, {config.queue_size, config.queue_size, 64}, loop),
       backend_(std::move(backend)),
       mac_(config.mac) {
     backend_->attach([this] { wake(kReceive); });
 }
 
-NetDevice::~NetDevice() { backend_->attach({}); }
+NetDevice::~NetDevice() {
+    backend_->attach({});
+}
 
 std::uint64_t NetDevice::offered_features() const {
-    return kRingFeatures | Features::kChecksum | Features::kMac | Features::kMergeReceive | Features::kStatus |
-           Features::kControl | Features::kControlReceive | Features::kControlMac |
-           (backend_->checksums_good() ? Features::kGuestChecksum : 0);
+    return kRingFeatures | Features::kChecksum | Features::kMac | Features::kMergeReceive |
+           Features::kStatus | Features::kControl | Features::kControlReceive |
+           Features::kControlMac | (backend_->checksums_good() ? Features::kGuestChecksum : 0);
 }
 
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const {
@@ -62,7 +67,9 @@ void NetDevice::set_link(bool up) {
     }
 }
 
-Result<> NetDevice::serve(unsigned index) { return index == kReceive ? receive() : QueuedDevice::serve(index); }
+Result<> NetDevice::serve(unsigned index) {
+    return index == kReceive ? receive() : QueuedDevice::serve(index);
+}
 
 Result<> NetDevice::serve_chain(unsigned index, DescriptorChain chain) {
     return index == kTransmit ? transmit(std::move(chain)) : control(std::move(chain));
@@ -118,7 +125,8 @@ Result<bool> NetDevice::deliver(std::span<const std::byte> frame) {
         }
         room += part;
         if (!merge && room < wanted) {
-            // VIRTIO 1.2, 5.1.6.3.1 asks the driver for larger buffers: this frame cannot be delivered.
+            // VIRTIO 1.2, 5.1.6.3.1 asks the driver for larger buffers: this frame cannot be
+            // delivered.
             ring.unpop(std::move(taken_.back()));
             taken_.pop_back();
             return true;

@@ -1,8 +1,10 @@
-// NetDevice: virtio-net over a net::NetBackend: one queue pair and the control queue. VIRTIO 1.2, 5.1.
+// NetDevice: virtio-net over a net::NetBackend: one queue pair and the control queue.
+// VIRTIO 1.2, 5.1.
 //
-// Frames are copied once in each direction. A frame for the guest stays in the backend until the driver has given enough
-// buffers, so back-pressure reaches the backend. Checksums that the driver leaves to the device are filled in here.
-// The receive filter is advisory in VIRTIO: the commands are taken and every frame is delivered.
+// Frames are copied once in each direction. A frame for the guest stays in the backend until the
+// driver has given enough buffers, so back-pressure reaches the backend. Checksums that the driver
+// leaves to the device are filled in here. The receive filter is advisory in VIRTIO: the commands
+// are taken and every frame is delivered.
 #pragma once
 
 #include <array>
@@ -26,7 +28,8 @@ struct NetDeviceConfig {
 class NetDevice final : public QueuedDevice {
   public:
     /// Takes `backend`, which lives on the same `loop`.
-    NetDevice(const NetDeviceConfig& config, std::unique_ptr<net::NetBackend> backend, io::EventLoop& loop);
+    NetDevice(const NetDeviceConfig& config, std::unique_ptr<net::NetBackend> backend,
+              io::EventLoop& loop);
     ~NetDevice() override;
     [[nodiscard]] DeviceType type() const override { return DeviceType::Net; }
     [[nodiscard]] std::uint64_t offered_features() const override;
@@ -56,12 +59,13 @@ class NetDevice final : public QueuedDevice {
     const std::unique_ptr<net::NetBackend> backend_;
     MacAddress mac_ STRATA_GUARDED_BY(mutex_);
     bool link_ STRATA_GUARDED_BY(mutex_) = true;
-    std::vector<std::byte> frame_ STRATA_GUARDED_BY(mutex_);        ///< the frame being sent
-    std::vector<DescriptorChain> taken_ STRATA_GUARDED_BY(mutex_);  ///< chains for the frame being delivered; else empty
+    std::vector<std::byte> frame_ STRATA_GUARDED_BY(mutex_);  ///< the frame being sent
+    std::vector<DescriptorChain> taken_
+        STRATA_GUARDED_BY(mutex_);  ///< chains for the frame being delivered; else empty
 };
 
-/// Fills the ones' complement checksum over [start, end) of `frame` in at start + offset, as a driver asks with NEEDS_CSUM.
-/// False if that is outside the frame.
+/// Fills the ones' complement checksum over [start, end) of `frame` in at start + offset, as a
+/// driver asks with NEEDS_CSUM. False if that is outside the frame.
 bool fill_checksum(std::span<std::byte> frame, std::size_t start, std::size_t offset);
 
 }  // namespace strata::virtio

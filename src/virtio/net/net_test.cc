@@ -1,9 +1,9 @@
 // NetDevice: frames in both directions, merged buffers, checksums, control commands, state.
 #include "virtio/net/net.h"
 
-#include <gtest/gtest.h>
-
 #include <deque>
+
+#include <gtest/gtest.h>
 
 #include "virtio/core/mock_queue.h"
 
@@ -15,9 +15,12 @@ constexpr std::uint64_t kData = 0x50000;
 class FakeBackend final : public net::NetBackend {
   public:
     void attach(std::function<void()> readable) override { readable_ = std::move(readable); }
-    void send(std::span<const std::byte> frame) override { sent.emplace_back(frame.begin(), frame.end()); }
+    void send(std::span<const std::byte> frame) override {
+        sent.emplace_back(frame.begin(), frame.end());
+    }
     [[nodiscard]] std::optional<std::span<const std::byte>> peek() const override {
-        return waiting.empty() ? std::nullopt : std::optional(std::span<const std::byte>(waiting.front()));
+        return waiting.empty() ? std::nullopt
+                               : std::optional(std::span<const std::byte>(waiting.front()));
     }
     void pop() override { waiting.pop_front(); }
     [[nodiscard]] bool checksums_good() const override { return true; }
@@ -46,7 +49,9 @@ class NetDeviceTest : public testing::Test {
         device_->attach(host_);
     }
     void activate(std::uint64_t features) {
-        ASSERT_TRUE(device_->activate({features, {receive_.setup(), transmit_.setup(), control_.setup()}}).ok());
+        ASSERT_TRUE(
+            device_->activate({features, {receive_.setup(), transmit_.setup(), control_.setup()}})
+                .ok());
         run_posted(*loop_);
     }
     void kick(unsigned queue) {

@@ -8,8 +8,10 @@
 namespace strata::virtio::net_wire {
 
 struct Features {
-    static constexpr std::uint64_t kChecksum = 1ULL << 0;       ///< the driver may leave checksums to the device
-    static constexpr std::uint64_t kGuestChecksum = 1ULL << 1;  ///< the driver takes frames marked as checked
+    static constexpr std::uint64_t kChecksum =
+        1ULL << 0;  ///< the driver may leave checksums to the device
+    static constexpr std::uint64_t kGuestChecksum =
+        1ULL << 1;  ///< the driver takes frames marked as checked
     static constexpr std::uint64_t kMac = 1ULL << 5;
     static constexpr std::uint64_t kMergeReceive = 1ULL << 15;
     static constexpr std::uint64_t kStatus = 1ULL << 16;

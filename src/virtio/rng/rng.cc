@@ -1,10 +1,10 @@
 // RngDevice: filling buffers within the budget.
 #include "virtio/rng/rng.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <array>
+
+#include <sys/random.h>
 
 namespace strata::virtio {
 
@@ -22,7 +22,8 @@ RngDevice::~RngDevice() {
 void RngDevice::grow_budget() {
     const auto now = io::EventLoop::Clock::now();
     const auto passed = std::chrono::duration_cast<std::chrono::microseconds>(now - grown_);
-    const auto micros = static_cast<std::uint64_t>(std::clamp<std::int64_t>(passed.count(), 0, 1'000'000));
+    const auto micros =
+        static_cast<std::uint64_t>(std::clamp<std::int64_t>(passed.count(), 0, 1'000'000));
     budget_ = std::min(bytes_per_second_, budget_ + bytes_per_second_ / 1000 * micros / 1000);
     grown_ = now;
 }
@@ -34,7 +35,8 @@ Result<> RngDevice::serve(unsigned index) {
     for (unsigned count = 0; count < kBatch; ++count) {
         if (budget_ < kMaxBytes) {
             loop().cancel(timer_);
-            timer_ = loop().at(io::EventLoop::Clock::now() + std::chrono::milliseconds(20), [this] { wake(0); });
+            timer_ = loop().at(io::EventLoop::Clock::now() + std::chrono::milliseconds(20),
+                               [this] { wake(0); });
             signal(index);
             return ok();
         }
@@ -56,7 +58,8 @@ Result<> RngDevice::fill(DescriptorChain chain) {
     std::array<std::byte, 256> bytes{};
     std::uint64_t done = 0;
     while (done < wanted) {
-        const auto part = std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), wanted - done));
+        const auto part =
+            std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), wanted - done));
         // getrandom gives up to 256 bytes at once and whole (random(7)).
         if (::getrandom(part.data(), part.size(), 0) != static_cast<ssize_t>(part.size())) {
             break;  // the driver gets what there is

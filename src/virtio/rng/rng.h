@@ -1,7 +1,8 @@
 // RngDevice: virtio-rng: random bytes of the host for the guest. VIRTIO 1.2, 5.4.
 //
-// Bytes come from getrandom(2). A guest gets at most RngConfig::bytes_per_second; a request past that waits in the ring
-// until the budget has grown again, so a guest that asks in a loop costs the host a bounded share of a core.
+// Bytes come from getrandom(2). A guest gets at most RngConfig::bytes_per_second; a request past
+// that waits in the ring until the budget has grown again, so a guest that asks in a loop costs the
+// host a bounded share of a core.
 #pragma once
 
 #include <chrono>
@@ -21,7 +22,9 @@ class RngDevice final : public QueuedDevice {
     ~RngDevice() override;
     [[nodiscard]] DeviceType type() const override { return DeviceType::Entropy; }
     [[nodiscard]] std::uint64_t offered_features() const override { return kRingFeatures; }
-    void read_config(std::uint64_t offset, std::span<std::byte> data) const override { copy_config({}, offset, data); }
+    void read_config(std::uint64_t offset, std::span<std::byte> data) const override {
+        copy_config({}, offset, data);
+    }
 
   private:
     /// The most that one chain is given.

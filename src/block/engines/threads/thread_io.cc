@@ -1,12 +1,12 @@
 // ThreadIo: the workers.
 #include "block/engines/threads/thread_io.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace strata::block {
 namespace {
@@ -19,11 +19,18 @@ std::int64_t execute(const IoCommand& command) {
         const auto offset = static_cast<off_t>(command.offset);
         const auto count = static_cast<int>(command.count);
         switch (command.op) {
-            case IoOp::Readv: result = ::preadv2(command.fd, command.vectors, count, offset, command.flags); break;
-            case IoOp::Writev: result = ::pwritev2(command.fd, command.vectors, count, offset, command.flags); break;
-            case IoOp::Datasync: result = ::fdatasync(command.fd); break;
+            case IoOp::Readv:
+                result = ::preadv2(command.fd, command.vectors, count, offset, command.flags);
+                break;
+            case IoOp::Writev:
+                result = ::pwritev2(command.fd, command.vectors, count, offset, command.flags);
+                break;
+            case IoOp::Datasync:
+                result = ::fdatasync(command.fd);
+                break;
             case IoOp::Fallocate:
-                result = ::fallocate(command.fd, command.flags, offset, static_cast<off_t>(command.length));
+                result = ::fallocate(command.fd, command.flags, offset,
+                                     static_cast<off_t>(command.length));
                 break;
         }
     } while (result < 0 && errno == EINTR);
@@ -33,7 +40,8 @@ std::int64_t execute(const IoCommand& command) {
 }  // namespace
 
 Result<std::unique_ptr<AsyncIo>> ThreadIo::create(unsigned depth, bool inline_at_first) {
-    std::unique_ptr<ThreadIo> made(new ThreadIo(STRATA_TRY(io::EventFd::create()), std::clamp(depth, 1U, kWorkers)));
+    std::unique_ptr<ThreadIo> made(
+        new ThreadIo(STRATA_TRY(io::EventFd::create()), std::clamp(depth, 1U, kWorkers)));
     made->inline_ = inline_at_first;
     if (!inline_at_first) {
         made->start_workers();

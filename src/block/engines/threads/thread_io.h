@@ -1,6 +1,8 @@
-// ThreadIo: the engine for hosts without io_uring: a few threads that make the blocking system calls.
+// ThreadIo: the engine for hosts without io_uring: a few threads that make the blocking system
+// calls.
 //
-// Threads: submit(), kick(), reap() and wait() belong to the owner; the workers share the two queues under mutex_.
+// Threads: submit(), kick(), reap() and wait() belong to the owner; the workers share the two
+// queues under mutex_.
 #pragma once
 
 #include <deque>
@@ -25,7 +27,8 @@ class ThreadIo final : public AsyncIo {
     void set_inline(bool on) override;
 
   private:
-    ThreadIo(io::EventFd signal, unsigned threads) : signal_(std::move(signal)), threads_(threads) {}
+    ThreadIo(io::EventFd signal, unsigned threads)
+        : signal_(std::move(signal)), threads_(threads) {}
     void start_workers();
     void work();
 

@@ -25,21 +25,26 @@ UringIo::~UringIo() {
     }
 }
 
-void UringIo::submit(const IoCommand& command) { waiting_.push_back(command); }
+void UringIo::submit(const IoCommand& command) {
+    waiting_.push_back(command);
+}
 
 void UringIo::prepare(io_uring_sqe& entry, const IoCommand& command) {
     switch (command.op) {
         case IoOp::Readv:
-            ::io_uring_prep_readv2(&entry, command.fd, command.vectors, command.count, command.offset, command.flags);
+            ::io_uring_prep_readv2(&entry, command.fd, command.vectors, command.count,
+                                   command.offset, command.flags);
             break;
         case IoOp::Writev:
-            ::io_uring_prep_writev2(&entry, command.fd, command.vectors, command.count, command.offset, command.flags);
+            ::io_uring_prep_writev2(&entry, command.fd, command.vectors, command.count,
+                                    command.offset, command.flags);
             break;
         case IoOp::Datasync:
             ::io_uring_prep_fsync(&entry, command.fd, IORING_FSYNC_DATASYNC);
             break;
         case IoOp::Fallocate:
-            ::io_uring_prep_fallocate(&entry, command.fd, command.flags, static_cast<off_t>(command.offset),
+            ::io_uring_prep_fallocate(&entry, command.fd, command.flags,
+                                      static_cast<off_t>(command.offset),
                                       static_cast<off_t>(command.length));
             break;
     }
@@ -50,7 +55,8 @@ void UringIo::prepare(io_uring_sqe& entry, const IoCommand& command) {
 }
 
 void UringIo::fill() {
-    // Never more under way than the ring has places, so the completion ring (twice as large) cannot overflow.
+    // Never more under way than the ring has places, so the completion ring (twice as large) cannot
+    // overflow.
     while (!waiting_.empty() && in_kernel_ < depth_) {
         io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
         if (entry == nullptr) {
@@ -69,10 +75,11 @@ void UringIo::kick() {
         do {
             submitted = ::io_uring_submit(&ring_);
         } while (submitted == -EINTR);
-        // EAGAIN, EBUSY: the kernel is short of memory; the entries stay in the ring and go with the next kick, which the
-        // completions under way or this signal bring.
+        // EAGAIN, EBUSY: the kernel is short of memory; the entries stay in the ring and go with
+        // the next kick, which the completions under way or this signal bring.
         if (submitted < 0) {
-            STRATA_CHECK(submitted == -EAGAIN || submitted == -EBUSY || submitted == -ENOMEM, "io_uring_submit failed");
+            STRATA_CHECK(submitted == -EAGAIN || submitted == -EBUSY || submitted == -ENOMEM,
+                         "io_uring_submit failed");
             done_.signal();
         }
     }

@@ -30,8 +30,8 @@ class UringIo final : public AsyncIo {
     bool made_ = false;
     io::EventFd done_;
     const unsigned depth_;
-    unsigned in_kernel_ = 0;          ///< submitted or prepared, not reaped
-    std::deque<IoCommand> waiting_;   ///< no place in the ring yet
+    unsigned in_kernel_ = 0;         ///< submitted or prepared, not reaped
+    std::deque<IoCommand> waiting_;  ///< no place in the ring yet
 };
 
 }  // namespace strata::block

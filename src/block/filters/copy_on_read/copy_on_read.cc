@@ -23,7 +23,9 @@ constexpr NodeDriver kDriver{.name = "copy-on-read", .open = &open};
 
 }  // namespace
 
-const NodeDriver& driver() { return kDriver; }
+const NodeDriver& driver() {
+    return kDriver;
+}
 
 /// Clusters that nobody else copies or writes while it lives.
 class [[nodiscard]] CopyOnReadNode::Hold {
@@ -42,15 +44,20 @@ class [[nodiscard]] CopyOnReadNode::Hold {
 };
 
 CopyOnReadNode::CopyOnReadNode(NodePtr child)
-    : FilterNode(std::move(child)), cluster_(traits().cluster_size != 0 ? traits().cluster_size : kDefaultCluster), released_(loop()) {}
+    : FilterNode(std::move(child)),
+      cluster_(traits().cluster_size != 0 ? traits().cluster_size : kDefaultCluster),
+      released_(loop()) {}
 
-CopyOnReadNode::Stretch CopyOnReadNode::clusters_of(std::uint64_t offset, std::uint64_t length) const {
+CopyOnReadNode::Stretch CopyOnReadNode::clusters_of(std::uint64_t offset,
+                                                    std::uint64_t length) const {
     const std::uint64_t end = (offset + length + cluster_ - 1) / cluster_ * cluster_;
     return {offset / cluster_ * cluster_, std::min(end, std::max(size(), offset + length))};
 }
 
 Task<> CopyOnReadNode::acquire(Stretch clusters, std::list<Stretch>::iterator& place) {
-    while (std::any_of(held_.begin(), held_.end(), [&](const Stretch& each) { return each.first < clusters.end && clusters.first < each.end; })) {
+    while (std::any_of(held_.begin(), held_.end(), [&](const Stretch& each) {
+        return each.first < clusters.end && clusters.first < each.end;
+    })) {
         co_await released_.wait();
     }
     place = held_.insert(held_.end(), clusters);
@@ -60,11 +67,13 @@ Task<> CopyOnReadNode::acquire(Stretch clusters, std::list<Stretch>::iterator& p
 Task<bool> CopyOnReadNode::only_below(std::uint64_t offset, std::uint64_t& length) {
     STRATA_CO_TRY(const Extent own, co_await child().status(offset, length));
     length = own.length;
-    if (own.kind != Extent::Kind::Unallocated || child().backing() == nullptr || offset >= child().backing()->size()) {
+    if (own.kind != Extent::Kind::Unallocated || child().backing() == nullptr ||
+        offset >= child().backing()->size()) {
         co_return false;
     }
     length = std::min(length, child().backing()->size() - offset);
-    STRATA_CO_TRY(const Extent below, co_await status_of_chain(*child().backing(), nullptr, offset, length));
+    STRATA_CO_TRY(const Extent below,
+                  co_await status_of_chain(*child().backing(), nullptr, offset, length));
     length = below.length;
     co_return below.kind == Extent::Kind::Data;
 }
@@ -83,7 +92,8 @@ Task<> CopyOnReadNode::copy_up(std::uint64_t offset, std::uint64_t length) {
             note(NodeEvent::CorWrite);
             Result<> written = co_await child().write(at, Buffers::of(bytes));
             if (!written.ok() && !std::exchange(told_, true)) {
-                log::warn("what was read from a layer below cannot be kept disk='{}' reason='{}'", name(), written.error().text());
+                log::warn("what was read from a layer below cannot be kept disk='{}' reason='{}'",
+                          name(), written.error().text());
             }
         }
         at += part;
@@ -122,7 +132,8 @@ Task<> CopyOnReadNode::write_compressed(std::uint64_t offset, Buffers from) {
     co_return co_await child().write_compressed(offset, from);
 }
 
-Task<> CopyOnReadNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
+Task<> CopyOnReadNode::write_zeroes(std::uint64_t offset, std::uint64_t length,
+                                    ZeroOptions options) {
     std::list<Stretch>::iterator place;
     STRATA_CO_TRY_VOID(co_await acquire(clusters_of(offset, length), place));
     const Hold hold(*this, place);

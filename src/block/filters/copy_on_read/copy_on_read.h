@@ -1,7 +1,9 @@
-// CopyOnReadNode: a filter over an overlay: what is read from a layer below is written into the overlay, whole clusters at a time.
+// CopyOnReadNode: a filter over an overlay: what is read from a layer below is written into the
+// overlay, whole clusters at a time.
 //
-// A copy and a write of the same clusters exclude each other, so that no copy puts old data over new. What all layers below lack
-// is not copied. A copy that cannot be written (the host is full) is told once in the log; the read itself has succeeded.
+// A copy and a write of the same clusters exclude each other, so that no copy puts old data over
+// new. What all layers below lack is not copied. A copy that cannot be written (the host is full)
+// is told once in the log; the read itself has succeeded.
 #pragma once
 
 #include <list>
@@ -29,7 +31,8 @@ class CopyOnReadNode final : public FilterNode {
     class Hold;
     Task<> acquire(Stretch clusters, std::list<Stretch>::iterator& place);
     [[nodiscard]] Stretch clusters_of(std::uint64_t offset, std::uint64_t length) const;
-    /// Whether the layers below have anything there; `length` becomes that of the stretch the answer holds for.
+    /// Whether the layers below have anything there; `length` becomes that of the stretch the
+    /// answer holds for.
     Task<bool> only_below(std::uint64_t offset, std::uint64_t& length);
     Task<> copy_up(std::uint64_t offset, std::uint64_t length);
 

@@ -26,7 +26,8 @@ Task<RuleSet> read_config(Loop& loop, std::string path) {
         co_return std::move(opened).error().context("Could not read blkdebug config file");
     }
     std::string text(std::min((*opened)->size(), kMaxConfig), ' ');
-    STRATA_CO_TRY_VOID(co_await (*opened)->read(0, Buffers(std::as_writable_bytes(std::span(text)))));
+    STRATA_CO_TRY_VOID(
+        co_await (*opened)->read(0, Buffers(std::as_writable_bytes(std::span(text)))));
     STRATA_CO_TRY_VOID(co_await (*opened)->close());
     co_return parse_config(text, path);
 }
@@ -47,7 +48,8 @@ Task<NodePtr> open_blkdebug(Loop& loop, NodeTree tree, OpenOptions options) {
     RuleSet rules;
     if (const auto config = tree.take("config"); config && !config->empty()) {
         if (options.named_by_image) {
-            co_return Error{ErrorKind::PermissionDenied, "an image may not name a configuration file of blkdebug", EPERM};
+            co_return Error{ErrorKind::PermissionDenied,
+                            "an image may not name a configuration file of blkdebug", EPERM};
         }
         STRATA_CO_TRY(rules, co_await read_config(loop, *config));
     }
@@ -74,8 +76,12 @@ constexpr NodeDriver kBlkdebug{.name = "blkdebug", .open = &open_blkdebug};
 
 }  // namespace
 
-const NodeDriver& driver() { return kDriver; }
-const NodeDriver& blkdebug_driver() { return kBlkdebug; }
+const NodeDriver& driver() {
+    return kDriver;
+}
+const NodeDriver& blkdebug_driver() {
+    return kBlkdebug;
+}
 
 FaultNode::FaultNode(NodePtr child, std::string_view driver, RuleSet rules, std::uint64_t seed)
     : FilterNode(std::move(child)), driver_(driver), random_(seed) {
@@ -143,7 +149,8 @@ Task<FaultNode::Verdict> FaultNode::judge(IoKind kind, std::uint64_t offset, std
     }
     ++injected_;
     // Only a delay: the request goes on.
-    const Verdict verdict{rule->effect, rule->error, rule->effect != Effect::Fail || rule->error != 0};
+    const Verdict verdict{rule->effect, rule->error,
+                          rule->effect != Effect::Fail || rule->error != 0};
     const auto delay = rule->delay;
     const bool immediately = rule->immediately;
     if (delay.count() != 0) {
@@ -154,11 +161,14 @@ Task<FaultNode::Verdict> FaultNode::judge(IoKind kind, std::uint64_t offset, std
     co_return verdict;
 }
 
-Result<> FaultNode::outcome(const Verdict& verdict, std::string_view what, std::uint64_t offset, std::uint64_t length) const {
+Result<> FaultNode::outcome(const Verdict& verdict, std::string_view what, std::uint64_t offset,
+                            std::uint64_t length) const {
     if (verdict.error == 0) {
         return ok();
     }
-    return Error::from_errno(fmt::format("'{}': {} of {} bytes at {} was made to fail", name(), what, length, offset), verdict.error);
+    return Error::from_errno(
+        fmt::format("'{}': {} of {} bytes at {} was made to fail", name(), what, length, offset),
+        verdict.error);
 }
 
 Task<> FaultNode::read(std::uint64_t offset, Buffers into) {
@@ -171,7 +181,8 @@ Task<> FaultNode::read(std::uint64_t offset, Buffers into) {
 
 Task<> FaultNode::write_torn(std::uint64_t offset, Buffers from, Verdict verdict) {
     const std::uint64_t sectors = (from.size() + kSector - 1) / kSector;
-    const std::uint64_t kept = std::uniform_int_distribution<std::uint64_t>(0, sectors - 1)(random_) * kSector;
+    const std::uint64_t kept =
+        std::uniform_int_distribution<std::uint64_t>(0, sectors - 1)(random_) * kSector;
     if (kept != 0) {
         STRATA_CO_TRY_VOID(co_await child().write(offset, from.slice(0, kept)));
     }

@@ -1,8 +1,10 @@
-// FaultNode: a filter that makes things go wrong: errors, delays, torn and lost writes, by rule (rules.h).
+// FaultNode: a filter that makes things go wrong: errors, delays, torn and lost writes, by rule
+// (rules.h).
 //
-// For tests of whatever lies above. The rules may be changed and switched while requests are under way, on the graph's thread.
-// Two names open it: "fault" (child "file", rules.N.…) and "blkdebug" (child "image", config, inject-error.N.…, set-state.N.…, and
-// the limits of limits_node.h), which takes QEMU's configurations.
+// For tests of whatever lies above. The rules may be changed and switched while requests are under
+// way, on the graph's thread. Two names open it: "fault" (child "file", rules.N.…) and "blkdebug"
+// (child "image", config, inject-error.N.…, set-state.N.…, and the limits of limits_node.h), which
+// takes QEMU's configurations.
 #pragma once
 
 #include <random>
@@ -45,7 +47,8 @@ class FaultNode final : public FilterNode {
     Task<Verdict> judge(IoKind kind, std::uint64_t offset, std::uint64_t length);
     [[nodiscard]] Rule* find_rule(IoKind kind, std::uint64_t offset, std::uint64_t length);
     bool strikes(Rule& rule);
-    [[nodiscard]] Result<> outcome(const Verdict& verdict, std::string_view what, std::uint64_t offset, std::uint64_t length) const;
+    [[nodiscard]] Result<> outcome(const Verdict& verdict, std::string_view what,
+                                   std::uint64_t offset, std::uint64_t length) const;
     Task<> write_torn(std::uint64_t offset, Buffers from, Verdict verdict);
 
     const std::string_view driver_;

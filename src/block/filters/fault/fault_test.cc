@@ -1,12 +1,12 @@
 // Fault injection: rules, states, effects, and blkdebug's forms of them.
-#include <unistd.h>
-
-#include <gtest/gtest.h>
+#include "block/filters/fault/fault.h"
 
 #include <cerrno>
 #include <fstream>
 
-#include "block/filters/fault/fault.h"
+#include <gtest/gtest.h>
+#include <unistd.h>
+
 #include "block/registry.h"
 
 namespace strata::block::fault {
@@ -40,11 +40,15 @@ class FaultTest : public testing::Test {
         return ok();
     }
     Result<> open_rules(OptionList options) {
-        options.insert(options.end(), {{"driver", "fault"}, {"file.driver", "raw"}, {"file.file.filename", path_}});
+        options.insert(
+            options.end(),
+            {{"driver", "fault"}, {"file.driver", "raw"}, {"file.file.filename", path_}});
         return open(std::move(options));
     }
     /// The errno of a request; 0 if it succeeds.
-    static int number(const Result<>& result) { return result.ok() ? 0 : result.error().system_errno(); }
+    static int number(const Result<>& result) {
+        return result.ok() ? 0 : result.error().system_errno();
+    }
     int read(std::uint64_t offset, std::size_t length = 512) {
         bytes_.assign(length, std::byte{0xEE});
         return number(loop_->run(node_->read(offset, Buffers(std::span(bytes_)))));
@@ -62,7 +66,11 @@ class FaultTest : public testing::Test {
 };
 
 TEST_F(FaultTest, RuleOfARangeStrikesWhatTouchesIt) {
-    ASSERT_TRUE(open_rules({{"rules.0.iotype", "read"}, {"rules.0.from", "4k"}, {"rules.0.length", "1k"}, {"rules.0.errno", "ENOSPC"}}).ok());
+    ASSERT_TRUE(open_rules({{"rules.0.iotype", "read"},
+                            {"rules.0.from", "4k"},
+                            {"rules.0.length", "1k"},
+                            {"rules.0.errno", "ENOSPC"}})
+                    .ok());
     EXPECT_EQ(read(4096 - 512), 0);
     EXPECT_EQ(read(4095, 2), ENOSPC);
     EXPECT_EQ(read(5119, 1), ENOSPC);
@@ -80,20 +88,28 @@ TEST_F(FaultTest, RuleIsUsedUpAfterItsCount) {
 }
 
 TEST_F(FaultTest, LostWriteSucceedsAndLeavesNothing) {
-    ASSERT_TRUE(open_rules({{"rules.0.effect", "lost"}, {"rules.0.iotype", "write"}, {"rules.0.count", "1"}}).ok());
+    ASSERT_TRUE(
+        open_rules(
+            {{"rules.0.effect", "lost"}, {"rules.0.iotype", "write"}, {"rules.0.count", "1"}})
+            .ok());
     EXPECT_EQ(write(0), 0);
     EXPECT_EQ(read(0), 0);
     EXPECT_EQ(bytes_[0], std::byte{0});
 }
 
 TEST_F(FaultTest, TornWriteLeavesItsFirstSectors) {
-    ASSERT_TRUE(open_rules({{"rules.0.effect", "torn"}, {"rules.0.iotype", "write"}, {"rules.0.errno", "EIO"}, {"seed", "3"}}).ok());
+    ASSERT_TRUE(open_rules({{"rules.0.effect", "torn"},
+                            {"rules.0.iotype", "write"},
+                            {"rules.0.errno", "EIO"},
+                            {"seed", "3"}})
+                    .ok());
     EXPECT_EQ(write(0, 64 * 512), EIO);
     ASSERT_EQ(read(0, 64 * 512), 0);
     const auto kept = std::find(bytes_.begin(), bytes_.end(), std::byte{0}) - bytes_.begin();
     EXPECT_LT(kept, 64 * 512);
     EXPECT_EQ(kept % 512, 0);
-    EXPECT_TRUE(std::all_of(bytes_.begin() + kept, bytes_.end(), [](std::byte each) { return each == std::byte{0}; }));
+    EXPECT_TRUE(std::all_of(bytes_.begin() + kept, bytes_.end(),
+                            [](std::byte each) { return each == std::byte{0}; }));
 }
 
 TEST_F(FaultTest, RulesAreSwitchedWhileRunning) {
@@ -137,8 +153,13 @@ TEST_F(FaultTest, BlkdebugFollowsEventsAndStates) {
 
 TEST_F(FaultTest, BlkdebugReadsItsConfigurationFile) {
     const std::string config = path_ + ".conf";
-    std::ofstream(config) << "# comment\n[inject-error]\nevent = \"write_aio\"\nsector = \"8\"\nerrno = \"30\"\n\n[set-state]\nevent = \"none\"\nnew_state = \"7\"\n";
-    const Result<> opened = open({{"driver", "raw"}, {"file.driver", "blkdebug"}, {"file.config", config}, {"file.image.filename", path_}});
+    std::ofstream(config)
+        << "# comment\n[inject-error]\nevent = \"write_aio\"\nsector = \"8\"\nerrno = "
+           "\"30\"\n\n[set-state]\nevent = \"none\"\nnew_state = \"7\"\n";
+    const Result<> opened = open({{"driver", "raw"},
+                                  {"file.driver", "blkdebug"},
+                                  {"file.config", config},
+                                  {"file.image.filename", path_}});
     (void)::unlink(config.c_str());
     ASSERT_TRUE(opened.ok()) << opened.error().text();
     EXPECT_EQ(write(0), 0);
@@ -146,8 +167,13 @@ TEST_F(FaultTest, BlkdebugReadsItsConfigurationFile) {
 }
 
 TEST_F(FaultTest, LimitsGiveTheChildAlignedPieces) {
-    ASSERT_TRUE(open({{"driver", "blkdebug"}, {"align", "4k"}, {"max-transfer", "64k"}, {"image.driver", "raw"}, {"image.file.filename", path_},
-                      {"inject-error.0.event", "none"}, {"inject-error.0.iotype", "discard"}})
+    ASSERT_TRUE(open({{"driver", "blkdebug"},
+                      {"align", "4k"},
+                      {"max-transfer", "64k"},
+                      {"image.driver", "raw"},
+                      {"image.file.filename", path_},
+                      {"inject-error.0.event", "none"},
+                      {"inject-error.0.iotype", "discard"}})
                     .ok());
     EXPECT_EQ(write(1000, 128 * 1024), 0);
     EXPECT_EQ(read(999, 128 * 1024 + 2), 0);
@@ -159,7 +185,8 @@ TEST_F(FaultTest, LimitsGiveTheChildAlignedPieces) {
     EXPECT_EQ(read(5000, 101), 0);
     EXPECT_EQ(bytes_[99], std::byte{0});
     EXPECT_EQ(bytes_[100], std::byte{0x5A});
-    EXPECT_TRUE(loop_->run(node_->discard(1, 100)).ok());  // less than a block: nothing to discard, so nothing to fail
+    EXPECT_TRUE(loop_->run(node_->discard(1, 100))
+                    .ok());  // less than a block: nothing to discard, so nothing to fail
     EXPECT_FALSE(loop_->run(node_->discard(0, 8192)).ok());
 }
 
@@ -168,7 +195,9 @@ TEST_F(FaultTest, WrongOptionsAreNamed) {
     EXPECT_FALSE(open_rules({{"rules.0.event", "read_it"}}).ok());
     EXPECT_FALSE(open_rules({{"rules.1.event", "read_aio"}}).ok());  // there is no rule 0
     EXPECT_FALSE(open_rules({{"rules.0.rate", "2"}}).ok());
-    EXPECT_FALSE(open({{"driver", "blkdebug"}, {"image.filename", path_}, {"inject-error.0.errno", "5"}}).ok());
+    EXPECT_FALSE(
+        open({{"driver", "blkdebug"}, {"image.filename", path_}, {"inject-error.0.errno", "5"}})
+            .ok());
     EXPECT_FALSE(open({{"driver", "blkdebug"}, {"align", "3"}, {"image.filename", path_}}).ok());
 }
 
@@ -183,8 +212,10 @@ TEST(FaultConfigTest, BrokenTextIsRefused) {
 TEST_F(FaultTest, ImagesMayNotNameConfigurations) {
     OpenOptions how;
     how.named_by_image = true;
-    how.tree = NodeTree({{"driver", "blkdebug"}, {"config", "/etc/passwd"}, {"image.filename", path_}});
-    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(how))).error().kind(), ErrorKind::PermissionDenied);
+    how.tree =
+        NodeTree({{"driver", "blkdebug"}, {"config", "/etc/passwd"}, {"image.filename", path_}});
+    EXPECT_EQ(loop_->run(open_node(*loop_, std::move(how))).error().kind(),
+              ErrorKind::PermissionDenied);
 }
 
 TEST_F(FaultTest, NullDiskReadsZerosAndDropsWrites) {

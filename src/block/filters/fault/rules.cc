@@ -15,12 +15,21 @@ namespace {
 constexpr std::uint64_t kSector = 512;
 constexpr std::size_t kMaxRules = 100'000;
 constexpr std::uint64_t kMaxDelayMicroseconds = 3'600'000'000;
-constexpr std::array<std::string_view, 6> kKindNames = {"read", "write", "write-zeroes", "discard", "flush", "block-status"};
-constexpr std::array<std::pair<std::string_view, int>, 9> kErrors = {{{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EROFS", EROFS}, {"EAGAIN", EAGAIN},
-                                                                      {"ENOMEM", ENOMEM}, {"ETIMEDOUT", ETIMEDOUT}, {"EBUSY", EBUSY},
-                                                                      {"EINVAL", EINVAL}, {"ENODEV", ENODEV}}};
+constexpr std::array<std::string_view, 6> kKindNames = {"read",    "write", "write-zeroes",
+                                                        "discard", "flush", "block-status"};
+constexpr std::array<std::pair<std::string_view, int>, 9> kErrors = {{{"EIO", EIO},
+                                                                      {"ENOSPC", ENOSPC},
+                                                                      {"EROFS", EROFS},
+                                                                      {"EAGAIN", EAGAIN},
+                                                                      {"ENOMEM", ENOMEM},
+                                                                      {"ETIMEDOUT", ETIMEDOUT},
+                                                                      {"EBUSY", EBUSY},
+                                                                      {"EINVAL", EINVAL},
+                                                                      {"ENODEV", ENODEV}}};
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text), EINVAL};
+}
 
 Result<NodeEvent> event_of(std::string_view name) {
     const auto event = find_event(name);
@@ -183,11 +192,14 @@ Result<RuleSet> parse_config(std::string_view text, std::string_view name) {
             continue;
         }
         if (line.front() == '[' && line.back() == ']') {
-            STRATA_TRY_VOID(add_section(std::exchange(section, {std::string(trimmed(line.substr(1, line.size() - 2))), {}}), rules));
+            STRATA_TRY_VOID(add_section(
+                std::exchange(section, {std::string(trimmed(line.substr(1, line.size() - 2))), {}}),
+                rules));
             continue;
         }
         if (section.name.empty() || !parse_line(line, section.options)) {
-            return wrong(fmt::format("{}:{}: {}", name, number, section.name.empty() ? "no group defined" : "parse error"));
+            return wrong(fmt::format("{}:{}: {}", name, number,
+                                     section.name.empty() ? "no group defined" : "parse error"));
         }
         if (rules.rules.size() + rules.changes.size() > kMaxRules) {
             return wrong(fmt::format("{}: more than {} rules", name, kMaxRules));

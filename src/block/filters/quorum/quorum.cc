@@ -16,20 +16,30 @@ Task<NodePtr> open(Loop& loop, NodeTree tree, OpenOptions options) {
     const std::string pattern = tree.take("read-pattern").value_or("quorum");
     std::vector<NodePtr> copies;
     while (tree.has(fmt::format("children.{}", copies.size())) && copies.size() < kMostCopies) {
-        STRATA_CO_TRY(NodePtr copy, co_await open_child(loop, tree, fmt::format("children.{}", copies.size()), options));
+        STRATA_CO_TRY(
+            NodePtr copy,
+            co_await open_child(loop, tree, fmt::format("children.{}", copies.size()), options));
         copies.push_back(std::move(copy));
     }
     STRATA_CO_TRY_VOID(tree.finish("format", "quorum"));
     const bool fifo = pattern == "fifo";
     if (copies.empty() || (!fifo && pattern != "quorum")) {
-        co_return Error{ErrorKind::InvalidArgument, copies.empty() ? "Number of provided children must be 1 or more" : "Please set read-pattern as fifo or quorum", EINVAL};
+        co_return Error{ErrorKind::InvalidArgument,
+                        copies.empty() ? "Number of provided children must be 1 or more"
+                                       : "Please set read-pattern as fifo or quorum",
+                        EINVAL};
     }
     if (!fifo && (threshold == 0 || threshold > copies.size())) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("vote-threshold={}: from 1 to the number of children, {}", threshold, copies.size()), EINVAL};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("vote-threshold={}: from 1 to the number of children, {}",
+                                    threshold, copies.size()),
+                        EINVAL};
     }
     const std::uint64_t size = copies.front()->size();
-    if (std::any_of(copies.begin(), copies.end(), [&](const NodePtr& each) { return each->size() != size; })) {
-        co_return Error{ErrorKind::InvalidArgument, "the copies of a quorum have different sizes", EINVAL};
+    if (std::any_of(copies.begin(), copies.end(),
+                    [&](const NodePtr& each) { return each->size() != size; })) {
+        co_return Error{ErrorKind::InvalidArgument, "the copies of a quorum have different sizes",
+                        EINVAL};
     }
     co_return NodePtr(std::make_shared<QuorumNode>(std::move(copies), fifo ? 1 : threshold, fifo));
 }
@@ -38,16 +48,23 @@ constexpr NodeDriver kDriver{.name = "quorum", .open = &open};
 
 }  // namespace
 
-const NodeDriver& driver() { return kDriver; }
+const NodeDriver& driver() {
+    return kDriver;
+}
 
 QuorumNode::QuorumNode(std::vector<NodePtr> copies, std::size_t threshold, bool first_answer)
-    : Node(copies.front()->loop(), ""), copies_(std::move(copies)), threshold_(threshold), first_answer_(first_answer) {
+    : Node(copies.front()->loop(), ""),
+      copies_(std::move(copies)),
+      threshold_(threshold),
+      first_answer_(first_answer) {
     traits_.zero_initialised = true;
     traits_.fast_zeroes = true;
     for (const NodePtr& each : copies_) {
         traits_.read_only = traits_.read_only || each->traits().read_only;
-        traits_.request_alignment = std::max(traits_.request_alignment, each->traits().request_alignment);
-        traits_.memory_alignment = std::max(traits_.memory_alignment, each->traits().memory_alignment);
+        traits_.request_alignment =
+            std::max(traits_.request_alignment, each->traits().request_alignment);
+        traits_.memory_alignment =
+            std::max(traits_.memory_alignment, each->traits().memory_alignment);
         traits_.zero_initialised = traits_.zero_initialised && each->traits().zero_initialised;
         traits_.fast_zeroes = traits_.fast_zeroes && each->traits().fast_zeroes;
     }
@@ -55,7 +72,8 @@ QuorumNode::QuorumNode(std::vector<NodePtr> copies, std::size_t threshold, bool 
 
 std::vector<Node*> QuorumNode::children() const {
     std::vector<Node*> all;
-    std::transform(copies_.begin(), copies_.end(), std::back_inserter(all), [](const NodePtr& each) { return each.get(); });
+    std::transform(copies_.begin(), copies_.end(), std::back_inserter(all),
+                   [](const NodePtr& each) { return each.get(); });
     return all;
 }
 
@@ -66,7 +84,10 @@ Result<> QuorumNode::voted(std::size_t good, const Result<>& last, std::string_v
     if (!last.ok() && good == 0) {
         return last;
     }
-    return Error{ErrorKind::Failed, fmt::format("quorum: only {} of {} copies agree on {}, {} must", good, copies_.size(), what, threshold_), EIO};
+    return Error{ErrorKind::Failed,
+                 fmt::format("quorum: only {} of {} copies agree on {}, {} must", good,
+                             copies_.size(), what, threshold_),
+                 EIO};
 }
 
 Task<> QuorumNode::read_first(std::uint64_t offset, Buffers into) {
@@ -97,7 +118,8 @@ Task<> QuorumNode::read(std::uint64_t offset, Buffers into) {
     }
     std::size_t most = 0;
     for (const auto& each : answers) {
-        const auto votes = static_cast<std::size_t>(std::count(answers.begin(), answers.end(), each));
+        const auto votes =
+            static_cast<std::size_t>(std::count(answers.begin(), answers.end(), each));
         if (votes > most) {
             most = votes;
             into.copy_from(each);
@@ -128,7 +150,9 @@ Task<> QuorumNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Zero
     co_return voted(good, last, "zeroing");
 }
 
-Task<> QuorumNode::discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) { co_return ok(); }  // copies may keep different things there
+Task<> QuorumNode::discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) {
+    co_return ok();
+}  // copies may keep different things there
 
 Task<> QuorumNode::flush() {
     std::size_t good = 0;

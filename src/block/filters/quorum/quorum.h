@@ -1,8 +1,9 @@
 // QuorumNode: several copies of one disk: writes go to all, reads are answered by the majority.
 //
-// "vote-threshold" copies must agree: on the content of a read, on the success of a write. Fewer: an error (EIO). With
-// read-pattern=fifo reads ask one copy after the other until one answers. There is no folder that all copies share, so names relative to
-// such a disk lead nowhere: its own name is empty.
+// "vote-threshold" copies must agree: on the content of a read, on the success of a write. Fewer:
+// an error (EIO). With read-pattern=fifo reads ask one copy after the other until one answers.
+// There is no folder that all copies share, so names relative to such a disk lead nowhere: its own
+// name is empty.
 #pragma once
 
 #include <vector>
@@ -29,7 +30,8 @@ class QuorumNode final : public Node {
 
   private:
     Task<> read_first(std::uint64_t offset, Buffers into);
-    [[nodiscard]] Result<> voted(std::size_t good, const Result<>& last, std::string_view what) const;
+    [[nodiscard]] Result<> voted(std::size_t good, const Result<>& last,
+                                 std::string_view what) const;
 
     const std::vector<NodePtr> copies_;
     const std::size_t threshold_;

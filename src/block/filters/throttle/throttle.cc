@@ -23,13 +23,17 @@ constexpr NodeDriver kDriver{.name = "throttle", .open = &open};
 
 }  // namespace
 
-const NodeDriver& driver() { return kDriver; }
+const NodeDriver& driver() {
+    return kDriver;
+}
 
 Result<std::shared_ptr<ThrottleGroup>> take_group(NodeTree& tree) {
     if (const auto name = tree.take("throttle-group")) {
         auto group = ThrottleGroup::find(*name);
-        return group != nullptr ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group))
-                                : Error{ErrorKind::NotFound, fmt::format("Throttle group '{}' does not exist", *name), EINVAL};
+        return group != nullptr
+                   ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group))
+                   : Error{ErrorKind::NotFound,
+                           fmt::format("Throttle group '{}' does not exist", *name), EINVAL};
     }
     const auto name = tree.take("group");
     const Limits limits = STRATA_TRY(Limits::take(tree));
@@ -38,9 +42,15 @@ Result<std::shared_ptr<ThrottleGroup>> take_group(NodeTree& tree) {
     }
     auto group = ThrottleGroup::find(*name);
     if (group != nullptr && limits.any()) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("throttle group '{}' has its limits from another disk: name the group alone", *name), EINVAL};
+        return Error{
+            ErrorKind::AlreadyExists,
+            fmt::format(
+                "throttle group '{}' has its limits from another disk: name the group alone",
+                *name),
+            EINVAL};
     }
-    return group != nullptr ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group)) : ThrottleGroup::make(*name, limits);
+    return group != nullptr ? Result<std::shared_ptr<ThrottleGroup>>(std::move(group))
+                            : ThrottleGroup::make(*name, limits);
 }
 
 ThrottleNode::ThrottleNode(NodePtr child, std::shared_ptr<ThrottleGroup> group)
@@ -51,7 +61,8 @@ Task<> ThrottleNode::wait(bool writing, std::uint64_t bytes) {
     const std::uint64_t generation = group_->generation();
     const auto until = group_->admit(writing, bytes, ThrottleGroup::Clock::now());
     while (ThrottleGroup::Clock::now() < until && group_->generation() == generation) {
-        co_await loop().sleep_until(std::min<ThrottleGroup::Clock::time_point>(until, ThrottleGroup::Clock::now() + kNap));
+        co_await loop().sleep_until(
+            std::min<ThrottleGroup::Clock::time_point>(until, ThrottleGroup::Clock::now() + kNap));
     }
     co_return ok();
 }

@@ -1,6 +1,7 @@
 // ThrottleNode: a filter that holds requests back as its group's limits say.
 //
-// Discards and zeroing count as writes of their length for requests, but not for bytes, since they carry none. Flushes pass.
+// Discards and zeroing count as writes of their length for requests, but not for bytes, since they
+// carry none. Flushes pass.
 #pragma once
 
 #include <memory>
@@ -29,9 +30,11 @@ class ThrottleNode final : public FilterNode {
     AsyncMutex reads_, writes_;  ///< one request of each kind asks the group at a time
 };
 
-/// The group that `options` name ("throttle-group": one that exists) or make (limits, and "group", a name for others to join).
+/// The group that `options` name ("throttle-group": one that exists) or make (limits, and "group",
+/// a name for others to join).
 Result<std::shared_ptr<ThrottleGroup>> take_group(NodeTree& options);
-/// "throttle": child "file"; "throttle-group" (one that exists), or limits of its own (Limits::take()), for the new group "group" if given.
+/// "throttle": child "file"; "throttle-group" (one that exists), or limits of its own
+/// (Limits::take()), for the new group "group" if given.
 const NodeDriver& driver();
 
 }  // namespace strata::block::throttle

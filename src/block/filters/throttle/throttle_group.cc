@@ -12,7 +12,8 @@ namespace {
 
 constexpr std::uint64_t kMostPerSecond = 1'000'000'000'000'000;
 constexpr double kTenth = 0.1;
-constexpr std::array<std::string_view, kKinds> kNames = {"bps", "bps-read", "bps-write", "iops", "iops-read", "iops-write"};
+constexpr std::array<std::string_view, kKinds> kNames = {"bps",  "bps-read",  "bps-write",
+                                                         "iops", "iops-read", "iops-write"};
 
 struct Registry {
     Mutex mutex;
@@ -24,16 +25,20 @@ Registry& registry() {
     return kRegistry;
 }
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text), EINVAL};
+}
 
 /// "iops-max", and "iops-total-max" for the same.
-Result<std::uint64_t> take_number(NodeTree& options, std::string_view prefix, std::size_t kind, std::string_view ending, std::uint64_t fallback) {
+Result<std::uint64_t> take_number(NodeTree& options, std::string_view prefix, std::size_t kind,
+                                  std::string_view ending, std::uint64_t fallback) {
     const bool bytes = kind < 3;
     const bool total = kind % 3 == 0;
     const std::string name = fmt::format("{}{}{}", prefix, kNames.at(kind), ending);
     const std::string other = fmt::format("{}{}-total{}", prefix, kNames.at(kind), ending);
     const std::string& given = total && options.has(other) ? other : name;
-    return bytes && ending != "-max-length" ? options.take_size(given, fallback) : options.take_number(given, fallback);
+    return bytes && ending != "-max-length" ? options.take_size(given, fallback)
+                                            : options.take_number(given, fallback);
 }
 
 }  // namespace
@@ -44,8 +49,10 @@ bool Limits::any() const {
 
 Result<> Limits::check() const {
     for (const std::size_t total : {std::size_t{0}, std::size_t{3}}) {
-        if (of.at(total).average != 0 && (of.at(total + 1).average | of.at(total + 2).average) != 0) {
-            return wrong("bps/iops/max total values and read/write values cannot be used at the same time");
+        if (of.at(total).average != 0 &&
+            (of.at(total + 1).average | of.at(total + 2).average) != 0) {
+            return wrong(
+                "bps/iops/max total values and read/write values cannot be used at the same time");
         }
     }
     for (std::size_t kind = 0; kind < kKinds; ++kind) {
@@ -70,7 +77,9 @@ Result<> Limits::check() const {
         }
     }
     const bool requests = (of[3].average | of[4].average | of[5].average) != 0;
-    return request_size != 0 && !requests ? Result<>(wrong("iops size requires an iops value to be set")) : ok();
+    return request_size != 0 && !requests
+               ? Result<>(wrong("iops size requires an iops value to be set"))
+               : ok();
 }
 
 Result<Limits> Limits::take(NodeTree& options, std::string_view prefix) {
@@ -95,8 +104,10 @@ LeakyBucket::Seconds LeakyBucket::wait(const Limit& limit) const {
     if (limit.average == 0) {
         return Seconds(0);
     }
-    const auto average = static_cast<double>(limit.average), burst = static_cast<double>(limit.burst);
-    const double size = limit.burst == 0 ? average * kTenth : burst * static_cast<double>(limit.burst_seconds);
+    const auto average = static_cast<double>(limit.average),
+               burst = static_cast<double>(limit.burst);
+    const double size =
+        limit.burst == 0 ? average * kTenth : burst * static_cast<double>(limit.burst_seconds);
     if (level_ > size) {
         return Seconds((level_ - size) / average);
     }
@@ -112,13 +123,16 @@ void LeakyBucket::add(const Limit& limit, double units) {
     burst_level_ += limit.burst_seconds > 1 ? units : 0;
 }
 
-ThrottleGroup::Clock::time_point ThrottleGroup::admit(bool writing, std::uint64_t bytes, Clock::time_point now) {
+ThrottleGroup::Clock::time_point ThrottleGroup::admit(bool writing, std::uint64_t bytes,
+                                                      Clock::time_point now) {
     const MutexLock lock(mutex_);
-    const LeakyBucket::Seconds passed = leaked_ == Clock::time_point() || now < leaked_ ? LeakyBucket::Seconds(0) : now - leaked_;
+    const LeakyBucket::Seconds passed =
+        leaked_ == Clock::time_point() || now < leaked_ ? LeakyBucket::Seconds(0) : now - leaked_;
     leaked_ = std::max(leaked_, now);
-    const double requests = limits_.request_size == 0 || bytes <= limits_.request_size
-                                ? 1.0
-                                : static_cast<double>(bytes) / static_cast<double>(limits_.request_size);
+    const double requests =
+        limits_.request_size == 0 || bytes <= limits_.request_size
+            ? 1.0
+            : static_cast<double>(bytes) / static_cast<double>(limits_.request_size);
     LeakyBucket::Seconds wait(0);
     for (std::size_t kind = 0; kind < kKinds; ++kind) {
         LeakyBucket& bucket = buckets_.at(kind);
@@ -156,12 +170,14 @@ std::shared_ptr<ThrottleGroup> ThrottleGroup::find(const std::string& name) {
     return place != all.groups.end() ? place->second.lock() : nullptr;
 }
 
-Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::make(const std::string& name, const Limits& limits) {
+Result<std::shared_ptr<ThrottleGroup>> ThrottleGroup::make(const std::string& name,
+                                                           const Limits& limits) {
     Registry& all = registry();
     const MutexLock lock(all.mutex);
     std::erase_if(all.groups, [](const auto& each) { return each.second.expired(); });
     if (all.groups.contains(name)) {
-        return Error{ErrorKind::AlreadyExists, fmt::format("A group with the name '{}' already exists", name)};
+        return Error{ErrorKind::AlreadyExists,
+                     fmt::format("A group with the name '{}' already exists", name)};
     }
     auto group = std::make_shared<ThrottleGroup>(limits);
     all.groups.emplace(name, group);

@@ -1,7 +1,9 @@
-// TraceNode: a filter that writes a line for each request when it ends: when it began, what, where, how long it took, how it ended.
+// TraceNode: a filter that writes a line for each request when it ends: when it began, what, where,
+// how long it took, how it ended.
 //
-// "12.345678 read offset=4096 length=512 us=83 result=0": seconds since opening, then an errno (0: good). For looking at what a guest or
-// a job does to a disk. The line goes to a file (appended to) or standard error. No content is written.
+// "12.345678 read offset=4096 length=512 us=83 result=0": seconds since opening, then an errno (0:
+// good). For looking at what a guest or a job does to a disk. The line goes to a file (appended to)
+// or standard error. No content is written.
 #pragma once
 
 #include <chrono>
@@ -37,7 +39,8 @@ class TraceNode final : public FilterNode {
     const Clock::time_point start_;
 };
 
-/// "trace": child "file", "to" (a path; standard error if it is not given). Never for names inside images.
+/// "trace": child "file", "to" (a path; standard error if it is not given). Never for names inside
+/// images.
 const NodeDriver& driver();
 
 }  // namespace strata::block::trace

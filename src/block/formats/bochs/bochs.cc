@@ -13,7 +13,8 @@ namespace {
 
 class BochsNode final : public TableNode {
   public:
-    BochsNode(NodePtr file, std::string name, const Header& header) : TableNode(std::move(file), std::move(name), true), header_(header) {
+    BochsNode(NodePtr file, std::string name, const Header& header)
+        : TableNode(std::move(file), std::move(name), true), header_(header) {
         configure(header.size, header.extent, false);
     }
     [[nodiscard]] std::string_view format() const override { return "bochs"; }
@@ -29,7 +30,9 @@ class BochsNode final : public TableNode {
         const std::uint64_t bitmap = header_.data_offset() + entry * header_.stride();
         bool set = false;
         const std::uint64_t sectors = (within + place.length - 1) / 512 - within / 512 + 1;
-        STRATA_CO_TRY(const std::uint64_t same, co_await meta_.same_bits(bitmap, within / 512, sectors, MetaCache::BitOrder::LowFirst, set));
+        STRATA_CO_TRY(const std::uint64_t same,
+                      co_await meta_.same_bits(bitmap, within / 512, sectors,
+                                               MetaCache::BitOrder::LowFirst, set));
         place.length = std::min(place.length, (within / 512 + same) * 512 - within);
         if (set) {
             place.kind = Place::Kind::Data;
@@ -42,13 +45,16 @@ class BochsNode final : public TableNode {
     const Header header_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
     if (!options.read_only) {
-        co_return unsupported_image("Bochs", options.path, "these images can be read only; open it read-only");
+        co_return unsupported_image("Bochs", options.path,
+                                    "these images can be read only; open it read-only");
     }
     co_return NodePtr(std::make_shared<BochsNode>(std::move(file), options.path, header));
 }
@@ -57,6 +63,8 @@ constexpr FormatDriver kDriver{.name = "bochs", .probe = &probe, .open = &open};
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 }  // namespace strata::block::bochs

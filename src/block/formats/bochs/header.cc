@@ -16,10 +16,12 @@ struct Wire {
     std::array<char, 32> magic{};
     std::array<char, 16> type{}, subtype{};
     Le32 version, header, catalog, bitmap, extent;
-    std::array<std::byte, 12> rest{};  // version 1: the size; version 2: a reserved word, then the size
+    std::array<std::byte, 12>
+        rest{};  // version 1: the size; version 2: a reserved word, then the size
 };
 static_assert(sizeof(Wire) == 96);
-constexpr std::string_view kMagic = "Bochs Virtual HD Image", kType = "Redolog", kSubtype = "Growing";
+constexpr std::string_view kMagic = "Bochs Virtual HD Image", kType = "Redolog",
+                           kSubtype = "Growing";
 
 bool says(std::span<const std::byte> bytes, std::size_t at, std::string_view what) {
     return text_until_nul(bytes.subspan(at, what.size() + 1)) == what;
@@ -28,7 +30,8 @@ bool says(std::span<const std::byte> bytes, std::size_t at, std::string_view wha
 }  // namespace
 
 bool is_image(std::span<const std::byte> bytes) {
-    return bytes.size() >= kHeaderBytes && says(bytes, 0, kMagic) && says(bytes, 32, kType) && says(bytes, 48, kSubtype);
+    return bytes.size() >= kHeaderBytes && says(bytes, 0, kMagic) && says(bytes, 32, kType) &&
+           says(bytes, 48, kSubtype);
 }
 
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name) {
@@ -37,7 +40,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
         return broken_image("Bochs", name, "this is no growing Bochs image");
     }
     if (read->version != 0x10000 && read->version != 0x20000) {
-        return unsupported_image("Bochs", name, fmt::format("version {:#x} is unknown", read->version.value()));
+        return unsupported_image("Bochs", name,
+                                 fmt::format("version {:#x} is unknown", read->version.value()));
     }
     Header h;
     h.header = read->header;
@@ -46,7 +50,9 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     h.extent = read->extent;
     h.size = get<Le64>(read->rest, read->version == 0x10000 ? 0 : 4) / 512 * 512;
     if (h.header < kHeaderBytes || h.header > (1U << 20) || h.catalog > 0x100000) {
-        return broken_image("Bochs", name, fmt::format("a catalog of {} entries behind {} bytes cannot be", h.catalog, h.header));
+        return broken_image(
+            "Bochs", name,
+            fmt::format("a catalog of {} entries behind {} bytes cannot be", h.catalog, h.header));
     }
     if (!std::has_single_bit(h.extent) || h.extent < 512 || h.extent > 0x800000) {
         return broken_image("Bochs", name, fmt::format("extents of {} bytes cannot be", h.extent));
@@ -55,7 +61,9 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
         return broken_image("Bochs", name, fmt::format("bitmaps of {} bytes cannot be", h.bitmap));
     }
     if (h.size > (1ULL << 50) || h.catalog < divide_up(h.size, h.extent)) {
-        return broken_image("Bochs", name, fmt::format("a catalog of {} entries is too short for {} bytes", h.catalog, h.size));
+        return broken_image(
+            "Bochs", name,
+            fmt::format("a catalog of {} entries is too short for {} bytes", h.catalog, h.size));
     }
     return h;
 }

@@ -9,7 +9,8 @@
 namespace strata::block::cloop {
 namespace {
 
-constexpr std::string_view kMagic = "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+constexpr std::string_view kMagic =
+    "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 
 }  // namespace
 
@@ -17,7 +18,8 @@ bool is_image(std::span<const std::byte> bytes) {
     // As the kernel module does: the version line is what counts.
     constexpr std::string_view kStart = "#!/bin/sh\n#V2.0 Format\n";
     static_assert(kMagic.starts_with(kStart));
-    return bytes.size() >= kStart.size() && std::memcmp(bytes.data(), kStart.data(), kStart.size()) == 0;
+    return bytes.size() >= kStart.size() &&
+           std::memcmp(bytes.data(), kStart.data(), kStart.size()) == 0;
 }
 
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name) {
@@ -34,7 +36,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     return h;
 }
 
-Result<std::vector<std::uint64_t>> parse_offsets(std::span<const std::byte> bytes, const Header& h, std::string_view name) {
+Result<std::vector<std::uint64_t>> parse_offsets(std::span<const std::byte> bytes, const Header& h,
+                                                 std::string_view name) {
     if (bytes.size() < h.table_bytes()) {
         return broken_image("cloop", name, "its offset table is cut off");
     }
@@ -43,8 +46,8 @@ Result<std::vector<std::uint64_t>> parse_offsets(std::span<const std::byte> byte
     std::vector<std::uint64_t> out(h.blocks + std::size_t{1});
     for (std::size_t i = 0; i < out.size(); ++i) {
         out[i] = get<Be64>(bytes, i * 8);
-        if (out[i] < (i == 0 ? kHeaderBytes + h.table_bytes() : out[i - 1]) || out[i] > (1ULL << 56) ||
-            (i != 0 && out[i] - out[i - 1] > longest)) {
+        if (out[i] < (i == 0 ? kHeaderBytes + h.table_bytes() : out[i - 1]) ||
+            out[i] > (1ULL << 56) || (i != 0 && out[i] - out[i - 1] > longest)) {
             return broken_image("cloop", name, fmt::format("block {} at {} cannot be", i, out[i]));
         }
     }

@@ -1,6 +1,7 @@
 // CloopHeader: the header and offset table of compressed loop images (cloop 2), checked.
 //
-// A shell script of 128 bytes, block size and count (big-endian), count + 1 offsets; each block is a zlib stream.
+// A shell script of 128 bytes, block size and count (big-endian), count + 1 offsets; each block is
+// a zlib stream.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,9 @@ struct Header {
 
 bool is_image(std::span<const std::byte> bytes);
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name);
-/// Where each block begins; blocks.size() is blocks + 1. They ascend and none is longer than a block can compress to.
-Result<std::vector<std::uint64_t>> parse_offsets(std::span<const std::byte> bytes, const Header& header, std::string_view name);
+/// Where each block begins; blocks.size() is blocks + 1. They ascend and none is longer than a
+/// block can compress to.
+Result<std::vector<std::uint64_t>> parse_offsets(std::span<const std::byte> bytes,
+                                                 const Header& header, std::string_view name);
 
 }  // namespace strata::block::cloop

@@ -1,10 +1,10 @@
-// Hostile images of every format: bytes changed, files cut off: clear errors or reads in bounds, never more.
-#include <sys/mman.h>
-#include <unistd.h>
-
+// Hostile images of every format: bytes changed, files cut off: clear errors or reads in bounds,
+// never more.
 #include <random>
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "block/registry.h"
 
@@ -69,7 +69,8 @@ class HostileImagesTest : public testing::Test {
         options.path = "bad";
         options.format = format;
         options.fd = UniqueFd(::memfd_create("bad", MFD_CLOEXEC));
-        ASSERT_EQ(::pwrite(options.fd.get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+        ASSERT_EQ(::pwrite(options.fd.get(), bytes.data(), bytes.size(), 0),
+                  static_cast<ssize_t>(bytes.size()));
         options.lock = false;
         auto node = loop_->run(open_node(*loop_, std::move(options)));
         if (!node.ok()) {
@@ -89,7 +90,8 @@ class HostileImagesTest : public testing::Test {
         }
         if (into.size() >= 8192 && (*node)->size() <= kSize * 2) {
             (void)loop_->run((*node)->check(Repair::Nothing));
-            (void)loop_->run((*node)->write(into.size() / 2, Buffers::of(std::span(into).first(4096))));
+            (void)loop_->run(
+                (*node)->write(into.size() / 2, Buffers::of(std::span(into).first(4096))));
             (void)loop_->run((*node)->write_zeroes(100, 8000, {}));
         }
         (void)loop_->run((*node)->close());
@@ -101,9 +103,14 @@ class HostileImagesTest : public testing::Test {
         constexpr std::uint8_t kValues[] = {0, 1, 0x7F, 0x80, 0xFF};
         for (unsigned round = 0; round < rounds; ++round) {
             std::vector<std::byte> bad = good;
-            const std::size_t field = (round % 2 == 0 ? random() % 512 : random() % std::min<std::size_t>(bad.size(), 400000)) % bad.size() / 4 * 4;
-            const auto value = static_cast<std::byte>(round % 3 == 0 ? random() : kValues[random() % 5]);
-            std::fill_n(bad.begin() + static_cast<std::ptrdiff_t>(field), std::min<std::size_t>(round % 5 == 0 ? 1 : 4, bad.size() - field), value);
+            const std::size_t field =
+                (round % 2 == 0 ? random() % 512
+                                : random() % std::min<std::size_t>(bad.size(), 400000)) %
+                bad.size() / 4 * 4;
+            const auto value =
+                static_cast<std::byte>(round % 3 == 0 ? random() : kValues[random() % 5]);
+            std::fill_n(bad.begin() + static_cast<std::ptrdiff_t>(field),
+                        std::min<std::size_t>(round % 5 == 0 ? 1 : 4, bad.size() - field), value);
             if (round % 16 == 0) {
                 bad.resize(random() % bad.size() + 1);
             }
@@ -114,23 +121,42 @@ class HostileImagesTest : public testing::Test {
     std::unique_ptr<Loop> loop_;
 };
 
-TEST_F(HostileImagesTest, Vdi) { mutate({"vdi", {}}, 300); }
-TEST_F(HostileImagesTest, VhdDynamic) { mutate({"vpc", {}}, 200); }
-TEST_F(HostileImagesTest, VhdFixed) { mutate({"vpc", {{"subformat", "fixed"}}}, 60); }
-TEST_F(HostileImagesTest, Vhdx) { mutate({"vhdx", {{"block_size", "1M"}}}, 120); }
-TEST_F(HostileImagesTest, Parallels) { mutate({"parallels", {{"cluster_size", "64k"}}}, 300); }
-TEST_F(HostileImagesTest, Qcow) { mutate({"qcow", {}}, 300); }
-TEST_F(HostileImagesTest, VmdkSparse) { mutate({"vmdk", {}}, 300); }
-TEST_F(HostileImagesTest, VmdkStream) { mutate({"vmdk", {{"subformat", "streamOptimized"}}}, 200); }
+TEST_F(HostileImagesTest, Vdi) {
+    mutate({"vdi", {}}, 300);
+}
+TEST_F(HostileImagesTest, VhdDynamic) {
+    mutate({"vpc", {}}, 200);
+}
+TEST_F(HostileImagesTest, VhdFixed) {
+    mutate({"vpc", {{"subformat", "fixed"}}}, 60);
+}
+TEST_F(HostileImagesTest, Vhdx) {
+    mutate({"vhdx", {{"block_size", "1M"}}}, 120);
+}
+TEST_F(HostileImagesTest, Parallels) {
+    mutate({"parallels", {{"cluster_size", "64k"}}}, 300);
+}
+TEST_F(HostileImagesTest, Qcow) {
+    mutate({"qcow", {}}, 300);
+}
+TEST_F(HostileImagesTest, VmdkSparse) {
+    mutate({"vmdk", {}}, 300);
+}
+TEST_F(HostileImagesTest, VmdkStream) {
+    mutate({"vmdk", {{"subformat", "streamOptimized"}}}, 200);
+}
 
 TEST_F(HostileImagesTest, NoImageOpensAnotherFileUnasked) {
     const std::string text =
-        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1 FLAT \"/etc/passwd\" 0\n";
+        "# Disk "
+        "DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1 "
+        "FLAT \"/etc/passwd\" 0\n";
     OpenOptions options;
     options.path = "bad";
     options.format = "vmdk";
     options.fd = UniqueFd(::memfd_create("bad", MFD_CLOEXEC));
-    ASSERT_EQ(::pwrite(options.fd.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    ASSERT_EQ(::pwrite(options.fd.get(), text.data(), text.size(), 0),
+              static_cast<ssize_t>(text.size()));
     options.lock = false;
     const auto node = loop_->run(open_node(*loop_, std::move(options)));
     ASSERT_FALSE(node.ok());

@@ -1,10 +1,10 @@
 // Inflate and deflate: libdeflate, one state a thread.
 #include "block/formats/common/inflate.h"
 
-#include <libdeflate.h>
-
 #include <cerrno>
 #include <memory>
+
+#include <libdeflate.h>
 
 namespace strata::block {
 namespace {
@@ -16,9 +16,12 @@ struct Free {
 using Function = decltype(&libdeflate_zlib_decompress_ex);
 
 Result<> run(Function function, std::span<const std::byte> from, std::span<std::byte> into) {
-    thread_local const std::unique_ptr<libdeflate_decompressor, Free> inflater(libdeflate_alloc_decompressor());
+    thread_local const std::unique_ptr<libdeflate_decompressor, Free> inflater(
+        libdeflate_alloc_decompressor());
     std::size_t used = 0, made = 0;
-    if (inflater == nullptr || function(inflater.get(), from.data(), from.size(), into.data(), into.size(), &used, &made) != LIBDEFLATE_SUCCESS ||
+    if (inflater == nullptr ||
+        function(inflater.get(), from.data(), from.size(), into.data(), into.size(), &used,
+                 &made) != LIBDEFLATE_SUCCESS ||
         made != into.size()) {
         return Error{ErrorKind::Failed, "a compressed block is damaged", EIO};
     }
@@ -33,11 +36,18 @@ constexpr int kLevel = 6;
 }  // namespace
 
 std::size_t deflate_raw(std::span<const std::byte> from, std::span<std::byte> into) {
-    thread_local const std::unique_ptr<libdeflate_compressor, FreeCompressor> deflater(libdeflate_alloc_compressor(kLevel));
-    return deflater == nullptr ? 0 : libdeflate_deflate_compress(deflater.get(), from.data(), from.size(), into.data(), into.size());
+    thread_local const std::unique_ptr<libdeflate_compressor, FreeCompressor> deflater(
+        libdeflate_alloc_compressor(kLevel));
+    return deflater == nullptr ? 0
+                               : libdeflate_deflate_compress(deflater.get(), from.data(),
+                                                             from.size(), into.data(), into.size());
 }
 
-Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_deflate_decompress_ex, from, into); }
-Result<> inflate_zlib(std::span<const std::byte> from, std::span<std::byte> into) { return run(&libdeflate_zlib_decompress_ex, from, into); }
+Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into) {
+    return run(&libdeflate_deflate_decompress_ex, from, into);
+}
+Result<> inflate_zlib(std::span<const std::byte> from, std::span<std::byte> into) {
+    return run(&libdeflate_zlib_decompress_ex, from, into);
+}
 
 }  // namespace strata::block

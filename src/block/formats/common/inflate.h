@@ -1,4 +1,5 @@
-// Inflate and deflate: whole compressed blocks of images, raw deflate or zlib: exactly as many bytes as a block has.
+// Inflate and deflate: whole compressed blocks of images, raw deflate or zlib: exactly as many
+// bytes as a block has.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace strata::block {
 
-/// What follows the stream in `from` is ignored; a stream of more or fewer bytes than `into` has is an error (EIO).
+/// What follows the stream in `from` is ignored; a stream of more or fewer bytes than `into` has is
+/// an error (EIO).
 Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into);
 Result<> inflate_zlib(std::span<const std::byte> from, std::span<std::byte> into);
 

@@ -42,7 +42,8 @@ Task<> MetaCache::bring(std::uint64_t number) {
         co_return ok();
     }
     auto page = std::make_unique<Page>();
-    STRATA_CO_TRY_VOID(co_await file_.read(number * kPage, Buffers(std::span<std::byte>(page->bytes))));
+    STRATA_CO_TRY_VOID(
+        co_await file_.read(number * kPage, Buffers(std::span<std::byte>(page->bytes))));
     if (find(number) == nullptr) {  // else another was quicker, and may have changed it since
         make_room();
         page->used = ++clock_;
@@ -65,7 +66,8 @@ Task<> MetaCache::load_bytes(std::uint64_t offset, std::span<std::byte> into) {
     co_return ok();
 }
 
-Task<> MetaCache::store_bytes(std::uint64_t offset, std::span<const std::byte> from, unsigned level) {
+Task<> MetaCache::store_bytes(std::uint64_t offset, std::span<const std::byte> from,
+                              unsigned level) {
     while (!from.empty()) {
         const std::uint64_t within = offset % kPage;
         const std::size_t part = std::min<std::size_t>(from.size(), kPage - within);
@@ -74,7 +76,8 @@ Task<> MetaCache::store_bytes(std::uint64_t offset, std::span<const std::byte> f
         STRATA_CHECK(page != nullptr, "a page that was just brought is gone");
         std::memcpy(page->bytes.data() + within, from.data(), part);
         dirty_ += page->is_dirty() ? 0 : 1;
-        for (std::uint64_t sector = within / kSector; sector <= (within + part - 1) / kSector; ++sector) {
+        for (std::uint64_t sector = within / kSector; sector <= (within + part - 1) / kSector;
+             ++sector) {
             page->dirty[level] = static_cast<std::uint8_t>(page->dirty[level] | 1U << sector);
         }
         from = from.subspan(part);
@@ -83,7 +86,8 @@ Task<> MetaCache::store_bytes(std::uint64_t offset, std::span<const std::byte> f
     co_return ok();
 }
 
-Task<std::uint64_t> MetaCache::same_bits(std::uint64_t offset, std::uint64_t bit, std::uint64_t count, BitOrder order, bool& set) {
+Task<std::uint64_t> MetaCache::same_bits(std::uint64_t offset, std::uint64_t bit,
+                                         std::uint64_t count, BitOrder order, bool& set) {
     std::byte bits{};
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::uint64_t at = bit + i;

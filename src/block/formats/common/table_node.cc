@@ -12,8 +12,8 @@ namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kMaxFill = 1U << 20;
-constexpr std::size_t kMaxRun = 64;             ///< blocks looked up for one transfer
-constexpr std::size_t kMaxDirtyPages = 1024;    ///< beyond which a write flushes
+constexpr std::size_t kMaxRun = 64;           ///< blocks looked up for one transfer
+constexpr std::size_t kMaxDirtyPages = 1024;  ///< beyond which a write flushes
 constexpr std::uint64_t kUnpackedBytes = 4U << 20;
 constexpr std::size_t kUnpackedBlocks = 16;
 
@@ -26,7 +26,11 @@ Task<std::vector<std::byte>> read_bytes(Node& file, std::uint64_t offset, std::s
 }
 
 TableNode::TableNode(NodePtr file, std::string name, bool read_only)
-    : Node(file->loop(), std::move(name)), file_(std::move(file)), meta_(*file_), flushing_(file_->loop()), allocated_(file_->loop()) {
+    : Node(file->loop(), std::move(name)),
+      file_(std::move(file)),
+      meta_(*file_),
+      flushing_(file_->loop()),
+      allocated_(file_->loop()) {
     traits_.read_only = read_only;
     end_ = file_->size();
 }
@@ -48,20 +52,37 @@ std::uint64_t TableNode::take_space(std::uint64_t bytes, std::uint64_t alignment
     return offset;
 }
 
-Task<Reservation> TableNode::reserve(std::uint64_t /*block*/, std::uint64_t /*count*/) { co_return lacks("writing"); }
-Task<> TableNode::publish(std::uint64_t /*block*/, const Reservation& /*reservation*/) { co_return lacks("writing"); }
-Task<> TableNode::publish_packed(std::uint64_t /*block*/, std::uint64_t /*offset*/, std::uint64_t /*bytes*/) { co_return lacks("compressed writes"); }
-Task<bool> TableNode::publish_zero(std::uint64_t /*block*/) { co_return false; }
-Task<> TableNode::before_first_write() { co_return ok(); }
-Task<> TableNode::write_tail() { co_return ok(); }
-Task<> TableNode::after_last_flush() { co_return ok(); }
+Task<Reservation> TableNode::reserve(std::uint64_t /*block*/, std::uint64_t /*count*/) {
+    co_return lacks("writing");
+}
+Task<> TableNode::publish(std::uint64_t /*block*/, const Reservation& /*reservation*/) {
+    co_return lacks("writing");
+}
+Task<> TableNode::publish_packed(std::uint64_t /*block*/, std::uint64_t /*offset*/,
+                                 std::uint64_t /*bytes*/) {
+    co_return lacks("compressed writes");
+}
+Task<bool> TableNode::publish_zero(std::uint64_t /*block*/) {
+    co_return false;
+}
+Task<> TableNode::before_first_write() {
+    co_return ok();
+}
+Task<> TableNode::write_tail() {
+    co_return ok();
+}
+Task<> TableNode::after_last_flush() {
+    co_return ok();
+}
 
 // As find(), over neighbouring blocks that lie one behind the other.
 Task<Place> TableNode::find_long(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY(Place place, co_await find(offset, length));
     place.length = std::min(place.length, length);
-    for (std::size_t i = 1; i < kMaxRun && place.length < length && place.kind != Place::Kind::Packed; ++i) {
-        STRATA_CO_TRY(const Place next, co_await find(offset + place.length, length - place.length));
+    for (std::size_t i = 1;
+         i < kMaxRun && place.length < length && place.kind != Place::Kind::Packed; ++i) {
+        STRATA_CO_TRY(const Place next,
+                      co_await find(offset + place.length, length - place.length));
         if (next.kind != place.kind || next.look_below != place.look_below ||
             (place.kind == Place::Kind::Data && next.offset != place.offset + place.length)) {
             break;
@@ -76,20 +97,25 @@ Task<> TableNode::read_below(std::uint64_t offset, Buffers into) {
 }
 
 Task<> TableNode::read_packed(Place place, std::uint64_t offset, Buffers into) {
-    auto known = std::find_if(unpacked_.begin(), unpacked_.end(), [&](const Unpacked& each) { return each.offset == place.offset; });
+    auto known = std::find_if(unpacked_.begin(), unpacked_.end(),
+                              [&](const Unpacked& each) { return each.offset == place.offset; });
     std::shared_ptr<const std::vector<std::byte>> bytes;
     if (known != unpacked_.end() && known->bytes->size() == place.bytes) {
         bytes = known->bytes;
     } else {
-        STRATA_CO_TRY(const std::vector<std::byte> packed, co_await read_bytes(*file_, place.offset, place.packed));
+        STRATA_CO_TRY(const std::vector<std::byte> packed,
+                      co_await read_bytes(*file_, place.offset, place.packed));
         auto fresh = std::make_shared<std::vector<std::byte>>(place.bytes);
         const Result<> done = co_await loop().offload([&] { return place.unpack(packed, *fresh); });
         if (!done.ok()) {
-            co_return Error(done.error()).context(fmt::format("'{}': {} compressed bytes at {}", name(), place.packed, place.offset));
+            co_return Error(done.error())
+                .context(fmt::format("'{}': {} compressed bytes at {}", name(), place.packed,
+                                     place.offset));
         }
         bytes = std::move(fresh);
         unpacked_.push_front({place.offset, bytes});
-        while (unpacked_.size() > 1 && (unpacked_.size() > kUnpackedBlocks || unpacked_.size() * place.bytes > kUnpackedBytes)) {
+        while (unpacked_.size() > 1 && (unpacked_.size() > kUnpackedBlocks ||
+                                        unpacked_.size() * place.bytes > kUnpackedBytes)) {
             unpacked_.pop_back();
         }
     }
@@ -149,7 +175,8 @@ Task<> TableNode::write(std::uint64_t offset, Buffers from) {
             continue;
         }
         const Buffers rest = from.from(done);
-        STRATA_CO_TRY(const std::uint64_t part, co_await allocate(offset + done, rest.size(), &rest));
+        STRATA_CO_TRY(const std::uint64_t part,
+                      co_await allocate(offset + done, rest.size(), &rest));
         done += part;
     }
     co_return ok();
@@ -163,10 +190,12 @@ Task<> TableNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroO
         if (place.kind == Place::Kind::Data) {
             STRATA_CO_TRY_VOID(co_await file_->write_zeroes(place.offset, place.length, options));
             offset += place.length;
-        } else if (place.kind == Place::Kind::Zero || (place.kind == Place::Kind::Hole && backing_ == nullptr)) {
+        } else if (place.kind == Place::Kind::Zero ||
+                   (place.kind == Place::Kind::Hole && backing_ == nullptr)) {
             offset += place.length;
         } else {
-            STRATA_CO_TRY(const std::uint64_t part, co_await allocate(offset, end - offset, nullptr));
+            STRATA_CO_TRY(const std::uint64_t part,
+                          co_await allocate(offset, end - offset, nullptr));
             offset += part;
         }
     }
@@ -191,8 +220,10 @@ bool TableNode::busy(std::uint64_t first, std::uint64_t last) const {
     return it != allocating_.end() && *it <= last;
 }
 
-// Writes `from`, or zeros if null, to what lies at `offset` and has no place yet; answers for how many bytes (0: look again).
-Task<std::uint64_t> TableNode::allocate(std::uint64_t offset, std::uint64_t length, const Buffers* from) {
+// Writes `from`, or zeros if null, to what lies at `offset` and has no place yet; answers for how
+// many bytes (0: look again).
+Task<std::uint64_t> TableNode::allocate(std::uint64_t offset, std::uint64_t length,
+                                        const Buffers* from) {
     const std::uint64_t first = offset / unit_;
     const std::uint64_t last = std::min((offset + length - 1) / unit_, first + kMaxRun - 1);
     while (busy(first, last)) {
@@ -201,7 +232,8 @@ Task<std::uint64_t> TableNode::allocate(std::uint64_t offset, std::uint64_t leng
     for (std::uint64_t block = first; block <= last; ++block) {
         allocating_.insert(block);
     }
-    Result<std::uint64_t> part = co_await allocate_locked(offset, std::min(length, (last + 1) * unit_ - offset), from);
+    Result<std::uint64_t> part =
+        co_await allocate_locked(offset, std::min(length, (last + 1) * unit_ - offset), from);
     for (std::uint64_t block = first; block <= last; ++block) {
         allocating_.erase(block);
     }
@@ -210,9 +242,14 @@ Task<std::uint64_t> TableNode::allocate(std::uint64_t offset, std::uint64_t leng
 }
 
 Task<> TableNode::write_packed_locked(std::uint64_t block, std::span<const std::byte> packed) {
-    STRATA_CO_TRY(const Place now, co_await find(block * unit_, std::min(unit_, size_ - block * unit_)));
+    STRATA_CO_TRY(const Place now,
+                  co_await find(block * unit_, std::min(unit_, size_ - block * unit_)));
     if (now.kind != Place::Kind::Hole) {
-        co_return Error{ErrorKind::WrongState, fmt::format("'{}': the block at {} has a place, and is not written compressed", name(), block * unit_), EIO};
+        co_return Error{
+            ErrorKind::WrongState,
+            fmt::format("'{}': the block at {} has a place, and is not written compressed", name(),
+                        block * unit_),
+            EIO};
     }
     const std::uint64_t at = take_space(packed.size(), 1);
     STRATA_CO_TRY_VOID(co_await file_->write(at, Buffers::of(packed)));
@@ -224,12 +261,17 @@ Task<> TableNode::write_packed(std::uint64_t offset, Buffers from, Pack pack) {
     if (from.empty()) {
         co_return ok();
     }
-    if (offset % unit_ != 0 || (from.size() != unit_ && offset + from.size() != size_) || from.size() > unit_) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}': {} bytes at {} are no whole block", name(), from.size(), offset), EINVAL};
+    if (offset % unit_ != 0 || (from.size() != unit_ && offset + from.size() != size_) ||
+        from.size() > unit_) {
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("'{}': {} bytes at {} are no whole block", name(), from.size(), offset),
+            EINVAL};
     }
     std::vector<std::byte> whole(unit_), packed(unit_);
     from.copy_to(whole);
-    const std::size_t size = co_await loop().offload([&] { return pack(whole, std::span(packed).first(unit_ - 1)); });
+    const std::size_t size =
+        co_await loop().offload([&] { return pack(whole, std::span(packed).first(unit_ - 1)); });
     if (size == 0) {
         co_return co_await write(offset, from);
     }
@@ -245,8 +287,10 @@ Task<> TableNode::write_packed(std::uint64_t offset, Buffers from, Pack pack) {
     co_return done;
 }
 
-// How many blocks from `first` on have no place, of those that [offset, end) covers wholly; the first one counts in any case.
-Task<std::uint64_t> TableNode::without_place(std::uint64_t first, std::uint64_t offset, std::uint64_t end) {
+// How many blocks from `first` on have no place, of those that [offset, end) covers wholly; the
+// first one counts in any case.
+Task<std::uint64_t> TableNode::without_place(std::uint64_t first, std::uint64_t offset,
+                                             std::uint64_t end) {
     std::uint64_t count = 1;
     if (offset % unit_ != 0 || offset + unit_ > end) {
         co_return count;
@@ -261,19 +305,22 @@ Task<std::uint64_t> TableNode::without_place(std::uint64_t first, std::uint64_t 
     co_return count;
 }
 
-Task<std::uint64_t> TableNode::allocate_locked(std::uint64_t offset, std::uint64_t length, const Buffers* from) {
+Task<std::uint64_t> TableNode::allocate_locked(std::uint64_t offset, std::uint64_t length,
+                                               const Buffers* from) {
     const std::uint64_t first = offset / unit_;
     STRATA_CO_TRY(const Place now, co_await find(offset, length));
     if (now.kind == Place::Kind::Data) {
         co_return std::uint64_t{0};
     }
-    if (from == nullptr && zero_blocks_ && offset % unit_ == 0 && (length >= unit_ || offset + length == size_)) {
+    if (from == nullptr && zero_blocks_ && offset % unit_ == 0 &&
+        (length >= unit_ || offset + length == size_)) {
         STRATA_CO_TRY(const bool done, co_await publish_zero(first));
         if (done) {
             co_return std::min(length, unit_);
         }
     }
-    STRATA_CO_TRY(const std::uint64_t blocks, co_await without_place(first, offset, offset + length));
+    STRATA_CO_TRY(const std::uint64_t blocks,
+                  co_await without_place(first, offset, offset + length));
     STRATA_CO_TRY(const Reservation reservation, co_await reserve(first, blocks));
     const std::uint64_t base = first * unit_;
     const std::uint64_t block_end = std::min(base + reservation.blocks * unit_, size_);
@@ -291,13 +338,16 @@ Task<std::uint64_t> TableNode::allocate_locked(std::uint64_t offset, std::uint64
     co_return end - offset;
 }
 
-// Gives [from, to) of the disk, which begins at `base` in the reservation, the content that it has had.
-Task<> TableNode::fill(std::uint64_t from, std::uint64_t to, const Reservation& reservation, std::uint64_t base) {
+// Gives [from, to) of the disk, which begins at `base` in the reservation, the content that it has
+// had.
+Task<> TableNode::fill(std::uint64_t from, std::uint64_t to, const Reservation& reservation,
+                       std::uint64_t base) {
     std::vector<std::byte> buffer;
     while (from < to) {
         STRATA_CO_TRY(Place place, co_await find_long(from, std::min(to - from, kMaxFill)));
         const std::uint64_t target = reservation.offset + (from - base);
-        const bool zeros = place.kind == Place::Kind::Zero || (place.kind == Place::Kind::Hole && backing_ == nullptr);
+        const bool zeros = place.kind == Place::Kind::Zero ||
+                           (place.kind == Place::Kind::Hole && backing_ == nullptr);
         if (place.kind == Place::Kind::Data && reservation.in_place) {
             from += place.length;
             continue;
@@ -368,19 +418,22 @@ Task<> TableNode::close() {
 Task<Extent> TableNode::status(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY_VOID(check_range(offset, length, false));
     STRATA_CO_TRY(const Place place, co_await find_long(offset, length));
-    Extent extent{.kind = Extent::Kind::Data, .length = place.length, .owner = this, .file = file_.get()};
+    Extent extent{
+        .kind = Extent::Kind::Data, .length = place.length, .owner = this, .file = file_.get()};
     if (place.kind == Place::Kind::Data) {
         extent.has_offset = true;
         extent.offset = place.offset;
         if (place.look_below) {
             STRATA_CO_TRY(const Extent below, co_await file_->status(place.offset, place.length));
-            extent.kind = below.kind == Extent::Kind::Data ? Extent::Kind::Data : Extent::Kind::Zero;
+            extent.kind =
+                below.kind == Extent::Kind::Data ? Extent::Kind::Data : Extent::Kind::Zero;
             extent.length = below.length;
         }
     } else if (place.kind == Place::Kind::Packed) {
         extent.compressed = true;
     } else {
-        extent.kind = place.kind == Place::Kind::Zero ? Extent::Kind::Zero : Extent::Kind::Unallocated;
+        extent.kind =
+            place.kind == Place::Kind::Zero ? Extent::Kind::Zero : Extent::Kind::Unallocated;
     }
     co_return extent;
 }
@@ -410,7 +463,9 @@ Task<CheckReport> TableNode::check(Repair /*repair*/) {
             if (place.offset >= file_->size()) {
                 ++report.corruptions;
                 if (report.messages.size() < 20) {
-                    report.messages.push_back(fmt::format("the block at {} lies at {}, past the end of the file", offset, place.offset));
+                    report.messages.push_back(
+                        fmt::format("the block at {} lies at {}, past the end of the file", offset,
+                                    place.offset));
                 }
             }
         }

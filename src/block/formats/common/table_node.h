@@ -1,11 +1,13 @@
-// TableNode: what all formats share that map blocks of the disk to places in a file: VDI, VHD, VHDX, Parallels, VMDK's sparse
-// extents, qcow, QED, Bochs, cloop, DMG, COW. They differ in find() and, if they are written, in reserve() and publish().
+// TableNode: what all formats share that map blocks of the disk to places in a file: VDI, VHD,
+// VHDX, Parallels, VMDK's sparse extents, qcow, QED, Bochs, cloop, DMG, COW. They differ in find()
+// and, if they are written, in reserve() and publish().
 //
-// A write to a block that has no place reserves one at the end of the file, writes the data there with what belongs round it
-// (from the backing image, a compressed block, or zeros), and only then publishes the place in the table, in memory. A flush makes
-// the data durable, then brings the tables out (MetaCache), then makes these durable. So a crash loses at most what was not
-// flushed, and never shows a place without its data. Blocks that have a place keep it: discards and zeroes go to the file.
-// One allocation of a block at a time; everything else runs side by side.
+// A write to a block that has no place reserves one at the end of the file, writes the data there
+// with what belongs round it (from the backing image, a compressed block, or zeros), and only then
+// publishes the place in the table, in memory. A flush makes the data durable, then brings the
+// tables out (MetaCache), then makes these durable. So a crash loses at most what was not flushed,
+// and never shows a place without its data. Blocks that have a place keep it: discards and zeroes
+// go to the file. One allocation of a block at a time; everything else runs side by side.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +26,12 @@
 
 namespace strata::block {
 
-/// Decompresses `from` (which may have rubbish behind its stream) to exactly `into`. Runs on a worker thread.
+/// Decompresses `from` (which may have rubbish behind its stream) to exactly `into`. Runs on a
+/// worker thread.
 using Unpack = Result<> (*)(std::span<const std::byte> from, std::span<std::byte> into);
 
-/// Compresses `from` into `into`; answers how many bytes it became, 0 if they do not fit. Runs on a worker thread.
+/// Compresses `from` into `into`; answers how many bytes it became, 0 if they do not fit. Runs on a
+/// worker thread.
 using Pack = std::size_t (*)(std::span<const std::byte> from, std::span<std::byte> into);
 
 /// What lies at a place of the disk.
@@ -36,12 +40,13 @@ struct Place {
         Data,    ///< at `offset` of the file
         Zero,    ///< zeros, whatever lies below
         Hole,    ///< the backing image, or zeros
-        Packed,  ///< compressed: `packed` bytes at `offset` are block [start, start + bytes) of the disk
+        Packed,  ///< compressed: `packed` bytes at `offset` are block [start, start + bytes) of the
+                 ///< disk
     };
     Kind kind = Kind::Hole;
     std::uint64_t length = 0;  ///< from what was asked for; at least 1
     std::uint64_t offset = 0;
-    bool look_below = false;   ///< Data that may be a hole of the file: status() asks it
+    bool look_below = false;  ///< Data that may be a hole of the file: status() asks it
     std::uint64_t start = 0, bytes = 0, packed = 0;
     Unpack unpack = nullptr;
 };
@@ -50,8 +55,9 @@ struct Place {
 struct Reservation {
     std::uint64_t offset = 0;  ///< of the first block's data; the others follow without a gap
     std::uint64_t blocks = 1;
-    bool zeroed = false;       ///< reads as zeros
-    bool in_place = false;     ///< the block has its place and lacks parts of its content: what find() calls Data stays
+    bool zeroed = false;    ///< reads as zeros
+    bool in_place = false;  ///< the block has its place and lacks parts of its content: what find()
+                            ///< calls Data stays
 };
 
 class TableNode : public Node {
@@ -77,7 +83,8 @@ class TableNode : public Node {
 
     /// What lies at `offset`, for at most `length` bytes; both inside the disk.
     virtual Task<Place> find(std::uint64_t offset, std::uint64_t length) = 0;
-    /// Space for at most `count` blocks from `block` on, none of which is wholly Data. Formats that are only read lack it.
+    /// Space for at most `count` blocks from `block` on, none of which is wholly Data. Formats that
+    /// are only read lack it.
     virtual Task<Reservation> reserve(std::uint64_t block, std::uint64_t count);
     /// The data is written: the tables (in memory) refer to it from now on.
     virtual Task<> publish(std::uint64_t block, const Reservation& reservation);
@@ -85,8 +92,9 @@ class TableNode : public Node {
     virtual Task<bool> publish_zero(std::uint64_t block);
     /// Makes `block` refer to `bytes` compressed bytes at `offset`, which are written.
     virtual Task<> publish_packed(std::uint64_t block, std::uint64_t offset, std::uint64_t bytes);
-    /// What write_compressed() is, for formats that have compressed blocks: `pack` makes the bytes; blocks that do not get smaller are
-    /// written as they are. An empty buffer is the end of a stream, which means nothing here.
+    /// What write_compressed() is, for formats that have compressed blocks: `pack` makes the bytes;
+    /// blocks that do not get smaller are written as they are. An empty buffer is the end of a
+    /// stream, which means nothing here.
     Task<> write_packed(std::uint64_t offset, Buffers from, Pack pack);
     /// Before the first write; durable when it returns, if the format wants it so.
     virtual Task<> before_first_write();
@@ -97,7 +105,8 @@ class TableNode : public Node {
 
     /// Sets unit, size and traits, once they are known. `unit` divides the work of allocation.
     void configure(std::uint64_t size, std::uint64_t unit, bool zero_blocks);
-    /// Moves the end of what is used by `bytes` and answers where it was, a multiple of `alignment`.
+    /// Moves the end of what is used by `bytes` and answers where it was, a multiple of
+    /// `alignment`.
     std::uint64_t take_space(std::uint64_t bytes, std::uint64_t alignment);
     [[nodiscard]] std::uint64_t unit() const { return unit_; }
     [[nodiscard]] bool written() const { return written_; }
@@ -107,7 +116,7 @@ class TableNode : public Node {
     std::uint64_t backing_shift_ = 0;  ///< where in `backing_` this disk begins
     MetaCache meta_;
     NodeTraits traits_;
-    std::uint64_t end_ = 0;            ///< of what is used of the file
+    std::uint64_t end_ = 0;  ///< of what is used of the file
 
   private:
     Task<Place> find_long(std::uint64_t offset, std::uint64_t length);
@@ -115,9 +124,11 @@ class TableNode : public Node {
     Task<> read_below(std::uint64_t offset, Buffers into);
     Task<std::uint64_t> allocate(std::uint64_t offset, std::uint64_t length, const Buffers* from);
     Task<> write_packed_locked(std::uint64_t block, std::span<const std::byte> packed);
-    Task<std::uint64_t> allocate_locked(std::uint64_t offset, std::uint64_t length, const Buffers* from);
+    Task<std::uint64_t> allocate_locked(std::uint64_t offset, std::uint64_t length,
+                                        const Buffers* from);
     Task<std::uint64_t> without_place(std::uint64_t first, std::uint64_t offset, std::uint64_t end);
-    Task<> fill(std::uint64_t from, std::uint64_t to, const Reservation& reservation, std::uint64_t base);
+    Task<> fill(std::uint64_t from, std::uint64_t to, const Reservation& reservation,
+                std::uint64_t base);
     Task<> begin_write();
     Task<> flush_locked();
     [[nodiscard]] bool busy(std::uint64_t first, std::uint64_t last) const;

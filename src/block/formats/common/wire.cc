@@ -1,12 +1,11 @@
 // Wire helpers: texts, CRC-32C and identifiers.
 #include "block/formats/common/wire.h"
 
-#include <sys/random.h>
-
 #include <array>
 #include <cerrno>
 
 #include <fmt/format.h>
+#include <sys/random.h>
 
 #include "block/wording.h"
 
@@ -47,7 +46,9 @@ void append_utf8(std::string& out, std::uint32_t point) {
 
 /// The code point that starts at text[at]; moves `at` behind it.
 std::uint32_t next_point(std::string_view text, std::size_t& at) {
-    const auto byte = [&text](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i])); };
+    const auto byte = [&text](std::size_t i) {
+        return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
+    };
     const std::uint32_t first = byte(at++);
     if (first < 0x80) {
         return first;
@@ -72,8 +73,10 @@ Error broken_image(std::string_view format, std::string_view name, std::string_v
     return {ErrorKind::Failed, fmt::format("{} image '{}': {}", format, name, what), EINVAL};
 }
 
-Error broken_image(std::string_view format, std::string_view name, std::string_view what, std::string theirs) {
-    return wording() == Wording::Qemu ? Error{ErrorKind::Failed, std::move(theirs), EINVAL} : broken_image(format, name, what);
+Error broken_image(std::string_view format, std::string_view name, std::string_view what,
+                   std::string theirs) {
+    return wording() == Wording::Qemu ? Error{ErrorKind::Failed, std::move(theirs), EINVAL}
+                                      : broken_image(format, name, what);
 }
 
 Error unsupported_image(std::string_view format, std::string_view name, std::string_view what) {
@@ -104,7 +107,8 @@ std::string utf8_of_utf16(std::span<const std::byte> bytes, bool big_endian) {
             break;
         }
         if (point >= 0xD800 && point < 0xE000) {
-            const bool pair = point < 0xDC00 && i + 3 < bytes.size() && unit(i + 2) >= 0xDC00 && unit(i + 2) < 0xE000;
+            const bool pair = point < 0xDC00 && i + 3 < bytes.size() && unit(i + 2) >= 0xDC00 &&
+                              unit(i + 2) < 0xE000;
             point = pair ? 0x10000 + ((point - 0xD800) << 10) + (unit(i + 2) - 0xDC00) : 0xFFFD;
             i += pair ? 2 : 0;
         }
@@ -141,14 +145,16 @@ std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before) {
 
 RawUuid random_uuid() {
     RawUuid uuid{};
-    STRATA_CHECK(::getrandom(uuid.data(), uuid.size(), 0) == static_cast<ssize_t>(uuid.size()), "the kernel has no random bytes");
+    STRATA_CHECK(::getrandom(uuid.data(), uuid.size(), 0) == static_cast<ssize_t>(uuid.size()),
+                 "the kernel has no random bytes");
     uuid[6] = (uuid[6] & std::byte{0x0F}) | std::byte{0x40};
     uuid[8] = (uuid[8] & std::byte{0x3F}) | std::byte{0x80};
     return uuid;
 }
 
 std::string format_uuid(const RawUuid& uuid, bool mixed) {
-    constexpr std::array<std::uint8_t, 16> kMixed = {3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15};
+    constexpr std::array<std::uint8_t, 16> kMixed = {3, 2, 1,  0,  5,  4,  7,  6,
+                                                     8, 9, 10, 11, 12, 13, 14, 15};
     std::string out;
     for (std::size_t i = 0; i < uuid.size(); ++i) {
         out += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",

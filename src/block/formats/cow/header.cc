@@ -54,7 +54,8 @@ Result<Header> take(std::span<const std::byte> bytes, std::string_view name) {
 }
 
 Result<Header> parse_any(std::span<const std::byte> bytes, std::string_view name) {
-    const std::uint32_t version = get<Be32>(bytes, 0) == kMagic ? get<Be32>(bytes, 4).value() : get<Le32>(bytes, 4).value();
+    const std::uint32_t version =
+        get<Be32>(bytes, 0) == kMagic ? get<Be32>(bytes, 4).value() : get<Le32>(bytes, 4).value();
     const bool big = get<Be32>(bytes, 0) == kMagic;
     if (version == 1) {
         return big ? take<Wire1<Be32, Be64>>(bytes, name) : take<Wire1<Le32, Le64>>(bytes, name);
@@ -71,7 +72,8 @@ Result<Header> parse_any(std::span<const std::byte> bytes, std::string_view name
 }  // namespace
 
 bool is_image(std::span<const std::byte> bytes) {
-    return bytes.size() >= 8 && ((get<Be32>(bytes, 0) == kMagic && get<Be32>(bytes, 4) >= 1 && get<Be32>(bytes, 4) <= 3) ||
+    return bytes.size() >= 8 && ((get<Be32>(bytes, 0) == kMagic && get<Be32>(bytes, 4) >= 1 &&
+                                  get<Be32>(bytes, 4) <= 3) ||
                                  (get<Le32>(bytes, 0) == kMagic && get<Le32>(bytes, 4) == 1));
 }
 
@@ -83,7 +85,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     if (!std::has_single_bit(h.sector) || h.sector < 512 || h.sector > 65536) {
         return broken_image("COW", name, fmt::format("sectors of {} bytes cannot be", h.sector));
     }
-    if (h.size == 0 || h.size % 512 != 0 || divide_up(divide_up(h.size, h.sector), 8) > kMaxBitmapBytes) {
+    if (h.size == 0 || h.size % 512 != 0 ||
+        divide_up(divide_up(h.size, h.sector), 8) > kMaxBitmapBytes) {
         return broken_image("COW", name, fmt::format("a disk of {} bytes cannot be", h.size));
     }
     if (h.version < 3) {

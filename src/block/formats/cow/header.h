@@ -1,7 +1,8 @@
 // CowHeader: the headers of User-Mode Linux' copy-on-write files, versions 1 to 3, checked.
 //
-// A bitmap of changed sectors (least significant bit first) follows the header, then the data, sector n at its own place.
-// Version 1 is in its writer's byte order, 2 and 3 are big-endian. Format: Linux, arch/um/drivers/cow_user.c.
+// A bitmap of changed sectors (least significant bit first) follows the header, then the data,
+// sector n at its own place. Version 1 is in its writer's byte order, 2 and 3 are big-endian.
+// Format: Linux, arch/um/drivers/cow_user.c.
 #pragma once
 
 #include <cstddef>

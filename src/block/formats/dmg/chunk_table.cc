@@ -24,7 +24,8 @@ static_assert(sizeof(WireChunk) == kChunkBytes);
 constexpr std::array<std::int8_t, 256> make_base64() {
     std::array<std::int8_t, 256> table{};
     table.fill(-1);
-    constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    constexpr std::string_view kDigits =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (std::size_t i = 0; i < kDigits.size(); ++i) {
         table[static_cast<unsigned char>(kDigits[i])] = static_cast<std::int8_t>(i);
     }
@@ -73,15 +74,19 @@ bool known(ChunkType type) {
 }
 
 /// The chunk that `wire` describes, checked.
-Result<Chunk> take_chunk(const WireChunk& wire, std::uint64_t first_sector, std::uint64_t base, std::uint64_t file_size, std::string_view name) {
+Result<Chunk> take_chunk(const WireChunk& wire, std::uint64_t first_sector, std::uint64_t base,
+                         std::uint64_t file_size, std::string_view name) {
     constexpr std::uint64_t kMaxSectors = 1ULL << 50;
     Chunk chunk;
     chunk.type = static_cast<ChunkType>(wire.type.value());
     if (!known(chunk.type)) {
-        return unsupported_image("DMG", name, fmt::format("chunks of the type {:#x} are unknown", wire.type.value()));
+        return unsupported_image(
+            "DMG", name, fmt::format("chunks of the type {:#x} are unknown", wire.type.value()));
     }
     if (wire.sector > kMaxSectors || first_sector > kMaxSectors || wire.sectors > kMaxSectors) {
-        return broken_image("DMG", name, fmt::format("a chunk of {} sectors at {} cannot be", wire.sectors.value(), wire.sector.value()));
+        return broken_image("DMG", name,
+                            fmt::format("a chunk of {} sectors at {} cannot be",
+                                        wire.sectors.value(), wire.sector.value()));
     }
     chunk.start = (first_sector + wire.sector) * 512;
     chunk.length = wire.sectors * 512;
@@ -91,16 +96,23 @@ Result<Chunk> take_chunk(const WireChunk& wire, std::uint64_t first_sector, std:
     chunk.offset = base + wire.offset;
     chunk.packed = wire.length;
     const bool raw = chunk.type == ChunkType::Raw;
-    if (base > file_size || wire.offset > file_size || !lies_within(chunk.offset, chunk.packed, file_size)) {
-        return broken_image("DMG", name, fmt::format("a chunk of {} bytes at {} lies outside the file", chunk.packed, wire.offset.value()));
+    if (base > file_size || wire.offset > file_size ||
+        !lies_within(chunk.offset, chunk.packed, file_size)) {
+        return broken_image("DMG", name,
+                            fmt::format("a chunk of {} bytes at {} lies outside the file",
+                                        chunk.packed, wire.offset.value()));
     }
-    if (raw ? chunk.packed < chunk.length : chunk.packed > kMaxChunkBytes || chunk.length > kMaxChunkBytes) {
-        return broken_image("DMG", name, fmt::format("a chunk of {} bytes cannot be {} bytes of the disk", chunk.packed, chunk.length));
+    if (raw ? chunk.packed < chunk.length
+            : chunk.packed > kMaxChunkBytes || chunk.length > kMaxChunkBytes) {
+        return broken_image("DMG", name,
+                            fmt::format("a chunk of {} bytes cannot be {} bytes of the disk",
+                                        chunk.packed, chunk.length));
     }
     return chunk;
 }
 
-Result<> take_table(std::span<const std::byte> table, const Trailer& trailer, std::uint64_t file_size, std::string_view name, std::vector<Chunk>& out) {
+Result<> take_table(std::span<const std::byte> table, const Trailer& trailer,
+                    std::uint64_t file_size, std::string_view name, std::vector<Chunk>& out) {
     if (table.size() < kMishBytes || get<Be32>(table, 0) != kMish) {
         return ok();  // another kind of resource
     }
@@ -110,7 +122,8 @@ Result<> take_table(std::span<const std::byte> table, const Trailer& trailer, st
         return broken_image("DMG", name, fmt::format("a table of {} chunks is cut off", count));
     }
     if (data_offset > file_size) {
-        return broken_image("DMG", name, fmt::format("a table's data at {} lies outside the file", data_offset));
+        return broken_image("DMG", name,
+                            fmt::format("a table's data at {} lies outside the file", data_offset));
     }
     for (std::uint32_t i = 0; i < count; ++i) {
         const auto wire = get<WireChunk>(table, kMishBytes + i * kChunkBytes);
@@ -118,7 +131,8 @@ Result<> take_table(std::span<const std::byte> table, const Trailer& trailer, st
         if (type == ChunkType::Comment || type == ChunkType::End || wire.sectors == 0) {
             continue;
         }
-        out.push_back(STRATA_TRY(take_chunk(wire, first_sector, trailer.data_offset + data_offset, file_size, name)));
+        out.push_back(STRATA_TRY(
+            take_chunk(wire, first_sector, trailer.data_offset + data_offset, file_size, name)));
     }
     return ok();
 }
@@ -127,10 +141,12 @@ Result<std::vector<Chunk>> in_order(std::vector<Chunk> chunks, std::string_view 
     if (chunks.empty()) {
         return broken_image("DMG", name, "it has no block table");
     }
-    std::sort(chunks.begin(), chunks.end(), [](const Chunk& a, const Chunk& b) { return a.start < b.start; });
+    std::sort(chunks.begin(), chunks.end(),
+              [](const Chunk& a, const Chunk& b) { return a.start < b.start; });
     for (std::size_t i = 1; i < chunks.size(); ++i) {
         if (chunks[i - 1].start + chunks[i - 1].length > chunks[i].start) {
-            return broken_image("DMG", name, fmt::format("two chunks claim the byte {}", chunks[i].start));
+            return broken_image("DMG", name,
+                                fmt::format("two chunks claim the byte {}", chunks[i].start));
         }
     }
     return chunks;
@@ -138,11 +154,15 @@ Result<std::vector<Chunk>> in_order(std::vector<Chunk> chunks, std::string_view 
 
 }  // namespace
 
-bool is_trailer(std::span<const std::byte> bytes) { return bytes.size() >= kTrailerBytes && get<Be32>(bytes, 0) == kKoly; }
+bool is_trailer(std::span<const std::byte> bytes) {
+    return bytes.size() >= kTrailerBytes && get<Be32>(bytes, 0) == kKoly;
+}
 
-Result<Trailer> parse_trailer(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name) {
+Result<Trailer> parse_trailer(std::span<const std::byte> bytes, std::uint64_t file_size,
+                              std::string_view name) {
     if (!is_trailer(bytes)) {
-        return broken_image("DMG", name, "it has no trailer: this is no DMG image, or it is cut off");
+        return broken_image("DMG", name,
+                            "it has no trailer: this is no DMG image, or it is cut off");
     }
     Trailer t;
     t.data_offset = get<Be64>(bytes, 0x18);
@@ -150,17 +170,22 @@ Result<Trailer> parse_trailer(std::span<const std::byte> bytes, std::uint64_t fi
     t.resource_length = get<Be64>(bytes, 0x30);
     t.plist_offset = get<Be64>(bytes, 0xD8);
     t.plist_length = get<Be64>(bytes, 0xE0);
-    if (t.data_offset > file_size || !lies_within(t.resource_offset, t.resource_length, file_size) ||
-        !lies_within(t.plist_offset, t.plist_length, file_size) || t.plist_length > kMaxPlist || t.resource_length > kMaxPlist) {
-        return broken_image("DMG", name, "its trailer speaks of what lies outside the file, or is too large");
+    if (t.data_offset > file_size ||
+        !lies_within(t.resource_offset, t.resource_length, file_size) ||
+        !lies_within(t.plist_offset, t.plist_length, file_size) || t.plist_length > kMaxPlist ||
+        t.resource_length > kMaxPlist) {
+        return broken_image("DMG", name,
+                            "its trailer speaks of what lies outside the file, or is too large");
     }
     return t;
 }
 
-Result<std::vector<Chunk>> parse_plist(std::span<const std::byte> bytes, const Trailer& trailer, std::uint64_t file_size, std::string_view name) {
+Result<std::vector<Chunk>> parse_plist(std::span<const std::byte> bytes, const Trailer& trailer,
+                                       std::uint64_t file_size, std::string_view name) {
     // SAFETY: bytes as characters.
     std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    constexpr std::string_view kKey = "<key>blkx</key>", kOpen = "<data>", kClose = "</data>", kEnd = "</array>";
+    constexpr std::string_view kKey = "<key>blkx</key>", kOpen = "<data>", kClose = "</data>",
+                               kEnd = "</array>";
     const std::size_t key = text.find(kKey);
     if (key == std::string_view::npos) {
         return broken_image("DMG", name, "its property list has no block tables");
@@ -175,13 +200,16 @@ Result<std::vector<Chunk>> parse_plist(std::span<const std::byte> bytes, const T
             return in_order(std::move(chunks), name);
         }
         const std::size_t begin = open + kOpen.size();
-        STRATA_TRY_VOID(take_table(decode_base64(text.substr(begin, close - begin)), trailer, file_size, name, chunks));
+        STRATA_TRY_VOID(take_table(decode_base64(text.substr(begin, close - begin)), trailer,
+                                   file_size, name, chunks));
         text.remove_prefix(close + kClose.size());
     }
 }
 
-Result<std::vector<Chunk>> parse_resources(std::span<const std::byte> fork, const Trailer& trailer, std::uint64_t file_size, std::string_view name) {
-    if (fork.size() < 16 || get<Be32>(fork, 0) > fork.size() || get<Be32>(fork, 8) > fork.size() - get<Be32>(fork, 0)) {
+Result<std::vector<Chunk>> parse_resources(std::span<const std::byte> fork, const Trailer& trailer,
+                                           std::uint64_t file_size, std::string_view name) {
+    if (fork.size() < 16 || get<Be32>(fork, 0) > fork.size() ||
+        get<Be32>(fork, 8) > fork.size() - get<Be32>(fork, 0)) {
         return broken_image("DMG", name, "its resource fork is broken");
     }
     std::span<const std::byte> data = fork.subspan(get<Be32>(fork, 0), get<Be32>(fork, 8));
@@ -189,7 +217,8 @@ Result<std::vector<Chunk>> parse_resources(std::span<const std::byte> fork, cons
     while (data.size() > 4) {
         const std::uint32_t length = get<Be32>(data, 0);
         if (length == 0 || length > data.size() - 4) {
-            return broken_image("DMG", name, fmt::format("a resource of {} bytes is cut off", length));
+            return broken_image("DMG", name,
+                                fmt::format("a resource of {} bytes is cut off", length));
         }
         STRATA_TRY_VOID(take_table(data.subspan(4, length), trailer, file_size, name, chunks));
         data = data.subspan(4 + std::size_t{length});

@@ -1,7 +1,9 @@
-// DmgChunkTable: what an Apple disk image (UDIF) is made of: the trailer, the property list, the block tables in it.
+// DmgChunkTable: what an Apple disk image (UDIF) is made of: the trailer, the property list, the
+// block tables in it.
 //
-// The last 512 bytes ("koly") point at a property list, whose base64 data are tables ("mish") of chunks: a range of the disk, a
-// range of the data fork, a way of compression. Older images have the tables in a resource fork. Everything is big-endian.
+// The last 512 bytes ("koly") point at a property list, whose base64 data are tables ("mish") of
+// chunks: a range of the disk, a range of the data fork, a way of compression. Older images have
+// the tables in a resource fork. Everything is big-endian.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +18,8 @@ namespace strata::block::dmg {
 
 inline constexpr std::size_t kTrailerBytes = 512;
 inline constexpr std::uint64_t kMaxPlist = 64ULL << 20;
-inline constexpr std::uint64_t kMaxChunkBytes = 64ULL << 20;  ///< of a compressed chunk, packed or not
+inline constexpr std::uint64_t kMaxChunkBytes = 64ULL
+                                                << 20;  ///< of a compressed chunk, packed or not
 
 enum class ChunkType : std::uint32_t {
     Zero = 0,
@@ -32,7 +35,7 @@ enum class ChunkType : std::uint32_t {
 };
 
 struct Trailer {
-    std::uint64_t data_offset = 0;       ///< of the data fork
+    std::uint64_t data_offset = 0;  ///< of the data fork
     std::uint64_t resource_offset = 0, resource_length = 0;
     std::uint64_t plist_offset = 0, plist_length = 0;
 };
@@ -46,9 +49,12 @@ struct Chunk {
 /// True if `bytes` begin with a trailer.
 bool is_trailer(std::span<const std::byte> bytes);
 /// `file_size`: what the trailer's ranges must lie in.
-Result<Trailer> parse_trailer(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name);
+Result<Trailer> parse_trailer(std::span<const std::byte> bytes, std::uint64_t file_size,
+                              std::string_view name);
 /// The chunks of a property list or a resource fork, in the order of the disk, none over another.
-Result<std::vector<Chunk>> parse_plist(std::span<const std::byte> text, const Trailer& trailer, std::uint64_t file_size, std::string_view name);
-Result<std::vector<Chunk>> parse_resources(std::span<const std::byte> fork, const Trailer& trailer, std::uint64_t file_size, std::string_view name);
+Result<std::vector<Chunk>> parse_plist(std::span<const std::byte> text, const Trailer& trailer,
+                                       std::uint64_t file_size, std::string_view name);
+Result<std::vector<Chunk>> parse_resources(std::span<const std::byte> fork, const Trailer& trailer,
+                                           std::uint64_t file_size, std::string_view name);
 
 }  // namespace strata::block::dmg

@@ -1,24 +1,26 @@
 // The compressions of Apple's disk images: libraries where Debian has them, ADC by hand.
 #include "block/formats/dmg/codecs.h"
 
-#include <bzlib.h>
-#include <lzma.h>
-
 #include <cerrno>
 #include <cstring>
 
+#include <bzlib.h>
 #include <fmt/format.h>
+#include <lzma.h>
 
 namespace strata::block::dmg {
 namespace {
 
 constexpr std::uint64_t kLzmaMemory = 256ULL << 20;
 
-Error damaged(std::string_view what) { return {ErrorKind::Failed, fmt::format("a chunk compressed with {} is damaged", what), EIO}; }
+Error damaged(std::string_view what) {
+    return {ErrorKind::Failed, fmt::format("a chunk compressed with {} is damaged", what), EIO};
+}
 
 }  // namespace
 
-bool copy_match(std::span<std::byte> out, std::size_t at, std::size_t distance, std::size_t length) {
+bool copy_match(std::span<std::byte> out, std::size_t at, std::size_t distance,
+                std::size_t length) {
     if (distance == 0 || distance > at || length > out.size() - at) {
         return false;
     }
@@ -36,7 +38,8 @@ Result<> unpack_bzip2(std::span<const std::byte> from, std::span<std::byte> into
     auto made = static_cast<unsigned>(into.size());
     // SAFETY: the library's interface is of char, and it only reads the source.
     auto* source = const_cast<char*>(reinterpret_cast<const char*>(from.data()));
-    if (BZ2_bzBuffToBuffDecompress(reinterpret_cast<char*>(into.data()), &made, source, static_cast<unsigned>(from.size()), 0, 0) != BZ_OK ||
+    if (BZ2_bzBuffToBuffDecompress(reinterpret_cast<char*>(into.data()), &made, source,
+                                   static_cast<unsigned>(from.size()), 0, 0) != BZ_OK ||
         made != into.size()) {
         return damaged("bzip2");
     }
@@ -47,8 +50,10 @@ Result<> unpack_lzma(std::span<const std::byte> from, std::span<std::byte> into)
     std::uint64_t memory = kLzmaMemory;
     std::size_t used = 0, made = 0;
     // SAFETY: bytes as the library's bytes.
-    if (lzma_stream_buffer_decode(&memory, 0, nullptr, reinterpret_cast<const std::uint8_t*>(from.data()), &used, from.size(),
-                                  reinterpret_cast<std::uint8_t*>(into.data()), &made, into.size()) != LZMA_OK ||
+    if (lzma_stream_buffer_decode(&memory, 0, nullptr,
+                                  reinterpret_cast<const std::uint8_t*>(from.data()), &used,
+                                  from.size(), reinterpret_cast<std::uint8_t*>(into.data()), &made,
+                                  into.size()) != LZMA_OK ||
         made != into.size()) {
         return damaged("LZMA");
     }
@@ -78,7 +83,8 @@ Result<> unpack_adc(std::span<const std::byte> from, std::span<std::byte> into) 
             return damaged("ADC");
         }
         const std::size_t length = wide ? (code & 0x3F) + 4 : (code >> 2 & 0x0F) + 3;
-        const std::size_t distance = (wide ? byte(in + 1) << 8 | byte(in + 2) : (code & 3) << 8 | byte(in + 1)) + 1;
+        const std::size_t distance =
+            (wide ? byte(in + 1) << 8 | byte(in + 2) : (code & 3) << 8 | byte(in + 1)) + 1;
         if (!copy_match(into, out, distance, length)) {
             return damaged("ADC");
         }

@@ -1,4 +1,5 @@
-// The compressions of Apple's disk images: each turns a whole chunk into exactly the bytes that it stands for, or is an error.
+// The compressions of Apple's disk images: each turns a whole chunk into exactly the bytes that it
+// stands for, or is an error.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,8 @@ Result<> unpack_adc(std::span<const std::byte> from, std::span<std::byte> into);
 /// LZFSE with its LZVN and stored blocks (lzfse.cc).
 Result<> unpack_lzfse(std::span<const std::byte> from, std::span<std::byte> into);
 
-/// Copies `length` bytes within `out` from `distance` before `at` to `at`, byte after byte: they may overlap. False: out of bounds.
+/// Copies `length` bytes within `out` from `distance` before `at` to `at`, byte after byte: they
+/// may overlap. False: out of bounds.
 bool copy_match(std::span<std::byte> out, std::size_t at, std::size_t distance, std::size_t length);
 
 }  // namespace strata::block::dmg

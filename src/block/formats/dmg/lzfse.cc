@@ -1,9 +1,11 @@
-// LZFSE: Apple's compression: blocks of literals and (L, M, D) triples under finite state entropy coding, LZVN and stored blocks.
+// LZFSE: Apple's compression: blocks of literals and (L, M, D) triples under finite state entropy
+// coding, LZVN and stored blocks.
 //
-// A compressed block carries the frequencies of its symbols, from which four decoding tables are made (literals; lengths of
-// literal runs, of matches, distances). Both streams of bits are read from their ends backwards. Every number from the stream
-// is checked: a damaged stream ends in an error, never outside `from` or `into`.
-// Format: Apple's lzfse reference sources (BSD-3), their documented structures; the code is our own.
+// A compressed block carries the frequencies of its symbols, from which four decoding tables are
+// made (literals; lengths of literal runs, of matches, distances). Both streams of bits are read
+// from their ends backwards. Every number from the stream is checked: a damaged stream ends in an
+// error, never outside `from` or `into`. Format: Apple's lzfse reference sources (BSD-3), their
+// documented structures; the code is our own.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -19,17 +21,22 @@
 namespace strata::block::dmg {
 namespace {
 
-constexpr std::uint32_t kStored = 0x2D787662, kV1 = 0x31787662, kV2 = 0x32787662, kLzvn = 0x6E787662, kEnd = 0x24787662;
+constexpr std::uint32_t kStored = 0x2D787662, kV1 = 0x31787662, kV2 = 0x32787662,
+                        kLzvn = 0x6E787662, kEnd = 0x24787662;
 constexpr unsigned kLSymbols = 20, kMSymbols = 20, kDSymbols = 64, kLiteralSymbols = 256;
 constexpr unsigned kLStates = 64, kMStates = 64, kDStates = 256, kLiteralStates = 1024;
 constexpr std::uint32_t kMaxLiterals = 40000, kMaxMatches = 10000;
 constexpr std::size_t kV1Frequencies = 52, kV2Head = 32;
 
-Error damaged() { return {ErrorKind::Failed, "a chunk compressed with LZFSE is damaged", EIO}; }
+Error damaged() {
+    return {ErrorKind::Failed, "a chunk compressed with LZFSE is damaged", EIO};
+}
 
 /// Extra bits of a symbol; its base follows from those before it.
-constexpr std::array<std::uint8_t, kLSymbols> kLBits = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 5, 8};
-constexpr std::array<std::uint8_t, kMSymbols> kMBits = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 5, 8, 11};
+constexpr std::array<std::uint8_t, kLSymbols> kLBits = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                                        0, 0, 0, 0, 0, 0, 2, 3, 5, 8};
+constexpr std::array<std::uint8_t, kMSymbols> kMBits = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                                        0, 0, 0, 0, 0, 0, 3, 5, 8, 11};
 constexpr std::array<std::uint8_t, kDSymbols> kDBits = [] {
     std::array<std::uint8_t, kDSymbols> bits{};
     for (unsigned i = 0; i < kDSymbols; ++i) {
@@ -42,7 +49,8 @@ constexpr std::array<std::uint8_t, kDSymbols> kDBits = [] {
 class BackwardBits {
   public:
     /// `spare`: 0 to -7: so many bits of the last byte are unused.
-    BackwardBits(std::span<const std::byte> bytes, int spare) : bytes_(bytes), at_(static_cast<std::int64_t>(bytes.size() * 8) + spare) {}
+    BackwardBits(std::span<const std::byte> bytes, int spare)
+        : bytes_(bytes), at_(static_cast<std::int64_t>(bytes.size() * 8) + spare) {}
     [[nodiscard]] bool failed() const { return at_ < 0; }
     std::uint32_t pull(unsigned count) {
         at_ -= count;
@@ -51,7 +59,8 @@ class BackwardBits {
         }
         const auto byte = static_cast<std::size_t>(at_ / 8);
         std::array<std::byte, 8> window{};
-        std::memcpy(window.data(), bytes_.data() + byte, std::min<std::size_t>(8, bytes_.size() - byte));
+        std::memcpy(window.data(), bytes_.data() + byte,
+                    std::min<std::size_t>(8, bytes_.size() - byte));
         const std::uint64_t value = std::bit_cast<Le64>(window) >> (at_ % 8);
         return static_cast<std::uint32_t>(value & ((1ULL << count) - 1));
     }
@@ -63,14 +72,15 @@ class BackwardBits {
 
 /// One state of a decoding table: what it says, and how the next state comes about.
 struct State {
-    std::uint8_t bits = 0;        ///< to pull: those of the next state and the extra ones
+    std::uint8_t bits = 0;  ///< to pull: those of the next state and the extra ones
     std::uint8_t extra = 0;
     std::int16_t delta = 0;
-    std::uint32_t base = 0;       ///< the value, or the symbol
+    std::uint32_t base = 0;  ///< the value, or the symbol
 };
 
 /// Fills `states` from the symbols' frequencies; false if these are more than the states.
-bool make_table(std::span<State> states, std::span<const std::uint16_t> frequencies, std::span<const std::uint8_t> extra_bits) {
+bool make_table(std::span<State> states, std::span<const std::uint16_t> frequencies,
+                std::span<const std::uint8_t> extra_bits) {
     const int zeros = std::countl_zero(static_cast<std::uint32_t>(states.size()));
     const auto count = static_cast<int>(states.size());
     std::size_t at = 0;
@@ -86,9 +96,11 @@ bool make_table(std::span<State> states, std::span<const std::uint16_t> frequenc
             const int first = ((2 * count) >> k) - frequency;
             for (int j = 0; j < frequency; ++j) {
                 const int bits = j < first ? k : k - 1;
-                const int delta = j < first ? ((frequency + j) << k) - count : (j - first) << (k - 1);
-                states[at++] = {static_cast<std::uint8_t>(bits + static_cast<int>(extra)), static_cast<std::uint8_t>(extra),
-                                static_cast<std::int16_t>(delta), base};
+                const int delta =
+                    j < first ? ((frequency + j) << k) - count : (j - first) << (k - 1);
+                states[at++] = {static_cast<std::uint8_t>(bits + static_cast<int>(extra)),
+                                static_cast<std::uint8_t>(extra), static_cast<std::int16_t>(delta),
+                                base};
             }
         }
         base += extra_bits.empty() ? 1 : 1U << extra;
@@ -100,7 +112,8 @@ bool make_table(std::span<State> states, std::span<const std::uint16_t> frequenc
 std::uint32_t next_value(std::span<const State> table, std::uint32_t& state, BackwardBits& bits) {
     const State& entry = table[state];
     const std::uint32_t pulled = bits.pull(entry.bits);
-    const auto next = static_cast<std::uint32_t>(entry.delta + static_cast<std::int32_t>(pulled >> entry.extra));
+    const auto next =
+        static_cast<std::uint32_t>(entry.delta + static_cast<std::int32_t>(pulled >> entry.extra));
     state = next < table.size() ? next : 0;
     return entry.base + (pulled & ((1U << entry.extra) - 1));
 }
@@ -116,16 +129,22 @@ struct Block {
 
     [[nodiscard]] bool sound() const {
         const auto good = [](std::uint32_t state, unsigned states) { return state < states; };
-        return literals <= kMaxLiterals && literals % 4 == 0 && matches <= kMaxMatches && literal_bits <= 0 && literal_bits >= -7 &&
-               lmd_bits <= 0 && lmd_bits >= -7 && good(l, kLStates) && good(m, kMStates) && good(d, kDStates) &&
-               std::all_of(literal_state.begin(), literal_state.end(), [&](std::uint32_t each) { return good(each, kLiteralStates); });
+        return literals <= kMaxLiterals && literals % 4 == 0 && matches <= kMaxMatches &&
+               literal_bits <= 0 && literal_bits >= -7 && lmd_bits <= 0 && lmd_bits >= -7 &&
+               good(l, kLStates) && good(m, kMStates) && good(d, kDStates) &&
+               std::all_of(literal_state.begin(), literal_state.end(),
+                           [&](std::uint32_t each) { return good(each, kLiteralStates); });
     }
 };
 
 /// The frequencies of a v2 block, in codes of 2 to 14 bits.
 bool unpack_frequencies(std::span<const std::byte> from, std::span<std::uint16_t> out) {
-    constexpr std::array<std::uint8_t, 32> kLengths = {2, 3, 2, 5, 2, 3, 2, 8, 2, 3, 2, 5, 2, 3, 2, 14, 2, 3, 2, 5, 2, 3, 2, 8, 2, 3, 2, 5, 2, 3, 2, 14};
-    constexpr std::array<std::uint8_t, 32> kValues = {0, 2, 1, 4, 0, 3, 1, 0, 0, 2, 1, 5, 0, 3, 1, 0, 0, 2, 1, 6, 0, 3, 1, 0, 0, 2, 1, 7, 0, 3, 1, 0};
+    constexpr std::array<std::uint8_t, 32> kLengths = {2, 3, 2, 5, 2,  3, 2, 8, 2, 3, 2,
+                                                       5, 2, 3, 2, 14, 2, 3, 2, 5, 2, 3,
+                                                       2, 8, 2, 3, 2,  5, 2, 3, 2, 14};
+    constexpr std::array<std::uint8_t, 32> kValues = {0, 2, 1, 4, 0, 3, 1, 0, 0, 2, 1,
+                                                      5, 0, 3, 1, 0, 0, 2, 1, 6, 0, 3,
+                                                      1, 0, 0, 2, 1, 7, 0, 3, 1, 0};
     if (from.empty()) {
         return true;
     }
@@ -140,7 +159,9 @@ bool unpack_frequencies(std::span<const std::byte> from, std::span<std::uint16_t
         if (length > count) {
             return false;
         }
-        const std::uint32_t value = length == 8 ? 8 + (bits >> 4 & 0xF) : length == 14 ? 24 + (bits >> 4 & 0x3FF) : kValues[bits & 31];
+        const std::uint32_t value = length == 8    ? 8 + (bits >> 4 & 0xF)
+                                    : length == 14 ? 24 + (bits >> 4 & 0x3FF)
+                                                   : kValues[bits & 31];
         each = static_cast<std::uint16_t>(value);
         bits >>= length;
         count -= length;
@@ -177,7 +198,9 @@ bool parse_v2(std::span<const std::byte> from, Block& b) {
         return false;
     }
     const std::uint64_t p0 = get<Le64>(from, 8), p1 = get<Le64>(from, 16), p2 = get<Le64>(from, 24);
-    const auto field = [](std::uint64_t value, unsigned at, unsigned bits) { return static_cast<std::uint32_t>(value >> at & ((1ULL << bits) - 1)); };
+    const auto field = [](std::uint64_t value, unsigned at, unsigned bits) {
+        return static_cast<std::uint32_t>(value >> at & ((1ULL << bits) - 1));
+    };
     b.raw = get<Le32>(from, 4);
     b.literals = field(p0, 0, 20);
     b.literal_bytes = field(p0, 20, 20);
@@ -192,13 +215,16 @@ bool parse_v2(std::span<const std::byte> from, Block& b) {
     b.l = field(p2, 32, 10);
     b.m = field(p2, 42, 10);
     b.d = field(p2, 52, 10);
-    return b.head >= kV2Head && b.head <= from.size() && unpack_frequencies(from.subspan(kV2Head, b.head - kV2Head), b.frequencies);
+    return b.head >= kV2Head && b.head <= from.size() &&
+           unpack_frequencies(from.subspan(kV2Head, b.head - kV2Head), b.frequencies);
 }
 
 /// The literals of a block, four states in turn.
-bool decode_literals(const Block& b, std::span<const std::byte> payload, std::vector<std::byte>& out) {
+bool decode_literals(const Block& b, std::span<const std::byte> payload,
+                     std::vector<std::byte>& out) {
     std::vector<State> table(kLiteralStates);
-    if (!make_table(table, std::span(b.frequencies).subspan(kLSymbols + kMSymbols + kDSymbols), {})) {
+    if (!make_table(table, std::span(b.frequencies).subspan(kLSymbols + kMSymbols + kDSymbols),
+                    {})) {
         return false;
     }
     BackwardBits bits(payload, b.literal_bits);
@@ -210,19 +236,24 @@ bool decode_literals(const Block& b, std::span<const std::byte> payload, std::ve
     return !bits.failed();
 }
 
-/// One v1 or v2 block at the start of `from`; answers its length, 0 if it is damaged. `at` moves on in `into`.
-std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::span<std::byte> into, std::size_t& at) {
+/// One v1 or v2 block at the start of `from`; answers its length, 0 if it is damaged. `at` moves on
+/// in `into`.
+std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::span<std::byte> into,
+                         std::size_t& at) {
     const std::size_t length = b.head + std::size_t{b.literal_bytes} + b.lmd_bytes;
     std::vector<std::byte> literals;
     std::array<State, kLStates> l_table{};
     std::array<State, kMStates> m_table{};
     std::array<State, kDStates> d_table{};
     const std::span<const std::uint16_t> frequencies(b.frequencies);
-    // No more literals than bytes that come out: else small blocks without any could keep a worker busy for minutes.
+    // No more literals than bytes that come out: else small blocks without any could keep a worker
+    // busy for minutes.
     const std::size_t start = at;
-    if (!b.sound() || length > from.size() || b.raw == 0 || b.raw > into.size() - at || b.literals > b.raw + 3 ||
+    if (!b.sound() || length > from.size() || b.raw == 0 || b.raw > into.size() - at ||
+        b.literals > b.raw + 3 ||
         !decode_literals(b, from.subspan(b.head, b.literal_bytes), literals) ||
-        !make_table(l_table, frequencies.first(kLSymbols), kLBits) || !make_table(m_table, frequencies.subspan(kLSymbols, kMSymbols), kMBits) ||
+        !make_table(l_table, frequencies.first(kLSymbols), kLBits) ||
+        !make_table(m_table, frequencies.subspan(kLSymbols, kMSymbols), kMBits) ||
         !make_table(d_table, frequencies.subspan(kLSymbols + kMSymbols, kDSymbols), kDBits)) {
         return 0;
     }
@@ -237,7 +268,8 @@ std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::s
         if (bits.failed() || run > literals.size() - literal || run > into.size() - at) {
             return 0;
         }
-        std::copy_n(literals.begin() + static_cast<std::ptrdiff_t>(literal), run, into.begin() + static_cast<std::ptrdiff_t>(at));
+        std::copy_n(literals.begin() + static_cast<std::ptrdiff_t>(literal), run,
+                    into.begin() + static_cast<std::ptrdiff_t>(at));
         literal += run;
         at += run;
         if (match != 0 && !copy_match(into, at, distance, match)) {
@@ -250,13 +282,15 @@ std::size_t decode_block(std::span<const std::byte> from, const Block& b, std::s
 
 /// One step of LZVN: what an opcode says.
 struct Step {
-    std::size_t bytes = 0;  ///< of the opcode; 0: invalid
+    std::size_t bytes = 0;                              ///< of the opcode; 0: invalid
     std::size_t literals = 0, match = 0, distance = 0;  ///< distance 0: as before
     bool end = false;
 };
 
 Step lzvn_step(std::span<const std::byte> from) {
-    const auto byte = [&from](std::size_t i) { return i < from.size() ? static_cast<std::size_t>(from[i]) : 0; };
+    const auto byte = [&from](std::size_t i) {
+        return i < from.size() ? static_cast<std::size_t>(from[i]) : 0;
+    };
     const std::size_t op = byte(0);
     if (op == 0x06) {
         return {8, 0, 0, 0, true};
@@ -293,11 +327,13 @@ bool decode_lzvn(std::span<const std::byte> from, std::span<std::byte> into) {
         if (step.end) {
             return at == into.size();
         }
-        if (step.bytes == 0 || step.bytes + step.literals > from.size() || step.literals > into.size() - at) {
+        if (step.bytes == 0 || step.bytes + step.literals > from.size() ||
+            step.literals > into.size() - at) {
             return false;
         }
         distance = step.distance != 0 ? step.distance : distance;
-        std::ranges::copy(from.subspan(step.bytes, step.literals), into.begin() + static_cast<std::ptrdiff_t>(at));
+        std::ranges::copy(from.subspan(step.bytes, step.literals),
+                          into.begin() + static_cast<std::ptrdiff_t>(at));
         at += step.literals;
         if (step.match != 0 && !copy_match(into, at, distance, step.match)) {
             return false;
@@ -309,7 +345,8 @@ bool decode_lzvn(std::span<const std::byte> from, std::span<std::byte> into) {
 }
 
 /// The stored or LZVN block at the start of `from`; answers its length, 0 if it is damaged.
-std::size_t simple_block(std::span<const std::byte> from, std::span<std::byte> into, std::size_t& at) {
+std::size_t simple_block(std::span<const std::byte> from, std::span<std::byte> into,
+                         std::size_t& at) {
     const bool stored = get<Le32>(from, 0) == kStored;
     const std::size_t head = stored ? 8 : 12;
     if (from.size() < head) {
@@ -341,7 +378,8 @@ Result<> unpack_lzfse(std::span<const std::byte> from, std::span<std::byte> into
         }
         if (magic == kStored || magic == kLzvn) {
             length = simple_block(from, into, at);
-        } else if ((magic == kV2 && parse_v2(from, block)) || (magic == kV1 && parse_v1(from, block))) {
+        } else if ((magic == kV2 && parse_v2(from, block)) ||
+                   (magic == kV1 && parse_v1(from, block))) {
             length = decode_block(from, block, into, at);
         }
         if (length == 0) {

@@ -1,7 +1,8 @@
 // LuksHeader: the header of encrypted volumes, LUKS version 1, checked.
 //
-// Eight key slots, each with the volume's key split into stripes and encrypted under a passphrase; then the payload in sectors of
-// 512 bytes. Big-endian. Format: "LUKS On-Disk Format Specification" 1.2.3.
+// Eight key slots, each with the volume's key split into stripes and encrypted under a passphrase;
+// then the payload in sectors of 512 bytes. Big-endian. Format: "LUKS On-Disk Format
+// Specification" 1.2.3.
 #pragma once
 
 #include <array>
@@ -41,7 +42,8 @@ struct Header {
 
 bool is_image(std::span<const std::byte> bytes);
 /// `file_size`: what key slots and payload must lie in.
-Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name);
+Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t file_size,
+                            std::string_view name);
 std::vector<std::byte> serialise_header(const Header& header);
 
 }  // namespace strata::block::luks

@@ -1,8 +1,6 @@
 // LuksHeader2: the binary part, then what the JSON says.
 #include "block/formats/luks/header2.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -12,6 +10,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <openssl/evp.h>
 
 #include "base/endian.h"
 #include "block/formats/common/wire.h"
@@ -23,7 +22,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kBinary = 4096, kChecksum = 448;
-constexpr std::array<char, 6> kFirst = {'L', 'U', 'K', 'S', '\xBA', '\xBE'}, kSecond = {'S', 'K', 'U', 'L', '\xBA', '\xBE'};
+constexpr std::array<char, 6> kFirst = {'L', 'U', 'K', 'S', '\xBA', '\xBE'},
+                              kSecond = {'S', 'K', 'U', 'L', '\xBA', '\xBE'};
 constexpr std::uint32_t kMaxIterations = 1U << 26, kMaxStripes = 16384;
 constexpr std::size_t kMaxSlots = 32;
 
@@ -64,7 +64,8 @@ class Reader {
     }
     std::uint64_t number(const Json& of, const char* name, std::uint64_t low, std::uint64_t high) {
         const Json& value = member(of, name);
-        if (!value.is_number_unsigned() || value.get<std::uint64_t>() < low || value.get<std::uint64_t>() > high) {
+        if (!value.is_number_unsigned() || value.get<std::uint64_t>() < low ||
+            value.get<std::uint64_t>() > high) {
             fail(name);
             return low;
         }
@@ -82,7 +83,8 @@ class Reader {
         return result;
     }
     std::vector<std::byte> bytes(const Json& of, const char* name) {
-        const auto decoded = load_secret({.data = text(of, name), .file = {}, .base64 = true, .key = {}, .iv = {}});
+        const auto decoded =
+            load_secret({.data = text(of, name), .file = {}, .base64 = true, .key = {}, .iv = {}});
         if (!decoded.ok() || decoded->empty() || decoded->size() > 1024) {
             fail(name);
             return {};
@@ -104,7 +106,8 @@ Kdf read_kdf(Reader& reader, const Json& json) {
     kdf.salt = reader.bytes(json, "salt");
     if (kdf.type == "pbkdf2") {
         kdf.hash = reader.text(json, "hash");
-        kdf.iterations = static_cast<std::uint32_t>(reader.number(json, "iterations", 1, kMaxIterations));
+        kdf.iterations =
+            static_cast<std::uint32_t>(reader.number(json, "iterations", 1, kMaxIterations));
     } else if (kdf.type == "argon2i" || kdf.type == "argon2id") {
         kdf.passes = static_cast<std::uint32_t>(reader.number(json, "time", 1, kMaxArgonPasses));
         kdf.kib = static_cast<std::uint32_t>(reader.number(json, "memory", 8, kMaxArgonKib));
@@ -120,7 +123,8 @@ std::optional<Slot2> read_slot(Reader& reader, const std::string& name, const Js
         return std::nullopt;  // of a tool that is not known here
     }
     Slot2 slot;
-    (void)std::from_chars(name.data(), name.data() + name.size(), slot.number);  // only told, not computed with
+    (void)std::from_chars(name.data(), name.data() + name.size(),
+                          slot.number);  // only told, not computed with
     slot.key_bytes = static_cast<std::uint32_t>(reader.number(json, "key_size", 16, 64));
     slot.kdf = read_kdf(reader, reader.member(json, "kdf"));
     const Json& af = reader.member(json, "af");
@@ -131,7 +135,8 @@ std::optional<Slot2> read_slot(Reader& reader, const std::string& name, const Js
     slot.length = reader.size(area, "size");
     slot.encryption = reader.text(area, "encryption");
     slot.area_key_bytes = static_cast<std::uint32_t>(reader.number(area, "key_size", 16, 64));
-    if (reader.text(area, "type") != "raw" || reader.text(af, "type") != "luks1" || slot.length < std::uint64_t{slot.stripes} * slot.key_bytes) {
+    if (reader.text(area, "type") != "raw" || reader.text(af, "type") != "luks1" ||
+        slot.length < std::uint64_t{slot.stripes} * slot.key_bytes) {
         reader.fail("area");
     }
     return slot;
@@ -148,7 +153,8 @@ void read_segment(Reader& reader, const Json& segments, Header2& h) {
     h.encryption = reader.text(segment, "encryption");
     h.iv_tweak = reader.size(segment, "iv_tweak");
     h.sector = static_cast<std::uint32_t>(reader.number(segment, "sector_size", 512, 4096));
-    if (reader.text(segment, "type") != "crypt" || (h.sector & (h.sector - 1)) != 0 || segment.contains("integrity") || segment.contains("flags")) {
+    if (reader.text(segment, "type") != "crypt" || (h.sector & (h.sector - 1)) != 0 ||
+        segment.contains("integrity") || segment.contains("flags")) {
         reader.fail("segments");
     }
 }
@@ -164,23 +170,27 @@ void read_digests(Reader& reader, const Json& digests, Header2& h) {
             continue;
         }
         digest.hash = reader.text(each.value(), "hash");
-        digest.iterations = static_cast<std::uint32_t>(reader.number(each.value(), "iterations", 1, kMaxIterations));
+        digest.iterations = static_cast<std::uint32_t>(
+            reader.number(each.value(), "iterations", 1, kMaxIterations));
         digest.salt = reader.bytes(each.value(), "salt");
         digest.digest = reader.bytes(each.value(), "digest");
         const Json& slots = reader.member(each.value(), "keyslots");
-        for (const Json& slot : slots.is_array() && slots.size() <= kMaxSlots ? slots : Json::array()) {
+        for (const Json& slot :
+             slots.is_array() && slots.size() <= kMaxSlots ? slots : Json::array()) {
             if (slot.is_string()) {
                 digest.slots.insert(slot.get<std::string>());
             }
         }
         const Json& segments = reader.member(each.value(), "segments");
-        if (segments.is_array() && std::find(segments.begin(), segments.end(), Json("0")) != segments.end()) {
+        if (segments.is_array() &&
+            std::find(segments.begin(), segments.end(), Json("0")) != segments.end()) {
             h.digests.push_back(std::move(digest));
         }
     }
 }
 
-Result<Header2> read_json(std::string_view text, Header2 h, std::uint64_t file_size, std::string_view name) {
+Result<Header2> read_json(std::string_view text, Header2 h, std::uint64_t file_size,
+                          std::string_view name) {
     const Json json = Json::parse(text.begin(), text.end(), nullptr, false);
     Reader reader;
     const Json& slots = reader.member(json, "keyslots");
@@ -199,41 +209,60 @@ Result<Header2> read_json(std::string_view text, Header2 h, std::uint64_t file_s
     if (!json_size.is_string()) {
         reader.fail("json_size");
     }
-    if (const auto found = json.is_object() ? json.find("config") : json.end(); json.is_object() && found != json.end() && found->is_object() && found->contains("requirements")) {
-        return unsupported_image("LUKS", name, "it asks for features that are unknown here (a re-encryption under way?)");
+    if (const auto found = json.is_object() ? json.find("config") : json.end();
+        json.is_object() && found != json.end() && found->is_object() &&
+        found->contains("requirements")) {
+        return unsupported_image(
+            "LUKS", name,
+            "it asks for features that are unknown here (a re-encryption under way?)");
     }
     if (!reader.wrong().empty()) {
-        return broken_image("LUKS", name, fmt::format("its JSON has no '{}' as it is read here, or one that would cost too much", reader.wrong()));
+        return broken_image(
+            "LUKS", name,
+            fmt::format("its JSON has no '{}' as it is read here, or one that would cost too much",
+                        reader.wrong()));
     }
-    if (h.payload > file_size || h.payload % 512 != 0 || (h.size != 0 && !lies_within(h.payload, h.size, file_size))) {
-        return broken_image("LUKS", name, fmt::format("its payload at {} lies outside the file", h.payload));
+    if (h.payload > file_size || h.payload % 512 != 0 ||
+        (h.size != 0 && !lies_within(h.payload, h.size, file_size))) {
+        return broken_image("LUKS", name,
+                            fmt::format("its payload at {} lies outside the file", h.payload));
     }
     for (const Slot2& slot : h.slots) {
         if (slot.length > kMaxHeader2 || !lies_within(slot.offset, slot.length, file_size)) {
-            return broken_image("LUKS", name, fmt::format("a key slot of {} bytes at {} lies outside the file", slot.length, slot.offset));
+            return broken_image("LUKS", name,
+                                fmt::format("a key slot of {} bytes at {} lies outside the file",
+                                            slot.length, slot.offset));
         }
     }
     return h;
 }
 
 /// The copy at the start of `bytes`, if its checksum is right.
-std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::array<char, 6>& magic, std::span<const std::byte>& json) {
+std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::array<char, 6>& magic,
+                                 std::span<const std::byte>& json) {
     Wire wire;
     if (bytes.size() < kBinary) {
         return std::nullopt;
     }
     std::memcpy(static_cast<void*>(&wire), bytes.data(), sizeof wire);
-    if (wire.magic != magic || wire.version != 2 || wire.length < kBinary * 2 || wire.length > kMaxHeader2 || wire.length > bytes.size()) {
+    if (wire.magic != magic || wire.version != 2 || wire.length < kBinary * 2 ||
+        wire.length > kMaxHeader2 || wire.length > bytes.size()) {
         return std::nullopt;
     }
-    std::vector<std::byte> copy(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(wire.length.value()));
+    std::vector<std::byte> copy(bytes.begin(),
+                                bytes.begin() + static_cast<std::ptrdiff_t>(wire.length.value()));
     std::fill_n(copy.begin() + kChecksum, wire.checksum.size(), std::byte{0});
     const std::string hash = text_until_nul(wire.checksum_hash);
-    const EVP_MD* digest = hash == "sha256" ? EVP_sha256() : hash == "sha512" ? EVP_sha512() : hash == "sha1" ? EVP_sha1() : nullptr;
+    const EVP_MD* digest = hash == "sha256"   ? EVP_sha256()
+                           : hash == "sha512" ? EVP_sha512()
+                           : hash == "sha1"   ? EVP_sha1()
+                                              : nullptr;
     std::array<unsigned char, EVP_MAX_MD_SIZE> sum{};
     unsigned length = 0;
-    if (digest == nullptr || EVP_Digest(copy.data(), copy.size(), sum.data(), &length, digest, nullptr) != 1 ||
-        std::memcmp(sum.data(), wire.checksum.data(), std::min<std::size_t>(length, wire.checksum.size())) != 0) {
+    if (digest == nullptr ||
+        EVP_Digest(copy.data(), copy.size(), sum.data(), &length, digest, nullptr) != 1 ||
+        std::memcmp(sum.data(), wire.checksum.data(),
+                    std::min<std::size_t>(length, wire.checksum.size())) != 0) {
         return std::nullopt;
     }
     Header2 h;
@@ -247,10 +276,12 @@ std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::ar
 }  // namespace
 
 bool is_image2(std::span<const std::byte> bytes) {
-    return bytes.size() >= 8 && std::memcmp(bytes.data(), kFirst.data(), kFirst.size()) == 0 && bytes[6] == std::byte{0} && bytes[7] == std::byte{2};
+    return bytes.size() >= 8 && std::memcmp(bytes.data(), kFirst.data(), kFirst.size()) == 0 &&
+           bytes[6] == std::byte{0} && bytes[7] == std::byte{2};
 }
 
-Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name) {
+Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size,
+                              std::string_view name) {
     std::span<const std::byte> json;
     std::optional<Header2> best = read_copy(bytes, kFirst, json);
     for (std::size_t at = kBinary * 4; at <= kMaxHeader2 && at < bytes.size(); at *= 2) {

@@ -1,7 +1,9 @@
-// LuksHeader2: the header of encrypted volumes, LUKS version 2, checked: a binary part, and JSON that names key slots, segments, digests.
+// LuksHeader2: the header of encrypted volumes, LUKS version 2, checked: a binary part, and JSON
+// that names key slots, segments, digests.
 //
-// Two copies lie one behind the other, each with a checksum; the newer sound one counts. Read here: volumes of one segment, key slots
-// with PBKDF2 or Argon2. Format: "LUKS2 On-Disk Format Specification" 1.1.
+// Two copies lie one behind the other, each with a checksum; the newer sound one counts. Read here:
+// volumes of one segment, key slots with PBKDF2 or Argon2. Format: "LUKS2 On-Disk Format
+// Specification" 1.1.
 #pragma once
 
 #include <cstddef>
@@ -60,6 +62,7 @@ struct Header2 {
 
 bool is_image2(std::span<const std::byte> bytes);
 /// `bytes`: the start of the file, up to twice kMaxHeader2 of it.
-Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size, std::string_view name);
+Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size,
+                              std::string_view name);
 
 }  // namespace strata::block::luks

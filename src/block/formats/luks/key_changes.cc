@@ -1,7 +1,8 @@
 // LUKS volumes: adding and erasing keys.
 //
-// A key's material is written and durable before the header says that its slot is in use; a slot is out of use, durably, before its
-// material is overwritten. A crash between leaves the old keys, or the new ones.
+// A key's material is written and durable before the header says that its slot is in use; a slot is
+// out of use, durably, before its material is overwritten. A crash between leaves the old keys, or
+// the new ones.
 #include <algorithm>
 #include <cerrno>
 
@@ -18,7 +19,9 @@ namespace {
 
 constexpr std::uint64_t kSector = 512, kMaxTime = 60'000;
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text), EINVAL};
+}
 
 struct Change {
     bool active = false;
@@ -40,7 +43,8 @@ Result<Change> read_change(const OptionList& options, std::string_view prefix) {
         } else if (name == "keyslot") {
             const auto number = parse_integer(value, 0, 7);
             if (!number.ok()) {
-                return wrong(fmt::format("Invalid keyslot {}. Keyslot must be between 0 and 7", value));
+                return wrong(
+                    fmt::format("Invalid keyslot {}. Keyslot must be between 0 and 7", value));
             }
             change.slot = static_cast<std::size_t>(*number);
         } else if (name == "old-secret") {
@@ -52,7 +56,9 @@ Result<Change> read_change(const OptionList& options, std::string_view prefix) {
         }
     }
     if (state != "active" && state != "inactive") {
-        return wrong(state.empty() ? std::string("Parameter 'state' is missing") : fmt::format("Parameter 'state' does not accept value '{}'", state));
+        return wrong(state.empty()
+                         ? std::string("Parameter 'state' is missing")
+                         : fmt::format("Parameter 'state' does not accept value '{}'", state));
     }
     change.active = state == "active";
     if (change.active && !change.new_secret) {
@@ -62,7 +68,9 @@ Result<Change> read_change(const OptionList& options, std::string_view prefix) {
         return wrong("'new-secret' must not be given when erasing keyslots");
     }
     if (!change.active && !change.slot && !change.old_secret) {
-        return wrong("To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given");
+        return wrong(
+            "To erase keyslot(s), either explicit keyslot index or the password currently "
+            "contained in them must be given");
     }
     return change;
 }
@@ -73,16 +81,22 @@ Task<bool> fits(Area area, Header header, std::size_t index, std::string passphr
     if (!slot.active) {
         co_return false;
     }
-    STRATA_CO_TRY(auto material, co_await read_bytes(*area.file, area.offset + slot.offset, round_up(std::uint64_t{slot.stripes} * header.key_bytes, kSector)));
-    Result<Secret> key = co_await area.file->loop().offload([&] { return open_slot(header, slot, std::move(material), passphrase); });
+    STRATA_CO_TRY(
+        auto material,
+        co_await read_bytes(*area.file, area.offset + slot.offset,
+                            round_up(std::uint64_t{slot.stripes} * header.key_bytes, kSector)));
+    Result<Secret> key = co_await area.file->loop().offload(
+        [&] { return open_slot(header, slot, std::move(material), passphrase); });
     if (!key.ok() && key.error().kind() != ErrorKind::PermissionDenied) {
         co_return key.error();
     }
     co_return key.ok();
 }
 
-/// What is written to `slot`'s material hits neither the header, nor the payload, nor the material of another key in use.
-Result<> check_place(const Header& header, std::size_t slot, std::uint64_t length, std::uint64_t limit) {
+/// What is written to `slot`'s material hits neither the header, nor the payload, nor the material
+/// of another key in use.
+Result<> check_place(const Header& header, std::size_t slot, std::uint64_t length,
+                     std::uint64_t limit) {
     const std::uint64_t from = header.slots.at(slot).offset;
     if (from < kHeaderBytes || !lies_within(from, length, limit)) {
         return wrong(fmt::format("keyslot {} has no room for a key", slot));
@@ -91,7 +105,8 @@ Result<> check_place(const Header& header, std::size_t slot, std::uint64_t lengt
         const Slot& other = header.slots.at(i);
         const std::uint64_t end = other.offset + std::uint64_t{other.stripes} * header.key_bytes;
         if (i != slot && other.active && from < end && other.offset < from + length) {
-            return wrong(fmt::format("keyslot {} lies over active keyslot {} - refusing to write to it", slot, i));
+            return wrong(fmt::format(
+                "keyslot {} lies over active keyslot {} - refusing to write to it", slot, i));
         }
     }
     return ok();
@@ -106,7 +121,8 @@ Task<> write_header(Area area, Header header) {
 Task<> add_key(Area area, OpenVolume volume, Change change, bool force) {
     Header& header = volume.header;
     if (!change.slot) {
-        const auto free = std::find_if(header.slots.begin(), header.slots.end(), [](const Slot& each) { return !each.active; });
+        const auto free = std::find_if(header.slots.begin(), header.slots.end(),
+                                       [](const Slot& each) { return !each.active; });
         if (free == header.slots.end()) {
             co_return wrong("Can't add a keyslot - all keyslots are in use");
         }
@@ -114,18 +130,27 @@ Task<> add_key(Area area, OpenVolume volume, Change change, bool force) {
     }
     Slot& slot = header.slots.at(*change.slot);
     if (slot.active && !force) {
-        co_return wrong(fmt::format("Refusing to overwrite active keyslot {} - please erase it first", *change.slot));
+        co_return wrong(fmt::format(
+            "Refusing to overwrite active keyslot {} - please erase it first", *change.slot));
     }
-    const auto active = std::count_if(header.slots.begin(), header.slots.end(), [](const Slot& each) { return each.active; });
+    const auto active = std::count_if(header.slots.begin(), header.slots.end(),
+                                      [](const Slot& each) { return each.active; });
     if (slot.active && active == 1) {
-        co_return wrong(fmt::format("Refusing to overwrite the only active keyslot {}: an interruption would lose all the data - "
-                                    "please add the key to another keyslot, then erase this one", *change.slot));
+        co_return wrong(
+            fmt::format("Refusing to overwrite the only active keyslot {}: an interruption would "
+                        "lose all the data - "
+                        "please add the key to another keyslot, then erase this one",
+                        *change.slot));
     }
-    const auto work = [&] { return fill_slot(header, slot, volume.key, *change.new_secret, change.milliseconds); };
+    const auto work = [&] {
+        return fill_slot(header, slot, volume.key, *change.new_secret, change.milliseconds);
+    };
     Result<std::vector<std::byte>> material = co_await area.file->loop().offload(work);
     STRATA_CO_TRY_VOID(material.ok() ? ok() : Result<>(material.error()));
-    STRATA_CO_TRY_VOID(check_place(header, *change.slot, material->size(), std::min(header.payload, area.length)));
-    STRATA_CO_TRY_VOID(co_await area.file->write(area.offset + slot.offset, Buffers::of(*material)));
+    STRATA_CO_TRY_VOID(
+        check_place(header, *change.slot, material->size(), std::min(header.payload, area.length)));
+    STRATA_CO_TRY_VOID(
+        co_await area.file->write(area.offset + slot.offset, Buffers::of(*material)));
     STRATA_CO_TRY_VOID(co_await area.file->flush());
     co_return co_await write_header(area, header);
 }
@@ -144,8 +169,10 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
             doomed.push_back(i);
         }
     }
-    const auto active = std::count_if(header.slots.begin(), header.slots.end(), [](const Slot& each) { return each.active; });
-    const auto going = std::count_if(doomed.begin(), doomed.end(), [&](std::size_t i) { return header.slots.at(i).active; });
+    const auto active = std::count_if(header.slots.begin(), header.slots.end(),
+                                      [](const Slot& each) { return each.active; });
+    const auto going = std::count_if(doomed.begin(), doomed.end(),
+                                     [&](std::size_t i) { return header.slots.at(i).active; });
     if (doomed.empty()) {
         co_return wrong("No keyslots match given (old) password for erase operation");
     }
@@ -153,14 +180,20 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
         co_return wrong(fmt::format("Given keyslot {} is already erased (inactive) ", doomed[0]));
     }
     if (going == active && !force) {
-        co_return wrong(change.slot ? fmt::format("Attempt to erase the only active keyslot {} which will erase all the data in the image irreversibly - "
-                                                  "refusing operation", *change.slot)
-                                    : std::string("All the active keyslots match the (old) password that was given and erasing them will erase all the "
-                                                  "data in the image irreversibly - refusing operation"));
+        co_return wrong(change.slot
+                            ? fmt::format("Attempt to erase the only active keyslot {} which will "
+                                          "erase all the data in the image irreversibly - "
+                                          "refusing operation",
+                                          *change.slot)
+                            : std::string("All the active keyslots match the (old) password that "
+                                          "was given and erasing them will erase all the "
+                                          "data in the image irreversibly - refusing operation"));
     }
     for (const std::size_t i : doomed) {
         const std::uint64_t length = std::uint64_t{header.slots.at(i).stripes} * header.key_bytes;
-        STRATA_CO_TRY_VOID(length == 0 ? ok() : check_place(header, i, length, std::min(header.payload, area.length)));
+        STRATA_CO_TRY_VOID(
+            length == 0 ? ok()
+                        : check_place(header, i, length, std::min(header.payload, area.length)));
     }
     for (const std::size_t i : doomed) {
         Slot& slot = header.slots.at(i);
@@ -172,7 +205,8 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
         if (length != 0) {
             std::vector<std::byte> noise(length);
             STRATA_CO_TRY_VOID(fill_random(noise));
-            STRATA_CO_TRY_VOID(co_await area.file->write(area.offset + slot.offset, Buffers::of(noise)));
+            STRATA_CO_TRY_VOID(
+                co_await area.file->write(area.offset + slot.offset, Buffers::of(noise)));
             STRATA_CO_TRY_VOID(co_await area.file->flush());
         }
     }
@@ -181,7 +215,8 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
 
 }  // namespace
 
-Task<> change_keys(Area area, OptionList options, std::string prefix, std::string passphrase, bool force) {
+Task<> change_keys(Area area, OptionList options, std::string prefix, std::string passphrase,
+                   bool force) {
     STRATA_CO_TRY(Change change, read_change(options, prefix));
     if (!change.active) {
         STRATA_CO_TRY(Header header, co_await read_header(area));
@@ -190,7 +225,9 @@ Task<> change_keys(Area area, OptionList options, std::string prefix, std::strin
     std::string known = change.old_secret.value_or(passphrase);
     Result<OpenVolume> volume = co_await open_volume(area, std::move(known));
     if (!volume.ok()) {
-        co_return Error{volume.error().kind(), fmt::format("Failed to retrieve the master key: {}", volume.error().text()), volume.error().system_errno()};
+        co_return Error{volume.error().kind(),
+                        fmt::format("Failed to retrieve the master key: {}", volume.error().text()),
+                        volume.error().system_errno()};
     }
     co_return co_await add_key(area, std::move(*volume), std::move(change), force);
 }

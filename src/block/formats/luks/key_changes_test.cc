@@ -1,4 +1,5 @@
-// Tests of adding and erasing keys: the last one is not put at risk, and nothing else is written over.
+// Tests of adding and erasing keys: the last one is not put at risk, and nothing else is written
+// over.
 #include <filesystem>
 #include <fstream>
 
@@ -34,17 +35,22 @@ class LuksKeyChangesTest : public testing::Test {
         options.extra = {{"key-secret", passphrase}};
         return BlockingImage::open(std::move(options));
     }
-    [[nodiscard]] Result<> amend(OptionList options, bool force, const std::string& passphrase = "geheim") const {
+    [[nodiscard]] Result<> amend(OptionList options, bool force,
+                                 const std::string& passphrase = "geheim") const {
         const auto image = STRATA_TRY(open(passphrase));
         AmendRequest request;
         request.options = std::move(options);
         request.force = force;
-        auto done = image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
+        auto done =
+            image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
         STRATA_TRY_VOID(image->close());
         return done;
     }
-    [[nodiscard]] Result<> add(const std::string& slot, const std::string& secret, bool force) const {
-        return amend({{"state", "active"}, {"keyslot", slot}, {"new-secret", secret}, {"iter-time", "1"}}, force);
+    [[nodiscard]] Result<> add(const std::string& slot, const std::string& secret,
+                               bool force) const {
+        return amend(
+            {{"state", "active"}, {"keyslot", slot}, {"new-secret", secret}, {"iter-time", "1"}},
+            force);
     }
     [[nodiscard]] Be32 offset_of(unsigned slot) const {
         Be32 sector;
@@ -67,7 +73,8 @@ TEST_F(LuksKeyChangesTest, TheOnlyKeyIsNotOverwrittenEvenByForce) {
     EXPECT_FALSE(add("0", "neu", false).ok());
     const auto refused = add("0", "neu", true);
     ASSERT_FALSE(refused.ok());
-    EXPECT_NE(refused.error().text().find("only active keyslot 0"), std::string::npos) << refused.error().text();
+    EXPECT_NE(refused.error().text().find("only active keyslot 0"), std::string::npos)
+        << refused.error().text();
     EXPECT_TRUE(open("geheim").ok());
     ASSERT_TRUE(add("1", "zweite", false).ok());
     EXPECT_FALSE(add("1", "dritte", false).ok());
@@ -78,7 +85,8 @@ TEST_F(LuksKeyChangesTest, TheOnlyKeyIsNotOverwrittenEvenByForce) {
 
 TEST_F(LuksKeyChangesTest, AKeyIsNotWrittenOverAnotherOrTheHeader) {
     const Be32 own = offset_of(1);
-    for (const std::uint32_t sector : {0U, 1U, offset_of(0).value(), offset_of(0).value() + 1, UINT32_MAX}) {
+    for (const std::uint32_t sector :
+         {0U, 1U, offset_of(0).value(), offset_of(0).value() + 1, UINT32_MAX}) {
         place(1, Be32(sector));
         EXPECT_FALSE(add("1", "zweite", false).ok()) << sector;
         EXPECT_FALSE(amend({{"state", "inactive"}, {"keyslot", "1"}}, true).ok()) << sector;

@@ -1,7 +1,8 @@
 // LuksNode: sectors that are deciphered after reading and enciphered, in a copy, before writing.
 //
-// Ciphers run on worker threads for what is more than a little. A write that does not begin and end with a sector reads these first,
-// one such write at a time. Zeros are written out, and discards do nothing: a hole would decipher to noise.
+// Ciphers run on worker threads for what is more than a little. A write that does not begin and end
+// with a sector reads these first, one such write at a time. Zeros are written out, and discards do
+// nothing: a hole would decipher to noise.
 #include "block/formats/luks/luks.h"
 
 #include <algorithm>
@@ -29,14 +30,15 @@ constexpr std::uint64_t kSector = 512, kPart = 1U << 20, kOffload = 32U << 10;
 struct Layout {
     std::uint64_t payload = 0, size = 0;  ///< size 0: to the end of the file
     std::uint64_t sector = kSector, first_sector = 0;
-    bool changes = true;                  ///< keys and size can be changed here
+    bool changes = true;  ///< keys and size can be changed here
     std::vector<InfoField> info;
 };
 
 class LuksNode final : public Node, public Amendable {
   public:
     /// Without a cipher: to be looked at, not read.
-    LuksNode(NodePtr file, const OpenOptions& options, Layout layout, std::optional<SectorCipher> cipher, std::string passphrase)
+    LuksNode(NodePtr file, const OpenOptions& options, Layout layout,
+             std::optional<SectorCipher> cipher, std::string passphrase)
         : Node(file->loop(), options.path),
           file_(std::move(file)),
           layout_(std::move(layout)),
@@ -59,7 +61,8 @@ class LuksNode final : public Node, public Amendable {
         for (std::uint64_t done = 0; done < into.size();) {
             const std::uint64_t at = offset + done, skip = at % sector_;
             const std::uint64_t part = std::min(into.size() - done, kPart - skip);
-            STRATA_CO_TRY(const auto plain, co_await read_sectors(at - skip, round_up(skip + part, sector_)));
+            STRATA_CO_TRY(const auto plain,
+                          co_await read_sectors(at - skip, round_up(skip + part, sector_)));
             into.slice(done, part).copy_from(std::span(plain).subspan(skip, part));
             done += part;
         }
@@ -89,11 +92,14 @@ class LuksNode final : public Node, public Amendable {
         }
         co_return ok();
     }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override { co_return check_range(offset, length, true); }
+    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
+        co_return check_range(offset, length, true);
+    }
     Task<> flush() override { return file_->flush(); }
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         STRATA_CO_TRY_VOID(check_range(offset, length, false));
-        co_return Extent{.kind = Extent::Kind::Data, .length = length, .owner = this, .file = file_.get()};
+        co_return Extent{
+            .kind = Extent::Kind::Data, .length = length, .owner = this, .file = file_.get()};
     }
     Task<> close() override {
         if (!traits_.read_only) {
@@ -128,7 +134,8 @@ class LuksNode final : public Node, public Amendable {
             co_return lacks("options to amend in version 2");
         }
         const Area area{.file = file_.get(), .offset = 0, .length = file_->size(), .name = name()};
-        STRATA_CO_TRY_VOID(co_await change_keys(area, std::move(request.options), "", passphrase_, request.force));
+        STRATA_CO_TRY_VOID(
+            co_await change_keys(area, std::move(request.options), "", passphrase_, request.force));
         STRATA_CO_TRY(const Header header, co_await read_header(area));
         layout_.info = volume_info(header);
         co_return ok();
@@ -137,10 +144,13 @@ class LuksNode final : public Node, public Amendable {
   private:
     Task<> cipher(std::uint64_t offset, std::span<std::byte> bytes, bool encrypting) {
         if (!cipher_) {
-            co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}' was opened without its passphrase", name()), EACCES};
+            co_return Error{
+                ErrorKind::PermissionDenied,
+                fmt::format("LUKS volume '{}' was opened without its passphrase", name()), EACCES};
         }
         const auto work = [this, offset, bytes, encrypting] {
-            return encrypting ? cipher_->encrypt(layout_.first_sector + offset / kSector, bytes) : cipher_->decrypt(layout_.first_sector + offset / kSector, bytes);
+            return encrypting ? cipher_->encrypt(layout_.first_sector + offset / kSector, bytes)
+                              : cipher_->decrypt(layout_.first_sector + offset / kSector, bytes);
         };
         if (bytes.size() < kOffload) {
             co_return work();
@@ -179,46 +189,69 @@ class LuksNode final : public Node, public Amendable {
     AsyncMutex partial_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
-Area area_of(const NodePtr& file, const std::string& name) { return {.file = file.get(), .offset = 0, .length = file->size(), .name = name}; }
+Area area_of(const NodePtr& file, const std::string& name) {
+    return {.file = file.get(), .offset = 0, .length = file->size(), .name = name};
+}
 
-Layout layout_of(const Header& h) { return {.payload = h.payload, .info = volume_info(h)}; }
+Layout layout_of(const Header& h) {
+    return {.payload = h.payload, .info = volume_info(h)};
+}
 Layout layout_of(const Header2& h) {
-    return {.payload = h.payload, .size = h.size, .sector = h.sector, .first_sector = h.iv_tweak, .changes = false, .info = volume_info2(h)};
+    return {.payload = h.payload,
+            .size = h.size,
+            .sector = h.sector,
+            .first_sector = h.iv_tweak,
+            .changes = false,
+            .info = volume_info2(h)};
 }
 
 Task<NodePtr> open_version2(NodePtr file, OpenOptions options, std::string passphrase) {
     const Area area = area_of(file, options.path);
     if (passphrase.empty()) {
         STRATA_CO_TRY(const Header2 header, co_await read_header2(area));
-        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header), std::nullopt, std::string()));
+        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header),
+                                                     std::nullopt, std::string()));
     }
     STRATA_CO_TRY(OpenVolume2 volume, co_await open_volume2(area, passphrase));
     const std::string& encryption = volume.header.encryption;
     const std::size_t dash = std::min(encryption.find('-'), encryption.size());
-    STRATA_CO_TRY(auto cipher, SectorCipher::create(encryption.substr(0, dash), encryption.substr(std::min(dash + 1, encryption.size())),
-                                                    volume.key.bytes(), volume.header.sector));
-    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header), std::move(cipher), std::move(passphrase)));
+    STRATA_CO_TRY(auto cipher,
+                  SectorCipher::create(encryption.substr(0, dash),
+                                       encryption.substr(std::min(dash + 1, encryption.size())),
+                                       volume.key.bytes(), volume.header.sector));
+    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header),
+                                                 std::move(cipher), std::move(passphrase)));
 }
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     std::string passphrase(options.extra_of("key-secret", options.extra_of("key")));
     if (passphrase.empty() && options.open_data) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("LUKS volume '{}': Parameter 'key-secret' is required for cipher", options.path), EACCES};
+        co_return Error{
+            ErrorKind::PermissionDenied,
+            fmt::format("LUKS volume '{}': Parameter 'key-secret' is required for cipher",
+                        options.path),
+            EACCES};
     }
     STRATA_CO_TRY(const auto start, co_await read_bytes(*file, 0, kSector));
     if (is_image2(start)) {
-        co_return co_await open_version2(std::move(file), std::move(options), std::move(passphrase));
+        co_return co_await open_version2(std::move(file), std::move(options),
+                                         std::move(passphrase));
     }
     const Area area = area_of(file, options.path);
     if (passphrase.empty()) {
         STRATA_CO_TRY(const Header header, co_await read_header(area));
-        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header), std::nullopt, std::string()));
+        co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(header),
+                                                     std::nullopt, std::string()));
     }
     STRATA_CO_TRY(OpenVolume volume, co_await open_volume(area, passphrase));
-    STRATA_CO_TRY(auto cipher, SectorCipher::create(volume.header.cipher, volume.header.mode, volume.key.bytes()));
-    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header), std::move(cipher), std::move(passphrase)));
+    STRATA_CO_TRY(auto cipher, SectorCipher::create(volume.header.cipher, volume.header.mode,
+                                                    volume.key.bytes()));
+    co_return NodePtr(std::make_shared<LuksNode>(std::move(file), options, layout_of(volume.header),
+                                                 std::move(cipher), std::move(passphrase)));
 }
 
 using Kind = CreateOption::Kind;
@@ -230,13 +263,15 @@ constexpr std::array kOptions{
     CreateOption{"ivgen-alg", Kind::Text, "Name of IV generator algorithm"},
     CreateOption{"ivgen-hash-alg", Kind::Text, "Name of IV generator hash algorithm"},
     CreateOption{"key-secret", Kind::Text, "ID of the secret that provides the keyslot passphrase"},
-    CreateOption{"preallocation", Kind::Text, "Preallocation mode (allowed values: off, falloc, full)"},
+    CreateOption{"preallocation", Kind::Text,
+                 "Preallocation mode (allowed values: off, falloc, full)"},
     CreateOption{"size", Kind::Size, "Virtual disk size"},
 };
 constexpr std::array kAmendOptions{
     CreateOption{"iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
     CreateOption{"keyslot", Kind::Number, "Select a single keyslot to modify explicitly"},
-    CreateOption{"new-secret", Kind::Text, "New secret to set in the matching keyslots. Empty string to erase"},
+    CreateOption{"new-secret", Kind::Text,
+                 "New secret to set in the matching keyslots. Empty string to erase"},
     CreateOption{"old-secret", Kind::Text, "Select all keyslots that match this password"},
     CreateOption{"state", Kind::Text, "Select new state of affected keyslots (active/inactive)"},
 };
@@ -249,8 +284,11 @@ Task<> create(Loop& loop, CreateRequest request) {
     const std::uint64_t length = made.header.payload + round_up(request.size, kSector);
     Pieces pieces;
     pieces.emplace_back(0, std::move(made.bytes));
-    const Preallocation preallocation = mode == "full" ? Preallocation::Full : mode == "falloc" ? Preallocation::Falloc : Preallocation::Off;
-    co_return co_await write_new_image(loop, request.path, std::move(pieces), length, preallocation);
+    const Preallocation preallocation = mode == "full"     ? Preallocation::Full
+                                        : mode == "falloc" ? Preallocation::Falloc
+                                                           : Preallocation::Off;
+    co_return co_await write_new_image(loop, request.path, std::move(pieces), length,
+                                       preallocation);
 }
 
 Task<Measurement> measure(Node* source, CreateRequest request) {
@@ -269,7 +307,11 @@ constexpr FormatDriver kDriver{.name = "luks",
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
-std::span<const CreateOption> amend_options() { return kAmendOptions; }
+const FormatDriver& driver() {
+    return kDriver;
+}
+std::span<const CreateOption> amend_options() {
+    return kAmendOptions;
+}
 
 }  // namespace strata::block::luks

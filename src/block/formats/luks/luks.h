@@ -1,4 +1,5 @@
-// The format "luks": volumes encrypted with LUKS 1. Extra option `key-secret`, when opening: the passphrase.
+// The format "luks": volumes encrypted with LUKS 1. Extra option `key-secret`, when opening: the
+// passphrase.
 #pragma once
 
 #include "block/registry.h"

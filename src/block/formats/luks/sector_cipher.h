@@ -1,7 +1,6 @@
-// SectorCipher: encryption of sectors of 512 bytes, each with its number: AES-XTS and AES-CBC as dm-crypt names them.
+// SectorCipher: encryption of sectors of 512 bytes, each with its number: AES-XTS and AES-CBC as
+// dm-crypt names them.
 #pragma once
-
-#include <openssl/evp.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +9,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <openssl/evp.h>
 
 #include "base/result.h"
 
@@ -33,18 +34,29 @@ class Secret {
 
 class SectorCipher {
   public:
-    /// `mode`: "xts-plain64", "xts-plain", "cbc-plain64", "cbc-plain", "cbc-essiv:sha256". NotSupported otherwise, and if the key's
-    /// length is not the cipher's.
-    /// `sector_bytes`: of what is enciphered at once; sectors are counted by 512 bytes all the same.
-    static Result<SectorCipher> create(std::string_view cipher, std::string_view mode, std::span<const std::byte> key, std::size_t sector_bytes = 512);
+    /// `mode`: "xts-plain64", "xts-plain", "cbc-plain64", "cbc-plain", "cbc-essiv:sha256".
+    /// NotSupported otherwise, and if the key's length is not the cipher's. `sector_bytes`: of what
+    /// is enciphered at once; sectors are counted by 512 bytes all the same.
+    static Result<SectorCipher> create(std::string_view cipher, std::string_view mode,
+                                       std::span<const std::byte> key,
+                                       std::size_t sector_bytes = 512);
     /// In place; whole sectors from number `sector` on. Callable from any thread.
-    Result<> decrypt(std::uint64_t sector, std::span<std::byte> bytes) const { return run(sector, bytes, false); }
-    Result<> encrypt(std::uint64_t sector, std::span<std::byte> bytes) const { return run(sector, bytes, true); }
+    Result<> decrypt(std::uint64_t sector, std::span<std::byte> bytes) const {
+        return run(sector, bytes, false);
+    }
+    Result<> encrypt(std::uint64_t sector, std::span<std::byte> bytes) const {
+        return run(sector, bytes, true);
+    }
 
   private:
     enum class Iv { Plain, Plain64, Essiv };
-    SectorCipher(const EVP_CIPHER* cipher, Iv iv, Secret key, Secret essiv, std::size_t sector_bytes)
-        : cipher_(cipher), iv_(iv), key_(std::move(key)), essiv_(std::move(essiv)), sector_bytes_(sector_bytes) {}
+    SectorCipher(const EVP_CIPHER* cipher, Iv iv, Secret key, Secret essiv,
+                 std::size_t sector_bytes)
+        : cipher_(cipher),
+          iv_(iv),
+          key_(std::move(key)),
+          essiv_(std::move(essiv)),
+          sector_bytes_(sector_bytes) {}
     Result<> run(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) const;
     const EVP_CIPHER* cipher_;
     Iv iv_;

@@ -18,7 +18,9 @@ namespace {
 constexpr std::uint64_t kSlotAlignment = 4096, kSector = 512, kMaxTime = 60'000;
 constexpr std::uint32_t kStripes = 4000;
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text), EINVAL};
+}
 
 Result<std::uint32_t> key_bytes_of(std::string_view cipher, std::string_view mode) {
     struct Known {
@@ -31,28 +33,39 @@ Result<std::uint32_t> key_bytes_of(std::string_view cipher, std::string_view mod
             return mode == "xts" ? each.bytes * 2 : each.bytes;
         }
     }
-    return wrong(fmt::format("the cipher {} in mode {} is not supported: use aes-128, aes-192 (cbc alone) or aes-256, and xts or cbc", cipher, mode));
+    return wrong(
+        fmt::format("the cipher {} in mode {} is not supported: use aes-128, aes-192 (cbc alone) "
+                    "or aes-256, and xts or cbc",
+                    cipher, mode));
 }
 
 }  // namespace
 
 Result<NewVolume> plan_volume(const CreateRequest& request, std::string_view prefix) {
-    const auto option = [&](std::string_view name, std::string_view fallback) { return request.option(fmt::format("{}{}", prefix, name), fallback); };
+    const auto option = [&](std::string_view name, std::string_view fallback) {
+        return request.option(fmt::format("{}{}", prefix, name), fallback);
+    };
     NewVolume plan;
-    const std::string_view cipher = option("cipher-alg", "aes-256"), mode = option("cipher-mode", "xts");
-    const std::string_view iv = option("ivgen-alg", "plain64"), iv_hash = option("ivgen-hash-alg", iv == "essiv" ? "sha256" : "");
+    const std::string_view cipher = option("cipher-alg", "aes-256"),
+                           mode = option("cipher-mode", "xts");
+    const std::string_view iv = option("ivgen-alg", "plain64"),
+                           iv_hash = option("ivgen-hash-alg", iv == "essiv" ? "sha256" : "");
     plan.header.key_bytes = STRATA_TRY(key_bytes_of(cipher, mode));
     plan.header.cipher = "aes";
-    plan.header.mode = iv_hash.empty() ? fmt::format("{}-{}", mode, iv) : fmt::format("{}-{}:{}", mode, iv, iv_hash);
+    plan.header.mode = iv_hash.empty() ? fmt::format("{}-{}", mode, iv)
+                                       : fmt::format("{}-{}:{}", mode, iv, iv_hash);
     plan.header.hash = option("hash-alg", "sha256");
     plan.milliseconds = STRATA_TRY(request.number(fmt::format("{}iter-time", prefix), 2000));
     plan.passphrase = option("key-secret", "");
     if (plan.milliseconds == 0 || plan.milliseconds > kMaxTime) {
-        return wrong(fmt::format("iter-time={}: use 1 to {} milliseconds", plan.milliseconds, kMaxTime));
+        return wrong(
+            fmt::format("iter-time={}: use 1 to {} milliseconds", plan.milliseconds, kMaxTime));
     }
     // Says so if the IV is unknown.
-    STRATA_TRY_VOID(SectorCipher::create(plan.header.cipher, plan.header.mode, std::vector<std::byte>(plan.header.key_bytes)));
-    const std::uint64_t slot = round_up(std::uint64_t{kStripes} * plan.header.key_bytes, kSlotAlignment);
+    STRATA_TRY_VOID(SectorCipher::create(plan.header.cipher, plan.header.mode,
+                                         std::vector<std::byte>(plan.header.key_bytes)));
+    const std::uint64_t slot =
+        round_up(std::uint64_t{kStripes} * plan.header.key_bytes, kSlotAlignment);
     for (std::size_t i = 0; i < plan.header.slots.size(); ++i) {
         plan.header.slots.at(i).offset = kSlotAlignment + i * slot;
         plan.header.slots.at(i).stripes = kStripes;
@@ -72,14 +85,16 @@ Task<MadeVolume> make_volume(Loop& loop, NewVolume plan) {
     made.header.uuid = format_uuid(random_uuid(), false);
     const auto work = [&made, &plan]() -> Result<std::vector<std::byte>> {
         STRATA_TRY_VOID(seal(made.header, made.key, plan.milliseconds / 8));
-        return fill_slot(made.header, made.header.slots[0], made.key, plan.passphrase, plan.milliseconds);
+        return fill_slot(made.header, made.header.slots[0], made.key, plan.passphrase,
+                         plan.milliseconds);
     };
     Result<std::vector<std::byte>> material = co_await loop.offload(work);
     STRATA_CO_TRY_VOID(material.ok() ? ok() : Result<>(material.error()));
     made.bytes.resize(made.header.payload);
     const std::vector<std::byte> start = serialise_header(made.header);
     std::copy(start.begin(), start.end(), made.bytes.begin());
-    std::copy(material->begin(), material->end(), made.bytes.begin() + static_cast<std::ptrdiff_t>(made.header.slots[0].offset));
+    std::copy(material->begin(), material->end(),
+              made.bytes.begin() + static_cast<std::ptrdiff_t>(made.header.slots[0].offset));
     co_return std::move(made);
 }
 
@@ -94,9 +109,12 @@ Task<OpenVolume> open_volume(Area area, std::string passphrase) {
         if (!slot.active) {
             continue;
         }
-        const std::uint64_t length = round_up(std::uint64_t{slot.stripes} * header.key_bytes, kSector);
-        STRATA_CO_TRY(auto material, co_await read_bytes(*area.file, area.offset + slot.offset, length));
-        Result<Secret> key = co_await area.file->loop().offload([&] { return open_slot(header, slot, std::move(material), passphrase); });
+        const std::uint64_t length =
+            round_up(std::uint64_t{slot.stripes} * header.key_bytes, kSector);
+        STRATA_CO_TRY(auto material,
+                      co_await read_bytes(*area.file, area.offset + slot.offset, length));
+        Result<Secret> key = co_await area.file->loop().offload(
+            [&] { return open_slot(header, slot, std::move(material), passphrase); });
         if (key.ok()) {
             co_return OpenVolume{header, std::move(*key)};
         }
@@ -104,12 +122,16 @@ Task<OpenVolume> open_volume(Area area, std::string passphrase) {
             co_return key.error();
         }
     }
-    co_return Error{ErrorKind::PermissionDenied, "Invalid password, cannot unlock any keyslot", EACCES};
+    co_return Error{ErrorKind::PermissionDenied, "Invalid password, cannot unlock any keyslot",
+                    EACCES};
 }
 
 std::vector<InfoField> volume_info(const Header& h) {
-    const std::size_t dash = std::min(h.mode.find('-'), h.mode.size()), colon = std::min(h.mode.find(':'), h.mode.size());
-    const std::string mode = h.mode.substr(0, dash), iv = h.mode.substr(std::min(dash + 1, h.mode.size()), colon - std::min(dash + 1, colon));
+    const std::size_t dash = std::min(h.mode.find('-'), h.mode.size()),
+                      colon = std::min(h.mode.find(':'), h.mode.size());
+    const std::string mode = h.mode.substr(0, dash),
+                      iv = h.mode.substr(std::min(dash + 1, h.mode.size()),
+                                         colon - std::min(dash + 1, colon));
     const std::uint32_t bits = h.key_bytes * (mode == "xts" ? 4 : 8);
     std::vector<InfoField> fields;
     fields.push_back({"ivgen-alg", "ivgen alg", iv});

@@ -1,8 +1,9 @@
-// LUKS volumes: making their headers, opening them with a passphrase, changing their key slots, wherever the header lies: at the start
-// of a file, or in an image of another format.
+// LUKS volumes: making their headers, opening them with a passphrase, changing their key slots,
+// wherever the header lies: at the start of a file, or in an image of another format.
 //
-// Options have QEMU's names: cipher-alg, cipher-mode, ivgen-alg, ivgen-hash-alg, hash-alg, iter-time (milliseconds), key-secret, and for
-// changes state, keyslot, old-secret, new-secret. Those that name secrets hold the passphrase itself here.
+// Options have QEMU's names: cipher-alg, cipher-mode, ivgen-alg, ivgen-hash-alg, hash-alg,
+// iter-time (milliseconds), key-secret, and for changes state, keyslot, old-secret, new-secret.
+// Those that name secrets hold the passphrase itself here.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +52,10 @@ Task<MadeVolume> make_volume(Loop& loop, NewVolume plan);
 Task<Header> read_header(Area area);
 /// PermissionDenied if the passphrase fits no slot.
 Task<OpenVolume> open_volume(Area area, std::string passphrase);
-/// Adds or erases keys; `passphrase`: one that fits now. The last key is erased only if `force`, and never overwritten.
-Task<> change_keys(Area area, OptionList options, std::string prefix, std::string passphrase, bool force);
+/// Adds or erases keys; `passphrase`: one that fits now. The last key is erased only if `force`,
+/// and never overwritten.
+Task<> change_keys(Area area, OptionList options, std::string prefix, std::string passphrase,
+                   bool force);
 
 /// What `info` tells of a volume.
 std::vector<InfoField> volume_info(const Header& header);

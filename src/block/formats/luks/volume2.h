@@ -14,7 +14,8 @@ struct OpenVolume2 {
 };
 
 Task<Header2> read_header2(Area area);
-/// PermissionDenied if the passphrase fits no slot. Argon2 takes the memory that the slot asks for, up to kMaxArgonKib.
+/// PermissionDenied if the passphrase fits no slot. Argon2 takes the memory that the slot asks for,
+/// up to kMaxArgonKib.
 Task<OpenVolume2> open_volume2(Area area, std::string passphrase);
 
 std::vector<InfoField> volume_info2(const Header2& header);

@@ -1,10 +1,6 @@
 // The volume key of a LUKS 1 volume: PBKDF2, the slot's cipher, the merge of the stripes.
 #include "block/formats/luks/volume_key.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/rand.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -12,6 +8,9 @@
 #include <ctime>
 
 #include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
 
 #include "base/endian.h"
 
@@ -19,8 +18,12 @@ namespace strata::block::luks {
 namespace {
 
 // SAFETY: the library's interface is of unsigned char.
-unsigned char* raw(std::span<std::byte> bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
-const unsigned char* raw(std::span<const std::byte> bytes) { return reinterpret_cast<const unsigned char*>(bytes.data()); }
+unsigned char* raw(std::span<std::byte> bytes) {
+    return reinterpret_cast<unsigned char*>(bytes.data());
+}
+const unsigned char* raw(std::span<const std::byte> bytes) {
+    return reinterpret_cast<const unsigned char*>(bytes.data());
+}
 
 constexpr std::uint32_t kStripes = 4000, kLeastIterations = 1000;
 
@@ -34,22 +37,28 @@ const EVP_MD* digest_of(std::string_view name) {
 }
 
 Error unknown_hash(std::string_view name) {
-    return {ErrorKind::NotSupported, fmt::format("the hash '{:.32}' is not supported", name), ENOTSUP};
+    return {ErrorKind::NotSupported, fmt::format("the hash '{:.32}' is not supported", name),
+            ENOTSUP};
 }
 
 std::uint64_t thread_nanoseconds() {
     timespec now{};
     (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);  // cannot fail for this clock
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-bool derive(const EVP_MD* digest, std::span<const std::byte> secret, std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
+bool derive(const EVP_MD* digest, std::span<const std::byte> secret,
+            std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
     // SAFETY: bytes as characters.
-    return PKCS5_PBKDF2_HMAC(reinterpret_cast<const char*>(secret.data()), static_cast<int>(secret.size()), raw(salt), static_cast<int>(salt.size()),
-                             static_cast<int>(iterations), digest, static_cast<int>(out.size()), raw(out)) == 1;
+    return PKCS5_PBKDF2_HMAC(reinterpret_cast<const char*>(secret.data()),
+                             static_cast<int>(secret.size()), raw(salt),
+                             static_cast<int>(salt.size()), static_cast<int>(iterations), digest,
+                             static_cast<int>(out.size()), raw(out)) == 1;
 }
 
-/// Spreads every bit of `block` over all of it: each digest's worth becomes the hash of its number and itself.
+/// Spreads every bit of `block` over all of it: each digest's worth becomes the hash of its number
+/// and itself.
 bool diffuse(const EVP_MD* digest, std::span<std::byte> block) {
     const auto length = static_cast<std::size_t>(EVP_MD_get_size(digest));
     std::uint32_t number = 0;
@@ -59,7 +68,8 @@ bool diffuse(const EVP_MD* digest, std::span<std::byte> block) {
         Secret input(sizeof prefix + part), hash(EVP_MAX_MD_SIZE);
         std::memcpy(input.bytes().data(), &prefix, sizeof prefix);
         std::memcpy(input.bytes().data() + sizeof prefix, block.data() + at, part);
-        if (EVP_Digest(input.bytes().data(), input.bytes().size(), raw(hash.bytes()), nullptr, digest, nullptr) != 1) {
+        if (EVP_Digest(input.bytes().data(), input.bytes().size(), raw(hash.bytes()), nullptr,
+                       digest, nullptr) != 1) {
             return false;
         }
         std::memcpy(block.data() + at, hash.bytes().data(), part);
@@ -69,17 +79,20 @@ bool diffuse(const EVP_MD* digest, std::span<std::byte> block) {
 
 }  // namespace
 
-Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material, std::string_view passphrase) {
+Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material,
+                         std::string_view passphrase) {
     const EVP_MD* digest = digest_of(header.hash);
     if (digest == nullptr) {
         return unknown_hash(header.hash);
     }
     const Error failed{ErrorKind::Failed, "deriving a key failed", EIO};
     Secret slot_key(header.key_bytes), check(kDigestBytes);
-    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations, slot_key.bytes())) {
+    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations,
+                slot_key.bytes())) {
         return failed;
     }
-    const auto cipher = STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
+    const auto cipher =
+        STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
     STRATA_TRY_VOID(cipher.decrypt(0, material));
     Secret key = STRATA_TRY(merge_stripes(header.hash, header.key_bytes, slot.stripes, material));
     OPENSSL_cleanse(material.data(), material.size());
@@ -92,7 +105,9 @@ Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std
     return key;
 }
 
-Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret, std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
+Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret,
+                std::span<const std::byte> salt, std::uint32_t iterations,
+                std::span<std::byte> out) {
     const EVP_MD* digest = digest_of(hash);
     if (digest == nullptr) {
         return unknown_hash(hash);
@@ -103,7 +118,8 @@ Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret, std::s
     return ok();
 }
 
-Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes, std::span<const std::byte> material) {
+Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes,
+                             std::span<const std::byte> material) {
     const EVP_MD* digest = digest_of(hash);
     if (digest == nullptr) {
         return unknown_hash(hash);
@@ -147,11 +163,14 @@ Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t millise
             break;
         }
     }
-    const double wanted = static_cast<double>(count) * static_cast<double>(milliseconds) * 1e6 / static_cast<double>(taken);
-    return static_cast<std::uint32_t>(std::clamp(wanted, double{kLeastIterations}, double{kMaxIterations}));
+    const double wanted = static_cast<double>(count) * static_cast<double>(milliseconds) * 1e6 /
+                          static_cast<double>(taken);
+    return static_cast<std::uint32_t>(
+        std::clamp(wanted, double{kLeastIterations}, double{kMaxIterations}));
 }
 
-Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key, std::string_view passphrase, std::uint64_t milliseconds) {
+Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key,
+                                         std::string_view passphrase, std::uint64_t milliseconds) {
     const Error failed{ErrorKind::Failed, "deriving a key failed", EIO};
     const EVP_MD* digest = digest_of(header.hash);
     slot.iterations = STRATA_TRY(iterations_for(header, milliseconds));
@@ -160,7 +179,8 @@ Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const
     // All stripes but the last are random; the last makes the merge of all the key.
     std::vector<std::byte> material((std::size_t{kStripes} * header.key_bytes + 511) / 512 * 512);
     Secret sum(header.key_bytes), slot_key(header.key_bytes);
-    STRATA_TRY_VOID(fill_random(std::span(material).first(std::size_t{kStripes - 1} * header.key_bytes)));
+    STRATA_TRY_VOID(
+        fill_random(std::span(material).first(std::size_t{kStripes - 1} * header.key_bytes)));
     for (std::uint32_t stripe = 0; stripe + 1 < kStripes; ++stripe) {
         for (std::size_t i = 0; i < header.key_bytes; ++i) {
             sum.bytes()[i] ^= material[std::size_t{stripe} * header.key_bytes + i];
@@ -170,12 +190,15 @@ Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const
         }
     }
     for (std::size_t i = 0; i < header.key_bytes; ++i) {
-        material[std::size_t{kStripes - 1} * header.key_bytes + i] = sum.bytes()[i] ^ key.bytes()[i];
+        material[std::size_t{kStripes - 1} * header.key_bytes + i] =
+            sum.bytes()[i] ^ key.bytes()[i];
     }
-    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations, slot_key.bytes())) {
+    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations,
+                slot_key.bytes())) {
         return failed;
     }
-    const auto cipher = STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
+    const auto cipher =
+        STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
     STRATA_TRY_VOID(cipher.encrypt(0, material));
     slot.active = true;
     return material;
@@ -184,7 +207,8 @@ Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const
 Result<> seal(Header& header, const Secret& key, std::uint64_t milliseconds) {
     header.digest_iterations = STRATA_TRY(iterations_for(header, milliseconds));
     STRATA_TRY_VOID(fill_random(header.digest_salt));
-    if (!derive(digest_of(header.hash), key.bytes(), header.digest_salt, header.digest_iterations, header.digest)) {
+    if (!derive(digest_of(header.hash), key.bytes(), header.digest_salt, header.digest_iterations,
+                header.digest)) {
         return Error{ErrorKind::Failed, "deriving a key failed", EIO};
     }
     return ok();

@@ -12,21 +12,28 @@
 
 namespace strata::block::luks {
 
-/// The key in `slot`, whose `material` (stripes * key_bytes, whole sectors) was read, if `passphrase` is right: PermissionDenied if not.
-/// Takes as long as the slot's iterations do: for a worker thread.
-Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material, std::string_view passphrase);
+/// The key in `slot`, whose `material` (stripes * key_bytes, whole sectors) was read, if
+/// `passphrase` is right: PermissionDenied if not. Takes as long as the slot's iterations do: for a
+/// worker thread.
+Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material,
+                         std::string_view passphrase);
 
 /// NotSupported if the hash is unknown.
-Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret, std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out);
+Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret,
+                std::span<const std::byte> salt, std::uint32_t iterations,
+                std::span<std::byte> out);
 /// The key that `material`, deciphered, was split from.
-Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes, std::span<const std::byte> material);
+Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes,
+                             std::span<const std::byte> material);
 
-/// Iterations that take `milliseconds` of this thread's processor time, at least 1000. Takes a tenth of a second itself: for a worker
-/// thread.
+/// Iterations that take `milliseconds` of this thread's processor time, at least 1000. Takes a
+/// tenth of a second itself: for a worker thread.
 Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t milliseconds);
 
-/// Puts `key` under `passphrase`: sets the slot's salt, iterations and stripes, and answers its material. For a worker thread.
-Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key, std::string_view passphrase, std::uint64_t milliseconds);
+/// Puts `key` under `passphrase`: sets the slot's salt, iterations and stripes, and answers its
+/// material. For a worker thread.
+Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key,
+                                         std::string_view passphrase, std::uint64_t milliseconds);
 
 /// Sets the header's digest of `key`. For a worker thread.
 Result<> seal(Header& header, const Secret& key, std::uint64_t milliseconds);

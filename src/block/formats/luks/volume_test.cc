@@ -1,4 +1,5 @@
-// Tests of LUKS headers and secrets: made, parsed, opened; what would cost too much or cannot be is refused.
+// Tests of LUKS headers and secrets: made, parsed, opened; what would cost too much or cannot be is
+// refused.
 #include <gtest/gtest.h>
 
 #include "block/formats/luks/header.h"
@@ -37,10 +38,14 @@ TEST(LuksHeaderTest, IsParsedAsItWasWritten) {
 
 TEST(LuksHeaderTest, WhatCostsTooMuchOrCannotBeIsRefused) {
     for (const auto& damage : std::vector<void (*)(Header&)>{
-             [](Header& h) { h.slots[2].iterations = 0xFFFFFFFF; }, [](Header& h) { h.digest_iterations = 0xFFFFFFFF; }, [](Header& h) { h.digest_iterations = 0; },
-             [](Header& h) { h.slots[2].stripes = 0xFFFFFFFF; }, [](Header& h) { h.slots[2].stripes = 0; }, [](Header& h) { h.slots[2].offset = 0; },
-             [](Header& h) { h.slots[2].offset = 8U << 20; }, [](Header& h) { h.key_bytes = 0; }, [](Header& h) { h.key_bytes = 1U << 30; },
-             [](Header& h) { h.payload = 0; }, [](Header& h) { h.payload = 8U << 20; }}) {
+             [](Header& h) { h.slots[2].iterations = 0xFFFFFFFF; },
+             [](Header& h) { h.digest_iterations = 0xFFFFFFFF; },
+             [](Header& h) { h.digest_iterations = 0; },
+             [](Header& h) { h.slots[2].stripes = 0xFFFFFFFF; },
+             [](Header& h) { h.slots[2].stripes = 0; }, [](Header& h) { h.slots[2].offset = 0; },
+             [](Header& h) { h.slots[2].offset = 8U << 20; }, [](Header& h) { h.key_bytes = 0; },
+             [](Header& h) { h.key_bytes = 1U << 30; }, [](Header& h) { h.payload = 0; },
+             [](Header& h) { h.payload = 8U << 20; }}) {
         Header h = sound();
         damage(h);
         EXPECT_FALSE(parse_header(serialise_header(h), 4U << 20, "x").ok());
@@ -60,7 +65,8 @@ TEST(LuksKeyTest, ASlotGivesItsKeyBackToItsPassphraseAlone) {
         const auto back = open_slot(h, h.slots[0], *material, "geheim");
         ASSERT_TRUE(back.ok()) << back.error().text();
         EXPECT_TRUE(std::equal(back->bytes().begin(), back->bytes().end(), key.bytes().begin()));
-        EXPECT_EQ(open_slot(h, h.slots[0], *material, "falsch").error().kind(), ErrorKind::PermissionDenied);
+        EXPECT_EQ(open_slot(h, h.slots[0], *material, "falsch").error().kind(),
+                  ErrorKind::PermissionDenied);
     }
 }
 
@@ -76,7 +82,8 @@ TEST(SecretsTest, PlainBase64AndEncrypted) {
     for (const char* good : {"", "abc", "\xC3\xBC", "\xE2\x82\xAC", "\xF0\x9F\x94\x91"}) {
         EXPECT_TRUE(is_utf8(good)) << good;
     }
-    for (const char* bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "a\xE2\x82"}) {
+    for (const char* bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80",
+                            "\xF4\x90\x80\x80", "\xFF", "a\xE2\x82"}) {
         EXPECT_FALSE(is_utf8(bad));
     }
     EXPECT_FALSE(load_secret({.data = "a", .file = "b"}).ok());

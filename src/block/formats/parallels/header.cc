@@ -25,7 +25,8 @@ constexpr std::string_view kOld = "WithoutFreeSpace", kNew = "WithouFreSpacExt";
 
 bool is_image(std::span<const std::byte> bytes) {
     return bytes.size() >= kHeaderBytes && get<Le32>(bytes, 16) == 2 &&
-           (std::memcmp(bytes.data(), kOld.data(), 16) == 0 || std::memcmp(bytes.data(), kNew.data(), 16) == 0);
+           (std::memcmp(bytes.data(), kOld.data(), 16) == 0 ||
+            std::memcmp(bytes.data(), kNew.data(), 16) == 0);
 }
 
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name) {
@@ -43,11 +44,15 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     // The old kind has 32 bits; what lies in the upper half is not its business.
     const std::uint64_t sectors = h.extended ? wire.sectors.value() : wire.sectors & 0xFFFFFFFFU;
     if (h.block == 0 || wire.tracks > (0x7FFFFFFFU / 512)) {
-        return broken_image("Parallels", name, fmt::format("blocks of {} sectors cannot be", wire.tracks.value()));
-    }
-    if (sectors > (1ULL << 50) || h.entries > kMaxTableBytes / 4 || h.entries < divide_up(sectors, wire.tracks)) {
         return broken_image("Parallels", name,
-                            fmt::format("a table of {} blocks of {} bytes does not fit a disk of {} sectors", h.entries, h.block, sectors));
+                            fmt::format("blocks of {} sectors cannot be", wire.tracks.value()));
+    }
+    if (sectors > (1ULL << 50) || h.entries > kMaxTableBytes / 4 ||
+        h.entries < divide_up(sectors, wire.tracks)) {
+        return broken_image(
+            "Parallels", name,
+            fmt::format("a table of {} blocks of {} bytes does not fit a disk of {} sectors",
+                        h.entries, h.block, sectors));
     }
     h.size = sectors * 512;
     h.in_use = wire.in_use;
@@ -57,7 +62,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     if (h.data_offset == 0) {
         h.data_offset = round_up(h.table_end(), h.extended ? h.block : 512);
     } else if (h.data_offset < h.table_end()) {
-        return broken_image("Parallels", name, fmt::format("its data at {} would lie in its table", h.data_offset));
+        return broken_image("Parallels", name,
+                            fmt::format("its data at {} would lie in its table", h.data_offset));
     }
     return h;
 }

@@ -1,6 +1,7 @@
 // ParallelsHeader: the header of Parallels images, checked.
 //
-// 64 bytes, little-endian, then the block table: 32-bit places, in sectors ("WithoutFreeSpace") or in blocks
+// 64 bytes, little-endian, then the block table: 32-bit places, in sectors ("WithoutFreeSpace") or
+// in blocks
 // ("WithouFreSpacExt"), 0 for none; blocks of `tracks` sectors.
 // Format: QEMU's docs/interop/parallels.txt.
 #pragma once
@@ -21,7 +22,7 @@ inline constexpr std::uint32_t kInUse = 0x746F6E59, kClosed = 0x312E3276;
 inline constexpr std::uint64_t kInUseField = 44;
 
 struct Header {
-    bool extended = true;       ///< table entries count blocks, not sectors
+    bool extended = true;  ///< table entries count blocks, not sectors
     std::uint32_t heads = 16, cylinders = 0;
     std::uint64_t block = 1U << 20;  ///< bytes
     std::uint32_t entries = 0;
@@ -29,12 +30,14 @@ struct Header {
     std::uint32_t in_use = 0;
     std::uint64_t data_offset = 0;  ///< bytes; where the first block lies
     std::uint32_t flags = 0;
-    std::uint64_t extension = 0;    ///< sectors; 0: none
+    std::uint64_t extension = 0;  ///< sectors; 0: none
 
     [[nodiscard]] bool was_open() const { return in_use == kInUse; }
     /// Bytes that one unit of a table entry stands for.
     [[nodiscard]] std::uint64_t unit() const { return extended ? block : 512; }
-    [[nodiscard]] std::uint64_t table_end() const { return kHeaderBytes + std::uint64_t{entries} * 4; }
+    [[nodiscard]] std::uint64_t table_end() const {
+        return kHeaderBytes + std::uint64_t{entries} * 4;
+    }
 };
 
 /// True if `bytes` begin as a Parallels image: for probing.

@@ -1,5 +1,5 @@
-// ParallelsNode: a table of places. While it is written the header says so; an image that was left like that is checked before it
-// is written again.
+// ParallelsNode: a table of places. While it is written the header says so; an image that was left
+// like that is checked before it is written again.
 #include "block/formats/parallels/parallels.h"
 
 #include <algorithm>
@@ -35,16 +35,20 @@ class ParallelsNode final : public TableNode {
         STRATA_CO_TRY(CheckReport report, co_await TableNode::check(repair));
         report.image_end_offset = std::max(report.image_end_offset, header_.data_offset);
         const std::uint64_t end = file_->size();
-        const std::uint64_t leaked = end > report.image_end_offset ? (end - report.image_end_offset) / header_.block : 0;
+        const std::uint64_t leaked =
+            end > report.image_end_offset ? (end - report.image_end_offset) / header_.block : 0;
         report.leaks = leaked;
-        if (leaked != 0 && repair != Repair::Nothing && report.corruptions == 0 && !traits_.read_only) {
+        if (leaked != 0 && repair != Repair::Nothing && report.corruptions == 0 &&
+            !traits_.read_only) {
             STRATA_CO_TRY_VOID(co_await file_->resize(report.image_end_offset, Preallocation::Off));
             end_ = report.image_end_offset;
             report.leaks_fixed = std::exchange(report.leaks, 0);
         }
         if (header_.was_open()) {
             const bool mends = repair == Repair::All && report.clean() && !traits_.read_only;
-            report.messages.push_back(worded("the image was not closed", mends ? "Repairing image was not closed correctly" : "ERROR image was not closed correctly"));
+            report.messages.push_back(worded("the image was not closed",
+                                             mends ? "Repairing image was not closed correctly"
+                                                   : "ERROR image was not closed correctly"));
             if (mends) {
                 STRATA_CO_TRY_VOID(co_await mark(kClosed));
                 ++report.corruptions_fixed;
@@ -63,7 +67,9 @@ class ParallelsNode final : public TableNode {
         if (entry != 0) {
             place.offset = entry * header_.unit();
             if (place.offset < header_.table_end()) {
-                co_return broken_image("Parallels", name(), fmt::format("block {} lies at {}, in the table", block, place.offset));
+                co_return broken_image(
+                    "Parallels", name(),
+                    fmt::format("block {} lies at {}, in the table", block, place.offset));
             }
             place.kind = Place::Kind::Data;
             place.offset += within;
@@ -72,17 +78,23 @@ class ParallelsNode final : public TableNode {
     }
     Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
         const std::uint64_t old_end = end_;
-        const std::uint64_t offset = take_space(count * header_.block, header_.extended ? header_.block : 512);
+        const std::uint64_t offset =
+            take_space(count * header_.block, header_.extended ? header_.block : 512);
         if ((offset + count * header_.block) / header_.unit() > 0xFFFFFFFFU) {
             end_ = old_end;
-            co_return Error{ErrorKind::Failed, fmt::format("Parallels image '{}': it cannot grow beyond {} bytes", name(), offset), ENOSPC};
+            co_return Error{
+                ErrorKind::Failed,
+                fmt::format("Parallels image '{}': it cannot grow beyond {} bytes", name(), offset),
+                ENOSPC};
         }
-        co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+        co_return Reservation{
+            .offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
     }
     Task<> publish(std::uint64_t block, const Reservation& reservation) override {
         for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
             const std::uint64_t entry = (reservation.offset + i * header_.block) / header_.unit();
-            STRATA_CO_TRY_VOID(co_await meta_.store(kHeaderBytes + (block + i) * 4, Le32(static_cast<std::uint32_t>(entry)), 0));
+            STRATA_CO_TRY_VOID(co_await meta_.store(kHeaderBytes + (block + i) * 4,
+                                                    Le32(static_cast<std::uint32_t>(entry)), 0));
         }
         co_return ok();
     }
@@ -90,7 +102,10 @@ class ParallelsNode final : public TableNode {
         if (header_.was_open()) {
             STRATA_CO_TRY(const CheckReport report, co_await TableNode::check(Repair::Nothing));
             if (report.corruptions != 0) {
-                co_return broken_image("Parallels", name(), fmt::format("it was not closed and is damaged: {}; repair it first", report.messages.front()));
+                co_return broken_image(
+                    "Parallels", name(),
+                    fmt::format("it was not closed and is damaged: {}; repair it first",
+                                report.messages.front()));
             }
         }
         co_return co_await mark(kInUse);
@@ -110,29 +125,38 @@ class ParallelsNode final : public TableNode {
     Header header_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
-    co_return NodePtr(std::make_shared<ParallelsNode>(std::move(file), options.path, options.read_only, header));
+    co_return NodePtr(
+        std::make_shared<ParallelsNode>(std::move(file), options.path, options.read_only, header));
 }
 
 constexpr std::array kOptions{
     CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
-    CreateOption{"cluster_size", CreateOption::Kind::Size, "Parallels image cluster size", "1048576"},
+    CreateOption{"cluster_size", CreateOption::Kind::Size, "Parallels image cluster size",
+                 "1048576"},
 };
 
 Task<> create(Loop& loop, CreateRequest request) {
-    STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "parallels", kMaxTableBytes / 4 << 20));
+    STRATA_CO_TRY(const std::uint64_t size,
+                  disk_size_of(request, "parallels", kMaxTableBytes / 4 << 20));
     Header header;
     STRATA_CO_TRY(header.block, request.number("cluster_size", header.block));
-    if (header.block < 512 || header.block % 512 != 0 || header.block > (256U << 20) || divide_up(size, header.block) > kMaxTableBytes / 4) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("a cluster_size of {} bytes cannot be used for a disk of {}", header.block, size)};
+    if (header.block < 512 || header.block % 512 != 0 || header.block > (256U << 20) ||
+        divide_up(size, header.block) > kMaxTableBytes / 4) {
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("a cluster_size of {} bytes cannot be used for a disk of {}",
+                                    header.block, size)};
     }
     header.size = size;
     header.entries = static_cast<std::uint32_t>(divide_up(size, header.block));
-    header.cylinders = static_cast<std::uint32_t>(std::min<std::uint64_t>(size / 512 / 16 / 32, 0xFFFFFFFF));
+    header.cylinders =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(size / 512 / 16 / 32, 0xFFFFFFFF));
     header.in_use = kClosed;
     header.data_offset = round_up(header.table_end(), header.block);
     std::vector<std::byte> start(round_up(header.table_end(), 512));
@@ -143,10 +167,16 @@ Task<> create(Loop& loop, CreateRequest request) {
     co_return co_await write_new_image(loop, request.path, std::move(pieces), header.data_offset);
 }
 
-constexpr FormatDriver kDriver{.name = "parallels", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions};
+constexpr FormatDriver kDriver{.name = "parallels",
+                               .probe = &probe,
+                               .open = &open,
+                               .create = &create,
+                               .create_options = kOptions};
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 }  // namespace strata::block::parallels

@@ -25,9 +25,13 @@ constexpr std::uint32_t kMagic = 0x514649FB;
 
 }  // namespace
 
-std::uint64_t Header::l1_entries() const { return divide_up(size, cluster() << l2_bits); }
+std::uint64_t Header::l1_entries() const {
+    return divide_up(size, cluster() << l2_bits);
+}
 
-bool is_image(std::span<const std::byte> bytes) { return bytes.size() >= 8 && get<Be32>(bytes, 0) == kMagic && get<Be32>(bytes, 4) == 1; }
+bool is_image(std::span<const std::byte> bytes) {
+    return bytes.size() >= 8 && get<Be32>(bytes, 0) == kMagic && get<Be32>(bytes, 4) == 1;
+}
 
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name) {
     const auto read = ByteReader(bytes).read<Wire>();
@@ -44,19 +48,27 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     h.backing_bytes = read->backing_bytes;
     h.modified = read->modified;
     if (h.cluster_bits < 9 || h.cluster_bits > 16 || h.l2_bits < 6 || h.l2_bits > 13) {
-        return broken_image("qcow", name, fmt::format("clusters of 2^{} bytes with tables of 2^{} entries cannot be", h.cluster_bits, h.l2_bits));
+        return broken_image(
+            "qcow", name,
+            fmt::format("clusters of 2^{} bytes with tables of 2^{} entries cannot be",
+                        h.cluster_bits, h.l2_bits));
     }
     if (h.size <= 1 || h.size > (1ULL << 56) || h.l1_entries() > kMaxL1Bytes / 8) {
         return broken_image("qcow", name, fmt::format("a disk of {} bytes cannot be", h.size));
     }
     if (h.encryption > 1) {
-        return broken_image("qcow", name, fmt::format("unknown encryption method {}", h.encryption));
+        return broken_image("qcow", name,
+                            fmt::format("unknown encryption method {}", h.encryption));
     }
     if (h.l1_offset < kHeaderBytes || h.l1_offset > (1ULL << 56)) {
-        return broken_image("qcow", name, fmt::format("its L1 table lies at {}, where none can be", h.l1_offset));
+        return broken_image("qcow", name,
+                            fmt::format("its L1 table lies at {}, where none can be", h.l1_offset));
     }
-    if (h.backing_offset != 0 && (h.backing_bytes > kMaxBackingName || h.backing_offset > (1ULL << 56))) {
-        return broken_image("qcow", name, fmt::format("a backing file's name of {} bytes at {} cannot be", h.backing_bytes, h.backing_offset));
+    if (h.backing_offset != 0 &&
+        (h.backing_bytes > kMaxBackingName || h.backing_offset > (1ULL << 56))) {
+        return broken_image("qcow", name,
+                            fmt::format("a backing file's name of {} bytes at {} cannot be",
+                                        h.backing_bytes, h.backing_offset));
     }
     return h;
 }

@@ -1,6 +1,7 @@
 // Qcow1Header: the header of the first QEMU copy-on-write format, checked.
 //
-// 48 bytes, big-endian; an L1 table of places of L2 tables, these of clusters; the top bit of an L2 entry says compressed.
+// 48 bytes, big-endian; an L1 table of places of L2 tables, these of clusters; the top bit of an L2
+// entry says compressed.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +33,12 @@ struct Header {
     [[nodiscard]] std::uint64_t l2_bytes() const { return 8ULL << l2_bits; }
     [[nodiscard]] std::uint64_t l1_entries() const;
     /// Of a compressed entry: where, and at most how many bytes.
-    [[nodiscard]] std::uint64_t compressed_offset(std::uint64_t entry) const { return entry & ((1ULL << (63 - cluster_bits)) - 1); }
-    [[nodiscard]] std::uint64_t compressed_bytes(std::uint64_t entry) const { return (entry >> (63 - cluster_bits)) & (cluster() - 1); }
+    [[nodiscard]] std::uint64_t compressed_offset(std::uint64_t entry) const {
+        return entry & ((1ULL << (63 - cluster_bits)) - 1);
+    }
+    [[nodiscard]] std::uint64_t compressed_bytes(std::uint64_t entry) const {
+        return (entry >> (63 - cluster_bits)) & (cluster() - 1);
+    }
 };
 
 bool is_image(std::span<const std::byte> bytes);

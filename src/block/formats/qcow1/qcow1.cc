@@ -1,4 +1,5 @@
-// Qcow1Node: two levels of tables. A new L2 table reaches the file before the L1 table refers to it.
+// Qcow1Node: two levels of tables. A new L2 table reaches the file before the L1 table refers to
+// it.
 //
 // The image does not tell its backing file's format: extra option `backing_format`.
 #include "block/formats/qcow1/qcow1.h"
@@ -23,14 +24,19 @@ constexpr std::uint64_t kMaxOffset = 1ULL << 56;
 
 class Qcow1Node final : public TableNode {
   public:
-    Qcow1Node(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing, std::string backing_name)
-        : TableNode(std::move(file), std::move(name), read_only), header_(header), backing_name_(std::move(backing_name)) {
+    Qcow1Node(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing,
+              std::string backing_name)
+        : TableNode(std::move(file), std::move(name), read_only),
+          header_(header),
+          backing_name_(std::move(backing_name)) {
         backing_ = std::move(backing);
         configure(header.size, header.cluster(), false);
         traits_.compressed_writes = true;
         end_ = std::max(end_, header.l1_offset + header.l1_entries() * 8);
     }
-    Task<> write_compressed(std::uint64_t offset, Buffers from) override { return write_packed(offset, from, &deflate_raw); }
+    Task<> write_compressed(std::uint64_t offset, Buffers from) override {
+        return write_packed(offset, from, &deflate_raw);
+    }
     // An L1 table of zeros first, durable; then all behind it goes.
     Task<> make_empty() override {
         STRATA_CO_TRY_VOID(check_range(0, 0, true));
@@ -51,7 +57,8 @@ class Qcow1Node final : public TableNode {
 
   protected:
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override {
-        const std::uint64_t cluster = offset / header_.cluster(), within = offset % header_.cluster();
+        const std::uint64_t cluster = offset / header_.cluster(),
+                            within = offset % header_.cluster();
         STRATA_CO_TRY(const std::uint64_t table, co_await table_of(cluster, false));
         if (table == 0) {
             const std::uint64_t span = header_.cluster() << header_.l2_bits;
@@ -72,7 +79,8 @@ class Qcow1Node final : public TableNode {
             co_return place;
         }
         if (entry >= kMaxOffset) {
-            co_return broken_image("qcow", name(), fmt::format("cluster {} lies at {}", cluster, entry.value()));
+            co_return broken_image("qcow", name(),
+                                   fmt::format("cluster {} lies at {}", cluster, entry.value()));
         }
         place.kind = Place::Kind::Data;
         place.offset = entry + within;
@@ -80,11 +88,14 @@ class Qcow1Node final : public TableNode {
     }
     Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
         const std::uint64_t offset = take_space(count * header_.cluster(), header_.cluster());
-        co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+        co_return Reservation{
+            .offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
     }
     Task<> publish_packed(std::uint64_t block, std::uint64_t offset, std::uint64_t bytes) override {
         if (offset >> (63 - header_.cluster_bits) != 0) {
-            co_return Error{ErrorKind::Failed, fmt::format("'{}': compressed clusters cannot lie at {}", name(), offset), ENOSPC};
+            co_return Error{
+                ErrorKind::Failed,
+                fmt::format("'{}': compressed clusters cannot lie at {}", name(), offset), ENOSPC};
         }
         STRATA_CO_TRY(const std::uint64_t table, co_await table_of(block, true));
         const Be64 entry = kCompressed | bytes << (63 - header_.cluster_bits) | offset;
@@ -93,24 +104,30 @@ class Qcow1Node final : public TableNode {
     Task<> publish(std::uint64_t block, const Reservation& reservation) override {
         for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
             STRATA_CO_TRY(const std::uint64_t table, co_await table_of(block + i, true));
-            STRATA_CO_TRY_VOID(co_await meta_.store(table + index_of(block + i) * 8, Be64(reservation.offset + i * header_.cluster()), 0));
+            STRATA_CO_TRY_VOID(
+                co_await meta_.store(table + index_of(block + i) * 8,
+                                     Be64(reservation.offset + i * header_.cluster()), 0));
         }
         co_return ok();
     }
 
   private:
-    [[nodiscard]] std::uint64_t index_of(std::uint64_t cluster) const { return cluster & ((1ULL << header_.l2_bits) - 1); }
+    [[nodiscard]] std::uint64_t index_of(std::uint64_t cluster) const {
+        return cluster & ((1ULL << header_.l2_bits) - 1);
+    }
     // The L2 table that `cluster` is in; 0: none, unless it is to be made.
     Task<std::uint64_t> table_of(std::uint64_t cluster, bool make) {
         const std::uint64_t at = header_.l1_offset + (cluster >> header_.l2_bits) * 8;
         STRATA_CO_TRY(const Be64 entry, co_await meta_.load<Be64>(at));
         if (entry >= kMaxOffset) {
-            co_return broken_image("qcow", name(), fmt::format("a table lies at {}", entry.value()));
+            co_return broken_image("qcow", name(),
+                                   fmt::format("a table lies at {}", entry.value()));
         }
         if (entry != 0 || !make) {
             co_return entry.value();
         }
-        // Empty before anybody sees it: another publish() may fill in its own entry as soon as the L1 names the table.
+        // Empty before anybody sees it: another publish() may fill in its own entry as soon as the
+        // L1 names the table.
         const std::uint64_t table = take_space(header_.l2_bytes(), header_.cluster());
         const std::vector<std::byte> zeros(header_.l2_bytes());
         STRATA_CO_TRY_VOID(co_await meta_.store_bytes(table, zeros, 0));
@@ -118,14 +135,17 @@ class Qcow1Node final : public TableNode {
         if (meanwhile != 0) {
             co_return meanwhile.value();  // another made one; ours stays unused
         }
-        STRATA_CO_TRY_VOID(co_await meta_.store(at, Be64(table), 1));  // the page is here since load(): nothing comes between
+        STRATA_CO_TRY_VOID(co_await meta_.store(
+            at, Be64(table), 1));  // the page is here since load(): nothing comes between
         co_return table;
     }
     const Header header_;
     const std::string backing_name_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
@@ -136,15 +156,21 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     NodePtr backing;
     std::string backing_name;
     if (header.backing_offset != 0) {
-        STRATA_CO_TRY(const auto name, co_await read_bytes(*file, header.backing_offset, header.backing_bytes));
+        STRATA_CO_TRY(const auto name,
+                      co_await read_bytes(*file, header.backing_offset, header.backing_bytes));
         backing_name = text_until_nul(name);
         if (options.open_backing) {
-            Reference reference{.kind = Reference::Kind::Backing, .name = backing_name, .format = std::string(options.extra_of("backing_format")),
+            Reference reference{.kind = Reference::Kind::Backing,
+                                .name = backing_name,
+                                .format = std::string(options.extra_of("backing_format")),
                                 .referrer = options.path};
-            STRATA_CO_TRY(backing, co_await open_reference(file->loop(), options, std::move(reference)));
+            STRATA_CO_TRY(backing,
+                          co_await open_reference(file->loop(), options, std::move(reference)));
         }
     }
-    co_return NodePtr(std::make_shared<Qcow1Node>(std::move(file), options.path, options.read_only, header, std::move(backing), std::move(backing_name)));
+    co_return NodePtr(std::make_shared<Qcow1Node>(std::move(file), options.path, options.read_only,
+                                                  header, std::move(backing),
+                                                  std::move(backing_name)));
 }
 
 constexpr std::array kOptions{
@@ -163,27 +189,38 @@ Task<> create(Loop& loop, CreateRequest request) {
         header.cluster_bits = 9;
         header.l2_bits = 12;
         header.backing_offset = kHeaderBytes;
-        header.backing_bytes = static_cast<std::uint32_t>(std::min<std::size_t>(backing.size(), kMaxBackingName + 1));
+        header.backing_bytes =
+            static_cast<std::uint32_t>(std::min<std::size_t>(backing.size(), kMaxBackingName + 1));
     }
     if (header.backing_bytes > kMaxBackingName) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("a backing file's name of {} bytes is too long", backing.size())};
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("a backing file's name of {} bytes is too long", backing.size())};
     }
     header.l1_offset = round_up(kHeaderBytes + header.backing_bytes, 8);
     std::vector<std::byte> start(round_up(header.l1_offset + header.l1_entries() * 8, 512));
     const auto bytes = serialise_header(header);
     std::copy(bytes.begin(), bytes.end(), start.begin());
-    std::transform(backing.begin(), backing.end(), start.begin() + kHeaderBytes, [](char c) { return static_cast<std::byte>(c); });
+    std::transform(backing.begin(), backing.end(), start.begin() + kHeaderBytes,
+                   [](char c) { return static_cast<std::byte>(c); });
     Pieces pieces;
     const std::uint64_t length = start.size();
     pieces.emplace_back(0, std::move(start));
     co_return co_await write_new_image(loop, request.path, std::move(pieces), length);
 }
 
-constexpr FormatDriver kDriver{.name = "qcow", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions, .backing = true,
+constexpr FormatDriver kDriver{.name = "qcow",
+                               .probe = &probe,
+                               .open = &open,
+                               .create = &create,
+                               .create_options = kOptions,
+                               .backing = true,
                                .compresses = [](const CreateRequest&) { return true; }};
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 }  // namespace strata::block::qcow1

@@ -1,4 +1,7 @@
-// Tests of amending qcow2 images: what they hold stays, checks stay clean, what cannot be is refused and changes nothing.
+// Tests of amending qcow2 images: what they hold stays, checks stay clean, what cannot be is
+// refused and changes nothing.
+#include "block/amend.h"
+
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -6,7 +9,6 @@
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
-#include "block/amend.h"
 #include "block/blocking_image.h"
 
 namespace strata::block {
@@ -48,10 +50,14 @@ class Qcow2AmendTest : public testing::Test {
         std::mt19937 random(seed);
         for (int i = 0; i < 40; ++i) {
             const std::uint64_t offset = random() % (kSize / 512) * 512;
-            const auto part = std::span(model_).subspan(offset, std::min<std::uint64_t>((random() % 200 + 1) * 512, kSize - offset));
+            const auto part = std::span(model_).subspan(
+                offset, std::min<std::uint64_t>((random() % 200 + 1) * 512, kSize - offset));
             const bool zero = i % 3 == 0;
-            std::fill(part.begin(), part.end(), zero ? std::byte{0} : static_cast<std::byte>(random()));
-            ASSERT_TRUE((zero ? image->write_zeroes(offset, part.size(), i % 2 == 0) : image->write(offset, part)).ok());
+            std::fill(part.begin(), part.end(),
+                      zero ? std::byte{0} : static_cast<std::byte>(random()));
+            ASSERT_TRUE((zero ? image->write_zeroes(offset, part.size(), i % 2 == 0)
+                              : image->write(offset, part))
+                            .ok());
         }
         ASSERT_TRUE(image->close().ok());
     }
@@ -59,7 +65,8 @@ class Qcow2AmendTest : public testing::Test {
         const auto image = open();
         AmendRequest request;
         request.options = std::move(options);
-        auto done = image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
+        auto done =
+            image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
         EXPECT_TRUE(image->close().ok());
         return done;
     }
@@ -121,7 +128,8 @@ TEST_F(Qcow2AmendTest, RefcountsOfEveryWidthKeepTheContent) {
         std::fill(model_.begin(), model_.end(), std::byte{0});
         create({{"cluster_size", cluster}});
         for (const std::int64_t bits : {64, 1, 2, 32, 4, 8, 16}) {
-            SCOPED_TRACE(testing::Message() << "clusters of " << cluster << ", refcounts of " << bits);
+            SCOPED_TRACE(testing::Message()
+                         << "clusters of " << cluster << ", refcounts of " << bits);
             fill(static_cast<unsigned>(bits));
             const auto done = amend({{"refcount_bits", std::to_string(bits)}});
             ASSERT_TRUE(done.ok()) << done.error().text();
@@ -140,7 +148,8 @@ TEST_F(Qcow2AmendTest, NarrowRefcountsAreRefusedWhereClustersAreShared) {
     }
     const auto refused = amend({{"refcount_bits", "1"}});
     ASSERT_FALSE(refused.ok());
-    EXPECT_NE(refused.error().text().find("has a refcount of 2"), std::string::npos) << refused.error().text();
+    EXPECT_NE(refused.error().text().find("has a refcount of 2"), std::string::npos)
+        << refused.error().text();
     expect_sound("1.1", 16);
     ASSERT_TRUE(amend({{"refcount_bits", "2"}}).ok());
     expect_sound("1.1", 2);
@@ -158,7 +167,10 @@ TEST_F(Qcow2AmendTest, DowngradesWithZerosAndSnapshots) {
             std::filesystem::resize_file(folder_ + "/base", 0);
             std::filesystem::resize_file(folder_ + "/base", kSize);
         }
-        create(over ? OptionList{{"backing_file", "base"}, {"backing_fmt", "raw"}, {"cluster_size", "4096"}} : OptionList{{"cluster_size", "4096"}});
+        create(over ? OptionList{{"backing_file", "base"},
+                                 {"backing_fmt", "raw"},
+                                 {"cluster_size", "4096"}}
+                    : OptionList{{"cluster_size", "4096"}});
         fill(3);
         const std::vector<std::byte> before = model_;
         {
@@ -176,7 +188,8 @@ TEST_F(Qcow2AmendTest, DowngradesWithZerosAndSnapshots) {
                 EXPECT_LE(done, total);
                 ++steps;
             };
-            const auto done = image->loop().run(amend_image(image->node().shared_from_this(), std::move(request)));
+            const auto done = image->loop().run(
+                amend_image(image->node().shared_from_this(), std::move(request)));
             ASSERT_TRUE(done.ok()) << done.error().text();
             ASSERT_TRUE(image->close().ok());
         }
@@ -189,7 +202,8 @@ TEST_F(Qcow2AmendTest, DowngradesWithZerosAndSnapshots) {
         }
         model_ = before;
         expect_sound("0.10", 16);
-        ASSERT_TRUE(amend({{"compat", "v3"}, {"lazy_refcounts", "on"}, {"refcount_bits", "8"}}).ok());
+        ASSERT_TRUE(
+            amend({{"compat", "v3"}, {"lazy_refcounts", "on"}, {"refcount_bits", "8"}}).ok());
         expect_sound("1.1", 8);
     }
 }
@@ -200,7 +214,8 @@ TEST_F(Qcow2AmendTest, DowngradesLeaveClustersOfSnapshotsAlone) {
         std::fill(model_.begin(), model_.end(), static_cast<std::byte>(over ? 9 : 0));
         if (over) {
             // SAFETY: bytes are chars.
-            std::ofstream(folder_ + "/base", std::ios::binary).write(reinterpret_cast<const char*>(model_.data()), kSize);
+            std::ofstream(folder_ + "/base", std::ios::binary)
+                .write(reinterpret_cast<const char*>(model_.data()), kSize);
         }
         create(over ? OptionList{{"backing_file", "base"}, {"backing_fmt", "raw"}} : OptionList{});
         write(0, 65536, 7);
@@ -238,7 +253,8 @@ TEST_F(Qcow2AmendTest, EncryptedImagesDowngradeWithoutABackingFileOnly) {
     base.size = kSize;
     ASSERT_TRUE(BlockingImage::create("raw", std::move(base)).ok());
     opening_ = {{"encrypt.key-secret", "geheim"}};
-    OptionList options{{"encrypt.format", "luks"}, {"encrypt.key-secret", "geheim"}, {"encrypt.iter-time", "1"}};
+    OptionList options{
+        {"encrypt.format", "luks"}, {"encrypt.key-secret", "geheim"}, {"encrypt.iter-time", "1"}};
     create(options);
     write(0, 65536, 7);
     zero_first_entry();
@@ -256,7 +272,8 @@ TEST_F(Qcow2AmendTest, CompressedClustersOfSnapshotsForbidTheDowngrade) {
     {
         const auto image = open();
         const std::vector<std::byte> content(65536, std::byte{7});
-        ASSERT_TRUE(image->loop().run(image->node().write_compressed(0, Buffers::of(content))).ok());
+        ASSERT_TRUE(
+            image->loop().run(image->node().write_compressed(0, Buffers::of(content))).ok());
         ASSERT_TRUE(image->close().ok());
     }
     snapshot();
@@ -268,10 +285,14 @@ TEST_F(Qcow2AmendTest, CompressedClustersOfSnapshotsForbidTheDowngrade) {
 TEST_F(Qcow2AmendTest, WhatCannotBeIsRefused) {
     create({{"extended_l2", "on"}});
     fill(5);
-    for (const OptionList& options : {OptionList{{"compat", "0.10"}}, OptionList{{"compat", "0.42"}}, OptionList{{"refcount_bits", "3"}},
-                                      OptionList{{"cluster_size", "4096"}}, OptionList{{"data_file", "x"}}, OptionList{{"data_file_raw", "on"}},
-                                      OptionList{{"backing_file", "x"}}, OptionList{{"compat", "0.10"}, {"lazy_refcounts", "on"}},
-                                      OptionList{{"compat", "0.10"}, {"refcount_bits", "8"}}, OptionList{{"lazy_refcounts", "perhaps"}}}) {
+    for (const OptionList& options :
+         {OptionList{{"compat", "0.10"}}, OptionList{{"compat", "0.42"}},
+          OptionList{{"refcount_bits", "3"}}, OptionList{{"cluster_size", "4096"}},
+          OptionList{{"data_file", "x"}}, OptionList{{"data_file_raw", "on"}},
+          OptionList{{"backing_file", "x"}},
+          OptionList{{"compat", "0.10"}, {"lazy_refcounts", "on"}},
+          OptionList{{"compat", "0.10"}, {"refcount_bits", "8"}},
+          OptionList{{"lazy_refcounts", "perhaps"}}}) {
         EXPECT_FALSE(amend(options).ok()) << options[0].first << "=" << options[0].second;
         expect_sound("1.1", 16);
     }

@@ -31,22 +31,34 @@ struct WireEntry {
 static_assert(sizeof(WireExtension) == 24 && sizeof(WireEntry) == 24);
 
 Error bad(std::string_view image, std::string_view what) {
-    return {ErrorKind::Failed, fmt::format("qcow2 image '{}' is corrupt: its bitmap directory {}", image, what), EINVAL};
+    return {ErrorKind::Failed,
+            fmt::format("qcow2 image '{}' is corrupt: its bitmap directory {}", image, what),
+            EINVAL};
 }
 
-Result<> check_entry(const StoredBitmap& b, std::uint8_t type, const Header& h, std::string_view image) {
+Result<> check_entry(const StoredBitmap& b, std::uint8_t type, const Header& h,
+                     std::string_view image) {
     const std::uint64_t room = std::uint64_t{b.table_entries} << h.cluster_bits;
-    if (type != kDirtyTracking || (b.flags & ~kKnownFlags) != 0 || b.granularity_bits < kMinGranularityBits || b.granularity_bits > kMaxGranularityBits) {
-        return bad(image, fmt::format("has a bitmap of type {}, flags {:#x}, granularity bits {}, which is unknown here", type, b.flags, b.granularity_bits));
+    if (type != kDirtyTracking || (b.flags & ~kKnownFlags) != 0 ||
+        b.granularity_bits < kMinGranularityBits || b.granularity_bits > kMaxGranularityBits) {
+        return bad(
+            image,
+            fmt::format(
+                "has a bitmap of type {}, flags {:#x}, granularity bits {}, which is unknown here",
+                type, b.flags, b.granularity_bits));
     }
-    if (b.name.empty() || b.name.size() > kMaxBitmapName || b.name.find('\0') != std::string::npos) {
+    if (b.name.empty() || b.name.size() > kMaxBitmapName ||
+        b.name.find('\0') != std::string::npos) {
         return bad(image, fmt::format("has a name of {} bytes", b.name.size()));
     }
-    if (b.table_entries == 0 || b.table_offset == 0 || b.table_offset % h.cluster() != 0 || b.table_offset >= kMaxHostOffset || room > kMaxBitmapBytes) {
-        return bad(image, fmt::format("names a table of {} entries at {:#x}, where none can be", b.table_entries, b.table_offset));
+    if (b.table_entries == 0 || b.table_offset == 0 || b.table_offset % h.cluster() != 0 ||
+        b.table_offset >= kMaxHostOffset || room > kMaxBitmapBytes) {
+        return bad(image, fmt::format("names a table of {} entries at {:#x}, where none can be",
+                                      b.table_entries, b.table_offset));
     }
     if ((b.flags & kBitmapInUse) == 0 && room < bitmap_bytes(h.size, b.granularity_bits)) {
-        return bad(image, fmt::format("has a bitmap, '{}', that is too small for the disk", b.name));
+        return bad(image,
+                   fmt::format("has a bitmap, '{}', that is too small for the disk", b.name));
     }
     return ok();
 }
@@ -59,30 +71,36 @@ void append(std::vector<std::byte>& out, const void* data, std::size_t size) {
 }  // namespace
 
 std::uint64_t bitmap_bytes(std::uint64_t size, unsigned granularity_bits) {
-    const std::uint64_t bits = (size >> granularity_bits) + ((size & ((1ULL << granularity_bits) - 1)) != 0 ? 1 : 0);
+    const std::uint64_t bits =
+        (size >> granularity_bits) + ((size & ((1ULL << granularity_bits) - 1)) != 0 ? 1 : 0);
     return (bits + 7) / 8;
 }
 
-Result<BitmapExtension> parse_bitmap_extension(std::span<const std::byte> content, std::string_view image) {
+Result<BitmapExtension> parse_bitmap_extension(std::span<const std::byte> content,
+                                               std::string_view image) {
     WireExtension wire{};
     if (content.size() != sizeof wire) {
         return bad(image, fmt::format("is named by an extension of {} bytes", content.size()));
     }
     std::memcpy(&wire, content.data(), sizeof wire);
-    if (wire.bitmaps == 0 || wire.bitmaps > kMaxBitmaps || wire.directory_bytes > kMaxDirectory || wire.directory_offset >= kMaxHostOffset) {
-        return bad(image, fmt::format("of {} bitmaps has {} bytes at {:#x}", wire.bitmaps.value(), wire.directory_bytes.value(), wire.directory_offset.value()));
+    if (wire.bitmaps == 0 || wire.bitmaps > kMaxBitmaps || wire.directory_bytes > kMaxDirectory ||
+        wire.directory_offset >= kMaxHostOffset) {
+        return bad(image, fmt::format("of {} bitmaps has {} bytes at {:#x}", wire.bitmaps.value(),
+                                      wire.directory_bytes.value(), wire.directory_offset.value()));
     }
     return BitmapExtension{wire.bitmaps, wire.directory_bytes, wire.directory_offset};
 }
 
 std::vector<std::byte> serialise_bitmap_extension(const BitmapExtension& extension) {
-    const WireExtension wire{extension.bitmaps, 0U, extension.directory_bytes, extension.directory_offset};
+    const WireExtension wire{extension.bitmaps, 0U, extension.directory_bytes,
+                             extension.directory_offset};
     std::vector<std::byte> out;
     append(out, &wire, sizeof wire);
     return out;
 }
 
-Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::byte> bytes, std::uint32_t count, const Header& header,
+Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::byte> bytes,
+                                                         std::uint32_t count, const Header& header,
                                                          std::string_view image) {
     std::vector<StoredBitmap> all;
     std::set<std::string> names;
@@ -90,7 +108,8 @@ Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::by
     for (std::uint32_t i = 0; i < count; ++i) {
         ByteReader reader(bytes.subspan(at));
         const auto wire = reader.read<WireEntry>();
-        const auto extra = wire.ok() ? reader.take(wire->extra_size) : Result<std::span<const std::byte>>(wire.error());
+        const auto extra = wire.ok() ? reader.take(wire->extra_size)
+                                     : Result<std::span<const std::byte>>(wire.error());
         const auto name = extra.ok() ? reader.take(wire->name_size) : extra;
         if (!name.ok()) {
             return bad(image, "ends within an entry");
@@ -108,7 +127,8 @@ Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::by
         if (!names.insert(b.name).second) {
             return bad(image, fmt::format("has two bitmaps called '{}'", b.name));
         }
-        at = std::min(bytes.size(), at + (sizeof(WireEntry) + extra->size() + name->size() + 7) / 8 * 8);
+        at = std::min(bytes.size(),
+                      at + (sizeof(WireEntry) + extra->size() + name->size() + 7) / 8 * 8);
         all.push_back(std::move(b));
     }
     return all;

@@ -1,4 +1,5 @@
-// Bitmap directory: the persistent dirty bitmaps that a qcow2 image names, checked: whatever was parsed is safe to compute with.
+// Bitmap directory: the persistent dirty bitmaps that a qcow2 image names, checked: whatever was
+// parsed is safe to compute with.
 #pragma once
 
 #include <cstddef>
@@ -32,18 +33,24 @@ struct StoredBitmap {
     std::uint32_t table_entries = 0;
     std::uint32_t flags = 0;
     unsigned granularity_bits = 16;
-    std::vector<std::byte> extra;   ///< as it is; without kBitmapExtraCompatible the bitmap cannot be used
+    std::vector<std::byte>
+        extra;  ///< as it is; without kBitmapExtraCompatible the bitmap cannot be used
     std::uint64_t flags_place = 0;  ///< of the flags, from the directory's start
-    [[nodiscard]] bool usable() const { return (flags & kBitmapInUse) == 0 && (extra.empty() || (flags & kBitmapExtraCompatible) != 0); }
+    [[nodiscard]] bool usable() const {
+        return (flags & kBitmapInUse) == 0 &&
+               (extra.empty() || (flags & kBitmapExtraCompatible) != 0);
+    }
 };
 
 /// Bytes of bits for a disk of `size`.
 std::uint64_t bitmap_bytes(std::uint64_t size, unsigned granularity_bits);
 
-Result<BitmapExtension> parse_bitmap_extension(std::span<const std::byte> content, std::string_view image);
+Result<BitmapExtension> parse_bitmap_extension(std::span<const std::byte> content,
+                                               std::string_view image);
 std::vector<std::byte> serialise_bitmap_extension(const BitmapExtension& extension);
 
-Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::byte> bytes, std::uint32_t count, const Header& header,
+Result<std::vector<StoredBitmap>> parse_bitmap_directory(std::span<const std::byte> bytes,
+                                                         std::uint32_t count, const Header& header,
                                                          std::string_view image);
 std::vector<std::byte> serialise_bitmap_directory(const std::vector<StoredBitmap>& bitmaps);
 

@@ -21,7 +21,9 @@ constexpr std::uint64_t kReservedBits = 0xFF000000000001FEULL;
 /// Bits of all bitmaps in memory together.
 constexpr std::uint64_t kMaxInMemory = 1ULL << 30;
 
-std::size_t words_for(std::uint64_t size, unsigned granularity_bits) { return (bitmap_bytes(size, granularity_bits) + 7) / 8; }
+std::size_t words_for(std::uint64_t size, unsigned granularity_bits) {
+    return (bitmap_bytes(size, granularity_bits) + 7) / 8;
+}
 
 void set_bits(std::vector<std::uint64_t>& bits, std::uint64_t first, std::uint64_t last) {
     for (; first <= last && first % 64 != 0; ++first) {
@@ -45,14 +47,17 @@ void trim(std::vector<std::uint64_t>& bits, std::uint64_t size, unsigned granula
 }
 
 Error broken(std::string_view name) {
-    return {ErrorKind::WrongState, fmt::format("Bitmap '{}' is inconsistent and cannot be used", name), EINVAL};
+    return {ErrorKind::WrongState,
+            fmt::format("Bitmap '{}' is inconsistent and cannot be used", name), EINVAL};
 }
 
 }  // namespace
 
 Task<> BitmapSet::load() {
     const Header& h = metadata_.header();
-    const auto content = std::find_if(h.extensions.begin(), h.extensions.end(), [](const auto& each) { return each.first == kBitmapsExtension; });
+    const auto content =
+        std::find_if(h.extensions.begin(), h.extensions.end(),
+                     [](const auto& each) { return each.first == kBitmapsExtension; });
     if (!h.has_bitmaps || content == h.extensions.end()) {
         co_return ok();
     }
@@ -62,7 +67,8 @@ Task<> BitmapSet::load() {
     }
     std::vector<std::byte> bytes(extension_.directory_bytes);
     STRATA_CO_TRY_VOID(co_await file_.read(extension_.directory_offset, Buffers(std::span(bytes))));
-    STRATA_CO_TRY(std::vector<StoredBitmap> stored, parse_bitmap_directory(bytes, extension_.bitmaps, h, file_.name()));
+    STRATA_CO_TRY(std::vector<StoredBitmap> stored,
+                  parse_bitmap_directory(bytes, extension_.bitmaps, h, file_.name()));
     for (StoredBitmap& each : stored) {
         all_.push_back(Live{.stored = std::move(each), .bits = {}});
     }
@@ -70,7 +76,8 @@ Task<> BitmapSet::load() {
 }
 
 bool BitmapSet::in_effect() const {
-    return std::any_of(all_.begin(), all_.end(), [](const Live& each) { return each.stored.usable(); });
+    return std::any_of(all_.begin(), all_.end(),
+                       [](const Live& each) { return each.stored.usable(); });
 }
 
 std::vector<BitmapInfo> BitmapSet::list() const {
@@ -85,21 +92,26 @@ std::vector<BitmapInfo> BitmapSet::list() const {
 }
 
 BitmapSet::Live* BitmapSet::find(std::string_view name) {
-    const auto found = std::find_if(all_.begin(), all_.end(), [&](const Live& each) { return each.stored.name == name; });
+    const auto found = std::find_if(all_.begin(), all_.end(),
+                                    [&](const Live& each) { return each.stored.name == name; });
     return found == all_.end() ? nullptr : &*found;
 }
 
 Task<> BitmapSet::read_table_into(const StoredBitmap& stored, std::vector<std::uint64_t>& words) {
     if (stored.table_offset + stored.table_entries * 8ULL > metadata_.end()) {
-        co_return metadata_.corrupt(fmt::format("the table of its bitmap '{}' lies past the end of the file", stored.name));
+        co_return metadata_.corrupt(
+            fmt::format("the table of its bitmap '{}' lies past the end of the file", stored.name));
     }
     std::vector<Be64> wire(stored.table_entries);
-    STRATA_CO_TRY_VOID(co_await file_.read(stored.table_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(
+        co_await file_.read(stored.table_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
     words.assign(wire.begin(), wire.end());
     for (const std::uint64_t word : words) {
         const std::uint64_t host = word & kOffsetMask;
-        if ((word & kReservedBits) != 0 || host % metadata_.header().cluster() != 0 || host >= metadata_.end() || (host != 0 && (word & kAllOnes) != 0)) {
-            co_return metadata_.corrupt(fmt::format("its bitmap '{}' has the table entry {:#x}, which cannot be", stored.name, word));
+        if ((word & kReservedBits) != 0 || host % metadata_.header().cluster() != 0 ||
+            host >= metadata_.end() || (host != 0 && (word & kAllOnes) != 0)) {
+            co_return metadata_.corrupt(fmt::format(
+                "its bitmap '{}' has the table entry {:#x}, which cannot be", stored.name, word));
         }
     }
     co_return ok();
@@ -112,7 +124,10 @@ Task<> BitmapSet::load_bits(Live& live) {
         others += each.bits.size() * 8;
     }
     if (others > kMaxInMemory) {
-        co_return Error{ErrorKind::Failed, fmt::format("'{}': its bitmaps take over {} bytes of memory; remove some", file_.name(), kMaxInMemory), ENOMEM};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("'{}': its bitmaps take over {} bytes of memory; remove some",
+                                    file_.name(), kMaxInMemory),
+                        ENOMEM};
     }
     std::vector<std::uint64_t> words;
     STRATA_CO_TRY_VOID(co_await read_table_into(live.stored, words));
@@ -120,7 +135,8 @@ Task<> BitmapSet::load_bits(Live& live) {
     std::vector<std::uint64_t> bits(words_for(size, live.stored.granularity_bits));
     const std::span<std::byte> place = std::as_writable_bytes(std::span(bits));
     for (std::uint64_t i = 0; i < words.size() && i * cluster < bytes; ++i) {
-        const std::span<std::byte> part = place.subspan(i * cluster, std::min<std::uint64_t>(cluster, place.size() - i * cluster));
+        const std::span<std::byte> part = place.subspan(
+            i * cluster, std::min<std::uint64_t>(cluster, place.size() - i * cluster));
         if ((words[i] & kOffsetMask) != 0) {
             STRATA_CO_TRY_VOID(co_await file_.read(words[i] & kOffsetMask, Buffers(part)));
         } else if ((words[i] & kAllOnes) != 0) {
@@ -136,7 +152,8 @@ Task<> BitmapSet::load_bits(Live& live) {
 Task<Bitmap> BitmapSet::read(std::string name) {
     Live* live = find(name);
     if (live == nullptr) {
-        co_return Error{ErrorKind::NotFound, fmt::format("Dirty bitmap '{}' not found", name), ENOENT};
+        co_return Error{ErrorKind::NotFound, fmt::format("Dirty bitmap '{}' not found", name),
+                        ENOENT};
     }
     if (!live->stored.usable()) {
         co_return broken(name);
@@ -145,7 +162,10 @@ Task<Bitmap> BitmapSet::read(std::string name) {
         STRATA_CO_TRY_VOID(co_await load_bits(*live));
     }
     Bitmap bitmap;
-    bitmap.info = {.name = name, .granularity = 1ULL << live->stored.granularity_bits, .in_use = false, .automatic = (live->stored.flags & kBitmapAuto) != 0};
+    bitmap.info = {.name = name,
+                   .granularity = 1ULL << live->stored.granularity_bits,
+                   .in_use = false,
+                   .automatic = (live->stored.flags & kBitmapAuto) != 0};
     bitmap.size = metadata_.header().size;
     bitmap.bits = live->bits;
     co_return bitmap;
@@ -156,16 +176,23 @@ Result<> BitmapSet::put(Bitmap bitmap) {
     const auto granularity_bits = static_cast<unsigned>(std::countr_zero(info.granularity));
     const Header& h = metadata_.header();
     const auto refuse = [&](std::string_view why) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("Can't make bitmap '{}' persistent in '{}': {}", info.name, file_.name(), why), EINVAL};
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("Can't make bitmap '{}' persistent in '{}': {}", info.name,
+                                 file_.name(), why),
+                     EINVAL};
     };
     if (h.version < 3) {
         return refuse("Cannot store dirty bitmaps in qcow2 v2 files");
     }
-    if (!std::has_single_bit(info.granularity) || granularity_bits < kMinGranularityBits || granularity_bits > kMaxGranularityBits) {
-        return refuse(fmt::format("a granularity of {} is no power of two from 512 to 2 GiB", info.granularity));
+    if (!std::has_single_bit(info.granularity) || granularity_bits < kMinGranularityBits ||
+        granularity_bits > kMaxGranularityBits) {
+        return refuse(fmt::format("a granularity of {} is no power of two from 512 to 2 GiB",
+                                  info.granularity));
     }
-    if (info.name.empty() || info.name.size() > kMaxBitmapName || info.name.find('\0') != std::string::npos) {
-        return refuse(fmt::format("its name has {} bytes; the limit is {}", info.name.size(), kMaxBitmapName));
+    if (info.name.empty() || info.name.size() > kMaxBitmapName ||
+        info.name.find('\0') != std::string::npos) {
+        return refuse(fmt::format("its name has {} bytes; the limit is {}", info.name.size(),
+                                  kMaxBitmapName));
     }
     if (bitmap_bytes(h.size, granularity_bits) > kMaxBitmapBytes) {
         return refuse("Too much space will be occupied by the bitmap. Use larger granularity");
@@ -216,11 +243,14 @@ Task<> BitmapSet::mark(bool all) {
             co_return here;
         }
         if (!here.ok()) {
-            log::warn("a bitmap cannot be read and is given up image='{}' bitmap='{}': {}", file_.name(), each.stored.name, here.error().text());
+            log::warn("a bitmap cannot be read and is given up image='{}' bitmap='{}': {}",
+                      file_.name(), each.stored.name, here.error().text());
         }
         if (each.stored.table_offset != 0) {
             const Be32 flags = each.stored.flags | kBitmapInUse;
-            STRATA_CO_TRY_VOID(co_await file_.write(extension_.directory_offset + each.stored.flags_place, Buffers::of(std::as_bytes(std::span(&flags, 1)))));
+            STRATA_CO_TRY_VOID(
+                co_await file_.write(extension_.directory_offset + each.stored.flags_place,
+                                     Buffers::of(std::as_bytes(std::span(&flags, 1)))));
             any = true;
         }
         each.marked = here.ok();
@@ -239,7 +269,8 @@ Task<> BitmapSet::record(std::uint64_t offset, std::uint64_t length) {
     }
     for (Live& each : all_) {
         if (each.records() && length != 0) {
-            set_bits(each.bits, offset >> each.stored.granularity_bits, (offset + length - 1) >> each.stored.granularity_bits);
+            set_bits(each.bits, offset >> each.stored.granularity_bits,
+                     (offset + length - 1) >> each.stored.granularity_bits);
             each.changed = true;
         }
     }
@@ -263,7 +294,9 @@ void BitmapSet::end_resize(std::uint64_t size) {
 }
 
 bool BitmapSet::dirty() const {
-    return !removed_.empty() || std::any_of(all_.begin(), all_.end(), [](const Live& each) { return each.changed || each.marked; });
+    return !removed_.empty() || std::any_of(all_.begin(), all_.end(), [](const Live& each) {
+        return each.changed || each.marked;
+    });
 }
 
 }  // namespace strata::block::qcow2

@@ -8,7 +8,8 @@ namespace strata::block::qcow2 {
 namespace {
 
 bool is_zero(std::span<const std::byte> bytes) {
-    return std::all_of(bytes.begin(), bytes.end(), [](std::byte each) { return each == std::byte{0}; });
+    return std::all_of(bytes.begin(), bytes.end(),
+                       [](std::byte each) { return each == std::byte{0}; });
 }
 
 }  // namespace
@@ -17,21 +18,26 @@ bool is_zero(std::span<const std::byte> bytes) {
 Task<> BitmapSet::store_bits(Live& live) {
     const std::uint64_t cluster = metadata_.header().cluster();
     const std::span<const std::byte> bytes = std::as_bytes(std::span(live.bits));
-    const std::uint64_t entries = std::max<std::uint64_t>(1, (bitmap_bytes(metadata_.header().size, live.stored.granularity_bits) + cluster - 1) / cluster);
+    const std::uint64_t entries = std::max<std::uint64_t>(
+        1, (bitmap_bytes(metadata_.header().size, live.stored.granularity_bits) + cluster - 1) /
+               cluster);
     std::vector<Be64> table(entries);
     std::vector<std::byte> content(cluster);
     for (std::uint64_t i = 0; i < entries; ++i) {
         const std::uint64_t at = std::min<std::uint64_t>(bytes.size(), i * cluster);
-        const std::span<const std::byte> part = bytes.subspan(at, std::min<std::uint64_t>(cluster, bytes.size() - at));
+        const std::span<const std::byte> part =
+            bytes.subspan(at, std::min<std::uint64_t>(cluster, bytes.size() - at));
         if (is_zero(part)) {
             continue;
         }
         STRATA_CO_TRY(const std::uint64_t place, co_await metadata_.allocate_table(1));
         table[i] = place;
-        std::fill(std::copy(part.begin(), part.end(), content.begin()), content.end(), std::byte{0});
+        std::fill(std::copy(part.begin(), part.end(), content.begin()), content.end(),
+                  std::byte{0});
         STRATA_CO_TRY_VOID(co_await file_.write(place, Buffers::of(content)));
     }
-    STRATA_CO_TRY(const std::uint64_t place, co_await metadata_.allocate_table((entries * 8 + cluster - 1) / cluster));
+    STRATA_CO_TRY(const std::uint64_t place,
+                  co_await metadata_.allocate_table((entries * 8 + cluster - 1) / cluster));
     table.resize((entries * 8 + cluster - 1) / cluster * cluster / 8);
     STRATA_CO_TRY_VOID(co_await file_.write(place, Buffers::of(std::as_bytes(std::span(table)))));
     live.stored.table_offset = place;
@@ -80,7 +86,8 @@ Task<> BitmapSet::store() {
         }
     }
     if (extension_.bitmaps != 0) {
-        old_.emplace_back(extension_.directory_offset, (extension_.directory_bytes + cluster - 1) / cluster);
+        old_.emplace_back(extension_.directory_offset,
+                          (extension_.directory_bytes + cluster - 1) / cluster);
     }
     std::vector<StoredBitmap> stored;
     for (const Live& each : all_) {
@@ -89,8 +96,10 @@ Task<> BitmapSet::store() {
     const std::vector<std::byte> directory = serialise_bitmap_directory(stored);
     BitmapExtension extension{static_cast<std::uint32_t>(all_.size()), directory.size(), 0};
     if (!directory.empty()) {
-        STRATA_CO_TRY(extension.directory_offset, co_await metadata_.allocate_table((directory.size() + cluster - 1) / cluster));
-        STRATA_CO_TRY_VOID(co_await file_.write(extension.directory_offset, Buffers::of(directory)));
+        STRATA_CO_TRY(extension.directory_offset, co_await metadata_.allocate_table(
+                                                      (directory.size() + cluster - 1) / cluster));
+        STRATA_CO_TRY_VOID(
+            co_await file_.write(extension.directory_offset, Buffers::of(directory)));
     }
     STRATA_CO_TRY_VOID(co_await metadata_.write_back());
     std::uint64_t at = 0;

@@ -1,4 +1,5 @@
-// Tests of persistent dirty bitmaps: kept, recorded, marked before writes, never trusted after a crash; broken directories refused.
+// Tests of persistent dirty bitmaps: kept, recorded, marked before writes, never trusted after a
+// crash; broken directories refused.
 #include <filesystem>
 #include <fstream>
 
@@ -37,14 +38,18 @@ class Qcow2BitmapTest : public testing::Test {
         options.read_only = read_only;
         return BlockingImage::open(std::move(options));
     }
-    static Bitmap bitmap(const std::string& name, bool automatic, std::uint64_t granularity = kGranularity) {
+    static Bitmap bitmap(const std::string& name, bool automatic,
+                         std::uint64_t granularity = kGranularity) {
         Bitmap made;
-        made.info = {.name = name, .granularity = granularity, .in_use = false, .automatic = automatic};
+        made.info = {
+            .name = name, .granularity = granularity, .in_use = false, .automatic = automatic};
         made.size = kSize;
         made.bits.resize(((kSize + granularity - 1) / granularity + 63) / 64);
         return made;
     }
-    static Result<> store(BlockingImage& image, Bitmap bitmap) { return image.loop().run(image.node().store_bitmap(std::move(bitmap))); }
+    static Result<> store(BlockingImage& image, Bitmap bitmap) {
+        return image.loop().run(image.node().store_bitmap(std::move(bitmap)));
+    }
     static std::vector<BitmapInfo> list(BlockingImage& image) {
         auto all = image.loop().run(image.node().bitmaps());
         EXPECT_TRUE(all.ok()) << (all.ok() ? "" : all.error().text());
@@ -74,7 +79,10 @@ TEST_F(Qcow2BitmapTest, IsKeptAndRecordsWhatIsWritten) {
             idle.bits[3] = 0x8000000000000001;
             ASSERT_TRUE(store(**image, std::move(idle)).ok());
             ASSERT_TRUE(store(**image, bitmap("live", true)).ok());
-            ASSERT_TRUE((*image)->write(kGranularity * 3 + 1, std::vector<std::byte>(kGranularity, std::byte{1})).ok());
+            ASSERT_TRUE((*image)
+                            ->write(kGranularity * 3 + 1,
+                                    std::vector<std::byte>(kGranularity, std::byte{1}))
+                            .ok());
             ASSERT_TRUE((*image)->write_zeroes(kGranularity * 70, 512, true).ok());
             ASSERT_TRUE((*image)->discard(kGranularity * 100, kGranularity).ok());
             ASSERT_TRUE((*image)->write(kSize - 512, std::vector<std::byte>(512)).ok());
@@ -87,7 +95,8 @@ TEST_F(Qcow2BitmapTest, IsKeptAndRecordsWhatIsWritten) {
         EXPECT_EQ(list(**image)[0].granularity, 512U);
         EXPECT_TRUE(list(**image)[1].automatic);
         EXPECT_EQ(bits(**image, "idle")[3], 0x8000000000000001);
-        EXPECT_EQ(bits(**image, "live"), (std::vector<std::uint64_t>{3U << 3, 1ULL << 6 | 1ULL << 36, 1ULL << 16}));
+        EXPECT_EQ(bits(**image, "live"),
+                  (std::vector<std::uint64_t>{3U << 3, 1ULL << 6 | 1ULL << 36, 1ULL << 16}));
     }
 }
 
@@ -137,9 +146,13 @@ TEST_F(Qcow2BitmapTest, WhatCannotBeIsRefused) {
     ASSERT_TRUE(store(**image, bitmap("a", true)).ok());
     AmendRequest down;
     down.options = {{"compat", "0.10"}};
-    EXPECT_FALSE((*image)->loop().run(amend_image((*image)->node().shared_from_this(), std::move(down))).ok());
+    EXPECT_FALSE((*image)
+                     ->loop()
+                     .run(amend_image((*image)->node().shared_from_this(), std::move(down)))
+                     .ok());
     ASSERT_TRUE((*image)->loop().run((*image)->node().create_snapshot(SnapshotInfo{})).ok());
-    EXPECT_EQ((*image)->loop().run((*image)->node().apply_snapshot("1")).error().system_errno(), EBUSY);
+    EXPECT_EQ((*image)->loop().run((*image)->node().apply_snapshot("1")).error().system_errno(),
+              EBUSY);
     ASSERT_TRUE((*image)->close().ok());
     image->reset();
     create({{"compat", "0.10"}});
@@ -156,14 +169,18 @@ TEST_F(Qcow2BitmapTest, BrokenDirectoriesAreErrors) {
     good.table_offset = 65536;
     good.table_entries = 1;
     const auto parse = [&](const qcow2::StoredBitmap& each, std::uint32_t count = 1) {
-        return qcow2::parse_bitmap_directory(qcow2::serialise_bitmap_directory({each}), count, header, "x").ok();
+        return qcow2::parse_bitmap_directory(qcow2::serialise_bitmap_directory({each}), count,
+                                             header, "x")
+            .ok();
     };
     EXPECT_TRUE(parse(good));
     EXPECT_FALSE(parse(good, 2));
     for (const auto& damage : std::vector<void (*)(qcow2::StoredBitmap&)>{
-             [](auto& b) { b.name.clear(); }, [](auto& b) { b.table_offset = 512; }, [](auto& b) { b.table_offset = 1ULL << 56; },
-             [](auto& b) { b.table_entries = 0; }, [](auto& b) { b.table_entries = 0xFFFFFFFF; }, [](auto& b) { b.flags = 8; },
-             [](auto& b) { b.granularity_bits = 8; }, [](auto& b) { b.granularity_bits = 63; }, [](auto& b) { b.name = std::string(1024, 'x'); }}) {
+             [](auto& b) { b.name.clear(); }, [](auto& b) { b.table_offset = 512; },
+             [](auto& b) { b.table_offset = 1ULL << 56; }, [](auto& b) { b.table_entries = 0; },
+             [](auto& b) { b.table_entries = 0xFFFFFFFF; }, [](auto& b) { b.flags = 8; },
+             [](auto& b) { b.granularity_bits = 8; }, [](auto& b) { b.granularity_bits = 63; },
+             [](auto& b) { b.name = std::string(1024, 'x'); }}) {
         qcow2::StoredBitmap bad = good;
         damage(bad);
         EXPECT_FALSE(parse(bad));

@@ -48,9 +48,10 @@ InfoField Qcow2Node::bitmap_info() const {
         if (each.automatic) {
             flags.emplace_back("auto");
         }
-        all.push_back({{"flags", "flags", std::move(flags)},
-                       {"name", "name", each.name},
-                       {"granularity", "granularity", static_cast<std::int64_t>(each.granularity)}});
+        all.push_back(
+            {{"flags", "flags", std::move(flags)},
+             {"name", "name", each.name},
+             {"granularity", "granularity", static_cast<std::int64_t>(each.granularity)}});
     }
     return {"bitmaps", "bitmaps", std::move(all)};
 }

@@ -31,7 +31,9 @@ static_assert(sizeof(BitmapEntry) == 24);
 
 }  // namespace
 
-bool Checker::listens() const { return report_.messages.size() < kMaxMessages; }
+bool Checker::listens() const {
+    return report_.messages.size() < kMaxMessages;
+}
 
 void Checker::tell(std::string text) {
     if (listens()) {
@@ -48,7 +50,8 @@ void Checker::wrong(std::string text, bool mended) {
 
 Task<std::vector<std::uint64_t>> Checker::read_words(std::uint64_t offset, std::uint64_t count) {
     std::vector<Be64> wire(count);
-    STRATA_CO_TRY_VOID(co_await file_.read(offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(
+        co_await file_.read(offset, Buffers(std::as_writable_bytes(std::span(wire)))));
     co_return std::vector<std::uint64_t>(wire.begin(), wire.end());
 }
 
@@ -58,15 +61,19 @@ Task<> Checker::write_words(std::uint64_t offset, const std::vector<std::uint64_
 }
 
 // False: it lies past the end of the file.
-bool Checker::count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners, std::string_view what) {
+bool Checker::count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners,
+                    std::string_view what) {
     if (bytes == 0) {
         return true;
     }
     if (offset >= kMaxHostOffset || offset + bytes > metadata_.end() + cluster()) {
-        wrong(fmt::format("{} of {} bytes at {:#x} reaches past the end of the file at {:#x}", what, bytes, offset, metadata_.end()), false);
+        wrong(fmt::format("{} of {} bytes at {:#x} reaches past the end of the file at {:#x}", what,
+                          bytes, offset, metadata_.end()),
+              false);
         return false;
     }
-    for (std::uint64_t index = offset / cluster(); index <= (offset + bytes - 1) / cluster(); ++index) {
+    for (std::uint64_t index = offset / cluster(); index <= (offset + bytes - 1) / cluster();
+         ++index) {
         counts_.add(index, owners);
     }
     return true;
@@ -78,9 +85,11 @@ Task<> Checker::count_l1(std::vector<std::uint64_t> l1, bool active) {
         if (host == 0) {
             continue;
         }
-        if (host % cluster() != 0 || host + cluster() > metadata_.end() + cluster() || host >= metadata_.end()) {
+        if (host % cluster() != 0 || host + cluster() > metadata_.end() + cluster() ||
+            host >= metadata_.end()) {
             const bool mended = active && mends();
-            wrong(fmt::format("L1 entry {} names an L2 table at {:#x}, where none can be", i, host), mended);
+            wrong(fmt::format("L1 entry {} names an L2 table at {:#x}, where none can be", i, host),
+                  mended);
             if (mended) {
                 metadata_.l1()[i] = 0;
                 const std::vector<std::uint64_t> none(1);
@@ -109,20 +118,26 @@ Task<> Checker::count_bitmaps() {
         }
         BitmapExtension extension{};
         std::memcpy(&extension, each.second.data(), sizeof extension);
-        if (extension.directory_bytes > kMaxBitmapDirectory || !count(extension.directory_offset, extension.directory_bytes, 1, "the bitmap directory")) {
+        if (extension.directory_bytes > kMaxBitmapDirectory ||
+            !count(extension.directory_offset, extension.directory_bytes, 1,
+                   "the bitmap directory")) {
             continue;
         }
         std::vector<std::byte> directory(extension.directory_bytes);
-        STRATA_CO_TRY_VOID(co_await file_.read(extension.directory_offset, Buffers(std::span(directory))));
+        STRATA_CO_TRY_VOID(
+            co_await file_.read(extension.directory_offset, Buffers(std::span(directory))));
         std::size_t at = 0;
-        for (std::uint32_t i = 0; i < extension.bitmaps && at + sizeof(BitmapEntry) <= directory.size(); ++i) {
+        for (std::uint32_t i = 0;
+             i < extension.bitmaps && at + sizeof(BitmapEntry) <= directory.size(); ++i) {
             BitmapEntry entry{};
             std::memcpy(&entry, directory.data() + at, sizeof entry);
             at += (sizeof entry + std::size_t{entry.extra_size} + entry.name_size + 7) / 8 * 8;
-            if (entry.table_entries * 8ULL > kMaxL1Bytes || !count(entry.table_offset, entry.table_entries * 8ULL, 1, "a bitmap's table")) {
+            if (entry.table_entries * 8ULL > kMaxL1Bytes ||
+                !count(entry.table_offset, entry.table_entries * 8ULL, 1, "a bitmap's table")) {
                 continue;
             }
-            STRATA_CO_TRY(const auto words, co_await read_words(entry.table_offset, entry.table_entries));
+            STRATA_CO_TRY(const auto words,
+                          co_await read_words(entry.table_offset, entry.table_entries));
             for (const std::uint64_t word : words) {
                 if ((word & kOffsetMask) != 0) {
                     (void)count(word & kOffsetMask, cluster(), 1, "a bitmap's cluster");
@@ -145,7 +160,8 @@ Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
     }
     for (const Table& each : tables) {
         if (count(each.offset, each.entries * 8, 1, "a snapshot's L1 table")) {
-            STRATA_CO_TRY(std::vector<std::uint64_t> l1, co_await read_words(each.offset, each.entries));
+            STRATA_CO_TRY(std::vector<std::uint64_t> l1,
+                          co_await read_words(each.offset, each.entries));
             STRATA_CO_TRY_VOID(co_await count_l1(std::move(l1), false));
         }
     }
@@ -153,16 +169,22 @@ Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
 }
 
 // False: the entry cannot be.
-bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table, std::uint64_t host) {
+bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table,
+                          std::uint64_t host) {
     const auto mapping = metadata_.decode(entry, bitmap, 0);
-    if (!mapping.ok() && wording() == Wording::Qemu && !mends() && (entry & kCompressed) == 0 && (entry & kOffsetMask) % cluster() == 0) {
-        tell(fmt::format("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset {:#x} size {:#x}",
-                         entry & kOffsetMask, cluster()));
+    if (!mapping.ok() && wording() == Wording::Qemu && !mends() && (entry & kCompressed) == 0 &&
+        (entry & kOffsetMask) % cluster() == 0) {
+        tell(
+            fmt::format("ERROR: counting reference for region exceeding the end of the file by one "
+                        "cluster or more: offset {:#x} size {:#x}",
+                        entry & kOffsetMask, cluster()));
         ++report_.corruptions;
         return false;
     }
     if (!mapping.ok()) {
-        wrong(fmt::format("the L2 table at {:#x} has the entry {:#x}, which cannot be", host, entry), mends());
+        wrong(
+            fmt::format("the L2 table at {:#x} has the entry {:#x}, which cannot be", host, entry),
+            mends());
         return false;
     }
     const Mapping& m = *mapping;
@@ -180,7 +202,8 @@ bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& t
     }
     if (here && !elsewhere_) {
         const std::uint64_t start = compressed ? m.host / 512 * 512 : m.host;
-        (void)count(start, compressed ? m.host + m.length - start : cluster(), table.owners, "a cluster");
+        (void)count(start, compressed ? m.host + m.length - start : cluster(), table.owners,
+                    "a cluster");
     }
     return true;
 }
@@ -192,11 +215,14 @@ Task<> Checker::count_l2(std::uint64_t host, L2 table) {
     bool changed = false;
     for (std::size_t i = 0; i < words.size(); i += step) {
         const std::uint64_t bitmap = step == 2 ? words[i + 1] : 0;
-        if ((words[i] != 0 || bitmap != 0) && !count_entry(words[i], bitmap, table, host) && mends()) {
+        if ((words[i] != 0 || bitmap != 0) && !count_entry(words[i], bitmap, table, host) &&
+            mends()) {
             // What it meant is lost; zeros show, not something older from below.
-            words[i] = (words[i] & kCompressed) != 0 && metadata_.decode(words[i] & ~kCopied, bitmap, 0).ok() ? words[i] & ~kCopied
-                       : header().version >= 3 && step == 1                                                  ? kZeroFlag
-                                                                                                               : 0;
+            words[i] = (words[i] & kCompressed) != 0 &&
+                               metadata_.decode(words[i] & ~kCopied, bitmap, 0).ok()
+                           ? words[i] & ~kCopied
+                       : header().version >= 3 && step == 1 ? kZeroFlag
+                                                            : 0;
             if (step == 2) {
                 words[i + 1] = words[i] == 0 ? 0xFFFFFFFFULL << 32 : bitmap;
             }
@@ -214,7 +240,9 @@ Task<> Checker::count_l2(std::uint64_t host, L2 table) {
 }
 
 Task<> Checker::count_blocks() {
-    (void)count(header().refcount_table_offset, std::uint64_t{header().refcount_table_clusters} << header().cluster_bits, 1, "the refcount table");
+    (void)count(header().refcount_table_offset,
+                std::uint64_t{header().refcount_table_clusters} << header().cluster_bits, 1,
+                "the refcount table");
     const std::vector<std::uint64_t>& table = metadata_.refcount_table();
     for (std::size_t i = 0; i < table.size(); ++i) {
         const std::uint64_t host = table[i] & kOffsetMask;
@@ -222,8 +250,11 @@ Task<> Checker::count_blocks() {
             continue;
         }
         const bool possible = host % cluster() == 0 && host < metadata_.end() && table[i] == host;
-        if (!possible || !count(host, cluster(), 1, "a refcount block") || counts_.get(host / cluster()) != 1) {
-            tell(fmt::format("ERROR refcount block {} is at {:#x}, which cannot be or belongs to something else", i, host));
+        if (!possible || !count(host, cluster(), 1, "a refcount block") ||
+            counts_.get(host / cluster()) != 1) {
+            tell(fmt::format(
+                "ERROR refcount block {} is at {:#x}, which cannot be or belongs to something else",
+                i, host));
             ++report_.corruptions;
             rebuild_ = true;
         }

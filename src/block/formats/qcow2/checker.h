@@ -1,10 +1,13 @@
-// Checker: counts who refers to each cluster of a qcow2 image, compares that with its refcounts and COPIED bits, and mends them.
+// Checker: counts who refers to each cluster of a qcow2 image, compares that with its refcounts and
+// COPIED bits, and mends them.
 //
-// Each table is read once, however many snapshots share it. The image must be at rest: nothing dirty, no requests.
-// Mending: first the COPIED bits that are wrongly set go, then refcounts are written, then COPIED bits that lack are set; a crash between leaves
-// an image whose clusters are written in place only if they have one owner. While it mends, the dirty bit stands (version 3), so that
-// whoever opens a half-mended image mends it first. Refcount blocks that are lost or damaged are made anew.
-// Snapshots are made, applied and deleted with it as well: the tables change, the counts follow.
+// Each table is read once, however many snapshots share it. The image must be at rest: nothing
+// dirty, no requests. Mending: first the COPIED bits that are wrongly set go, then refcounts are
+// written, then COPIED bits that lack are set; a crash between leaves an image whose clusters are
+// written in place only if they have one owner. While it mends, the dirty bit stands (version 3),
+// so that whoever opens a half-mended image mends it first. Refcount blocks that are lost or
+// damaged are made anew. Snapshots are made, applied and deleted with it as well: the tables
+// change, the counts follow.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +27,8 @@ class Checker {
     struct Table {
         std::uint64_t offset = 0, entries = 0;
     };
-    Checker(Metadata& metadata, bool data_elsewhere) : metadata_(metadata), file_(metadata.file()), elsewhere_(data_elsewhere) {}
+    Checker(Metadata& metadata, bool data_elsewhere)
+        : metadata_(metadata), file_(metadata.file()), elsewhere_(data_elsewhere) {}
     /// `extra`: L1 tables that nothing names yet.
     Task<CheckReport> run(Repair repair, std::vector<Table> extra);
 
@@ -44,12 +48,14 @@ class Checker {
     [[nodiscard]] bool listens() const;
     void tell(std::string text);
     void wrong(std::string text, bool mended);
-    bool count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners, std::string_view what);
+    bool count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners,
+               std::string_view what);
     Task<> count_l1(std::vector<std::uint64_t> l1, bool active);
     Task<> count_file_tables(const std::vector<Table>& extra);
     Task<> count_bitmaps();
     Task<> count_l2(std::uint64_t host, L2 table);
-    bool count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table, std::uint64_t host);
+    bool count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table,
+                     std::uint64_t host);
     Task<> count_blocks();
     Task<> compare();
     void compare_block(std::uint64_t block, Block& content, bool& changed);

@@ -28,14 +28,17 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
             continue;
         }
         const bool leak = stored > counted;
-        const bool fix = (repair_ == Repair::All || (leak && repair_ == Repair::Leaks)) && counted <= metadata_.max_refcount();
+        const bool fix = (repair_ == Repair::All || (leak && repair_ == Repair::Leaks)) &&
+                         counted <= metadata_.max_refcount();
         if (listens() && repairs_.size() < kMaxMessages) {
-            const std::string what = fmt::format("cluster {} refcount={} reference={}", index, stored, counted);
+            const std::string what =
+                fmt::format("cluster {} refcount={} reference={}", index, stored, counted);
             if (fix) {
                 repairs_.push_back("Repairing " + what);
             }
             if (!fix || wording() == Wording::Qemu) {
-                tell((leak ? "Leaked " : "ERROR ") + what);  // the peer tells what it finds, and then again what it mends
+                tell((leak ? "Leaked " : "ERROR ") +
+                     what);  // the peer tells what it finds, and then again what it mends
             }
         }
         if (leak) {
@@ -50,7 +53,8 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
                 freed_.push_back(index);
             }
         } else {
-            counts_.set(index, static_cast<std::uint32_t>(std::min<std::uint64_t>(stored, 0xFFFFFFFFU)));  // what stands
+            counts_.set(index, static_cast<std::uint32_t>(
+                                   std::min<std::uint64_t>(stored, 0xFFFFFFFFU)));  // what stands
         }
     }
 }
@@ -62,13 +66,15 @@ Task<> Checker::compare() {
     for (const auto& page : counts_.pages()) {
         for (std::uint64_t i = 0; i < CountMap::kPage; ++i) {
             const std::uint64_t index = page.first * CountMap::kPage + i;
-            if ((*page.second)[i] != 0 && (index / per_block >= table.size() || (table[index / per_block] & kOffsetMask) == 0)) {
+            if ((*page.second)[i] != 0 && (index / per_block >= table.size() ||
+                                           (table[index / per_block] & kOffsetMask) == 0)) {
                 lost.push_back(index);
             }
         }
     }
     for (const std::uint64_t index : lost) {
-        wrong(fmt::format("cluster {} refcount=0 reference={}", index, counts_.get(index)), mends());
+        wrong(fmt::format("cluster {} refcount=0 reference={}", index, counts_.get(index)),
+              mends());
     }
     rebuild_ = rebuild_ || !lost.empty();
     if (rebuild_ && mends()) {
@@ -122,7 +128,10 @@ Task<> Checker::fix_l2_flags(std::uint64_t host, bool setting, bool telling) {
         }
         flags_wrong_ = true;
         if (telling) {
-            wrong(listens() ? fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}", words[i], counts_.get(data / cluster())) : "", mends());
+            wrong(listens() ? fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}",
+                                          words[i], counts_.get(data / cluster()))
+                            : "",
+                  mends());
         }
         if (mends() && should == setting) {
             words[i] ^= kCopied;
@@ -149,7 +158,9 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
         }
         flags_wrong_ = true;
         if (telling) {
-            wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}", &entry - l1.data(), entry, counts_.get(host / cluster())), mends());
+            wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}",
+                              &entry - l1.data(), entry, counts_.get(host / cluster())),
+                  mends());
         }
         if (mends() && should == setting) {
             entry ^= kCopied;
@@ -171,7 +182,8 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
     co_return ok();
 }
 
-// New blocks and a new table at the end of the file: complete and durable before the header names them.
+// New blocks and a new table at the end of the file: complete and durable before the header names
+// them.
 Task<> Checker::rebuild() {
     const std::uint64_t per_block = header().refcounts_per_block();
     const auto uncount = [&](std::uint64_t host) {
@@ -199,14 +211,19 @@ Task<> Checker::rebuild() {
                 }
             }
             if ((*page.second)[i] > metadata_.max_refcount()) {
-                co_return Error{ErrorKind::Failed, fmt::format("'{}': its refcounts are too narrow for the references it has", file_.name()), EINVAL};
+                co_return Error{
+                    ErrorKind::Failed,
+                    fmt::format("'{}': its refcounts are too narrow for the references it has",
+                                file_.name()),
+                    EINVAL};
             }
         }
     }
     std::uint64_t table_clusters = 1;
     for (std::uint64_t before = 0; before != used.size() + table_clusters;) {
         before = used.size() + table_clusters;
-        for (std::uint64_t block = first / per_block; block <= (first + before) / per_block; ++block) {
+        for (std::uint64_t block = first / per_block; block <= (first + before) / per_block;
+             ++block) {
             if (used.empty() || used.back() < block) {
                 used.push_back(block);
             }
@@ -214,7 +231,9 @@ Task<> Checker::rebuild() {
         table_clusters = ((used.back() + 1) * 8 + cluster() - 1) / cluster();
     }
     if (table_clusters * cluster() > kMaxRefcountTableBytes) {
-        co_return Error{ErrorKind::Failed, fmt::format("'{}': its file is too long for its refcounts", file_.name()), EFBIG};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("'{}': its file is too long for its refcounts", file_.name()),
+                        EFBIG};
     }
     const std::uint64_t total = used.size() + table_clusters;
     for (std::uint64_t i = 0; i < total; ++i) {
@@ -225,7 +244,8 @@ Task<> Checker::rebuild() {
         std::vector<std::byte> content(cluster());
         for (std::uint64_t each = 0; each < per_block; ++each) {
             const unsigned order = header().refcount_order;
-            put_refcount(content.data() + (each << order) / 8, order, (each << order) % 8, counts_.get(used[i] * per_block + each));
+            put_refcount(content.data() + (each << order) / 8, order, (each << order) % 8,
+                         counts_.get(used[i] * per_block + each));
         }
         table[used[i]] = (first + i) * cluster();
         STRATA_CO_TRY_VOID(co_await file_.write(table[used[i]], Buffers::of(content)));
@@ -233,17 +253,20 @@ Task<> Checker::rebuild() {
     STRATA_CO_TRY_VOID(co_await write_words((first + used.size()) * cluster(), table));
     STRATA_CO_TRY_VOID(co_await file_.flush());
     report_.image_end_offset = (first + total) * cluster();
-    co_return co_await metadata_.take_refcount_table((first + used.size()) * cluster(), std::move(table));
+    co_return co_await metadata_.take_refcount_table((first + used.size()) * cluster(),
+                                                     std::move(table));
 }
 
 Task<> Checker::mark_dirty(bool dirty) {
     Header& h = metadata_.header();
-    const std::uint64_t wanted = dirty ? h.incompatible | kDirty : h.incompatible & ~(kDirty | kCorrupt);
+    const std::uint64_t wanted =
+        dirty ? h.incompatible | kDirty : h.incompatible & ~(kDirty | kCorrupt);
     if (h.version < 3 || h.incompatible == wanted) {
         co_return ok();
     }
     const Be64 wire = wanted;
-    STRATA_CO_TRY_VOID(co_await metadata_.write_header_field(kIncompatibleField, std::as_bytes(std::span(&wire, 1))));
+    STRATA_CO_TRY_VOID(co_await metadata_.write_header_field(kIncompatibleField,
+                                                             std::as_bytes(std::span(&wire, 1))));
     STRATA_CO_TRY_VOID(co_await file_.flush());
     h.incompatible = wanted;
     co_return ok();

@@ -1,10 +1,11 @@
-// Compressed clusters: raw deflate by libdeflate (its level 4 is 2.7 times as fast as zlib's default and smaller), zstd frames with a bounded window.
+// Compressed clusters: raw deflate by libdeflate (its level 4 is 2.7 times as fast as zlib's
+// default and smaller), zstd frames with a bounded window.
 #include "block/formats/qcow2/compression.h"
+
+#include <memory>
 
 #include <libdeflate.h>
 #include <zstd.h>
-
-#include <memory>
 
 namespace strata::block::qcow2 {
 namespace {
@@ -22,18 +23,25 @@ State* state_of_thread() {
     return state.get();
 }
 
-libdeflate_compressor* make_compressor() { return libdeflate_alloc_compressor(kDeflateLevel); }
+libdeflate_compressor* make_compressor() {
+    return libdeflate_alloc_compressor(kDeflateLevel);
+}
 
 bool inflate(std::span<const std::byte> in, std::span<std::byte> out) {
-    auto* state = state_of_thread<libdeflate_decompressor, &libdeflate_alloc_decompressor, &libdeflate_free_decompressor>();
+    auto* state = state_of_thread<libdeflate_decompressor, &libdeflate_alloc_decompressor,
+                                  &libdeflate_free_decompressor>();
     // No place for the size: anything but a full cluster is an error.
     return state != nullptr &&
-           libdeflate_deflate_decompress(state, in.data(), in.size(), out.data(), out.size(), nullptr) == LIBDEFLATE_SUCCESS;
+           libdeflate_deflate_decompress(state, in.data(), in.size(), out.data(), out.size(),
+                                         nullptr) == LIBDEFLATE_SUCCESS;
 }
 
 std::size_t deflate(std::span<const std::byte> in, std::span<std::byte> out) {
-    auto* state = state_of_thread<libdeflate_compressor, &make_compressor, &libdeflate_free_compressor>();
-    return state == nullptr ? 0 : libdeflate_deflate_compress(state, in.data(), in.size(), out.data(), out.size());
+    auto* state =
+        state_of_thread<libdeflate_compressor, &make_compressor, &libdeflate_free_compressor>();
+    return state == nullptr
+               ? 0
+               : libdeflate_deflate_compress(state, in.data(), in.size(), out.data(), out.size());
 }
 
 std::size_t zstd(std::span<const std::byte> in, std::span<std::byte> out) {
@@ -41,19 +49,23 @@ std::size_t zstd(std::span<const std::byte> in, std::span<std::byte> out) {
     if (state == nullptr) {
         return 0;
     }
-    const std::size_t size = ZSTD_compressCCtx(state, out.data(), out.size(), in.data(), in.size(), kZstdLevel);
+    const std::size_t size =
+        ZSTD_compressCCtx(state, out.data(), out.size(), in.data(), in.size(), kZstdLevel);
     return ZSTD_isError(size) != 0 ? 0 : size;
 }
 
 bool unzstd(std::span<const std::byte> in, std::span<std::byte> out) {
     ZSTD_DCtx* state = state_of_thread<ZSTD_DCtx, &ZSTD_createDCtx, &ZSTD_freeDCtx>();
-    if (state == nullptr || ZSTD_isError(ZSTD_DCtx_reset(state, ZSTD_reset_session_and_parameters)) != 0 ||
+    if (state == nullptr ||
+        ZSTD_isError(ZSTD_DCtx_reset(state, ZSTD_reset_session_and_parameters)) != 0 ||
         ZSTD_isError(ZSTD_DCtx_setParameter(state, ZSTD_d_windowLogMax, kMaxWindowLog)) != 0) {
         return false;
     }
-    // One whole frame, as a rule, is unpacked where it belongs; a stream would pass through a window of its own.
+    // One whole frame, as a rule, is unpacked where it belongs; a stream would pass through a
+    // window of its own.
     const std::size_t frame = ZSTD_findFrameCompressedSize(in.data(), in.size());
-    if (ZSTD_isError(frame) == 0 && ZSTD_decompressDCtx(state, out.data(), out.size(), in.data(), frame) == out.size()) {
+    if (ZSTD_isError(frame) == 0 &&
+        ZSTD_decompressDCtx(state, out.data(), out.size(), in.data(), frame) == out.size()) {
         return true;
     }
     ZSTD_inBuffer from{in.data(), in.size(), 0};

@@ -9,7 +9,8 @@
 
 namespace strata::block::qcow2 {
 
-/// Fills `out` exactly; bytes after the end of the compressed stream are ignored. False: the stream is broken.
+/// Fills `out` exactly; bytes after the end of the compressed stream are ignored. False: the stream
+/// is broken.
 bool decompress(Compression method, std::span<const std::byte> in, std::span<std::byte> out);
 
 /// Compresses `in` into `out`; the number of bytes, or 0 if it does not fit, that is, does not pay.

@@ -28,7 +28,9 @@ class CountMap {
         std::uint32_t& place = make(index / kPage)[index % kPage];
         place = static_cast<std::uint32_t>(std::min<std::uint64_t>(0xFFFFFFFFU, place + value));
     }
-    [[nodiscard]] const std::map<std::uint64_t, std::unique_ptr<Page>>& pages() const { return pages_; }
+    [[nodiscard]] const std::map<std::uint64_t, std::unique_ptr<Page>>& pages() const {
+        return pages_;
+    }
 
   private:
     Page* find(std::uint64_t number) const {

@@ -1,4 +1,5 @@
-// Creating qcow2 images: header, refcount table, refcount blocks, L1 table, in this order from the start of the file.
+// Creating qcow2 images: header, refcount table, refcount blocks, L1 table, in this order from the
+// start of the file.
 #include "block/formats/qcow2/create.h"
 
 #include <algorithm>
@@ -26,9 +27,11 @@ constexpr std::array kOptions{
     CreateOption{"backing_fmt", Kind::Text, "Image format of the base image"},
     CreateOption{"cluster_size", Kind::Size, "qcow2 cluster size", "65536"},
     CreateOption{"compat", Kind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])", "v3"},
-    CreateOption{"compression_type", Kind::Text, "Compression method used for image cluster compression", "zlib"},
+    CreateOption{"compression_type", Kind::Text,
+                 "Compression method used for image cluster compression", "zlib"},
     CreateOption{"data_file", Kind::Text, "File name of an external data file"},
-    CreateOption{"data_file_raw", Kind::Flag, "The external data file must stay valid as a raw image"},
+    CreateOption{"data_file_raw", Kind::Flag,
+                 "The external data file must stay valid as a raw image"},
     CreateOption{"encrypt.cipher-alg", Kind::Text, "Name of encryption cipher algorithm"},
     CreateOption{"encrypt.cipher-mode", Kind::Text, "Name of encryption cipher mode"},
     CreateOption{"encrypt.format", Kind::Text, "Encrypt the image, format choices: 'aes', 'luks'"},
@@ -36,16 +39,22 @@ constexpr std::array kOptions{
     CreateOption{"encrypt.iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
     CreateOption{"encrypt.ivgen-alg", Kind::Text, "Name of IV generator algorithm"},
     CreateOption{"encrypt.ivgen-hash-alg", Kind::Text, "Name of IV generator hash algorithm"},
-    CreateOption{"encrypt.key-secret", Kind::Text, "ID of secret providing qcow AES key or LUKS passphrase"},
-    CreateOption{"encryption", Kind::Flag, "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
+    CreateOption{"encrypt.key-secret", Kind::Text,
+                 "ID of secret providing qcow AES key or LUKS passphrase"},
+    CreateOption{
+        "encryption", Kind::Flag,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
     CreateOption{"extended_l2", Kind::Flag, "Extended L2 tables", "off"},
     CreateOption{"lazy_refcounts", Kind::Flag, "Postpone refcount updates", "off"},
-    CreateOption{"preallocation", Kind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
+    CreateOption{"preallocation", Kind::Text,
+                 "Preallocation mode (allowed values: off, metadata, falloc, full)", "off"},
     CreateOption{"refcount_bits", Kind::Number, "Width of a reference count entry in bits", "16"},
     CreateOption{"size", Kind::Size, "Virtual disk size"},
 };
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text), EINVAL}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text), EINVAL};
+}
 
 Result<std::uint32_t> version_of(const CreateRequest& request) {
     const std::string_view compat = request.option("compat", "v3");
@@ -76,21 +85,26 @@ Result<> plan_features(const CreateRequest& request, Header& h) {
     const bool raw = STRATA_TRY(request.flag("data_file_raw", false));
     const std::string_view compression = request.option("compression_type", "zlib");
     if (!std::has_single_bit(refcount_bits) || refcount_bits > 64) {
-        return wrong(fmt::format("refcount_bits={}: must be a power of two up to 64", refcount_bits));
+        return wrong(
+            fmt::format("refcount_bits={}: must be a power of two up to 64", refcount_bits));
     }
     if (compression != "zlib" && compression != "zstd") {
         return wrong(fmt::format("compression_type={}: use zlib or zstd", compression));
     }
     h.data_file = request.option("data_file");
     h.compression = compression == "zstd" ? Compression::Zstd : Compression::Zlib;
-    if (h.version < 3 && (refcount_bits != 16 || extended || lazy || h.compression != Compression::Zlib || !h.data_file.empty())) {
-        return wrong("compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, compression_type=zstd, data_file; use compat=1.1");
+    if (h.version < 3 && (refcount_bits != 16 || extended || lazy ||
+                          h.compression != Compression::Zlib || !h.data_file.empty())) {
+        return wrong(
+            "compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, "
+            "compression_type=zstd, data_file; use compat=1.1");
     }
     if (raw && h.data_file.empty()) {
         return wrong("data_file_raw needs data_file");
     }
     h.refcount_order = static_cast<std::uint32_t>(std::countr_zero(refcount_bits));
-    h.incompatible = (extended ? kExtendedL2 : 0) | (h.compression != Compression::Zlib ? kCompressionType : 0) |
+    h.incompatible = (extended ? kExtendedL2 : 0) |
+                     (h.compression != Compression::Zlib ? kCompressionType : 0) |
                      (h.data_file.empty() ? 0 : kExternalData);
     h.compatible = lazy ? kLazyRefcounts : 0;
     h.autoclear = raw ? kRawExternalData : 0;
@@ -104,9 +118,11 @@ Result<Header> plan(const CreateRequest& request) {
     const std::uint64_t cluster = STRATA_TRY(request.number("cluster_size", 65536));
     const std::uint64_t least = h.extended() ? 16384 : 512;
     if (!std::has_single_bit(cluster) || cluster < least || cluster > (2U << 20)) {
-        return wrong(worded(fmt::format("cluster_size={}: must be a power of two from {} to 2M", cluster, least),
-                            least == 512 ? "Cluster size must be a power of two between 512 and 2048k"
-                                         : "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes"));
+        return wrong(worded(
+            fmt::format("cluster_size={}: must be a power of two from {} to 2M", cluster, least),
+            least == 512 ? "Cluster size must be a power of two between 512 and 2048k"
+                         : "Extended L2 entries are only supported with cluster sizes of at least "
+                           "16384 bytes"));
     }
     h.cluster_bits = static_cast<std::uint32_t>(std::countr_zero(cluster));
     h.backing = request.option("backing_file");
@@ -122,12 +138,18 @@ Result<Header> plan(const CreateRequest& request) {
     }
     h.size = (request.size + 511) / 512 * 512;
     if (h.l1_needed() * 8 > kMaxL1Bytes) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size", request.size, cluster), EFBIG};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size",
+                        request.size, cluster),
+            EFBIG};
     }
     return h;
 }
 
-constexpr std::uint64_t rounded_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit; }
+constexpr std::uint64_t rounded_up(std::uint64_t value, std::uint64_t unit) {
+    return (value + unit - 1) / unit;
+}
 
 /// Refcount blocks and table clusters for `used` other clusters.
 struct Refcounting {
@@ -158,7 +180,8 @@ Task<> write_start(Node& file, Header h, std::uint64_t l1_clusters) {
     for (std::uint64_t i = 0; i < r.blocks; ++i) {
         entries.emplace_back(first_block + i * h.cluster());
     }
-    STRATA_CO_TRY_VOID(co_await file.write(h.refcount_table_offset, Buffers::of(std::as_bytes(std::span(entries)))));
+    STRATA_CO_TRY_VOID(co_await file.write(h.refcount_table_offset,
+                                           Buffers::of(std::as_bytes(std::span(entries)))));
     // Refcount 1 for each of the `total` first clusters; the blocks lie one behind the other.
     const std::uint64_t width = 1ULL << h.refcount_order;
     std::vector<std::byte> counts(rounded_up(total * width, 8));
@@ -177,7 +200,8 @@ Task<> write_start(Node& file, Header h, std::uint64_t l1_clusters) {
 std::uint64_t bitmaps_size(const std::vector<BitmapInfo>& bitmaps, const Header& h) {
     std::uint64_t total = 0, directory = 0;
     for (const BitmapInfo& each : bitmaps) {
-        const std::uint64_t bytes = bitmap_bytes(h.size, static_cast<unsigned>(std::countr_zero(each.granularity)));
+        const std::uint64_t bytes =
+            bitmap_bytes(h.size, static_cast<unsigned>(std::countr_zero(each.granularity)));
         const std::uint64_t clusters = rounded_up(bytes, h.cluster());
         total += (clusters + rounded_up(clusters * 8, h.cluster())) * h.cluster();
         directory += (24 + each.name.size() + 7) / 8 * 8;
@@ -205,7 +229,8 @@ Result<std::uint32_t> encryption_of(const CreateRequest& request) {
 }
 
 /// The header of an encrypted image; empty for AES, which has none.
-Task<luks::MadeVolume> make_keys(Loop& loop, const CreateRequest& request, std::uint32_t encryption) {
+Task<luks::MadeVolume> make_keys(Loop& loop, const CreateRequest& request,
+                                 std::uint32_t encryption) {
     if (request.option("encrypt.key-secret").empty()) {
         co_return wrong("Parameter 'encrypt.key-secret' is required for cipher");
     }
@@ -216,15 +241,19 @@ Task<luks::MadeVolume> make_keys(Loop& loop, const CreateRequest& request, std::
     co_return co_await luks::make_volume(loop, std::move(plan));
 }
 
-Task<> create_data_file(Loop& loop, std::string path, const Header& h, Preallocation preallocation) {
+Task<> create_data_file(Loop& loop, std::string path, const Header& h,
+                        Preallocation preallocation) {
     STRATA_CO_TRY(const auto data, co_await open_new(loop, std::move(path), 0));
-    STRATA_CO_TRY_VOID(co_await data->resize(h.size, preallocation == Preallocation::Metadata ? Preallocation::Off : preallocation));
+    STRATA_CO_TRY_VOID(co_await data->resize(
+        h.size, preallocation == Preallocation::Metadata ? Preallocation::Off : preallocation));
     co_return co_await data->close();
 }
 
 }  // namespace
 
-std::span<const CreateOption> create_options() { return kOptions; }
+std::span<const CreateOption> create_options() {
+    return kOptions;
+}
 
 Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(const Header h, plan(request));
@@ -233,7 +262,8 @@ Task<> create(Loop& loop, CreateRequest request) {
         co_return wrong("preallocation over a backing file would hide it; it needs extended_l2=on");
     }
     if ((h.autoclear & kRawExternalData) != 0 && preallocation == Preallocation::Off) {
-        preallocation = Preallocation::Metadata;  // the raw file is the disk: each cluster is mapped
+        preallocation =
+            Preallocation::Metadata;  // the raw file is the disk: each cluster is mapped
     }
     STRATA_CO_TRY(const std::uint32_t encryption, encryption_of(request));
     luks::MadeVolume volume;
@@ -243,14 +273,16 @@ Task<> create(Loop& loop, CreateRequest request) {
             co_return wrong("preallocation of an encrypted image needs compat=1.1");
         }
     }
-    const std::string data_path = (std::filesystem::path(request.path).parent_path() / h.data_file).string();
+    const std::string data_path =
+        (std::filesystem::path(request.path).parent_path() / h.data_file).string();
     if (!h.data_file.empty()) {
         STRATA_CO_TRY_VOID(co_await create_data_file(loop, data_path, h, preallocation));
     }
     STRATA_CO_TRY(NodePtr file, co_await open_new(loop, request.path, 0));
     Header empty = h;
     empty.size = preallocation == Preallocation::Off ? h.size : 0;
-    STRATA_CO_TRY_VOID(co_await write_start(*file, preallocation == Preallocation::Off ? h : empty, rounded_up(empty.l1_needed() * 8, h.cluster())));
+    STRATA_CO_TRY_VOID(co_await write_start(*file, preallocation == Preallocation::Off ? h : empty,
+                                            rounded_up(empty.l1_needed() * 8, h.cluster())));
     if (preallocation != Preallocation::Off || encryption != 0) {
         OpenOptions options;
         options.path = request.path;
@@ -275,17 +307,20 @@ Task<Measurement> measure(Node* source, CreateRequest request) {
     }
     // How much of the source a backing file would have is not known: nothing, then.
     const bool over = !request.option("backing_file").empty();
-    std::erase_if(request.options, [](const auto& each) { return each.first.starts_with("backing_"); });
+    std::erase_if(request.options,
+                  [](const auto& each) { return each.first.starts_with("backing_"); });
     STRATA_CO_TRY(const Header h, plan(request));
     STRATA_CO_TRY(const Preallocation preallocation, preallocation_of(request));
     const std::uint64_t all = rounded_up(h.size, h.cluster());
-    const bool whole = preallocation == Preallocation::Falloc || preallocation == Preallocation::Full || (over && source != nullptr);
+    const bool whole = preallocation == Preallocation::Falloc ||
+                       preallocation == Preallocation::Full || (over && source != nullptr);
     std::uint64_t used = whole ? all : 0;
     if (source != nullptr && !whole) {
         // Clusters with data, counted once each.
         std::uint64_t next = 0;
         for (std::uint64_t at = 0; at < h.size;) {
-            STRATA_CO_TRY(const Extent extent, co_await status_of_chain(*source, nullptr, at, h.size - at));
+            STRATA_CO_TRY(const Extent extent,
+                          co_await status_of_chain(*source, nullptr, at, h.size - at));
             if (extent.kind == Extent::Kind::Data) {
                 const std::uint64_t first = std::max(next, at / h.cluster());
                 const std::uint64_t end = rounded_up(at + extent.length, h.cluster());

@@ -11,7 +11,8 @@ namespace strata::block::qcow2 {
 [[nodiscard]] std::span<const CreateOption> create_options();
 std::span<const CreateOption> amend_options();
 
-/// Makes an image; what was there is replaced. Files that it names are not opened, but a data file is made.
+/// Makes an image; what was there is replaced. Files that it names are not opened, but a data file
+/// is made.
 Task<> create(Loop& loop, CreateRequest request);
 
 Task<Measurement> measure(Node* source, CreateRequest request);

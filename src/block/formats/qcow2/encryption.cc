@@ -1,8 +1,10 @@
-// Qcow2Node: encrypted images: LUKS, whose header lies in clusters of the image, and QEMU's old AES.
+// Qcow2Node: encrypted images: LUKS, whose header lies in clusters of the image, and QEMU's old
+// AES.
 //
-// The data of clusters is encrypted, tables and compressed clusters are not. The cipher works on sectors of 512 bytes, numbered by their
-// place in the file (LUKS) or on the disk (AES). What the file has as zeros is noise, so new clusters are written whole, and those
-// given in advance say "zero" in their entry.
+// The data of clusters is encrypted, tables and compressed clusters are not. The cipher works on
+// sectors of 512 bytes, numbered by their place in the file (LUKS) or on the disk (AES). What the
+// file has as zeros is noise, so new clusters are written whole, and those given in advance say
+// "zero" in their entry.
 #include <algorithm>
 #include <cerrno>
 
@@ -33,14 +35,21 @@ Sectors sectors_of(std::uint64_t offset, std::uint64_t length) {
 }
 
 Result<luks::Area> crypto_area(Node& file, const Header& h, const std::string& name) {
-    const auto found = std::find_if(h.extensions.begin(), h.extensions.end(), [](const auto& each) { return each.first == kEncryptionExtension; });
+    const auto found = std::find_if(h.extensions.begin(), h.extensions.end(), [](const auto& each) {
+        return each.first == kEncryptionExtension;
+    });
     Extension extension{};
     if (found != h.extensions.end() && found->second.size() >= sizeof extension) {
         std::memcpy(&extension, found->second.data(), sizeof extension);
     }
     const std::uint64_t offset = extension.offset, length = extension.length;
-    if (offset == 0 || offset % h.cluster() != 0 || length > kMaxCryptoHeader || offset >= kMaxHostOffset || offset + length > file.size() + h.cluster()) {
-        return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}': its encryption header of {} bytes at {:#x} cannot be", name, length, offset), EINVAL};
+    if (offset == 0 || offset % h.cluster() != 0 || length > kMaxCryptoHeader ||
+        offset >= kMaxHostOffset || offset + length > file.size() + h.cluster()) {
+        return Error{
+            ErrorKind::Failed,
+            fmt::format("qcow2 image '{}': its encryption header of {} bytes at {:#x} cannot be",
+                        name, length, offset),
+            EINVAL};
     }
     return luks::Area{.file = &file, .offset = offset, .length = length, .name = name};
 }
@@ -59,17 +68,24 @@ Task<> Qcow2Node::unlock(std::string passphrase, bool wanted) {
             STRATA_CO_TRY(luks_, co_await luks::read_header(area));
         } else {
             STRATA_CO_TRY(luks::OpenVolume volume, co_await luks::open_volume(area, passphrase_));
-            STRATA_CO_TRY(cipher_, luks::SectorCipher::create(volume.header.cipher, volume.header.mode, volume.key.bytes()));
+            STRATA_CO_TRY(cipher_,
+                          luks::SectorCipher::create(volume.header.cipher, volume.header.mode,
+                                                     volume.key.bytes()));
             luks_ = std::move(volume.header);
         }
     } else if (!passphrase_.empty()) {
         luks::Secret key(kAesKeyBytes);
-        std::transform(passphrase_.begin(), passphrase_.begin() + static_cast<std::ptrdiff_t>(std::min(passphrase_.size(), kAesKeyBytes)), key.bytes().begin(),
-                       [](char c) { return static_cast<std::byte>(c); });
+        std::transform(passphrase_.begin(),
+                       passphrase_.begin() +
+                           static_cast<std::ptrdiff_t>(std::min(passphrase_.size(), kAesKeyBytes)),
+                       key.bytes().begin(), [](char c) { return static_cast<std::byte>(c); });
         STRATA_CO_TRY(cipher_, luks::SectorCipher::create("aes", "cbc-plain64", key.bytes()));
     }
     if (!cipher_ && wanted) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}': Parameter 'encrypt.key-secret' is required for cipher", name()), EACCES};
+        co_return Error{
+            ErrorKind::PermissionDenied,
+            fmt::format("'{}': Parameter 'encrypt.key-secret' is required for cipher", name()),
+            EACCES};
     }
     co_return ok();
 }
@@ -86,7 +102,8 @@ Task<> Qcow2Node::encrypt(luks::MadeVolume volume) {
         volume.bytes.resize(clusters * cluster());
         STRATA_CO_TRY_VOID(co_await file_->write(place, Buffers::of(volume.bytes)));
         STRATA_CO_TRY_VOID(co_await metadata_->write_back());
-        wanted.extensions.emplace_back(kEncryptionExtension, std::vector<std::byte>(bytes.begin(), bytes.end()));
+        wanted.extensions.emplace_back(kEncryptionExtension,
+                                       std::vector<std::byte>(bytes.begin(), bytes.end()));
     }
     co_return co_await change_features(std::move(wanted));
 }
@@ -94,21 +111,29 @@ Task<> Qcow2Node::encrypt(luks::MadeVolume volume) {
 Task<> Qcow2Node::change_keys(AmendRequest request) {
     if (header().encryption != kEncryptionLuks) {
         co_return Error{ErrorKind::InvalidArgument,
-                        header().encryption == 0 ? "Can't amend encryption options - encryption not present" : "Only LUKS encryption options can be amended", EINVAL};
+                        header().encryption == 0
+                            ? "Can't amend encryption options - encryption not present"
+                            : "Only LUKS encryption options can be amended",
+                        EINVAL};
     }
     STRATA_CO_TRY(luks::Area area, crypto_area(*file_, header(), name()));
-    STRATA_CO_TRY_VOID(co_await luks::change_keys(area, std::move(request.options), "encrypt.", passphrase_, request.force));
+    STRATA_CO_TRY_VOID(co_await luks::change_keys(area, std::move(request.options), "encrypt.",
+                                                  passphrase_, request.force));
     STRATA_CO_TRY(luks_, co_await luks::read_header(area));
     co_return ok();
 }
 
 Error Qcow2Node::locked() const {
-    return {ErrorKind::PermissionDenied, fmt::format("'{}' is encrypted and was opened without its passphrase", name()), EACCES};
+    return {ErrorKind::PermissionDenied,
+            fmt::format("'{}' is encrypted and was opened without its passphrase", name()), EACCES};
 }
 
-Task<> Qcow2Node::encipher(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) const {
+Task<> Qcow2Node::encipher(std::uint64_t sector, std::span<std::byte> bytes,
+                           bool encrypting) const {
     const luks::SectorCipher& cipher = *cipher_;
-    const auto work = [&cipher, sector, bytes, encrypting] { return encrypting ? cipher.encrypt(sector, bytes) : cipher.decrypt(sector, bytes); };
+    const auto work = [&cipher, sector, bytes, encrypting] {
+        return encrypting ? cipher.encrypt(sector, bytes) : cipher.decrypt(sector, bytes);
+    };
     if (bytes.size() < kOffload) {
         co_return work();
     }
@@ -125,9 +150,11 @@ Task<> Qcow2Node::read_encrypted(std::uint64_t host, std::uint64_t guest, Buffer
         const Sectors whole = sectors_of(guest + done, part);
         AlignedBuffer bytes(whole.length);
         STRATA_CO_TRY_VOID(co_await data_->read(host + done - whole.skip, bytes.view()));
-        const std::uint64_t first = (header().encryption == kEncryptionLuks ? host : guest) + done - whole.skip;
+        const std::uint64_t first =
+            (header().encryption == kEncryptionLuks ? host : guest) + done - whole.skip;
         STRATA_CO_TRY_VOID(co_await encipher(first / kSector, bytes.bytes(), false));
-        into.slice(done, part).copy_from(std::span<const std::byte>(bytes.bytes()).subspan(whole.skip, part));
+        into.slice(done, part)
+            .copy_from(std::span<const std::byte>(bytes.bytes()).subspan(whole.skip, part));
         done += part;
     }
     co_return ok();
@@ -158,7 +185,8 @@ Task<> Qcow2Node::write_data(std::uint64_t host, std::uint64_t guest, Buffers fr
     return header().encryption == 0 ? data_->write(host, from) : write_encrypted(host, guest, from);
 }
 
-// A write that does not begin and end with a sector: these are read first, one such write at a time.
+// A write that does not begin and end with a sector: these are read first, one such write at a
+// time.
 Task<> Qcow2Node::write_sectors(std::uint64_t offset, Buffers from) {
     const Sectors whole = sectors_of(offset, from.size());
     const auto lock = co_await partial_.lock();
@@ -169,7 +197,8 @@ Task<> Qcow2Node::write_sectors(std::uint64_t offset, Buffers from) {
 }
 
 Task<> Qcow2Node::write_bytes(std::uint64_t offset, Buffers from) {
-    const bool cut = header().encryption != 0 && (offset % kSector != 0 || from.size() % kSector != 0);
+    const bool cut =
+        header().encryption != 0 && (offset % kSector != 0 || from.size() % kSector != 0);
     return cut ? write_sectors(offset, from) : write_inside(offset, from);
 }
 
@@ -181,7 +210,8 @@ void Qcow2Node::encryption_info(FormatInfo& info) const {
     if (luks_) {
         fields = luks::volume_info(*luks_);
     }
-    fields.push_back({"format", "format", std::string(header().encryption == kEncryptionLuks ? "luks" : "aes")});
+    fields.push_back(
+        {"format", "format", std::string(header().encryption == kEncryptionLuks ? "luks" : "aes")});
     info.encrypted = true;
     info.specific.push_back({"encrypt", "encrypt", std::move(fields)});
 }

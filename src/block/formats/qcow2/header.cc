@@ -16,9 +16,11 @@
 namespace strata::block::qcow2 {
 namespace {
 
-constexpr std::uint32_t kExtEnd = 0, kExtBackingFormat = 0xE2792ACA, kExtFeatures = 0x6803F857, kExtDataFile = 0x44415441;
+constexpr std::uint32_t kExtEnd = 0, kExtBackingFormat = 0xE2792ACA, kExtFeatures = 0x6803F857,
+                        kExtDataFile = 0x44415441;
 constexpr std::size_t kFeatureBytes = 48;  // an entry of the feature table
-constexpr std::uint64_t kKnownIncompatible = kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
+constexpr std::uint64_t kKnownIncompatible =
+    kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
 constexpr std::size_t kFeatureEntry = 48;
 
 struct Wire {
@@ -41,12 +43,14 @@ Error bad(std::string_view name, std::string_view what) {
     return {ErrorKind::Failed, fmt::format("qcow2 image '{}': {}", name, what), EINVAL};
 }
 
-Result<> check_table(const Header& h, std::string_view name, std::string_view what, std::uint64_t offset, std::uint64_t bytes,
-                     std::uint64_t limit) {
+Result<> check_table(const Header& h, std::string_view name, std::string_view what,
+                     std::uint64_t offset, std::uint64_t bytes, std::uint64_t limit) {
     if (bytes > limit) {
-        return bad(name, fmt::format("its {} of {} bytes is over the limit of {}", what, bytes, limit));
+        return bad(name,
+                   fmt::format("its {} of {} bytes is over the limit of {}", what, bytes, limit));
     }
-    if (bytes != 0 && (offset % h.cluster() != 0 || offset >= kMaxHostOffset || offset < h.cluster())) {
+    if (bytes != 0 &&
+        (offset % h.cluster() != 0 || offset >= kMaxHostOffset || offset < h.cluster())) {
         return bad(name, fmt::format("its {} lies at {}, where none can be", what, offset));
     }
     return ok();
@@ -54,7 +58,8 @@ Result<> check_table(const Header& h, std::string_view name, std::string_view wh
 
 Result<> check_header(const Header& h, std::string_view name) {
     if (h.cluster_bits < (h.extended() ? 14U : 9U) || h.cluster_bits > 21) {
-        return bad(name, fmt::format("cluster bits {} are outside {} to 21", h.cluster_bits, h.extended() ? 14 : 9));
+        return bad(name, fmt::format("cluster bits {} are outside {} to 21", h.cluster_bits,
+                                     h.extended() ? 14 : 9));
     }
     if (h.refcount_order > 6) {
         return bad(name, fmt::format("refcount order {} is over 6", h.refcount_order));
@@ -65,24 +70,32 @@ Result<> check_header(const Header& h, std::string_view name) {
     if (h.encryption > 2) {
         return bad(name, fmt::format("unknown encryption method {}", h.encryption));
     }
-    STRATA_TRY_VOID(check_table(h, name, "L1 table", h.l1_offset, h.l1_entries * 8ULL, kMaxL1Bytes));
+    STRATA_TRY_VOID(
+        check_table(h, name, "L1 table", h.l1_offset, h.l1_entries * 8ULL, kMaxL1Bytes));
     if (h.refcount_table_clusters == 0) {
         return bad(name, "it has no refcount table");
     }
     STRATA_TRY_VOID(check_table(h, name, "refcount table", h.refcount_table_offset,
-                                std::uint64_t{h.refcount_table_clusters} << h.cluster_bits, kMaxRefcountTableBytes));
+                                std::uint64_t{h.refcount_table_clusters} << h.cluster_bits,
+                                kMaxRefcountTableBytes));
     if (h.l1_entries < h.l1_needed()) {
-        return Error{ErrorKind::Failed, worded(fmt::format("qcow2 image '{}': its L1 table has {} entries, its size needs {}", name, h.l1_entries, h.l1_needed()),
-                                               h.l1_needed() * 8 > kMaxL1Bytes ? "Image is too big" : "L1 table is too small"), EINVAL};
+        return Error{
+            ErrorKind::Failed,
+            worded(fmt::format("qcow2 image '{}': its L1 table has {} entries, its size needs {}",
+                               name, h.l1_entries, h.l1_needed()),
+                   h.l1_needed() * 8 > kMaxL1Bytes ? "Image is too big" : "L1 table is too small"),
+            EINVAL};
     }
-    return check_table(h, name, "snapshot table", h.snapshots_offset, h.snapshots > kMaxSnapshots ? ~0ULL : h.snapshots, kMaxSnapshots);
+    return check_table(h, name, "snapshot table", h.snapshots_offset,
+                       h.snapshots > kMaxSnapshots ? ~0ULL : h.snapshots, kMaxSnapshots);
 }
 
 std::string feature_names(std::span<const std::byte> table, std::uint64_t unknown) {
     std::string names;
     const std::string_view quote = wording() == Wording::Qemu ? "" : "'";
     while (table.size() > 2) {
-        const auto entry = table.first(std::min(table.size(), kFeatureEntry));  // the last one may lack its padding
+        const auto entry = table.first(
+            std::min(table.size(), kFeatureEntry));  // the last one may lack its padding
         table = table.subspan(entry.size());
         const auto bit = static_cast<unsigned>(entry[1]);
         if (entry[0] == std::byte{0} && bit < 64 && (unknown >> bit & 1) != 0) {
@@ -97,9 +110,12 @@ std::string feature_names(std::span<const std::byte> table, std::uint64_t unknow
         }
     }
     if (unknown != 0 && wording() == Wording::Qemu) {
-        return fmt::format("{}{}Unknown incompatible feature: {:x}", names, names.empty() ? "" : ", ", unknown);
+        return fmt::format("{}{}Unknown incompatible feature: {:x}", names,
+                           names.empty() ? "" : ", ", unknown);
     }
-    return unknown == 0 ? names : fmt::format("{}{}bits {:#x}", names, names.empty() ? "" : " and ", unknown);
+    return unknown == 0
+               ? names
+               : fmt::format("{}{}bits {:#x}", names, names.empty() ? "" : " and ", unknown);
 }
 
 std::string text_of(std::span<const std::byte> bytes) {
@@ -110,8 +126,8 @@ std::string text_of(std::span<const std::byte> bytes) {
     return text;
 }
 
-Result<> read_extensions(std::span<const std::byte> bytes, std::size_t at, Header& h, std::string_view name,
-                         std::span<const std::byte>& features) {
+Result<> read_extensions(std::span<const std::byte> bytes, std::size_t at, Header& h,
+                         std::string_view name, std::span<const std::byte>& features) {
     while (at + 8 <= bytes.size()) {
         ByteReader reader(bytes.subspan(at));
         const std::uint32_t type = STRATA_TRY(reader.read<Be32>());
@@ -121,7 +137,9 @@ Result<> read_extensions(std::span<const std::byte> bytes, std::size_t at, Heade
         }
         const auto content = reader.take(length);
         if (!content.ok()) {
-            return bad(name, fmt::format("a header extension of {} bytes does not fit its first cluster", length));
+            return bad(name,
+                       fmt::format("a header extension of {} bytes does not fit its first cluster",
+                                   length));
         }
         if (type == kExtBackingFormat) {
             h.backing_format = text_of(*content);
@@ -130,16 +148,21 @@ Result<> read_extensions(std::span<const std::byte> bytes, std::size_t at, Heade
         } else {
             features = type == kExtFeatures ? *content : features;
             h.has_bitmaps = h.has_bitmaps || type == kBitmapsExtension;
-            h.extensions.emplace_back(type, std::vector<std::byte>(content->begin(), content->end()));
+            h.extensions.emplace_back(type,
+                                      std::vector<std::byte>(content->begin(), content->end()));
         }
         at += 8 + (std::size_t{length} + 7) / 8 * 8;
     }
     return ok();
 }
 
-Result<std::string> read_backing(std::span<const std::byte> bytes, std::uint64_t offset, std::uint32_t length, std::string_view name) {
+Result<std::string> read_backing(std::span<const std::byte> bytes, std::uint64_t offset,
+                                 std::uint32_t length, std::string_view name) {
     if (length > kMaxBackingName || offset > bytes.size() || length > bytes.size() - offset) {
-        return bad(name, fmt::format("its backing file's name ({} bytes at {}) is not within the first cluster", length, offset));
+        return bad(
+            name,
+            fmt::format("its backing file's name ({} bytes at {}) is not within the first cluster",
+                        length, offset));
     }
     std::string text = text_of(bytes.subspan(offset, length));
     if (text.find('\0') != std::string::npos) {
@@ -160,14 +183,21 @@ void append_extension(std::vector<std::byte>& out, std::uint32_t type, std::stri
     out.resize((out.size() + 7) / 8 * 8);
 }
 
-/// The names of the features known here, for readers that do not know them: type, bit, name in 48 bytes each.
+/// The names of the features known here, for readers that do not know them: type, bit, name in 48
+/// bytes each.
 std::string feature_table() {
     struct Feature {
         char type, bit;
         std::string_view name;
     };
-    constexpr std::array<Feature, 8> kFeatures = {{{0, 0, "dirty bit"}, {0, 1, "corrupt bit"}, {0, 2, "external data file"}, {0, 3, "compression type"},
-                                                   {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"}, {2, 0, "bitmaps"}, {2, 1, "raw external data"}}};
+    constexpr std::array<Feature, 8> kFeatures = {{{0, 0, "dirty bit"},
+                                                   {0, 1, "corrupt bit"},
+                                                   {0, 2, "external data file"},
+                                                   {0, 3, "compression type"},
+                                                   {0, 4, "extended L2 entries"},
+                                                   {1, 0, "lazy refcounts"},
+                                                   {2, 0, "bitmaps"},
+                                                   {2, 1, "raw external data"}}};
     std::string table;
     for (const Feature& each : kFeatures) {
         table += each.type;
@@ -180,8 +210,10 @@ std::string feature_table() {
 
 /// Where a v3 header has room for it beside the backing file's name.
 bool wants_feature_table(const Header& h, std::size_t used) {
-    const bool has = std::ranges::any_of(h.extensions, [](const auto& one) { return one.first == kExtFeatures; });
-    return h.version == 3 && !has && used + 8 * kFeatureBytes + 16 + h.backing.size() <= h.cluster();
+    const bool has = std::ranges::any_of(h.extensions,
+                                         [](const auto& one) { return one.first == kExtFeatures; });
+    return h.version == 3 && !has &&
+           used + 8 * kFeatureBytes + 16 + h.backing.size() <= h.cluster();
 }
 
 /// `features`: with the table of their names, which may be left out.
@@ -201,7 +233,8 @@ std::vector<std::byte> build_header(const Header& h, bool features) {
             continue;
         }
         // SAFETY: bytes as characters.
-        append_extension(out, type, {reinterpret_cast<const char*>(content.data()), content.size()});
+        append_extension(out, type,
+                         {reinterpret_cast<const char*>(content.data()), content.size()});
     }
     append_extension(out, kExtEnd, "");
     Wire wire{};
@@ -291,16 +324,21 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     STRATA_TRY_VOID(read_extensions(bytes, length, h, name, features));
     h.has_bitmaps = h.has_bitmaps && h.version >= 3 && (h.autoclear & kBitmaps) != 0;
     if (!h.has_bitmaps) {  // somebody who did not know them wrote to the image: they say nothing
-        std::erase_if(h.extensions, [](const auto& each) { return each.first == kBitmapsExtension; });
+        std::erase_if(h.extensions,
+                      [](const auto& each) { return each.first == kBitmapsExtension; });
     }
     if ((h.incompatible & ~kKnownIncompatible) != 0) {
         const std::string names = feature_names(features, h.incompatible & ~kKnownIncompatible);
-        return Error{ErrorKind::NotSupported, worded(fmt::format("qcow2 image '{}' needs features that are unknown here: {}", name, names),
-                                                     fmt::format("Unsupported qcow2 feature(s): {}", names)), ENOTSUP};
+        return Error{ErrorKind::NotSupported,
+                     worded(fmt::format("qcow2 image '{}' needs features that are unknown here: {}",
+                                        name, names),
+                            fmt::format("Unsupported qcow2 feature(s): {}", names)),
+                     ENOTSUP};
     }
     if (static_cast<unsigned>(h.compression) > 1 ||
         ((h.incompatible & kCompressionType) != 0) != (h.compression != Compression::Zlib)) {
-        return bad(name, fmt::format("compression type {} does not fit its features", static_cast<unsigned>(h.compression)));
+        return bad(name, fmt::format("compression type {} does not fit its features",
+                                     static_cast<unsigned>(h.compression)));
     }
     if (wire.backing_offset != 0) {
         h.backing = STRATA_TRY(read_backing(bytes, wire.backing_offset, wire.backing_size, name));
@@ -315,8 +353,10 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
         out = build_header(h, false);
     }
     if (out.size() > h.cluster() || h.backing.size() > kMaxBackingName) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("the backing file's name of {} bytes is too long for the image's header",
-                                                             h.backing.size())};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("the backing file's name of {} bytes is too long for the image's header",
+                        h.backing.size())};
     }
     return out;
 }

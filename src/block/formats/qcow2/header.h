@@ -1,6 +1,8 @@
-// Qcow2Header: the header of a qcow2 image, version 2 and 3, checked: whatever was parsed is safe to compute with.
+// Qcow2Header: the header of a qcow2 image, version 2 and 3, checked: whatever was parsed is safe
+// to compute with.
 //
-// Format: QEMU's docs/interop/qcow2.txt. The limits are QEMU's, so that an image that opens here opens there.
+// Format: QEMU's docs/interop/qcow2.txt. The limits are QEMU's, so that an image that opens here
+// opens there.
 #pragma once
 
 #include <cstddef>
@@ -23,12 +25,14 @@ inline constexpr std::size_t kMaxBackingName = 1023;
 inline constexpr std::uint64_t kMaxHostOffset = 1ULL << 56;
 
 // Feature bits.
-inline constexpr std::uint64_t kDirty = 1, kCorrupt = 2, kExternalData = 4, kCompressionType = 8, kExtendedL2 = 16;
+inline constexpr std::uint64_t kDirty = 1, kCorrupt = 2, kExternalData = 4, kCompressionType = 8,
+                               kExtendedL2 = 16;
 inline constexpr std::uint64_t kLazyRefcounts = 1;
 inline constexpr std::uint64_t kBitmaps = 1, kRawExternalData = 2;
 
 // Places of fields that are rewritten alone.
-inline constexpr std::uint64_t kClusterBitsField = 20, kRefcountTableField = 48, kSnapshotsField = 60, kIncompatibleField = 72, kAutoclearField = 88;
+inline constexpr std::uint64_t kClusterBitsField = 20, kRefcountTableField = 48,
+                               kSnapshotsField = 60, kIncompatibleField = 72, kAutoclearField = 88;
 inline constexpr std::uint32_t kBitmapsExtension = 0x23852875, kEncryptionExtension = 0x0537BE77;
 
 // Header::encryption.
@@ -52,13 +56,16 @@ struct Header {
     Compression compression = Compression::Zlib;
     std::string backing, backing_format, data_file;
     bool has_bitmaps = false;  ///< the extension is there and may be relied on
-    std::vector<std::pair<std::uint32_t, std::vector<std::byte>>> extensions;  ///< those without a field above, as they are
+    std::vector<std::pair<std::uint32_t, std::vector<std::byte>>>
+        extensions;  ///< those without a field above, as they are
 
     [[nodiscard]] std::uint64_t cluster() const { return 1ULL << cluster_bits; }
     [[nodiscard]] bool extended() const { return (incompatible & kExtendedL2) != 0; }
     [[nodiscard]] std::uint32_t entry_bytes() const { return extended() ? 16 : 8; }
     [[nodiscard]] std::uint64_t l2_entries() const { return cluster() / entry_bytes(); }
-    [[nodiscard]] std::uint64_t refcounts_per_block() const { return cluster() * 8 >> refcount_order; }
+    [[nodiscard]] std::uint64_t refcounts_per_block() const {
+        return cluster() * 8 >> refcount_order;
+    }
     /// Entries that the virtual size asks for.
     [[nodiscard]] std::uint64_t l1_needed() const;
 };

@@ -1,20 +1,30 @@
-// Metadata: the tables of an open qcow2 image: guest cluster to host cluster, refcounts, allocation, and the order of writing.
+// Metadata: the tables of an open qcow2 image: guest cluster to host cluster, refcounts,
+// allocation, and the order of writing.
 //
-// Changes gather in memory and reach the file in rounds (write_back(), called for every flush of the guest's and when much has gathered).
-// A round writes a snapshot of all that is dirty when it starts:
-//     refcount blocks | FLUSH (with all data) | refcount table | FLUSH | L2 tables | FLUSH | L1 table | FLUSH
-// where a phase with nothing to write goes without its flush. Why a crash at any moment leaves at worst leaked clusters:
-// 1. An L2 entry enters the tables in memory only when its cluster's refcount is raised in memory and its data was written. The
-//    snapshot is taken under the locks of allocation and of L2 tables, so every entry in it has its refcount in it; both and the data
-//    are durable (first FLUSH) before the L2 tables are written. So no entry on disk names a cluster that is free or unwritten.
-// 2. An L1 entry is written after the L2 table that it names, and that table's refcount, are durable. A refcount table entry, after
+// Changes gather in memory and reach the file in rounds (write_back(), called for every flush of
+// the guest's and when much has gathered). A round writes a snapshot of all that is dirty when it
+// starts:
+//     refcount blocks | FLUSH (with all data) | refcount table | FLUSH | L2 tables | FLUSH | L1
+//     table | FLUSH
+// where a phase with nothing to write goes without its flush. Why a crash at any moment leaves at
+// worst leaked clusters:
+// 1. An L2 entry enters the tables in memory only when its cluster's refcount is raised in memory
+// and its data was written. The
+//    snapshot is taken under the locks of allocation and of L2 tables, so every entry in it has its
+//    refcount in it; both and the data are durable (first FLUSH) before the L2 tables are written.
+//    So no entry on disk names a cluster that is free or unwritten.
+// 2. An L1 entry is written after the L2 table that it names, and that table's refcount, are
+// durable. A refcount table entry, after
 //    its block is; a new refcount table is complete and durable before the header names it.
-// 3. A reference that was taken away (overwritten, discarded, zeroed) gives its cluster back only after the round that
-//    made its absence durable, and after every request that started before then has ended. Till then its refcount stands, on disk
-//    and in memory: no cluster has two owners at any moment of the file's life, and no late transfer meets a new owner.
-// 4. Holes are punched between (3) and the fall of the refcount in memory, so before the cluster can be handed out again.
-// A tear inside one table write leaves each entry old or new (entries do not straddle sectors); both are covered by 1 to 3.
-// What fails in a round is dirty again and goes with the next.
+// 3. A reference that was taken away (overwritten, discarded, zeroed) gives its cluster back only
+// after the round that
+//    made its absence durable, and after every request that started before then has ended. Till
+//    then its refcount stands, on disk and in memory: no cluster has two owners at any moment of
+//    the file's life, and no late transfer meets a new owner.
+// 4. Holes are punched between (3) and the fall of the refcount in memory, so before the cluster
+// can be handed out again. A tear inside one table write leaves each entry old or new (entries do
+// not straddle sectors); both are covered by 1 to 3. What fails in a round is dirty again and goes
+// with the next.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +47,10 @@ inline constexpr std::uint64_t kOffsetMask = 0x00FFFFFFFFFFFE00ULL;
 struct Mapping {
     enum class Kind : std::uint8_t { Unallocated, Zero, Normal, Compressed };
     Kind kind = Kind::Unallocated;
-    std::uint64_t host = 0;    ///< of the cluster, or of the compressed bytes; 0: none (a Zero may have one)
-    std::uint32_t length = 0;  ///< Compressed: at most so many bytes
-    bool copied = false;       ///< the cluster has this owner alone
+    std::uint64_t host =
+        0;  ///< of the cluster, or of the compressed bytes; 0: none (a Zero may have one)
+    std::uint32_t length = 0;               ///< Compressed: at most so many bytes
+    bool copied = false;                    ///< the cluster has this owner alone
     std::uint32_t allocated = 0, zero = 0;  ///< extended L2: bits of the 32 subclusters
 };
 
@@ -59,7 +70,8 @@ struct Allocation {
 class Metadata {
   public:
     /// `lenient`: tables past the end of the file read as zeros (for checks).
-    static Task<std::unique_ptr<Metadata>> load(Node& file, Header header, bool discard, bool lenient);
+    static Task<std::unique_ptr<Metadata>> load(Node& file, Header header, bool discard,
+                                                bool lenient);
 
     [[nodiscard]] const Header& header() const { return header_; }
     [[nodiscard]] Header& header() { return header_; }
@@ -73,16 +85,20 @@ class Metadata {
     /// Answers at once if the table is in memory; false: await look_up().
     bool look_up_now(std::uint64_t guest, Result<Mapping>& out);
     Task<Mapping> look_up(std::uint64_t guest);
-    /// How many clusters from `guest` on, of at most `most`, are as the first one, side by side or nowhere, as far as a look at memory tells: at least 1.
+    /// How many clusters from `guest` on, of at most `most`, are as the first one, side by side or
+    /// nowhere, as far as a look at memory tells: at least 1.
     [[nodiscard]] std::uint64_t run_now(std::uint64_t guest, std::uint64_t most);
     /// Same, of an L2 entry's two words.
     Result<Mapping> decode(std::uint64_t entry, std::uint64_t bitmap, std::uint64_t guest) const;
-    /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with release().
+    /// Makes the cluster at `guest` what `entry` says; the caller frees what was there before with
+    /// release().
     Task<> set(std::uint64_t guest, Entry entry);
 
-    /// Sees to the table for `guest`: before its first data clusters are handed out, so that it lies before them in the file.
+    /// Sees to the table for `guest`: before its first data clusters are handed out, so that it
+    /// lies before them in the file.
     Task<> prepare(std::uint64_t guest);
-    /// As set() for up to `count` clusters that lie side by side, `first` being the first one's entry; answers how many were set: those of one table slice.
+    /// As set() for up to `count` clusters that lie side by side, `first` being the first one's
+    /// entry; answers how many were set: those of one table slice.
     Task<std::uint64_t> set_run(std::uint64_t guest, Entry first, std::uint64_t count);
 
     /// 1 to `wanted` free clusters, whose refcount is 1 now.
@@ -116,7 +132,8 @@ class Metadata {
     void forget_everything();
     /// Makes a table that is complete in the file the image's refcount table.
     Task<> take_refcount_table(std::uint64_t offset, std::vector<std::uint64_t> table);
-    /// Refcounts of 1 << `order` bits from now on. Nothing may be dirty. A crash leaves the old ones or the new ones.
+    /// Refcounts of 1 << `order` bits from now on. Nothing may be dirty. A crash leaves the old
+    /// ones or the new ones.
     Task<> change_refcount_width(unsigned order);
     /// Writes everything back, and what was released last as well. No requests may be under way.
     Task<> settle();
@@ -124,7 +141,9 @@ class Metadata {
     /// A request under way: clusters released from now on are not reused before it has ended.
     class [[nodiscard]] Passage {
       public:
-        explicit Passage(Metadata& metadata) : metadata_(metadata), epoch_(metadata.epoch_) { ++metadata_.passages_.back(); }
+        explicit Passage(Metadata& metadata) : metadata_(metadata), epoch_(metadata.epoch_) {
+            ++metadata_.passages_.back();
+        }
         Passage(const Passage&) = delete;
         Passage& operator=(const Passage&) = delete;
         ~Passage() { --metadata_.passages_[epoch_ - metadata_.first_epoch_]; }
@@ -166,9 +185,11 @@ class Metadata {
         [[nodiscard]] std::uint64_t total() const { return blocks.size() + table_clusters; }
     };
     [[nodiscard]] std::set<std::uint64_t> refcount_clusters() const;
-    Task<std::vector<std::uint64_t>> counts_of(std::uint64_t block, const std::set<std::uint64_t>& own);
+    Task<std::vector<std::uint64_t>> counts_of(std::uint64_t block,
+                                               const std::set<std::uint64_t>& own);
     Task<WidthPlan> plan_width(unsigned order, const std::set<std::uint64_t>& own);
-    Task<> write_wider_block(const WidthPlan& plan, unsigned order, std::uint64_t block, std::uint64_t host, const std::set<std::uint64_t>& own);
+    Task<> write_wider_block(const WidthPlan& plan, unsigned order, std::uint64_t block,
+                             std::uint64_t host, const std::set<std::uint64_t>& own);
     Task<> punch(const std::vector<std::uint64_t>& freed);
     Task<> write_round();
 
@@ -176,7 +197,7 @@ class Metadata {
     Header header_;
     const bool data_elsewhere_;  ///< data clusters lie in another file and have no refcounts
     const bool discard_;
-    const bool zero_end_;        ///< what the file grows by reads as zeros
+    const bool zero_end_;  ///< what the file grows by reads as zeros
     std::uint64_t end_;
     std::vector<std::uint64_t> l1_, table_;
     std::set<std::uint64_t> l1_dirty_;
@@ -185,11 +206,11 @@ class Metadata {
     AsyncMutex tables_, allocation_, round_;  ///< taken in this order, round_ first
     std::uint64_t asked_ = 0, written_ = 0;   ///< rounds
     std::uint64_t cursor_ = 0;                ///< no free cluster below
-    std::uint64_t packed_ = 0;                ///< where the next compressed cluster may go; 0: nowhere
-    std::vector<std::uint64_t> pending_;      ///< released since the last round began
-    std::deque<Retired> retired_;             ///< released durably
+    std::uint64_t packed_ = 0;            ///< where the next compressed cluster may go; 0: nowhere
+    std::vector<std::uint64_t> pending_;  ///< released since the last round began
+    std::deque<Retired> retired_;         ///< released durably
     std::uint64_t epoch_ = 0, first_epoch_ = 0;
-    std::deque<unsigned> passages_{0};        ///< requests under way by epoch, from first_epoch_ on
+    std::deque<unsigned> passages_{0};  ///< requests under way by epoch, from first_epoch_ on
 };
 
 }  // namespace strata::block::qcow2

@@ -18,10 +18,12 @@ namespace {
 
 Result<> check_supported(const Header& h, const OpenOptions& options) {
     const auto lacking = [&](std::string_view what) {
-        return Error{ErrorKind::NotSupported, fmt::format("qcow2 image '{}' {}", options.path, what)};
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("qcow2 image '{}' {}", options.path, what)};
     };
     if (!options.read_only && !options.for_check && (h.incompatible & kCorrupt) != 0) {
-        return lacking("is marked corrupt: open it read-only, or repair it with 'qemu-img check -r all'");
+        return lacking(
+            "is marked corrupt: open it read-only, or repair it with 'qemu-img check -r all'");
     }
     return ok();
 }
@@ -30,7 +32,10 @@ Task<NodePtr> open_backing(Loop& loop, const Header& h, const OpenOptions& optio
     if (h.backing.empty() || !options.open_backing) {
         co_return NodePtr();
     }
-    Reference reference{.kind = Reference::Kind::Backing, .name = h.backing, .format = h.backing_format, .referrer = {}};
+    Reference reference{.kind = Reference::Kind::Backing,
+                        .name = h.backing,
+                        .format = h.backing_format,
+                        .referrer = {}};
     co_return co_await open_reference(loop, options, std::move(reference));
 }
 
@@ -39,10 +44,15 @@ Task<NodePtr> open_data(const NodePtr& file, const Header& h, const OpenOptions&
         co_return file;
     }
     if (h.data_file.empty()) {
-        co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' keeps its data in another file and does not name it", options.path)};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("qcow2 image '{}' keeps its data in another file and does not name it",
+                        options.path)};
     }
-    Reference reference{.kind = Reference::Kind::Data, .name = h.data_file, .format = "", .referrer = {}};
-    co_return co_await open_reference(file->loop(), options, std::move(reference), options.read_only);
+    Reference reference{
+        .kind = Reference::Kind::Data, .name = h.data_file, .format = "", .referrer = {}};
+    co_return co_await open_reference(file->loop(), options, std::move(reference),
+                                      options.read_only);
 }
 
 /// The first cluster, or what a file too short for one has: 64 KiB at least.
@@ -55,7 +65,8 @@ Task<std::vector<std::byte>> first_cluster(Node& file) {
         std::memcpy(&bits, start.data() + kClusterBitsField, sizeof bits);
         if (bits > 16 && file.size() > kFirst) {
             start.resize(std::min(file.size(), kMost));
-            STRATA_CO_TRY_VOID(co_await file.read(kFirst, Buffers(std::span(start).subspan(kFirst))));
+            STRATA_CO_TRY_VOID(
+                co_await file.read(kFirst, Buffers(std::span(start).subspan(kFirst))));
         }
     }
     co_return std::move(start);
@@ -69,7 +80,8 @@ unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
 
 }  // namespace
 
-Qcow2Node::Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_ptr<Metadata> metadata, const OpenOptions& options)
+Qcow2Node::Qcow2Node(NodePtr file, NodePtr data, NodePtr backing,
+                     std::unique_ptr<Metadata> metadata, const OpenOptions& options)
     : Node(file->loop(), file->name()),
       file_(std::move(file)),
       data_(std::move(data)),
@@ -104,26 +116,38 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
         // What these bits vouch for is not kept up here.
         const Be64 kept = header.autoclear & known;
         header.autoclear = kept;
-        STRATA_CO_TRY_VOID(co_await file->write(kAutoclearField, Buffers::of(std::as_bytes(std::span(&kept, 1)))));
+        STRATA_CO_TRY_VOID(
+            co_await file->write(kAutoclearField, Buffers::of(std::as_bytes(std::span(&kept, 1)))));
     }
-    const bool stale = !options.read_only && !options.for_check && (header.incompatible & kDirty) != 0;
-    STRATA_CO_TRY(auto metadata, co_await Metadata::load(*file, std::move(header), options.discard, options.for_check));
-    std::shared_ptr<Qcow2Node> node(new Qcow2Node(std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
+    const bool stale =
+        !options.read_only && !options.for_check && (header.incompatible & kDirty) != 0;
+    STRATA_CO_TRY(auto metadata, co_await Metadata::load(*file, std::move(header), options.discard,
+                                                         options.for_check));
+    std::shared_ptr<Qcow2Node> node(new Qcow2Node(
+        std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
     if (node->header().encryption != 0) {
-        STRATA_CO_TRY_VOID(co_await node->unlock(std::string(options.extra_of("encrypt.key-secret")), options.open_data && !options.for_check));
+        STRATA_CO_TRY_VOID(
+            co_await node->unlock(std::string(options.extra_of("encrypt.key-secret")),
+                                  options.open_data && !options.for_check));
     }
     if (stale) {
         log::info("an image was not closed and is repaired image='{}'", options.path);
         STRATA_CO_TRY(const CheckReport report, co_await node->check(Repair::All));
         if (!report.clean()) {
-            co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' was not closed, and its refcounts cannot all be repaired", options.path), EIO};
+            co_return Error{
+                ErrorKind::Failed,
+                fmt::format(
+                    "qcow2 image '{}' was not closed, and its refcounts cannot all be repaired",
+                    options.path),
+                EIO};
         }
     }
     const Result<> bitmaps = co_await node->bitmaps_.load();
     if (!bitmaps.ok() && !options.read_only && !options.for_check) {
         co_return bitmaps.error();
     }
-    if (auto* grows = dynamic_cast<FileNode*>(node->file_.get()); grows != nullptr && !options.read_only && !options.for_check) {
+    if (auto* grows = dynamic_cast<FileNode*>(node->file_.get());
+        grows != nullptr && !options.read_only && !options.for_check) {
         grows->grow_ahead();
     }
     co_return NodePtr(std::move(node));
@@ -198,7 +222,8 @@ Task<FormatInfo> Qcow2Node::info() {
     info.vm_state_offset = vm_state_offset();
     auto& s = info.specific;
     s.push_back({"compat", "compat", std::string(h.version >= 3 ? "1.1" : "0.10")});
-    s.push_back({"compression-type", "compression type", std::string(h.compression == Compression::Zstd ? "zstd" : "zlib")});
+    s.push_back({"compression-type", "compression type",
+                 std::string(h.compression == Compression::Zstd ? "zstd" : "zlib")});
     if (h.version >= 3) {
         s.push_back({"lazy-refcounts", "lazy refcounts", (h.compatible & kLazyRefcounts) != 0});
     }
@@ -223,7 +248,8 @@ Task<FormatInfo> Qcow2Node::info() {
 namespace {
 
 bool compresses(const CreateRequest& request) {
-    return request.option("encrypt.format").empty() && request.option("encryption", "off") == "off" && request.option("data_file").empty();
+    return request.option("encrypt.format").empty() &&
+           request.option("encryption", "off") == "off" && request.option("data_file").empty();
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Qcow2Node: a qcow2 image, version 2 and 3.
 //
-// Reads and writes run side by side; whoever gives clusters to a stretch of the disk, or takes them away, announces the stretch, and others
-// who write there wait for it. Snapshots, resizing, checks and the like run alone. The tables and the order of writing
-// are metadata.h's.
+// Reads and writes run side by side; whoever gives clusters to a stretch of the disk, or takes them
+// away, announces the stretch, and others who write there wait for it. Snapshots, resizing, checks
+// and the like run alone. The tables and the order of writing are metadata.h's.
 #pragma once
 
 #include <list>
@@ -73,12 +73,14 @@ class Qcow2Node final : public Node, public Amendable {
     };
     /// Keeps other writers out of clusters that are about to change owner.
     class Claim;
-    Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_ptr<Metadata> metadata, const OpenOptions& options);
+    Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_ptr<Metadata> metadata,
+              const OpenOptions& options);
     [[nodiscard]] const Header& header() const { return metadata_->header(); }
     [[nodiscard]] std::uint64_t cluster() const { return header().cluster(); }
     [[nodiscard]] bool claimed(std::uint64_t first, std::uint64_t end) const;
     Task<Mapping> look_up(std::uint64_t offset);
-    [[nodiscard]] bool in_place(const Mapping& mapping, std::uint64_t within, std::uint64_t length) const;
+    [[nodiscard]] bool in_place(const Mapping& mapping, std::uint64_t within,
+                                std::uint64_t length) const;
     [[nodiscard]] bool plain(const Mapping& mapping) const;
     [[nodiscard]] bool nothing_below(std::uint64_t offset) const;
     Task<> write_header();
@@ -93,10 +95,14 @@ class Qcow2Node final : public Node, public Amendable {
     Task<> write_inside(std::uint64_t offset, Buffers from);
     Task<std::uint64_t> write_in_place(std::uint64_t offset, Buffers from, Mapping first);
     Task<std::uint64_t> write_new(std::uint64_t offset, Buffers from, Mapping first);
-    Task<std::uint64_t> write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused);
-    Task<> write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last, Allocation place, std::uint64_t begin, std::uint64_t end);
-    Task<AlignedBuffer> old_content(std::uint64_t offset, std::uint64_t length, Mapping mapping, bool zeroed);
-    [[nodiscard]] Entry entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from, std::uint64_t to, bool reused) const;
+    Task<std::uint64_t> write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds,
+                                   Allocation place, bool reused);
+    Task<> write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last,
+                         Allocation place, std::uint64_t begin, std::uint64_t end);
+    Task<AlignedBuffer> old_content(std::uint64_t offset, std::uint64_t length, Mapping mapping,
+                                    bool zeroed);
+    [[nodiscard]] Entry entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from,
+                                  std::uint64_t to, bool reused) const;
     Task<> relieve();
     Task<> take_back(std::uint64_t index, Allocation place);
     void forget_unpacked(std::uint64_t host);

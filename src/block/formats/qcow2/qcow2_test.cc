@@ -1,12 +1,12 @@
-// Tests of qcow2 images: what was written is read again, in every shape of image; broken images are refused.
-#include <fcntl.h>
-#include <unistd.h>
-
+// Tests of qcow2 images: what was written is read again, in every shape of image; broken images are
+// refused.
 #include <cstring>
 #include <filesystem>
 #include <random>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "block/blocking_image.h"
 #include "block/file_access.h"
@@ -25,7 +25,9 @@ class Qcow2Test : public testing::Test {
     }
     void TearDown() override { std::filesystem::remove_all(folder_); }
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
-    static Result<std::unique_ptr<BlockingImage>> open(const std::string& path, bool read_only = false, bool follow = false) {
+    static Result<std::unique_ptr<BlockingImage>> open(const std::string& path,
+                                                       bool read_only = false,
+                                                       bool follow = false) {
         OpenOptions options;
         options.path = path;
         options.format = "qcow2";
@@ -33,12 +35,15 @@ class Qcow2Test : public testing::Test {
         options.references = follow ? follow_references() : nullptr;
         return BlockingImage::open(std::move(options));
     }
-    /// Random writes, zeroes, discards and flushes on `layer`, mirrored in `model`; every byte is compared now and then.
-    static void exercise(BlockingImage& layer, std::vector<std::byte>& model, unsigned seed, unsigned rounds) {
+    /// Random writes, zeroes, discards and flushes on `layer`, mirrored in `model`; every byte is
+    /// compared now and then.
+    static void exercise(BlockingImage& layer, std::vector<std::byte>& model, unsigned seed,
+                         unsigned rounds) {
         std::mt19937 random(seed);
         for (unsigned round = 0; round < rounds; ++round) {
             const std::uint64_t offset = random() % (model.size() / 512) * 512;
-            const std::uint64_t length = std::min<std::uint64_t>((random() % 300 + 1) * 512, model.size() - offset);
+            const std::uint64_t length =
+                std::min<std::uint64_t>((random() % 300 + 1) * 512, model.size() - offset);
             const auto at = model.begin() + static_cast<std::ptrdiff_t>(offset);
             switch (random() % 8) {
                 case 0:
@@ -50,7 +55,9 @@ class Qcow2Test : public testing::Test {
                     ASSERT_TRUE(layer.read(offset, std::span(model).subspan(offset, length)).ok());
                     break;
                 }
-                case 2: ASSERT_TRUE(layer.flush().ok()); break;
+                case 2:
+                    ASSERT_TRUE(layer.flush().ok());
+                    break;
                 default:
                     std::fill_n(at, length, static_cast<std::byte>(random()));
                     ASSERT_TRUE(layer.write(offset, std::span(model).subspan(offset, length)).ok());
@@ -78,12 +85,18 @@ struct Shape {
 };
 
 TEST_F(Qcow2Test, KeepsWhatWasWrittenInEveryShape) {
-    for (const Shape& shape : {Shape{"v3", "65536", "16", "off"}, Shape{"v2", "65536", "16", "off"}, Shape{"v3", "512", "64", "off"},
-                              Shape{"v3", "4096", "1", "off"}, Shape{"v3", "1024", "2", "off"}, Shape{"v3", "2M", "8", "off"},
-                              Shape{"v3", "16384", "4", "on"}, Shape{"v3", "131072", "32", "on"}}) {
-        SCOPED_TRACE(testing::Message() << "cluster " << shape.cluster << " refcount bits " << shape.refcount_bits);
-        const auto made = create(path("a"), kSize, {{"compat", shape.version}, {"cluster_size", shape.cluster},
-                                                    {"refcount_bits", shape.refcount_bits}, {"extended_l2", shape.extended}});
+    for (const Shape& shape :
+         {Shape{"v3", "65536", "16", "off"}, Shape{"v2", "65536", "16", "off"},
+          Shape{"v3", "512", "64", "off"}, Shape{"v3", "4096", "1", "off"},
+          Shape{"v3", "1024", "2", "off"}, Shape{"v3", "2M", "8", "off"},
+          Shape{"v3", "16384", "4", "on"}, Shape{"v3", "131072", "32", "on"}}) {
+        SCOPED_TRACE(testing::Message()
+                     << "cluster " << shape.cluster << " refcount bits " << shape.refcount_bits);
+        const auto made = create(path("a"), kSize,
+                                 {{"compat", shape.version},
+                                  {"cluster_size", shape.cluster},
+                                  {"refcount_bits", shape.refcount_bits},
+                                  {"extended_l2", shape.extended}});
         ASSERT_TRUE(made.ok()) << made.error().text();
         std::vector<std::byte> model(kSize);
         for (unsigned round = 0; round < 3; ++round) {
@@ -96,7 +109,8 @@ TEST_F(Qcow2Test, KeepsWhatWasWrittenInEveryShape) {
         ASSERT_TRUE(layer.ok());
         compare(**layer, model);
         EXPECT_EQ((*layer)->write(0, std::vector<std::byte>(512)).error().system_errno(), EROFS);
-        EXPECT_EQ((*layer)->read(kSize - 512, std::span(model).first(1024)).error().system_errno(), EIO);
+        EXPECT_EQ((*layer)->read(kSize - 512, std::span(model).first(1024)).error().system_errno(),
+                  EIO);
     }
 }
 
@@ -111,7 +125,10 @@ TEST_F(Qcow2Test, AnOverlayShowsWhatLiesBelowAndLeavesItAlone) {
     }
     for (const std::string& version : {std::string("v2"), std::string("v3")}) {
         // Longer than its backing file: zeros beyond.
-        ASSERT_TRUE(create(path("over"), kSize, {{"compat", version}, {"backing_file", "base"}, {"backing_fmt", "qcow2"}}).ok());
+        ASSERT_TRUE(
+            create(path("over"), kSize,
+                   {{"compat", version}, {"backing_file", "base"}, {"backing_fmt", "qcow2"}})
+                .ok());
         std::vector<std::byte> model = below;
         model.resize(kSize);
         auto refused = open(path("over"));
@@ -144,7 +161,8 @@ TEST_F(Qcow2Test, BrokenImagesAreRefusedOrReadInBounds) {
     std::mt19937 random(11);
     std::vector<std::byte> into(kSize);
     for (int round = 0; round < 120; ++round) {
-        std::filesystem::copy_file(path("good"), path("bad"), std::filesystem::copy_options::overwrite_existing);
+        std::filesystem::copy_file(path("good"), path("bad"),
+                                   std::filesystem::copy_options::overwrite_existing);
         {
             const UniqueFd fd(::open(path("bad").c_str(), O_RDWR | O_CLOEXEC));
             const auto value = static_cast<std::byte>(random());
@@ -158,7 +176,8 @@ TEST_F(Qcow2Test, BrokenImagesAreRefusedOrReadInBounds) {
         auto layer = open(path("bad"));
         if (layer.ok() && (*layer)->size() <= kSize) {
             (void)(*layer)->read(0, std::span(into).first((*layer)->size()));
-            (void)(*layer)->write(0, std::span(into).first(std::min<std::uint64_t>(8192, (*layer)->size())));
+            (void)(*layer)->write(
+                0, std::span(into).first(std::min<std::uint64_t>(8192, (*layer)->size())));
             (void)(*layer)->flush();
         }
     }

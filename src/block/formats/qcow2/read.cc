@@ -20,7 +20,9 @@ bool Qcow2Node::plain(const Mapping& m) const {
     return m.kind == Mapping::Kind::Normal && (!header().extended() || m.allocated == ~0U);
 }
 
-bool Qcow2Node::nothing_below(std::uint64_t offset) const { return backing_ == nullptr || offset >= backing_->size(); }
+bool Qcow2Node::nothing_below(std::uint64_t offset) const {
+    return backing_ == nullptr || offset >= backing_->size();
+}
 
 Task<Mapping> Qcow2Node::look_up(std::uint64_t offset) {
     Result<Mapping> found = Mapping{};
@@ -46,9 +48,11 @@ Task<> Qcow2Node::read_compressed(std::uint64_t offset, Buffers into, Mapping m)
     const bool direct = into.size() == cluster() && into.contiguous(to);
     const auto whole = std::make_shared<std::vector<std::byte>>(direct ? 0 : cluster());
     to = direct ? to : std::span<std::byte>(*whole);
-    const bool good = co_await loop().offload([method, from, to] { return decompress(method, from, to); });
+    const bool good =
+        co_await loop().offload([method, from, to] { return decompress(method, from, to); });
     if (!good) {
-        co_return metadata_->corrupt(fmt::format("the compressed cluster at {:#x} (for {:#x}) is broken", m.host, offset));
+        co_return metadata_->corrupt(
+            fmt::format("the compressed cluster at {:#x} (for {:#x}) is broken", m.host, offset));
     }
     if (direct) {
         co_return ok();
@@ -68,17 +72,28 @@ Task<> Qcow2Node::read_subclusters(std::uint64_t offset, Buffers into, Mapping m
     const std::uint64_t bytes = cluster() / kSubclusters;
     while (!into.empty()) {
         const std::uint64_t within = offset % cluster();
-        const auto kind_of = [&](std::uint64_t bit) { return (m.allocated >> bit & 1) != 0 ? 0 : (m.zero >> bit & 1) != 0 ? 1 : 2; };
+        const auto kind_of = [&](std::uint64_t bit) {
+            return (m.allocated >> bit & 1) != 0 ? 0 : (m.zero >> bit & 1) != 0 ? 1 : 2;
+        };
         const std::uint64_t first = within / bytes;
         std::uint64_t end = first + 1;
-        while (end < kSubclusters && end * bytes < within + into.size() && kind_of(end) == kind_of(first)) {
+        while (end < kSubclusters && end * bytes < within + into.size() &&
+               kind_of(end) == kind_of(first)) {
             ++end;
         }
         const std::size_t part = std::min<std::uint64_t>(into.size(), end * bytes - within);
         switch (kind_of(first)) {
-            case 0: STRATA_CO_TRY_VOID(co_await read_data(m.host + within, offset, into.slice(0, part))); break;
-            case 1: into.slice(0, part).fill(std::byte{0}); break;
-            default: STRATA_CO_TRY_VOID(co_await read_or_zero(backing_.get(), offset, into.slice(0, part))); break;
+            case 0:
+                STRATA_CO_TRY_VOID(
+                    co_await read_data(m.host + within, offset, into.slice(0, part)));
+                break;
+            case 1:
+                into.slice(0, part).fill(std::byte{0});
+                break;
+            default:
+                STRATA_CO_TRY_VOID(
+                    co_await read_or_zero(backing_.get(), offset, into.slice(0, part)));
+                break;
         }
         into = into.from(part);
         offset += part;
@@ -88,10 +103,15 @@ Task<> Qcow2Node::read_subclusters(std::uint64_t offset, Buffers into, Mapping m
 
 Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
     switch (m.kind) {
-        case Mapping::Kind::Unallocated: co_return co_await read_or_zero(backing_.get(), offset, into);
-        case Mapping::Kind::Zero: into.fill(std::byte{0}); co_return ok();
-        case Mapping::Kind::Compressed: co_return co_await read_compressed(offset, into, m);
-        case Mapping::Kind::Normal: break;
+        case Mapping::Kind::Unallocated:
+            co_return co_await read_or_zero(backing_.get(), offset, into);
+        case Mapping::Kind::Zero:
+            into.fill(std::byte{0});
+            co_return ok();
+        case Mapping::Kind::Compressed:
+            co_return co_await read_compressed(offset, into, m);
+        case Mapping::Kind::Normal:
+            break;
     }
     if (!plain(m)) {
         co_return co_await read_subclusters(offset, into, m);
@@ -115,7 +135,8 @@ Task<> Qcow2Node::read_inside(std::uint64_t offset, Buffers into) {
             auto next = co_await look_up(offset + part);
             const bool joins = next.ok() && next->kind == first->kind &&
                                (first->kind != Mapping::Kind::Normal ||
-                                (plain(*first) && plain(*next) && next->host == first->host + offset % cluster() + part));
+                                (plain(*first) && plain(*next) &&
+                                 next->host == first->host + offset % cluster() + part));
             if (!joins) {
                 break;
             }
@@ -149,20 +170,24 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
         const std::uint64_t at = offset + done;
         std::uint64_t part = std::min(length - done, unit - at % unit);
         STRATA_CO_TRY(const Mapping m, co_await look_up(at));
-        if (const std::uint64_t run = metadata_->run_now(at, (length - done + cluster() - 1) / cluster()); run > 1) {
+        if (const std::uint64_t run =
+                metadata_->run_now(at, (length - done + cluster() - 1) / cluster());
+            run > 1) {
             part = std::min(length - done, run * cluster() - at % cluster());
         }
         Extent here{.kind = Extent::Kind::Data, .owner = this};
         const unsigned bit = header().extended() ? static_cast<unsigned>(at % cluster() / unit) : 0;
         const bool split = header().extended() && m.kind == Mapping::Kind::Normal;
-        if (m.kind == Mapping::Kind::Unallocated || (split && ((m.allocated | m.zero) >> bit & 1) == 0)) {
+        if (m.kind == Mapping::Kind::Unallocated ||
+            (split && ((m.allocated | m.zero) >> bit & 1) == 0)) {
             here.kind = Extent::Kind::Unallocated;
         } else if (m.kind == Mapping::Kind::Zero || (split && (m.zero >> bit & 1) != 0)) {
             here.kind = Extent::Kind::Zero;
         } else if (m.kind == Mapping::Kind::Compressed) {
             here.compressed = true;
         }
-        if (header().encryption == 0 && m.kind != Mapping::Kind::Compressed && here.kind != Extent::Kind::Unallocated &&
+        if (header().encryption == 0 && m.kind != Mapping::Kind::Compressed &&
+            here.kind != Extent::Kind::Unallocated &&
             (m.host != 0 || (data_ != file_ && m.kind == Mapping::Kind::Normal))) {
             here.has_offset = true;
             here.offset = m.host + at % cluster();
@@ -170,7 +195,8 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
         }
         if (done == 0) {
             extent = here;
-        } else if (extent.kind != here.kind || extent.compressed != here.compressed || extent.has_offset != here.has_offset ||
+        } else if (extent.kind != here.kind || extent.compressed != here.compressed ||
+                   extent.has_offset != here.has_offset ||
                    (here.has_offset && here.offset != extent.offset + done)) {
             break;
         }

@@ -21,7 +21,8 @@ inline std::uint64_t get_refcount(const std::byte* at, unsigned order, std::uint
 inline void put_refcount(std::byte* at, unsigned order, std::uint64_t bit, std::uint64_t value) {
     if (order < 3) {
         const unsigned mask = ((1U << (1U << order)) - 1) << bit;
-        *at = static_cast<std::byte>((static_cast<unsigned>(*at) & ~mask) | (static_cast<unsigned>(value) << bit & mask));
+        *at = static_cast<std::byte>((static_cast<unsigned>(*at) & ~mask) |
+                                     (static_cast<unsigned>(value) << bit & mask));
         return;
     }
     for (unsigned i = 1U << (order - 3); i-- != 0; value >>= 8) {

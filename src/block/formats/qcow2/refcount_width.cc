@@ -1,7 +1,8 @@
 // Metadata: refcounts of another width.
 //
-// All of them are written anew behind the end of the file; then one sector of the header changes table and width together. The old
-// structure is counted as free in the new one, so a crash before leaves a file that is longer, and one after leaves nothing at all.
+// All of them are written anew behind the end of the file; then one sector of the header changes
+// table and width together. The old structure is counted as free in the new one, so a crash before
+// leaves a file that is longer, and one after leaves nothing at all.
 #include <algorithm>
 #include <cerrno>
 #include <set>
@@ -20,7 +21,8 @@ constexpr std::uint64_t kOrderField = 96, kSector = 512;
 }  // namespace
 
 /// The counts of one refcount block; those of the old structure itself are 0.
-Task<std::vector<std::uint64_t>> Metadata::counts_of(std::uint64_t block, const std::set<std::uint64_t>& own) {
+Task<std::vector<std::uint64_t>> Metadata::counts_of(std::uint64_t block,
+                                                     const std::set<std::uint64_t>& own) {
     const std::uint64_t per_block = header_.refcounts_per_block();
     std::vector<std::uint64_t> counts(per_block);
     for (std::uint64_t i = 0; i < per_block; ++i) {
@@ -60,8 +62,9 @@ Task<Metadata::WidthPlan> Metadata::plan_width(unsigned order, const std::set<st
             const std::uint64_t index = block * per_old + i;
             if (counts[i] > most) {
                 co_return Error{ErrorKind::InvalidArgument,
-                                fmt::format("Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a refcount of {}", 1U << order,
-                                            index * header_.cluster(), counts[i]),
+                                fmt::format("Cannot decrease refcount entry width to {} bits: "
+                                            "Cluster at offset {:#x} has a refcount of {}",
+                                            1U << order, index * header_.cluster(), counts[i]),
                                 EINVAL};
             }
             if (counts[i] != 0) {
@@ -73,37 +76,48 @@ Task<Metadata::WidthPlan> Metadata::plan_width(unsigned order, const std::set<st
     plan.table_clusters = 1;
     for (std::uint64_t before = 0; before != plan.total();) {
         before = plan.total();
-        for (std::uint64_t block = plan.first / plan.per_block; block <= (plan.first + before - 1) / plan.per_block; ++block) {
+        for (std::uint64_t block = plan.first / plan.per_block;
+             block <= (plan.first + before - 1) / plan.per_block; ++block) {
             plan.blocks.insert(block);
         }
-        plan.table_clusters = ((*plan.blocks.rbegin() + 1) * 8 + header_.cluster() - 1) / header_.cluster();
+        plan.table_clusters =
+            ((*plan.blocks.rbegin() + 1) * 8 + header_.cluster() - 1) / header_.cluster();
     }
     if (plan.table_clusters * header_.cluster() > kMaxRefcountTableBytes) {
-        co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}': its file is too long for refcounts of {} bits", file_.name(), 1U << order), EFBIG};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("qcow2 image '{}': its file is too long for refcounts of {} bits",
+                        file_.name(), 1U << order),
+            EFBIG};
     }
     co_return plan;
 }
 
 /// Writes one new block: the old counts in its range, and the new structure's own.
-Task<> Metadata::write_wider_block(const WidthPlan& plan, unsigned order, std::uint64_t block, std::uint64_t host, const std::set<std::uint64_t>& own) {
+Task<> Metadata::write_wider_block(const WidthPlan& plan, unsigned order, std::uint64_t block,
+                                   std::uint64_t host, const std::set<std::uint64_t>& own) {
     std::vector<std::byte> content(header_.cluster());
-    const std::uint64_t start = block * plan.per_block, end = start + plan.per_block, per_old = header_.refcounts_per_block();
+    const std::uint64_t start = block * plan.per_block, end = start + plan.per_block,
+                        per_old = header_.refcounts_per_block();
     const auto put = [&](std::uint64_t index, std::uint64_t count) {
         const std::uint64_t bits = (index - start) << order;
         put_refcount(content.data() + bits / 8, order, bits % 8, count);
     };
-    for (std::uint64_t old = start / per_old; old <= (end - 1) / per_old && old < table_.size(); ++old) {
+    for (std::uint64_t old = start / per_old; old <= (end - 1) / per_old && old < table_.size();
+         ++old) {
         if ((table_[old] & kOffsetMask) == 0) {
             continue;
         }
-        for (std::uint64_t index = std::max(start, old * per_old); index < std::min(end, (old + 1) * per_old); ++index) {
+        for (std::uint64_t index = std::max(start, old * per_old);
+             index < std::min(end, (old + 1) * per_old); ++index) {
             STRATA_CO_TRY(const std::uint64_t count, co_await refcount(index));
             if (count != 0 && !own.contains(index)) {
                 put(index, count);
             }
         }
     }
-    for (std::uint64_t index = std::max(start, plan.first); index < std::min(end, plan.first + plan.total()); ++index) {
+    for (std::uint64_t index = std::max(start, plan.first);
+         index < std::min(end, plan.first + plan.total()); ++index) {
         put(index, 1);
     }
     co_return co_await file_.write(host, Buffers::of(content));

@@ -58,7 +58,8 @@ Task<> Metadata::set_refcount(std::uint64_t index, std::uint64_t value) {
     co_return ok();
 }
 
-// A new block lies in the range that it counts itself where that is free, else at the end of the file.
+// A new block lies in the range that it counts itself where that is free, else at the end of the
+// file.
 Task<> Metadata::ensure_block(std::uint64_t block) {
     if (block >= table_.size()) {
         STRATA_CO_TRY_VOID(co_await grow_table(block + 1));
@@ -89,10 +90,15 @@ Task<> Metadata::write_whole_table(std::uint64_t offset) {
 // The larger table is complete and durable before the header names it.
 Task<> Metadata::grow_table(std::uint64_t entries) {
     const std::uint64_t per_cluster = header_.cluster() / 8;
-    const std::uint64_t clusters = (std::max<std::uint64_t>(entries, table_.size() * 2) + per_cluster - 1) / per_cluster;
+    const std::uint64_t clusters =
+        (std::max<std::uint64_t>(entries, table_.size() * 2) + per_cluster - 1) / per_cluster;
     if (clusters * header_.cluster() > kMaxRefcountTableBytes) {
-        co_return Error{ErrorKind::Failed,
-                        fmt::format("qcow2 image '{}' cannot grow further: its refcount table would be too large", file_.name()), ENOSPC};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format(
+                "qcow2 image '{}' cannot grow further: its refcount table would be too large",
+                file_.name()),
+            ENOSPC};
     }
     table_.resize(clusters * per_cluster);
     const std::uint64_t start = end_ / header_.cluster();
@@ -108,7 +114,8 @@ Task<> Metadata::grow_table(std::uint64_t entries) {
         Be64 offset;
         Be32 clusters;
     } const fields{start * header_.cluster(), static_cast<std::uint32_t>(clusters)};
-    STRATA_CO_TRY_VOID(co_await write_header_field(kRefcountTableField, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(
+        co_await write_header_field(kRefcountTableField, std::as_bytes(std::span(&fields, 1))));
     STRATA_CO_TRY_VOID(co_await file_.flush());
     release(header_.refcount_table_offset, header_.refcount_table_clusters);
     header_.refcount_table_offset = fields.offset;
@@ -125,7 +132,8 @@ Task<bool> Metadata::is_free(std::uint64_t index) {
     co_return count == 0;
 }
 
-/// The slice with the refcount of `index`, if it is in memory and refcounts are whole bytes; its place in the file.
+/// The slice with the refcount of `index`, if it is in memory and refcounts are whole bytes; its
+/// place in the file.
 std::byte* Metadata::counts_now(std::uint64_t index, std::uint64_t& place) {
     const std::uint64_t block = index / header_.refcounts_per_block();
     const std::uint64_t host = block < table_.size() ? table_[block] & kOffsetMask : 0;
@@ -134,7 +142,8 @@ std::byte* Metadata::counts_now(std::uint64_t index, std::uint64_t& place) {
     return host == 0 || header_.refcount_order < 3 ? nullptr : refcounts_.find(place);
 }
 
-// Free clusters from `index` on whose refcounts lie in one slice that is in memory: their refcount is 1 now.
+// Free clusters from `index` on whose refcounts lie in one slice that is in memory: their refcount
+// is 1 now.
 std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
     std::uint64_t place = 0, count = 0;
     std::byte* slice = counts_now(index, place);
@@ -142,8 +151,10 @@ std::uint64_t Metadata::take_free(std::uint64_t index, std::uint64_t most) {
         return 0;
     }
     const std::uint64_t width = 1U << (header_.refcount_order - 3);
-    for (std::uint64_t at = index * width % refcounts_.bytes(); count < most && at < refcounts_.bytes(); at += width, ++count) {
-        if (get_refcount(slice + at, header_.refcount_order, 0) != 0 || forbidden((index + count) * header_.cluster())) {
+    for (std::uint64_t at = index * width % refcounts_.bytes();
+         count < most && at < refcounts_.bytes(); at += width, ++count) {
+        if (get_refcount(slice + at, header_.refcount_order, 0) != 0 ||
+            forbidden((index + count) * header_.cluster())) {
             break;
         }
         put_refcount(slice + at, header_.refcount_order, 0, 1);
@@ -163,7 +174,8 @@ std::uint64_t Metadata::skip_used(std::uint64_t index) {
         return 0;
     }
     const std::uint64_t width = 1U << (header_.refcount_order - 3);
-    for (std::uint64_t at = index * width % refcounts_.bytes(); index + count < limit && at < refcounts_.bytes(); at += width, ++count) {
+    for (std::uint64_t at = index * width % refcounts_.bytes();
+         index + count < limit && at < refcounts_.bytes(); at += width, ++count) {
         if (get_refcount(slice + at, header_.refcount_order, 0) == 0) {
             break;
         }
@@ -175,12 +187,17 @@ Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
     for (std::uint64_t beyond = 0;; ++cursor_) {
         cursor_ += skip_used(cursor_);
         const std::uint64_t host = cursor_ * header_.cluster();
-        // A crash leaves some counted clusters past the end of the file; a table full of them is no image's.
+        // A crash leaves some counted clusters past the end of the file; a table full of them is no
+        // image's.
         if (host >= end_ && ++beyond > kMaxBeyond) {
-            co_return corrupt(fmt::format("refcounts stand for clusters past the end of the file, at {:#x} and before", host));
+            co_return corrupt(fmt::format(
+                "refcounts stand for clusters past the end of the file, at {:#x} and before",
+                host));
         }
         if (host + wanted * header_.cluster() >= kMaxHostOffset) {
-            co_return Error{ErrorKind::Failed, fmt::format("qcow2 image '{}' cannot grow further", file_.name()), ENOSPC};
+            co_return Error{ErrorKind::Failed,
+                            fmt::format("qcow2 image '{}' cannot grow further", file_.name()),
+                            ENOSPC};
         }
         STRATA_CO_TRY(const bool free, co_await is_free(cursor_));
         if (!free) {
@@ -201,7 +218,8 @@ Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
             if (got.clusters != 0) {
                 const bool zeroed = zero_end_ && index * header_.cluster() >= end_;
                 STRATA_CO_TRY(const bool next, co_await is_free(index));
-                if (!next || zeroed != got.zeroed || index / header_.refcounts_per_block() != block) {
+                if (!next || zeroed != got.zeroed ||
+                    index / header_.refcounts_per_block() != block) {
                     break;
                 }
             }
@@ -209,7 +227,8 @@ Task<Allocation> Metadata::allocate_locked(std::uint64_t wanted) {
             ++got.clusters;
             ++cursor_;
             if (got.zeroed && wanted - got.clusters > 1) {
-                // The slice of refcounts is here: the rest of it, as far as it is free, without further ado.
+                // The slice of refcounts is here: the rest of it, as far as it is free, without
+                // further ado.
                 const std::uint64_t more = take_free(cursor_, wanted - got.clusters);
                 got.clusters += more;
                 cursor_ += more;
@@ -241,13 +260,14 @@ Task<std::uint64_t> Metadata::allocate_table(std::uint64_t clusters) {
     const std::uint64_t first = end_ / header_.cluster();
     end_ += clusters * header_.cluster();
     const std::uint64_t last_block = (first + clusters - 1) / header_.refcounts_per_block();
-    for (std::uint64_t block = first / header_.refcounts_per_block(); block <= last_block; ++block) {
+    for (std::uint64_t block = first / header_.refcounts_per_block(); block <= last_block;
+         ++block) {
         STRATA_CO_TRY_VOID(co_await ensure_block(block));
     }
     for (std::uint64_t i = 0; i < clusters; ++i) {
         STRATA_CO_TRY_VOID(co_await set_refcount(first + i, 1));
     }
-    co_return first * header_.cluster();
+    co_return first* header_.cluster();
 }
 
 Task<std::uint64_t> Metadata::allocate_packed(std::uint64_t bytes) {
@@ -280,7 +300,8 @@ Task<std::uint64_t> Metadata::allocate_packed(std::uint64_t bytes) {
 
 Task<> Metadata::give_back(std::uint64_t host, std::uint64_t clusters) {
     const auto lock = co_await allocation_.lock();
-    for (std::uint64_t index = host / header_.cluster(); index < host / header_.cluster() + clusters; ++index) {
+    for (std::uint64_t index = host / header_.cluster();
+         index < host / header_.cluster() + clusters; ++index) {
         cursor_ = std::min(cursor_, index);
         STRATA_CO_TRY_VOID(co_await set_refcount(index, 0));
     }
@@ -291,10 +312,12 @@ Task<> Metadata::change_refcount(std::uint64_t index, int delta) {
     const auto lock = co_await allocation_.lock();
     STRATA_CO_TRY(const std::uint64_t now, co_await refcount(index));
     if ((delta < 0 && now == 0) || (delta > 0 && now == max_refcount())) {
-        co_return Error{ErrorKind::Failed,
-                        fmt::format("qcow2 image '{}': the refcount of the cluster at {:#x} cannot become {}", file_.name(),
-                                    index * header_.cluster(), delta < 0 ? "negative" : "larger; make it wider with refcount_bits"),
-                        delta < 0 ? EIO : EINVAL};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("qcow2 image '{}': the refcount of the cluster at {:#x} cannot become {}",
+                        file_.name(), index * header_.cluster(),
+                        delta < 0 ? "negative" : "larger; make it wider with refcount_bits"),
+            delta < 0 ? EIO : EINVAL};
     }
     co_return co_await set_refcount(index, delta < 0 ? now - 1 : now + 1);
 }
@@ -306,7 +329,8 @@ Task<> Metadata::punch(const std::vector<std::uint64_t>& freed) {
         while (at + count < freed.size() && freed[at + count] == freed[at] + count) {
             ++count;
         }
-        STRATA_CO_TRY_VOID(co_await file_.discard(freed[at] * header_.cluster(), count * header_.cluster()));
+        STRATA_CO_TRY_VOID(
+            co_await file_.discard(freed[at] * header_.cluster(), count * header_.cluster()));
     }
     co_return ok();
 }
@@ -329,7 +353,8 @@ Task<> Metadata::free_retired() {
             const std::uint64_t index = host / header_.cluster();
             STRATA_CO_TRY(const std::uint64_t now, co_await refcount(index));
             if (now == 0) {
-                co_return corrupt(fmt::format("the cluster at {:#x} was in use and counted as free", host));
+                co_return corrupt(
+                    fmt::format("the cluster at {:#x} was in use and counted as free", host));
             }
             if (now > 1) {
                 STRATA_CO_TRY_VOID(co_await set_refcount(index, now - 1));

@@ -18,7 +18,8 @@ constexpr std::uint64_t kRun = 1U << 20;  ///< clusters at a time
 
 Task<> Qcow2Node::write_size_field(std::uint64_t size) {
     const Be64 wire = size;
-    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kSizeField, std::as_bytes(std::span(&wire, 1))));
+    STRATA_CO_TRY_VOID(
+        co_await metadata_->write_header_field(kSizeField, std::as_bytes(std::span(&wire, 1))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
     metadata_->header().size = size;
     size_ = size;
@@ -30,14 +31,17 @@ Task<> Qcow2Node::write_l1_field() {
         Be32 entries;
         Be64 offset;
     } const fields{metadata_->header().l1_entries, metadata_->header().l1_offset};
-    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kL1Field, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(
+        co_await metadata_->write_header_field(kL1Field, std::as_bytes(std::span(&fields, 1))));
     co_return co_await file_->flush();
 }
 
 // The larger table is complete and durable before the header names it.
 Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
     if (entries * 8 > kMaxL1Bytes) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}': its clusters are too small for a disk of that size", name()), EFBIG};
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("'{}': its clusters are too small for a disk of that size", name()), EFBIG};
     }
     STRATA_CO_TRY_VOID(co_await metadata_->write_back());
     const std::uint64_t clusters = (entries * 8 + cluster() - 1) / cluster();
@@ -49,7 +53,8 @@ Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
     STRATA_CO_TRY_VOID(co_await file_->write(place, Buffers::of(std::as_bytes(std::span(wire)))));
     STRATA_CO_TRY_VOID(co_await metadata_->write_back());
     Header& h = metadata_->header();
-    const std::uint64_t old = h.l1_offset, old_clusters = (h.l1_entries * 8ULL + cluster() - 1) / cluster();
+    const std::uint64_t old = h.l1_offset,
+                        old_clusters = (h.l1_entries * 8ULL + cluster() - 1) / cluster();
     h.l1_offset = place;
     h.l1_entries = static_cast<std::uint32_t>(entries);
     STRATA_CO_TRY_VOID(co_await write_l1_field());
@@ -60,10 +65,14 @@ Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
 /// A cluster given in advance.
 Entry Qcow2Node::entry_of_zeros(std::uint64_t host) const {
     const bool flags = header().encryption != 0;
-    return {host | kCopied | (flags && !header().extended() ? kZeroFlag : 0), !header().extended() ? 0 : flags ? 0xFFFFFFFFULL << 32 : 0xFFFFFFFFULL};
+    return {host | kCopied | (flags && !header().extended() ? kZeroFlag : 0),
+            !header().extended() ? 0
+            : flags              ? 0xFFFFFFFFULL << 32
+                                 : 0xFFFFFFFFULL};
 }
 
-// The clusters' content is what the file has there: zeros, as they come from its end, or zeroed here. An encrypted disk's say so themselves.
+// The clusters' content is what the file has there: zeros, as they come from its end, or zeroed
+// here. An encrypted disk's say so themselves.
 Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Preallocation mode) {
     while (offset < end) {
         STRATA_CO_TRY_VOID(co_await relieve());
@@ -80,11 +89,13 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
         }
         const std::uint64_t length = place.clusters * cluster();
         if (data_->size() < place.host + length) {
-            STRATA_CO_TRY_VOID(co_await data_->resize(place.host + length, mode == Preallocation::Metadata ? Preallocation::Off : mode));
+            STRATA_CO_TRY_VOID(co_await data_->resize(
+                place.host + length, mode == Preallocation::Metadata ? Preallocation::Off : mode));
         } else if (!place.zeroed) {
             STRATA_CO_TRY_VOID(co_await data_->write_zeroes(place.host, length, {}));
         }
-        const std::uint64_t wanted = std::min(place.clusters, (end - start + cluster() - 1) / cluster());
+        const std::uint64_t wanted =
+            std::min(place.clusters, (end - start + cluster() - 1) / cluster());
         std::uint64_t done = 0;
         while (done < wanted) {
             STRATA_CO_TRY(const Mapping old, co_await look_up(start + done * cluster()));
@@ -92,11 +103,15 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
                 break;
             }
             const std::uint64_t run = metadata_->run_now(start + done * cluster(), wanted - done);
-            STRATA_CO_TRY(const std::uint64_t set, co_await metadata_->set_run(start + done * cluster(), entry_of_zeros(place.host + done * cluster()), run));
+            STRATA_CO_TRY(
+                const std::uint64_t set,
+                co_await metadata_->set_run(start + done * cluster(),
+                                            entry_of_zeros(place.host + done * cluster()), run));
             done += set;
         }
         if (done < place.clusters && data_ == file_) {
-            STRATA_CO_TRY_VOID(co_await metadata_->give_back(place.host + done * cluster(), place.clusters - done));
+            STRATA_CO_TRY_VOID(co_await metadata_->give_back(place.host + done * cluster(),
+                                                             place.clusters - done));
         }
         offset = start + done * cluster();
     }
@@ -107,11 +122,15 @@ Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     size = (size + kSectorSize - 1) / kSectorSize * kSectorSize;
     if (size > (1ULL << 62)) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("a size of {} bytes is too large", size), EFBIG};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("a size of {} bytes is too large", size), EFBIG};
     }
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (header().snapshots != 0 && header().version < 3) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()), ENOTSUP};
+        co_return Error{
+            ErrorKind::NotSupported,
+            fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()),
+            ENOTSUP};
     }
     if (bitmaps_.empty() || size == size_) {
         co_return co_await resize_inside(size, preallocation);
@@ -150,7 +169,8 @@ Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation)
     if (data_ != file_ && data_->size() < size) {
         STRATA_CO_TRY_VOID(co_await data_->resize(size, Preallocation::Off));
     }
-    // What lay past the end does not show now: neither the last cluster's rest nor a longer layer below.
+    // What lay past the end does not show now: neither the last cluster's rest nor a longer layer
+    // below.
     size_ = size;
     metadata_->header().size = size;
     Result<> done = ok();
@@ -160,7 +180,8 @@ Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation)
     const std::uint64_t below = backing_ != nullptr ? backing_->size() : 0;
     const std::uint64_t first = (old + cluster() - 1) / cluster() * cluster();
     if (done.ok() && below > first && first < size) {
-        done = co_await zero_inside(first, std::min(size, (below + cluster() - 1) / cluster() * cluster()) - first, {});
+        done = co_await zero_inside(
+            first, std::min(size, (below + cluster() - 1) / cluster() * cluster()) - first, {});
     }
     if (done.ok() && preallocation != Preallocation::Off) {
         done = co_await preallocate(first, size, preallocation);

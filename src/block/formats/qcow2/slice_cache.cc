@@ -26,7 +26,8 @@ void SliceCache::make_room() {
 
 SliceCache::Place SliceCache::insert(std::uint64_t host) {
     make_room();
-    slices_.push_front(Slice{.host = host, .dirty = false, .writing = 0, .content = std::vector<std::byte>(bytes_)});
+    slices_.push_front(Slice{
+        .host = host, .dirty = false, .writing = 0, .content = std::vector<std::byte>(bytes_)});
     places_[host] = slices_.begin();
     return slices_.begin();
 }
@@ -36,7 +37,9 @@ void SliceCache::taint(Slice& slice) {
     slice.dirty = true;
 }
 
-void SliceCache::taint(std::uint64_t host) { taint(*places_.at(host)); }
+void SliceCache::taint(std::uint64_t host) {
+    taint(*places_.at(host));
+}
 
 std::byte* SliceCache::find(std::uint64_t host) {
     const auto found = places_.find(host);
@@ -108,7 +111,8 @@ SliceCache::Batch SliceCache::take_dirty() {
         }
     }
     dirty_ = 0;
-    std::sort(batch.pieces.begin(), batch.pieces.end(), [](const auto& a, const auto& b) { return a.host < b.host; });
+    std::sort(batch.pieces.begin(), batch.pieces.end(),
+              [](const auto& a, const auto& b) { return a.host < b.host; });
     return batch;
 }
 
@@ -126,7 +130,8 @@ Task<> SliceCache::write_run(const Batch& batch, std::size_t first, std::size_t 
         // SAFETY: a write never stores through the view.
         vectors.push_back({const_cast<std::byte*>(batch.pieces[i].content.data()), bytes_});
     }
-    Result<> written = co_await file_.write(batch.pieces[first].host, Buffers(std::span<const iovec>(vectors)));
+    Result<> written =
+        co_await file_.write(batch.pieces[first].host, Buffers(std::span<const iovec>(vectors)));
     for (std::size_t i = first; i < first + count; ++i) {
         Slice& slice = *places_.at(batch.pieces[i].host);
         --slice.writing;

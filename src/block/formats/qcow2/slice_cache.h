@@ -1,7 +1,8 @@
-// SliceCache: L2 tables or refcount blocks in memory, in slices of 4 KiB, written back when told to.
+// SliceCache: L2 tables or refcount blocks in memory, in slices of 4 KiB, written back when told
+// to.
 //
-// Dirty slices, and those being written, stay; the order between tables is the owner's. A pointer to a slice's bytes is good until
-// the next await or call that may insert.
+// Dirty slices, and those being written, stay; the order between tables is the owner's. A pointer
+// to a slice's bytes is good until the next await or call that may insert.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,11 @@ class SliceCache {
   public:
     /// Slices of `bytes` each; about `capacity` of them are kept.
     SliceCache(Node& file, std::size_t bytes, std::size_t capacity)
-        : file_(file), bytes_(bytes), capacity_(capacity), loaded_(file.loop()), order_(file.loop()) {}
+        : file_(file),
+          bytes_(bytes),
+          capacity_(capacity),
+          loaded_(file.loop()),
+          order_(file.loop()) {}
 
     /// The bytes of the slice at `host` in the file, if it is here; null if not.
     std::byte* find(std::uint64_t host);

@@ -32,7 +32,9 @@ struct Extra {
 constexpr std::uint64_t kNoIcount = ~0ULL;
 
 Error bad(const Node& file, std::string_view what) {
-    return {ErrorKind::Failed, fmt::format("qcow2 image '{}' is corrupt: its snapshot table {}", file.name(), what), EINVAL};
+    return {ErrorKind::Failed,
+            fmt::format("qcow2 image '{}' is corrupt: its snapshot table {}", file.name(), what),
+            EINVAL};
 }
 
 std::string text_of(std::span<const std::byte> bytes) {
@@ -55,12 +57,17 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header) {
     std::uint64_t at = header.snapshots_offset;
     for (std::uint32_t i = 0; i < header.snapshots; ++i) {
         Wire wire{};
-        STRATA_CO_TRY_VOID(co_await file.read(at, Buffers(std::as_writable_bytes(std::span(&wire, 1)))));
+        STRATA_CO_TRY_VOID(
+            co_await file.read(at, Buffers(std::as_writable_bytes(std::span(&wire, 1)))));
         if (wire.extra_size > kMaxExtra) {
-            co_return bad(file, fmt::format("has {} bytes of extra data in one entry", wire.extra_size.value()));
+            co_return bad(file, fmt::format("has {} bytes of extra data in one entry",
+                                            wire.extra_size.value()));
         }
-        if (wire.l1_entries * 8ULL > kMaxL1Bytes || wire.l1_offset % header.cluster() != 0 || wire.l1_offset >= kMaxHostOffset) {
-            co_return bad(file, fmt::format("names an L1 table of {} entries at {}, where none can be", wire.l1_entries.value(), wire.l1_offset.value()));
+        if (wire.l1_entries * 8ULL > kMaxL1Bytes || wire.l1_offset % header.cluster() != 0 ||
+            wire.l1_offset >= kMaxHostOffset) {
+            co_return bad(file,
+                          fmt::format("names an L1 table of {} entries at {}, where none can be",
+                                      wire.l1_entries.value(), wire.l1_offset.value()));
         }
         std::vector<std::byte> rest(std::size_t{wire.extra_size} + wire.id_size + wire.name_size);
         STRATA_CO_TRY_VOID(co_await file.read(at + sizeof wire, Buffers(std::span(rest))));
@@ -71,11 +78,13 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header) {
         snapshot.l1_offset = wire.l1_offset;
         snapshot.l1_entries = wire.l1_entries;
         snapshot.info.id = text_of(std::span(rest).subspan(wire.extra_size, wire.id_size));
-        snapshot.info.name = text_of(std::span(rest).subspan(std::size_t{wire.extra_size} + wire.id_size, wire.name_size));
+        snapshot.info.name = text_of(
+            std::span(rest).subspan(std::size_t{wire.extra_size} + wire.id_size, wire.name_size));
         snapshot.info.date_seconds = wire.date_seconds;
         snapshot.info.date_nanoseconds = wire.date_nanoseconds;
         snapshot.info.vm_clock_nanoseconds = wire.vm_clock;
-        snapshot.info.vm_state_size = known >= 8 ? extra.vm_state_size.value() : wire.vm_state_size.value();
+        snapshot.info.vm_state_size =
+            known >= 8 ? extra.vm_state_size.value() : wire.vm_state_size.value();
         snapshot.info.disk_size = known >= 16 ? extra.disk_size.value() : header.size;
         if (known >= 24 && extra.icount != kNoIcount) {
             snapshot.info.icount = extra.icount;
@@ -83,7 +92,8 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header) {
         if (snapshot.info.disk_size > (1ULL << 62)) {
             co_return bad(file, "has a disk size that is too large");
         }
-        snapshot.more.assign(rest.begin() + static_cast<std::ptrdiff_t>(known), rest.begin() + static_cast<std::ptrdiff_t>(wire.extra_size));
+        snapshot.more.assign(rest.begin() + static_cast<std::ptrdiff_t>(known),
+                             rest.begin() + static_cast<std::ptrdiff_t>(wire.extra_size));
         table.snapshots.push_back(std::move(snapshot));
         at += (sizeof wire + rest.size() + 7) / 8 * 8;
         if (at - header.snapshots_offset > kMaxTable) {
@@ -105,9 +115,12 @@ std::vector<std::byte> serialise_snapshots(const std::vector<Snapshot>& snapshot
         wire.date_seconds = each.info.date_seconds;
         wire.date_nanoseconds = each.info.date_nanoseconds;
         wire.vm_clock = each.info.vm_clock_nanoseconds;
-        wire.vm_state_size = each.info.vm_state_size > 0xFFFFFFFFU ? 0U : static_cast<std::uint32_t>(each.info.vm_state_size);
+        wire.vm_state_size = each.info.vm_state_size > 0xFFFFFFFFU
+                                 ? 0U
+                                 : static_cast<std::uint32_t>(each.info.vm_state_size);
         wire.extra_size = static_cast<std::uint32_t>(sizeof(Extra) + each.more.size());
-        const Extra extra{each.info.vm_state_size, each.info.disk_size, each.info.icount.value_or(kNoIcount)};
+        const Extra extra{each.info.vm_state_size, each.info.disk_size,
+                          each.info.icount.value_or(kNoIcount)};
         append(out, &wire, sizeof wire);
         append(out, &extra, sizeof extra);
         append(out, each.more.data(), each.more.size());

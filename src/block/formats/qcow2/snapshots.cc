@@ -1,8 +1,9 @@
 // Qcow2Node: checks and internal snapshots.
 //
-// The image is at rest meanwhile. A table that is to be referred to is complete, and everything it refers to counted, before the header names it;
-// what the header names no more is uncounted afterwards. So a crash between leaves leaks, and one while counts and COPIED bits
-// change leaves the dirty bit (checker.h).
+// The image is at rest meanwhile. A table that is to be referred to is complete, and everything it
+// refers to counted, before the header names it; what the header names no more is uncounted
+// afterwards. So a crash between leaves leaks, and one while counts and COPIED bits change leaves
+// the dirty bit (checker.h).
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
@@ -20,8 +21,12 @@ namespace {
 constexpr std::uint64_t kSizeToL1 = 24;  ///< size, encryption, L1 entries, L1 offset
 
 std::vector<Snapshot>::iterator find(std::vector<Snapshot>& all, std::string_view which) {
-    const auto by_id = std::find_if(all.begin(), all.end(), [&](const Snapshot& each) { return each.info.id == which; });
-    return by_id != all.end() ? by_id : std::find_if(all.begin(), all.end(), [&](const Snapshot& each) { return each.info.name == which; });
+    const auto by_id = std::find_if(all.begin(), all.end(),
+                                    [&](const Snapshot& each) { return each.info.id == which; });
+    return by_id != all.end() ? by_id
+                              : std::find_if(all.begin(), all.end(), [&](const Snapshot& each) {
+                                    return each.info.name == which;
+                                });
 }
 
 Error unknown(std::string_view image, std::string_view which) {
@@ -32,7 +37,8 @@ std::string new_id(const std::vector<Snapshot>& all) {
     std::uint64_t highest = 0;
     for (const Snapshot& each : all) {
         std::uint64_t value = 0;
-        (void)std::from_chars(each.info.id.data(), each.info.id.data() + each.info.id.size(), value);  // no number counts as 0
+        (void)std::from_chars(each.info.id.data(), each.info.id.data() + each.info.id.size(),
+                              value);  // no number counts as 0
         highest = std::max(highest, value);
     }
     return std::to_string(highest + 1);
@@ -51,7 +57,8 @@ Task<CheckReport> Qcow2Node::check(Repair repair) {
     co_return co_await checker.run(repair, std::move(none));
 }
 
-/// Makes refcounts and COPIED bits what they should be, with L1 tables (offset, entries) that the header does not name yet.
+/// Makes refcounts and COPIED bits what they should be, with L1 tables (offset, entries) that the
+/// header does not name yet.
 Task<> Qcow2Node::recount(L1Tables l1_tables) {
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     std::vector<Checker::Table> extra;
@@ -61,10 +68,11 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
     Checker checker(*metadata_, data_ != file_);
     STRATA_CO_TRY(const CheckReport report, co_await checker.run(Repair::All, std::move(extra)));
     if (!report.clean()) {
-        co_return Error{ErrorKind::Failed,
-                        fmt::format("'{}': its reference counts do not allow that: {}", name(),
-                                    report.messages.empty() ? "they are damaged" : report.messages.back()),
-                        EIO};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("'{}': its reference counts do not allow that: {}", name(),
+                        report.messages.empty() ? "they are damaged" : report.messages.back()),
+            EIO};
     }
     co_return ok();
 }
@@ -80,10 +88,12 @@ Task<std::vector<SnapshotInfo>> Qcow2Node::snapshots() {
 }
 
 Task<std::uint64_t> Qcow2Node::write_new_l1(std::vector<std::uint64_t> l1) {
-    const std::uint64_t clusters = std::max<std::uint64_t>(1, (l1.size() * 8 + cluster() - 1) / cluster());
+    const std::uint64_t clusters =
+        std::max<std::uint64_t>(1, (l1.size() * 8 + cluster() - 1) / cluster());
     STRATA_CO_TRY(const std::uint64_t place, co_await metadata_->allocate_table(clusters));
     std::vector<Be64> wire(clusters * cluster() / 8);
-    std::transform(l1.begin(), l1.end(), wire.begin(), [](std::uint64_t entry) { return Be64(entry & ~kCopied); });
+    std::transform(l1.begin(), l1.end(), wire.begin(),
+                   [](std::uint64_t entry) { return Be64(entry & ~kCopied); });
     STRATA_CO_TRY_VOID(co_await file_->write(place, Buffers::of(std::as_bytes(std::span(wire)))));
     STRATA_CO_TRY_VOID(co_await metadata_->write_back());
     co_return place;
@@ -94,7 +104,8 @@ Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
     STRATA_CO_TRY(const SnapshotTable old, co_await read_snapshots(*file_, header()));
     std::uint64_t place = 0;
     if (!bytes.empty()) {
-        STRATA_CO_TRY(place, co_await metadata_->allocate_table((bytes.size() + cluster() - 1) / cluster()));
+        STRATA_CO_TRY(
+            place, co_await metadata_->allocate_table((bytes.size() + cluster() - 1) / cluster()));
         STRATA_CO_TRY_VOID(co_await file_->write(place, Buffers::of(bytes)));
         STRATA_CO_TRY_VOID(co_await metadata_->write_back());
     }
@@ -102,7 +113,8 @@ Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
         Be32 count;
         Be64 offset;
     } const fields{static_cast<std::uint32_t>(all.size()), place};
-    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kSnapshotsField, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(
+        kSnapshotsField, std::as_bytes(std::span(&fields, 1))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
     metadata_->release(header().snapshots_offset, (old.bytes + cluster() - 1) / cluster());
     metadata_->header().snapshots = fields.count;
@@ -114,11 +126,13 @@ Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (metadata_->max_refcount() < 2 || data_ != file_) {
-        co_return lacks(data_ != file_ ? "snapshots with a data file of their own" : "snapshots with refcounts of one bit");
+        co_return lacks(data_ != file_ ? "snapshots with a data file of their own"
+                                       : "snapshots with refcounts of one bit");
     }
     STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
     if (table.snapshots.size() >= kMaxSnapshots || snapshot.name.size() > 65535) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}': too many snapshots, or too long a name", name()), EFBIG};
+        co_return Error{ErrorKind::InvalidArgument,
+                        fmt::format("'{}': too many snapshots, or too long a name", name()), EFBIG};
     }
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     const std::uint64_t entries = metadata_->l1().size();
@@ -132,10 +146,14 @@ Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
     }
     const std::uint64_t state = snapshot.vm_state_size;
     const std::string id = snapshot.id;
-    table.snapshots.push_back(Snapshot{.l1_offset = l1, .l1_entries = static_cast<std::uint32_t>(entries), .info = std::move(snapshot), .more = {}});
+    table.snapshots.push_back(Snapshot{.l1_offset = l1,
+                                       .l1_entries = static_cast<std::uint32_t>(entries),
+                                       .info = std::move(snapshot),
+                                       .more = {}});
     STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots)));
     if (state != 0) {  // it is the snapshot's now
-        STRATA_CO_TRY_VOID(co_await clear(vm_state_offset(), vm_state_offset() + state, Clearing::Drop));
+        STRATA_CO_TRY_VOID(
+            co_await clear(vm_state_offset(), vm_state_offset() + state, Clearing::Drop));
     }
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     co_return id;
@@ -145,7 +163,11 @@ Task<> Qcow2Node::apply_snapshot(std::string which) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (bitmaps_.in_effect()) {
-        co_return Error{ErrorKind::WrongState, fmt::format("'{}': Device has active dirty bitmaps, which another content would belie", name()), EBUSY};
+        co_return Error{
+            ErrorKind::WrongState,
+            fmt::format("'{}': Device has active dirty bitmaps, which another content would belie",
+                        name()),
+            EBUSY};
     }
     STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
     const auto found = find(table.snapshots, which);
@@ -160,7 +182,8 @@ Task<> Qcow2Node::apply_snapshot(std::string which) {
         co_return metadata_->corrupt("a snapshot's disk is too large for its clusters");
     }
     std::vector<Be64> wire(found->l1_entries);
-    STRATA_CO_TRY_VOID(co_await file_->read(found->l1_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(
+        co_await file_->read(found->l1_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
     std::vector<std::uint64_t> l1(wire.begin(), wire.end());
     l1.resize(entries);
     STRATA_CO_TRY(const std::uint64_t place, co_await write_new_l1(l1));
@@ -171,7 +194,8 @@ Task<> Qcow2Node::apply_snapshot(std::string which) {
         Be32 encryption, entries;
         Be64 offset;
     } const fields{wanted.size, header().encryption, static_cast<std::uint32_t>(entries), place};
-    STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(kSizeToL1, std::as_bytes(std::span(&fields, 1))));
+    STRATA_CO_TRY_VOID(
+        co_await metadata_->write_header_field(kSizeToL1, std::as_bytes(std::span(&fields, 1))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
     Header& h = metadata_->header();
     h.size = size_ = wanted.size;
@@ -212,24 +236,29 @@ Task<> Qcow2Node::load_snapshot(std::string which) {
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
     }
     std::vector<Be64> wire(found->l1_entries);
-    STRATA_CO_TRY_VOID(co_await file_->read(found->l1_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(
+        co_await file_->read(found->l1_offset, Buffers(std::as_writable_bytes(std::span(wire)))));
     traits_.read_only = closed_ = true;
     metadata_->l1().assign(wire.begin(), wire.end());
     Header wanted = header();
     wanted.size = found->info.disk_size;
-    metadata_->l1().resize(std::max<std::uint64_t>(wire.size(), std::min(wanted.l1_needed(), kMaxL1Bytes / 8)));
+    metadata_->l1().resize(
+        std::max<std::uint64_t>(wire.size(), std::min(wanted.l1_needed(), kMaxL1Bytes / 8)));
     size_ = wanted.size;
     co_return ok();
 }
 
-std::uint64_t Qcow2Node::vm_state_offset() const { return header().l1_needed() * header().l2_entries() * cluster(); }
+std::uint64_t Qcow2Node::vm_state_offset() const {
+    return header().l1_needed() * header().l2_entries() * cluster();
+}
 
 Task<> Qcow2Node::read_vm_state(std::uint64_t offset, Buffers into) {
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     const Metadata::Passage passage(*metadata_);
     const std::uint64_t covered = metadata_->l1().size() * header().l2_entries() * cluster();
     const std::uint64_t start = vm_state_offset() + offset;
-    const std::uint64_t part = start >= covered ? 0 : std::min<std::uint64_t>(into.size(), covered - start);
+    const std::uint64_t part =
+        start >= covered ? 0 : std::min<std::uint64_t>(into.size(), covered - start);
     into.from(part).fill(std::byte{0});
     co_return co_await read_inside(start, into.slice(0, part));
 }

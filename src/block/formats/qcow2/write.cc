@@ -1,4 +1,5 @@
-// Qcow2Node: writing: in place where the disk owns the cluster, else into new clusters that are complete before a table names them.
+// Qcow2Node: writing: in place where the disk owns the cluster, else into new clusters that are
+// complete before a table names them.
 #include <algorithm>
 #include <cerrno>
 
@@ -22,7 +23,8 @@ std::uint32_t bits(std::uint64_t first, std::uint64_t end) {
 }  // namespace
 
 bool Qcow2Node::claimed(std::uint64_t first, std::uint64_t end) const {
-    return std::any_of(claims_.begin(), claims_.end(), [&](const Stretch& each) { return first < each.end && each.first < end; });
+    return std::any_of(claims_.begin(), claims_.end(),
+                       [&](const Stretch& each) { return first < each.end && each.first < end; });
 }
 
 /// [within, within + length) of the cluster can be written where it lies.
@@ -53,8 +55,8 @@ Task<std::uint64_t> Qcow2Node::write_in_place(std::uint64_t offset, Buffers from
     while (part < from.size()) {
         const std::uint64_t more = std::min<std::uint64_t>(from.size() - part, cluster());
         const std::uint64_t index = (offset + part) / cluster();
-        if (claimed(index, index + 1) || !metadata_->look_up_now(offset + part, next) || !next.ok() || !in_place(*next, 0, more) ||
-            next->host != first.host + within + part) {
+        if (claimed(index, index + 1) || !metadata_->look_up_now(offset + part, next) ||
+            !next.ok() || !in_place(*next, 0, more) || next->host != first.host + within + part) {
             break;
         }
         part += more;
@@ -64,9 +66,12 @@ Task<std::uint64_t> Qcow2Node::write_in_place(std::uint64_t offset, Buffers from
     co_return part;
 }
 
-/// What a stretch of a cluster showed so far; nothing if that is zeros and the new place has them already.
-Task<AlignedBuffer> Qcow2Node::old_content(std::uint64_t offset, std::uint64_t length, Mapping m, bool zeroed) {
-    const bool zero = m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset));
+/// What a stretch of a cluster showed so far; nothing if that is zeros and the new place has them
+/// already.
+Task<AlignedBuffer> Qcow2Node::old_content(std::uint64_t offset, std::uint64_t length, Mapping m,
+                                           bool zeroed) {
+    const bool zero = m.kind == Mapping::Kind::Zero ||
+                      (m.kind == Mapping::Kind::Unallocated && nothing_below(offset));
     if (length == 0 || (zero && zeroed)) {
         co_return AlignedBuffer();
     }
@@ -79,7 +84,8 @@ Task<AlignedBuffer> Qcow2Node::old_content(std::uint64_t offset, std::uint64_t l
 }
 
 /// The table entry of a cluster at `host` of which [from, to) was written.
-Entry Qcow2Node::entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from, std::uint64_t to, bool reused) const {
+Entry Qcow2Node::entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from,
+                           std::uint64_t to, bool reused) const {
     Entry entry{host | kCopied, 0};
     if (header().extended()) {
         const std::uint64_t unit = cluster() / kSubclusters;
@@ -91,19 +97,24 @@ Entry Qcow2Node::entry_for(const Mapping& old, std::uint64_t host, std::uint64_t
 }
 
 // `data` for `offset`, and what [begin, end) of the disk round it had, into `place`.
-Task<> Qcow2Node::write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last, Allocation place, std::uint64_t begin, std::uint64_t end) {
-    const std::uint64_t host = place.host + begin % cluster(), before = offset - begin, behind = offset + data.size();
+Task<> Qcow2Node::write_between(std::uint64_t offset, Buffers data, Mapping first, Mapping last,
+                                Allocation place, std::uint64_t begin, std::uint64_t end) {
+    const std::uint64_t host = place.host + begin % cluster(), before = offset - begin,
+                        behind = offset + data.size();
     if (before + (end - behind) != 0 && end - begin <= cluster() && data.size() <= kSmallWrite) {
         // One transfer each way.
-        STRATA_CO_TRY(const AlignedBuffer whole, co_await old_content(begin, end - begin, first, place.zeroed));
+        STRATA_CO_TRY(const AlignedBuffer whole,
+                      co_await old_content(begin, end - begin, first, place.zeroed));
         if (whole.size() != 0) {
             data.copy_to(whole.bytes().subspan(before));
             co_return co_await write_data(host, begin, whole.view());
         }
         co_return co_await write_data(host + before, offset, data);
     }
-    STRATA_CO_TRY(const AlignedBuffer head, co_await old_content(begin, before, first, place.zeroed));
-    STRATA_CO_TRY(const AlignedBuffer tail, co_await old_content(behind, end - behind, last, place.zeroed));
+    STRATA_CO_TRY(const AlignedBuffer head,
+                  co_await old_content(begin, before, first, place.zeroed));
+    STRATA_CO_TRY(const AlignedBuffer tail,
+                  co_await old_content(behind, end - behind, last, place.zeroed));
     const std::uint64_t at = host + before - head.size();
     if (head.size() == 0 && tail.size() == 0) {
         co_return co_await write_data(at, offset, data);
@@ -112,20 +123,27 @@ Task<> Qcow2Node::write_between(std::uint64_t offset, Buffers data, Mapping firs
     head.view().append_to(pieces);
     data.append_to(pieces);
     tail.view().append_to(pieces);
-    co_return co_await write_data(at, offset - head.size(), Buffers(std::span<const iovec>(pieces)));
+    co_return co_await write_data(at, offset - head.size(),
+                                  Buffers(std::span<const iovec>(pieces)));
 }
 
-// The new clusters are complete before the tables name them; the old ones stay as they are until that is durable.
-Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, std::vector<Mapping> olds, Allocation place, bool reused) {
+// The new clusters are complete before the tables name them; the old ones stay as they are until
+// that is durable.
+Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from,
+                                          std::vector<Mapping> olds, Allocation place,
+                                          bool reused) {
     const std::uint64_t within = offset % cluster(), start = offset - within;
-    const std::uint64_t part = std::min<std::uint64_t>(from.size(), place.clusters * cluster() - within);
+    const std::uint64_t part =
+        std::min<std::uint64_t>(from.size(), place.clusters * cluster() - within);
     const std::uint64_t end = within + part, limit = place.clusters * cluster();
     const Mapping& first = olds.front();
     const Mapping& last = olds[place.clusters - 1];
-    // Subclusters that show what lies below may go on doing so; whatever the image itself had moves along.
+    // Subclusters that show what lies below may go on doing so; whatever the image itself had moves
+    // along.
     const std::uint64_t unit = header().extended() ? cluster() / kSubclusters : cluster();
     const auto moves = [&](const Mapping& old) {
-        return !reused && (old.kind == Mapping::Kind::Compressed || (old.kind == Mapping::Kind::Normal && old.allocated != 0));
+        return !reused && (old.kind == Mapping::Kind::Compressed ||
+                           (old.kind == Mapping::Kind::Normal && old.allocated != 0));
     };
     std::uint64_t head_from = moves(first) ? 0 : within / unit * unit;
     std::uint64_t tail_to = moves(last) ? limit : (end + unit - 1) / unit * unit;
@@ -134,11 +152,14 @@ Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, st
         tail_to = (last.allocated >> ((end - 1) / unit) & 1) != 0 ? end : tail_to;
     }
     file_->note(NodeEvent::WriteAio);
-    STRATA_CO_TRY_VOID(co_await write_between(offset, from.slice(0, part), first, last, place, start + head_from, start + tail_to));
+    STRATA_CO_TRY_VOID(co_await write_between(offset, from.slice(0, part), first, last, place,
+                                              start + head_from, start + tail_to));
     for (std::uint64_t i = 0; i < place.clusters; ++i) {
         const std::uint64_t lower = i == 0 ? head_from : 0;
         const std::uint64_t upper = i + 1 == place.clusters ? tail_to - i * cluster() : cluster();
-        STRATA_CO_TRY_VOID(co_await metadata_->set(start + i * cluster(), entry_for(olds[i], place.host + i * cluster(), lower, upper, reused)));
+        STRATA_CO_TRY_VOID(co_await metadata_->set(
+            start + i * cluster(),
+            entry_for(olds[i], place.host + i * cluster(), lower, upper, reused)));
         if (!reused) {
             metadata_->release(olds[i]);
         }
@@ -146,10 +167,13 @@ Task<std::uint64_t> Qcow2Node::write_into(std::uint64_t offset, Buffers from, st
     co_return part;
 }
 
-// Gives clusters to as much of [offset, offset + from.size()) as lacks them and gets them side by side.
+// Gives clusters to as much of [offset, offset + from.size()) as lacks them and gets them side by
+// side.
 Task<std::uint64_t> Qcow2Node::write_new(std::uint64_t offset, Buffers from, Mapping first) {
     const std::uint64_t index = offset / cluster();
-    const std::uint64_t most = std::min<std::uint64_t>((offset % cluster() + from.size() + cluster() - 1) / cluster(), std::max<std::uint64_t>(1, kMaxRun / cluster()));
+    const std::uint64_t most =
+        std::min<std::uint64_t>((offset % cluster() + from.size() + cluster() - 1) / cluster(),
+                                std::max<std::uint64_t>(1, kMaxRun / cluster()));
     const bool reused = first.host != 0 && first.copied && first.kind != Mapping::Kind::Compressed;
     std::vector<Mapping> olds{first};
     Result<Mapping> next = Mapping{};
@@ -194,7 +218,8 @@ Task<> Qcow2Node::take_back(std::uint64_t index, Allocation place) {
 Task<> Qcow2Node::write_inside(std::uint64_t offset, Buffers from) {
     while (!from.empty()) {
         const std::uint64_t index = offset / cluster();
-        const std::uint64_t length = std::min<std::uint64_t>(from.size(), cluster() - offset % cluster());
+        const std::uint64_t length =
+            std::min<std::uint64_t>(from.size(), cluster() - offset % cluster());
         if (claimed(index, index + 1)) {
             co_await claims_change_.wait();
             continue;
@@ -237,8 +262,10 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     if (header().encryption != 0) {
         co_return lacks("compressed clusters when it is encrypted");
     }
-    if (offset % cluster() != 0 || from.size() > cluster() || (from.size() < cluster() && offset + from.size() != size_)) {
-        co_return Error{ErrorKind::InvalidArgument, "a compressed write is one whole cluster", EINVAL};
+    if (offset % cluster() != 0 || from.size() > cluster() ||
+        (from.size() < cluster() && offset + from.size() != size_)) {
+        co_return Error{ErrorKind::InvalidArgument, "a compressed write is one whole cluster",
+                        EINVAL};
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     STRATA_CO_TRY_VOID(co_await relieve());
@@ -251,7 +278,8 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     const Compression method = header().compression;
     // A field of the L2 entry counts whole sectors: one less than a cluster always fits.
     const std::size_t size = co_await loop().offload(
-        [method, in = std::span<const std::byte>(whole), out = std::span(packed).first(cluster() - 512)] { return compress(method, in, out); });
+        [method, in = std::span<const std::byte>(whole),
+         out = std::span(packed).first(cluster() - 512)] { return compress(method, in, out); });
     if (size == 0) {
         co_return co_await write_inside(offset, from);
     }
@@ -262,7 +290,9 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     const Claim claim(*this, index, index + 1);
     STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
     if (old.host != 0) {
-        co_return Error{ErrorKind::WrongState, fmt::format("'{}': the cluster at {} has data already", name(), offset), EEXIST};
+        co_return Error{ErrorKind::WrongState,
+                        fmt::format("'{}': the cluster at {} has data already", name(), offset),
+                        EEXIST};
     }
     STRATA_CO_TRY_VOID(co_await metadata_->prepare(offset));
     STRATA_CO_TRY(const std::uint64_t host, co_await metadata_->allocate_packed(size));

@@ -7,7 +7,8 @@
 
 namespace strata::block::qcow2 {
 
-// Makes one whole cluster read as zeros (Drop: show what lies below). Its space is given back but for ZeroKeepSpace.
+// Makes one whole cluster read as zeros (Drop: show what lies below). Its space is given back but
+// for ZeroKeepSpace.
 Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
     const std::uint64_t index = offset / cluster();
     while (claimed(index, index + 1)) {
@@ -17,23 +18,30 @@ Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
     STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
     const bool elsewhere = data_ != file_;
     const bool flags = header().version >= 3;
-    const bool hole = nothing_below(offset) && how != Clearing::ZeroLasting;  // a hole reads as zeros
-    const bool bare = how == Clearing::Drop || (old.host == 0 && old.kind == Mapping::Kind::Unallocated && hole) ||
+    const bool hole =
+        nothing_below(offset) && how != Clearing::ZeroLasting;  // a hole reads as zeros
+    const bool bare = how == Clearing::Drop ||
+                      (old.host == 0 && old.kind == Mapping::Kind::Unallocated && hole) ||
                       (hole && how != Clearing::ZeroKeepSpace && !elsewhere);
     if ((old.kind == Mapping::Kind::Unallocated && bare && old.zero == 0) ||
-        (old.kind == Mapping::Kind::Zero && how != Clearing::Drop && (old.host == 0 || how == Clearing::ZeroKeepSpace))) {
+        (old.kind == Mapping::Kind::Zero && how != Clearing::Drop &&
+         (old.host == 0 || how == Clearing::ZeroKeepSpace))) {
         co_return ok();
     }
     if (elsewhere && old.kind == Mapping::Kind::Normal) {
         // A data file may be read by itself: it shows zeros as well.
-        const std::uint64_t length = std::min(cluster(), data_->size() - std::min(data_->size(), old.host));
-        STRATA_CO_TRY_VOID(co_await data_->write_zeroes(old.host, length, {.may_unmap = how != Clearing::ZeroKeepSpace}));
+        const std::uint64_t length =
+            std::min(cluster(), data_->size() - std::min(data_->size(), old.host));
+        STRATA_CO_TRY_VOID(co_await data_->write_zeroes(
+            old.host, length, {.may_unmap = how != Clearing::ZeroKeepSpace}));
     }
-    const bool keep = (how == Clearing::ZeroKeepSpace || (elsewhere && how != Clearing::Drop)) && old.copied &&
+    const bool keep = (how == Clearing::ZeroKeepSpace || (elsewhere && how != Clearing::Drop)) &&
+                      old.copied &&
                       (old.kind == Mapping::Kind::Normal || old.kind == Mapping::Kind::Zero);
     Entry entry;
     if (!bare || keep) {
-        entry.word = (keep ? old.host | kCopied : 0) | (header().extended() || !flags ? 0 : kZeroFlag);
+        entry.word =
+            (keep ? old.host | kCopied : 0) | (header().extended() || !flags ? 0 : kZeroFlag);
         entry.bitmap = header().extended() ? 0xFFFFFFFFULL << 32 : 0;
     }
     STRATA_CO_TRY_VOID(co_await metadata_->set(offset, entry));
@@ -46,8 +54,9 @@ Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
 /// Clusters from `offset` on that are holes already and may stay so.
 std::uint64_t Qcow2Node::holes_now(std::uint64_t offset, std::uint64_t end, Clearing how) {
     Result<Mapping> m = Mapping{};
-    if ((how != Clearing::Drop && (how == Clearing::ZeroLasting || !nothing_below(offset))) || !metadata_->look_up_now(offset, m) || !m.ok() ||
-        m->kind != Mapping::Kind::Unallocated || m->host != 0 || m->zero != 0) {
+    if ((how != Clearing::Drop && (how == Clearing::ZeroLasting || !nothing_below(offset))) ||
+        !metadata_->look_up_now(offset, m) || !m.ok() || m->kind != Mapping::Kind::Unallocated ||
+        m->host != 0 || m->zero != 0) {
         return 0;
     }
     return metadata_->run_now(offset, (end - offset + cluster() - 1) / cluster());
@@ -58,7 +67,8 @@ Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
     for (std::uint64_t offset = first; offset < end; offset += cluster()) {
         STRATA_CO_TRY_VOID(co_await relieve());
         // A table that is not there has nothing to clear, if nothing shows through it.
-        if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 && (how == Clearing::Drop || (how != Clearing::ZeroLasting && nothing_below(offset)))) {
+        if (offset / covered < metadata_->l1().size() && metadata_->l1()[offset / covered] == 0 &&
+            (how == Clearing::Drop || (how != Clearing::ZeroLasting && nothing_below(offset)))) {
             offset = (offset / covered + 1) * covered - cluster();
             continue;
         }
@@ -74,7 +84,8 @@ Task<> Qcow2Node::clear(std::uint64_t first, std::uint64_t end, Clearing how) {
 // Less than a cluster: written out, unless it is zero already.
 Task<> Qcow2Node::zero_part(std::uint64_t offset, std::uint64_t length, bool lasting) {
     STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
-    if (m.kind == Mapping::Kind::Zero || (m.kind == Mapping::Kind::Unallocated && nothing_below(offset) && !lasting)) {
+    if (m.kind == Mapping::Kind::Zero ||
+        (m.kind == Mapping::Kind::Unallocated && nothing_below(offset) && !lasting)) {
         co_return ok();
     }
     AlignedBuffer zeroes(length);
@@ -97,7 +108,9 @@ Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOp
         const bool unmap = options.may_unmap && traits_.discard;
         // Without flags for zeros, a cluster can be dropped where nothing lies below.
         const std::uint64_t last = flags ? stop : std::min(stop, offset + part);
-        const Clearing how = options.lasting ? Clearing::ZeroLasting : unmap || !flags ? Clearing::Zero : Clearing::ZeroKeepSpace;
+        const Clearing how = options.lasting   ? Clearing::ZeroLasting
+                             : unmap || !flags ? Clearing::Zero
+                                               : Clearing::ZeroKeepSpace;
         STRATA_CO_TRY_VOID(co_await clear(offset, last, how));
         offset = last;
     }
@@ -128,7 +141,8 @@ Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
     }
     const Metadata::Passage passage(*metadata_);
     const std::uint64_t first = (offset + cluster() - 1) / cluster() * cluster();
-    const std::uint64_t end = offset + length == size_ ? size_ : (offset + length) / cluster() * cluster();
+    const std::uint64_t end =
+        offset + length == size_ ? size_ : (offset + length) / cluster() * cluster();
     if (first >= end) {
         co_return ok();
     }

@@ -1,9 +1,9 @@
-// Qcow2Node: an image without zero flags, for version 2, which has none: clusters that read as zeros become holes where nothing lies
-// below, else clusters of zeros.
+// Qcow2Node: an image without zero flags, for version 2, which has none: clusters that read as
+// zeros become holes where nothing lies below, else clusters of zeros.
 //
-// The image is at rest. Tables change where they are, a shared one for all its owners at once: each entry reads the same before and
-// after, so any part of it may survive a crash. A cluster that an entry of zeros kept is never written: a snapshot may show it. It is
-// dropped instead.
+// The image is at rest. Tables change where they are, a shared one for all its owners at once: each
+// entry reads the same before and after, so any part of it may survive a crash. A cluster that an
+// entry of zeros kept is never written: a snapshot may show it. It is dropped instead.
 #include <cerrno>
 #include <set>
 
@@ -17,7 +17,8 @@ namespace {
 
 Task<std::vector<Be64>> read_words(Node& file, std::uint64_t offset, std::uint64_t count) {
     std::vector<Be64> wire(count);
-    STRATA_CO_TRY_VOID(co_await file.read(offset, Buffers(std::as_writable_bytes(std::span(wire)))));
+    STRATA_CO_TRY_VOID(
+        co_await file.read(offset, Buffers(std::as_writable_bytes(std::span(wire)))));
     co_return wire;
 }
 
@@ -86,7 +87,8 @@ Task<> Qcow2Node::expand_table(std::uint64_t host, std::uint64_t owners) {
 
 Task<> Qcow2Node::expand_zeroes(AmendRequest request) {
     STRATA_CO_TRY(const SnapshotTable table, co_await read_snapshots(*file_, header()));
-    std::vector<std::pair<std::uint64_t, std::uint64_t>> l1_tables{{header().l1_offset, header().l1_entries}};
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> l1_tables{
+        {header().l1_offset, header().l1_entries}};
     std::uint64_t total = header().l1_entries, done = 0;
     for (const Snapshot& each : table.snapshots) {
         l1_tables.emplace_back(each.l1_offset, each.l1_entries);
@@ -94,14 +96,17 @@ Task<> Qcow2Node::expand_zeroes(AmendRequest request) {
     }
     std::set<std::uint64_t> seen;
     for (const auto& each : l1_tables) {
-        STRATA_CO_TRY(const std::vector<Be64> l1, co_await read_words(*file_, each.first, each.second));
+        STRATA_CO_TRY(const std::vector<Be64> l1,
+                      co_await read_words(*file_, each.first, each.second));
         for (const std::uint64_t entry : l1) {
             const std::uint64_t host = entry & kOffsetMask;
             if (host != 0 && (host % cluster() != 0 || host >= metadata_->end())) {
-                co_return metadata_->corrupt(fmt::format("an L2 table is at {:#x}, where none can be", host));
+                co_return metadata_->corrupt(
+                    fmt::format("an L2 table is at {:#x}, where none can be", host));
             }
             if (host != 0 && seen.insert(host).second) {
-                STRATA_CO_TRY(const std::uint64_t owners, co_await metadata_->refcount(host / cluster()));
+                STRATA_CO_TRY(const std::uint64_t owners,
+                              co_await metadata_->refcount(host / cluster()));
                 STRATA_CO_TRY_VOID(co_await expand_table(host, owners));
             }
             if (request.progress) {

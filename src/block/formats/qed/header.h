@@ -1,6 +1,7 @@
 // QedHeader: the header of QEMU enhanced disks, checked.
 //
-// 64 bytes, little-endian; two levels of tables of `table_clusters` clusters each. Format: QEMU's docs/interop/qed_spec.txt.
+// 64 bytes, little-endian; two levels of tables of `table_clusters` clusters each. Format: QEMU's
+// docs/interop/qed_spec.txt.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,9 @@ struct Header {
     std::uint64_t size = 0;
     std::uint32_t backing_offset = 0, backing_bytes = 0;
 
-    [[nodiscard]] std::uint64_t table_bytes() const { return std::uint64_t{cluster} * table_clusters; }
+    [[nodiscard]] std::uint64_t table_bytes() const {
+        return std::uint64_t{cluster} * table_clusters;
+    }
     [[nodiscard]] std::uint64_t table_entries() const { return table_bytes() / 8; }
 };
 

@@ -17,8 +17,11 @@ constexpr std::uint64_t kMaxOffset = 1ULL << 60;
 
 class QedNode final : public TableNode {
   public:
-    QedNode(NodePtr file, std::string name, const Header& header, NodePtr backing, std::string backing_name)
-        : TableNode(std::move(file), std::move(name), true), header_(header), backing_name_(std::move(backing_name)) {
+    QedNode(NodePtr file, std::string name, const Header& header, NodePtr backing,
+            std::string backing_name)
+        : TableNode(std::move(file), std::move(name), true),
+          header_(header),
+          backing_name_(std::move(backing_name)) {
         backing_ = std::move(backing);
         configure(header.size, header.cluster, false);
     }
@@ -35,7 +38,9 @@ class QedNode final : public TableNode {
   protected:
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override {
         const std::uint64_t cluster = offset / header_.cluster, within = offset % header_.cluster;
-        STRATA_CO_TRY(const Le64 table, co_await meta_.load<Le64>(header_.l1_offset + cluster / header_.table_entries() * 8));
+        STRATA_CO_TRY(
+            const Le64 table,
+            co_await meta_.load<Le64>(header_.l1_offset + cluster / header_.table_entries() * 8));
         if (table == 0) {
             const std::uint64_t span = header_.cluster * header_.table_entries();
             co_return Place{.length = std::min(length, span - offset % span)};
@@ -44,13 +49,15 @@ class QedNode final : public TableNode {
         if (table % header_.cluster != 0 || table >= kMaxOffset) {
             co_return broken_image("QED", name(), fmt::format("a table lies at {}", table.value()));
         }
-        STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(table + cluster % header_.table_entries() * 8));
+        STRATA_CO_TRY(const Le64 entry,
+                      co_await meta_.load<Le64>(table + cluster % header_.table_entries() * 8));
         if (entry <= 1) {
             place.kind = entry == 1 ? Place::Kind::Zero : Place::Kind::Hole;
             co_return place;
         }
         if (entry % header_.cluster != 0 || entry >= kMaxOffset) {
-            co_return broken_image("QED", name(), fmt::format("cluster {} lies at {}", cluster, entry.value()));
+            co_return broken_image("QED", name(),
+                                   fmt::format("cluster {} lies at {}", cluster, entry.value()));
         }
         place.kind = Place::Kind::Data;
         place.offset = entry + within;
@@ -62,32 +69,45 @@ class QedNode final : public TableNode {
     const std::string backing_name_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
     if (!options.read_only) {
-        co_return unsupported_image("QED", options.path, "these images can be read only; open it read-only");
+        co_return unsupported_image("QED", options.path,
+                                    "these images can be read only; open it read-only");
     }
     NodePtr backing;
     std::string backing_name;
     if ((header.features & kBackingFile) != 0) {
-        STRATA_CO_TRY(const auto name, co_await read_bytes(*file, header.backing_offset, header.backing_bytes));
+        STRATA_CO_TRY(const auto name,
+                      co_await read_bytes(*file, header.backing_offset, header.backing_bytes));
         backing_name = text_until_nul(name);
         if (options.open_backing) {
-            Reference reference{.kind = Reference::Kind::Backing, .name = backing_name, .format = {}, .referrer = options.path};
-            reference.format = (header.features & kBackingIsRaw) != 0 ? "raw" : std::string(options.extra_of("backing_format"));
-            STRATA_CO_TRY(backing, co_await open_reference(file->loop(), options, std::move(reference)));
+            Reference reference{.kind = Reference::Kind::Backing,
+                                .name = backing_name,
+                                .format = {},
+                                .referrer = options.path};
+            reference.format = (header.features & kBackingIsRaw) != 0
+                                   ? "raw"
+                                   : std::string(options.extra_of("backing_format"));
+            STRATA_CO_TRY(backing,
+                          co_await open_reference(file->loop(), options, std::move(reference)));
         }
     }
-    co_return NodePtr(std::make_shared<QedNode>(std::move(file), options.path, header, std::move(backing), std::move(backing_name)));
+    co_return NodePtr(std::make_shared<QedNode>(std::move(file), options.path, header,
+                                                std::move(backing), std::move(backing_name)));
 }
 
 constexpr FormatDriver kDriver{.name = "qed", .probe = &probe, .open = &open, .backing = true};
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 }  // namespace strata::block::qed

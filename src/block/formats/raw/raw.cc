@@ -15,12 +15,15 @@ namespace {
 
 constexpr std::array kOptions{
     CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
-    CreateOption{"preallocation", CreateOption::Kind::Text, "Preallocation mode (allowed values: off, falloc, full)", "off"},
+    CreateOption{"preallocation", CreateOption::Kind::Text,
+                 "Preallocation mode (allowed values: off, falloc, full)", "off"},
 };
 
 constexpr std::size_t kFirstBlock = 4096;
 
-unsigned probe(std::span<const std::byte> /*start*/, std::string_view /*path*/) { return 1; }
+unsigned probe(std::span<const std::byte> /*start*/, std::string_view /*path*/) {
+    return 1;
+}
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     std::uint64_t start = 0, size = (file->size() + kSectorSize - 1) / kSectorSize * kSectorSize;
@@ -28,13 +31,17 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
         STRATA_CO_TRY(start, parse_size(text));
     }
     if (start > size) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}' has {} bytes, offset={} is past them", options.path, size, start)};
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("'{}' has {} bytes, offset={} is past them", options.path, size, start)};
     }
     size -= start;
     if (const std::string_view text = options.extra_of("size"); !text.empty()) {
         STRATA_CO_TRY(const std::uint64_t wanted, parse_size(text));
         if (wanted > size) {
-            co_return Error{ErrorKind::InvalidArgument, fmt::format("'{}' has {} bytes from {} on, size={} is more", options.path, size, start, wanted)};
+            co_return Error{ErrorKind::InvalidArgument,
+                            fmt::format("'{}' has {} bytes from {} on, size={} is more",
+                                        options.path, size, start, wanted)};
         }
         size = wanted;
     }
@@ -53,7 +60,8 @@ Result<Preallocation> preallocation_of(const CreateRequest& request) {
     if (mode == "full") {
         return Preallocation::Full;
     }
-    return Error{ErrorKind::InvalidArgument, fmt::format("preallocation={}: use off, falloc or full", mode)};
+    return Error{ErrorKind::InvalidArgument,
+                 fmt::format("preallocation={}: use off, falloc or full", mode)};
 }
 
 Task<> create(Loop& loop, CreateRequest request) {
@@ -63,16 +71,20 @@ Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(const NodePtr file, co_await open_new(loop, request.path, plain ? size : 0));
     if (!plain) {
         STRATA_CO_TRY_VOID(co_await file->resize(size, preallocation));
-    } else if (const auto* made = dynamic_cast<const FileNode*>(file.get()); size != 0 && made != nullptr && !made->is_device()) {
+    } else if (const auto* made = dynamic_cast<const FileNode*>(file.get());
+               size != 0 && made != nullptr && !made->is_device()) {
         // A first block that is there tells programs quickly which alignment direct transfers want.
         const std::array<std::byte, kFirstBlock> zeros{};
-        STRATA_CO_TRY_VOID(co_await file->write(0, Buffers::of(std::span(zeros).first(std::min<std::uint64_t>(size, kFirstBlock)))));
+        STRATA_CO_TRY_VOID(co_await file->write(
+            0, Buffers::of(std::span(zeros).first(std::min<std::uint64_t>(size, kFirstBlock)))));
     }
     co_return co_await file->close();
 }
 
 Task<Measurement> measure(Node* source, CreateRequest request) {
-    const std::uint64_t size = source != nullptr ? source->size() : (request.size + kSectorSize - 1) / kSectorSize * kSectorSize;
+    const std::uint64_t size = source != nullptr
+                                   ? source->size()
+                                   : (request.size + kSectorSize - 1) / kSectorSize * kSectorSize;
     co_return Measurement{.required = size, .fully_allocated = size};
 }
 
@@ -85,10 +97,16 @@ constexpr FormatDriver kDriver{.name = "raw",
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 RawNode::RawNode(NodePtr file, std::uint64_t start, std::uint64_t size, bool guessed)
-    : Node(file->loop(), file->name()), file_(std::move(file)), start_(start), size_(size), guessed_(guessed) {}
+    : Node(file->loop(), file->name()),
+      file_(std::move(file)),
+      start_(start),
+      size_(size),
+      guessed_(guessed) {}
 
 Task<> RawNode::check_start(std::uint64_t offset, Buffers from) {
     std::array<std::byte, kSectorSize> sector{};
@@ -98,7 +116,10 @@ Task<> RawNode::check_start(std::uint64_t offset, Buffers from) {
     for (const FormatDriver& each : format_drivers()) {
         if (each.name != "raw" && each.probe != nullptr && each.probe(sector, "") > 1) {
             co_return Error{ErrorKind::PermissionDenied,
-                            fmt::format("'{}': its format was guessed to be raw, and its first sector is not made one of {}", name(), each.name), EPERM};
+                            fmt::format("'{}': its format was guessed to be raw, and its first "
+                                        "sector is not made one of {}",
+                                        name(), each.name),
+                            EPERM};
         }
     }
     co_return ok();
@@ -150,7 +171,8 @@ Task<> RawNode::resize(std::uint64_t size, Preallocation preallocation) {
     co_return ok();
 }
 
-Task<> RawNode::copy_from(Node& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) {
+Task<> RawNode::copy_from(Node& source, std::uint64_t from, std::uint64_t to,
+                          std::uint64_t length) {
     STRATA_CO_TRY_VOID(check_range(to, length, true));
     co_return co_await file_->copy_from(source, from, start_ + to, length);
 }

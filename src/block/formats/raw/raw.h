@@ -1,4 +1,5 @@
-// RawNode: a disk that is its file's bytes, or a part of them (offset and size in the extra options).
+// RawNode: a disk that is its file's bytes, or a part of them (offset and size in the extra
+// options).
 #pragma once
 
 #include <memory>
@@ -12,7 +13,8 @@ const FormatDriver& driver();
 
 class RawNode final : public Node {
   public:
-    /// `guessed`: nobody said that it is raw: its first sector must not become another format's start, or the next guess is that format.
+    /// `guessed`: nobody said that it is raw: its first sector must not become another format's
+    /// start, or the next guess is that format.
     RawNode(NodePtr file, std::uint64_t start, std::uint64_t size, bool guessed = false);
     [[nodiscard]] std::string_view format() const override { return "raw"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
@@ -26,7 +28,8 @@ class RawNode final : public Node {
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<> close() override { return file_->close(); }
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
-    Task<> copy_from(Node& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) override;
+    Task<> copy_from(Node& source, std::uint64_t from, std::uint64_t to,
+                     std::uint64_t length) override;
 
     /// Where the disk begins in its file.
     [[nodiscard]] std::uint64_t start() const { return start_; }

@@ -1,16 +1,15 @@
 // RawImage: opening files and devices.
 #include "block/formats/raw/raw_image.h"
 
+#include <algorithm>
+#include <cerrno>
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-
-#include <fmt/format.h>
 
 #include "block/file_lock.h"
 
@@ -20,14 +19,26 @@ namespace {
 Error open_error(const DiskOptions& options, int number) {
     const char* advice = "";
     switch (number) {
-        case ENOENT: advice = "; check the path, or make an empty disk with 'truncate -s 10G FILE'"; break;
+        case ENOENT:
+            advice = "; check the path, or make an empty disk with 'truncate -s 10G FILE'";
+            break;
         case EACCES:
-        case EPERM: advice = "; give this user access to the file, or open it with ',readonly' if it may be read"; break;
-        case EROFS: advice = "; its file system is read-only: add ',readonly'"; break;
-        case ETXTBSY: advice = "; it is a program that runs"; break;
-        default: break;
+        case EPERM:
+            advice =
+                "; give this user access to the file, or open it with ',readonly' if it may be "
+                "read";
+            break;
+        case EROFS:
+            advice = "; its file system is read-only: add ',readonly'";
+            break;
+        case ETXTBSY:
+            advice = "; it is a program that runs";
+            break;
+        default:
+            break;
     }
-    const Error plain = Error::from_errno(fmt::format("cannot open disk '{}'", options.path), number);
+    const Error plain =
+        Error::from_errno(fmt::format("cannot open disk '{}'", options.path), number);
     return {plain.kind(), plain.text() + advice, number};
 }
 
@@ -36,7 +47,8 @@ Result<UniqueFd> open_file(DiskOptions& options) {
         return std::move(options.fd);
     }
     // O_NONBLOCK: a FIFO in place of a disk must not hang us; it means nothing for files.
-    UniqueFd fd(::open(options.path.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK));
+    UniqueFd fd(::open(options.path.c_str(),
+                       (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK));
     if (!fd) {
         return open_error(options, errno);
     }
@@ -51,10 +63,12 @@ Result<> check_access(const DiskOptions& options, int fd) {
     const int mode = flags & O_ACCMODE;
     if (mode == O_WRONLY || (mode == O_RDONLY && !options.read_only)) {
         return Error{ErrorKind::PermissionDenied,
-                     fmt::format("disk '{}' was passed open for {} only; open it for reading and writing, or add ',readonly'",
+                     fmt::format("disk '{}' was passed open for {} only; open it for reading and "
+                                 "writing, or add ',readonly'",
                                  options.path, mode == O_WRONLY ? "writing" : "reading")};
     }
-    if ((flags & (O_DIRECT | O_NONBLOCK)) != 0 && ::fcntl(fd, F_SETFL, flags & ~(O_DIRECT | O_NONBLOCK)) != 0) {
+    if ((flags & (O_DIRECT | O_NONBLOCK)) != 0 &&
+        ::fcntl(fd, F_SETFL, flags & ~(O_DIRECT | O_NONBLOCK)) != 0) {
         return open_error(options, errno);
     }
     return ok();
@@ -72,7 +86,8 @@ Result<> measure(const DiskOptions& options, RawFile& file) {
     } else if (S_ISBLK(status.st_mode)) {
         unsigned int physical = 512;
         if (::ioctl(file.fd.get(), BLKGETSIZE64, &size) != 0) {
-            return Error::from_errno(fmt::format("cannot learn the size of disk '{}'", options.path));
+            return Error::from_errno(
+                fmt::format("cannot learn the size of disk '{}'", options.path));
         }
         if (::ioctl(file.fd.get(), BLKPBSZGET, &physical) == 0) {
             file.traits.physical_block = physical;
@@ -83,7 +98,8 @@ Result<> measure(const DiskOptions& options, RawFile& file) {
     }
     if (size == 0) {
         return Error{ErrorKind::InvalidArgument,
-                     fmt::format("disk '{0}' is empty; give it a size with 'truncate -s 10G {0}'", options.path)};
+                     fmt::format("disk '{0}' is empty; give it a size with 'truncate -s 10G {0}'",
+                                 options.path)};
     }
     file.traits.size = (size + kSectorSize - 1) / kSectorSize * kSectorSize;
     return ok();
@@ -92,13 +108,16 @@ Result<> measure(const DiskOptions& options, RawFile& file) {
 /// Opens the file once more with O_DIRECT and learns what that asks for.
 Result<> open_direct(const DiskOptions& options, RawFile& file) {
     const std::string self = fmt::format("/proc/self/fd/{}", file.fd.get());
-    file.direct = UniqueFd(::open(self.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT));
+    file.direct = UniqueFd(
+        ::open(self.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT));
     if (!file.direct) {
         const int number = errno;
-        return Error{ErrorKind::NotSupported,
-                     fmt::format("disk '{}' cannot be opened without the host's cache ({}); use cache=writeback", options.path,
-                                 Error::from_errno("O_DIRECT", number).text()),
-                     number};
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format(
+                "disk '{}' cannot be opened without the host's cache ({}); use cache=writeback",
+                options.path, Error::from_errno("O_DIRECT", number).text()),
+            number};
     }
     file.memory_alignment = 4096;
     file.offset_alignment = 4096;
@@ -133,7 +152,8 @@ Result<std::unique_ptr<DiskImage>> RawImage::open(DiskOptions options) {
     file.traits.discard = options.discard && !options.read_only;
     file.traits.write_zeroes = !options.read_only;
     file.traits.discard_alignment = std::max<std::uint32_t>(file.traits.physical_block, 512);
-    return std::unique_ptr<DiskImage>(new RawImage(std::move(options.path), options.engine, std::move(file)));
+    return std::unique_ptr<DiskImage>(
+        new RawImage(std::move(options.path), options.engine, std::move(file)));
 }
 
 Result<std::unique_ptr<DiskQueue>> RawImage::open_queue(unsigned depth) {

@@ -1,9 +1,10 @@
 // RawImage: the disk's bytes are the file's bytes: regular files and block devices.
 //
-// A file whose size is no multiple of 512 appears rounded up: the missing bytes read as zeros and come into being when written.
-// Caching None opens the file a second time with O_DIRECT; requests whose place or memory is not aligned for
-// it take the page cache instead, which the kernel keeps coherent.
-// Discards and zeroes are fallocate(2); where the file system has none, a discard does nothing and zeroes are written.
+// A file whose size is no multiple of 512 appears rounded up: the missing bytes read as zeros and
+// come into being when written. Caching None opens the file a second time with O_DIRECT; requests
+// whose place or memory is not aligned for it take the page cache instead, which the kernel keeps
+// coherent. Discards and zeroes are fallocate(2); where the file system has none, a discard does
+// nothing and zeroes are written.
 #pragma once
 
 #include <memory>
@@ -54,14 +55,15 @@ class RawQueue final : public DiskQueue {
     [[nodiscard]] std::size_t in_flight() const override { return under_way_ + finished_.size(); }
 
   private:
-    /// What a request is doing: a zeroing may turn from Allocate into writing, and anything may end with a Sync.
+    /// What a request is doing: a zeroing may turn from Allocate into writing, and anything may end
+    /// with a Sync.
     enum class Phase : std::uint8_t { Transfer, Allocate, Sync };
     struct Operation {
         DiskRequest request;
         Phase phase = Phase::Transfer;
-        std::uint64_t done = 0;          ///< bytes transferred
-        std::vector<iovec> vectors;      ///< what is left of them
-        std::size_t first = 0;           ///< the first of `vectors` with bytes left
+        std::uint64_t done = 0;      ///< bytes transferred
+        std::vector<iovec> vectors;  ///< what is left of them
+        std::size_t first = 0;       ///< the first of `vectors` with bytes left
         bool busy = false;
     };
     [[nodiscard]] int refuse(const DiskRequest& request) const;

@@ -1,12 +1,12 @@
 // RawQueue: requests, short transfers, zeroing, durability.
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <limits.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
 
 #include "block/formats/raw/raw_image.h"
 
@@ -16,9 +16,13 @@ namespace {
 constexpr std::size_t kZeroes = 64 * 1024;
 constexpr std::size_t kZeroVectors = 16;
 
-bool writes(DiskOp op) { return op == DiskOp::Write || op == DiskOp::Discard || op == DiskOp::WriteZeroes; }
+bool writes(DiskOp op) {
+    return op == DiskOp::Write || op == DiskOp::Discard || op == DiskOp::WriteZeroes;
+}
 
-bool not_offered(std::int64_t result) { return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENODEV; }
+bool not_offered(std::int64_t result) {
+    return result == -EOPNOTSUPP || result == -ENOSYS || result == -ENODEV;
+}
 
 }  // namespace
 
@@ -33,7 +37,8 @@ RawQueue::~RawQueue() {
 
 int RawQueue::refuse(const DiskRequest& request) const {
     const std::uint64_t size = file_.traits.size;
-    if (request.op != DiskOp::Flush && (request.offset > size || request.length > size - request.offset)) {
+    if (request.op != DiskOp::Flush &&
+        (request.offset > size || request.length > size - request.offset)) {
         return EIO;
     }
     if (writes(request.op) && file_.traits.read_only) {
@@ -61,7 +66,8 @@ std::size_t RawQueue::place() {
 
 void RawQueue::submit(DiskRequest request) {
     const int refused = refuse(request);
-    const bool nothing = (request.op == DiskOp::Flush && (file_.cache == CacheMode::Unsafe || file_.traits.read_only)) ||
+    const bool nothing = (request.op == DiskOp::Flush &&
+                          (file_.cache == CacheMode::Unsafe || file_.traits.read_only)) ||
                          (request.op != DiskOp::Flush && request.length == 0) ||
                          (request.op == DiskOp::Discard && !file_.discard);
     if (refused != 0 || nothing) {
@@ -103,7 +109,8 @@ bool RawQueue::direct_fits(const Operation& operation) const {
     }
     const std::uint64_t place = operation.request.offset + operation.done;
     const bool memory_fits = std::all_of(
-        operation.vectors.begin() + static_cast<std::ptrdiff_t>(operation.first), operation.vectors.end(), [this](const iovec& each) {
+        operation.vectors.begin() + static_cast<std::ptrdiff_t>(operation.first),
+        operation.vectors.end(), [this](const iovec& each) {
             // SAFETY: only the address's value is looked at.
             return reinterpret_cast<std::uintptr_t>(each.iov_base) % file_.memory_alignment == 0 &&
                    each.iov_len % file_.offset_alignment == 0;
@@ -120,7 +127,8 @@ void RawQueue::transfer(std::size_t at) {
     command.fd = direct_fits(operation) ? file_.direct.get() : file_.fd.get();
     command.offset = operation.request.offset + operation.done;
     command.vectors = operation.vectors.data() + operation.first;
-    command.count = static_cast<unsigned>(std::min<std::size_t>(operation.vectors.size() - operation.first, IOV_MAX));
+    command.count = static_cast<unsigned>(
+        std::min<std::size_t>(operation.vectors.size() - operation.first, IOV_MAX));
     command.flags = writing && file_.cache == CacheMode::Writethrough ? RWF_DSYNC : 0;
     command.token = at;
     io_->submit(command);
@@ -129,7 +137,8 @@ void RawQueue::transfer(std::size_t at) {
 void RawQueue::allocate(std::size_t at) {
     Operation& operation = operations_[at];
     operation.phase = Phase::Allocate;
-    const bool punch = operation.request.op == DiskOp::Discard || (operation.request.may_unmap && file_.discard);
+    const bool punch =
+        operation.request.op == DiskOp::Discard || (operation.request.may_unmap && file_.discard);
     IoCommand command;
     command.op = IoOp::Fallocate;
     command.fd = file_.fd.get();
@@ -238,7 +247,8 @@ void RawQueue::reap(std::vector<DiskCompletion>& out) {
     scratch_.clear();
     io_->reap(scratch_);
     for (const IoCompletion& each : scratch_) {
-        STRATA_CHECK(each.token < operations_.size() && operations_[each.token].busy, "a completion of no operation");
+        STRATA_CHECK(each.token < operations_.size() && operations_[each.token].busy,
+                     "a completion of no operation");
         completed(each.token, each.result);
     }
     io_->kick();

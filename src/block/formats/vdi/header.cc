@@ -26,7 +26,8 @@ struct Wire {
 };
 static_assert(sizeof(Wire) == kHeaderBytes);
 /// The largest map of blocks of a MiB, as QEMU's tools have it.
-constexpr std::uint64_t kMaxBlocks = 0x1FFFFF80, kUsualBlock = 1U << 20, kUsualMaxSize = kMaxBlocks * kUsualBlock;
+constexpr std::uint64_t kMaxBlocks = 0x1FFFFF80, kUsualBlock = 1U << 20,
+                        kUsualMaxSize = kMaxBlocks * kUsualBlock;
 constexpr std::uint32_t kSignature = 0xBEDA107F, kVersion = 0x00010001;
 constexpr std::string_view kText = "<<< Oracle VM VirtualBox Disk Image >>>\n";
 
@@ -34,22 +35,34 @@ Result<> check(const Header& h, std::uint32_t type, std::string_view name) {
     if (type < 1 || type > 4) {
         return unsupported_image("VDI", name, fmt::format("image type {} is unknown", type));
     }
-    if (!std::has_single_bit(h.block) || h.block < 4096 || h.block > (256U << 20) || h.extra > (1U << 20) || h.extra % 512 != 0) {
-        return broken_image("VDI", name, fmt::format("blocks of {} and {} more bytes cannot be", h.block, h.extra),
-                            fmt::format("unsupported VDI image (block size {} is not {})", h.block, kUsualBlock));
+    if (!std::has_single_bit(h.block) || h.block < 4096 || h.block > (256U << 20) ||
+        h.extra > (1U << 20) || h.extra % 512 != 0) {
+        return broken_image(
+            "VDI", name, fmt::format("blocks of {} and {} more bytes cannot be", h.block, h.extra),
+            fmt::format("unsupported VDI image (block size {} is not {})", h.block, kUsualBlock));
     }
     if (h.blocks > kMaxBlocks || h.blocks < divide_up(h.size, h.block)) {
-        return broken_image("VDI", name, fmt::format("{} blocks of {} bytes do not fit a disk of {}", h.blocks, h.block, h.size),
-                            h.size > kUsualMaxSize   ? fmt::format("Unsupported VDI image size (size is {:#x}, max supported is {:#x})", h.size, kUsualMaxSize)
-                            : h.blocks > kMaxBlocks  ? fmt::format("unsupported VDI image (too many blocks {}, max is {})", h.blocks, kMaxBlocks)
-                                                     : fmt::format("unsupported VDI image (disk size {}, image bitmap has room for {})", h.size,
-                                                                   std::uint64_t{h.blocks} * h.block));
+        return broken_image(
+            "VDI", name,
+            fmt::format("{} blocks of {} bytes do not fit a disk of {}", h.blocks, h.block, h.size),
+            h.size > kUsualMaxSize
+                ? fmt::format("Unsupported VDI image size (size is {:#x}, max supported is {:#x})",
+                              h.size, kUsualMaxSize)
+            : h.blocks > kMaxBlocks
+                ? fmt::format("unsupported VDI image (too many blocks {}, max is {})", h.blocks,
+                              kMaxBlocks)
+                : fmt::format("unsupported VDI image (disk size {}, image bitmap has room for {})",
+                              h.size, std::uint64_t{h.blocks} * h.block));
     }
-    if (h.offset_map % 512 != 0 || h.offset_data % 512 != 0 || h.offset_map < 512 || h.offset_data < h.offset_map + h.blocks * 4ULL) {
-        return broken_image("VDI", name, fmt::format("its map at {} and its data at {} cannot be", h.offset_map, h.offset_data));
+    if (h.offset_map % 512 != 0 || h.offset_data % 512 != 0 || h.offset_map < 512 ||
+        h.offset_data < h.offset_map + h.blocks * 4ULL) {
+        return broken_image(
+            "VDI", name,
+            fmt::format("its map at {} and its data at {} cannot be", h.offset_map, h.offset_data));
     }
     if (h.allocated > h.blocks) {
-        return broken_image("VDI", name, fmt::format("it counts {} allocated blocks of {}", h.allocated, h.blocks));
+        return broken_image(
+            "VDI", name, fmt::format("it counts {} allocated blocks of {}", h.allocated, h.blocks));
     }
     return ok();
 }
@@ -67,10 +80,13 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     }
     const Wire& wire = *read;
     if (wire.version != kVersion) {
-        return unsupported_image("VDI", name, fmt::format("version {}.{} is unknown", wire.version >> 16, wire.version & 0xFFFF));
+        return unsupported_image(
+            "VDI", name,
+            fmt::format("version {}.{} is unknown", wire.version >> 16, wire.version & 0xFFFF));
     }
     if (wire.sector_size != 512) {
-        return unsupported_image("VDI", name, fmt::format("sectors of {} bytes", wire.sector_size.value()));
+        return unsupported_image("VDI", name,
+                                 fmt::format("sectors of {} bytes", wire.sector_size.value()));
     }
     Header h;
     h.type = static_cast<Type>(wire.type.value());
@@ -78,7 +94,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     h.offset_data = wire.offset_data;
     // VirtualBox writes sizes that are no multiple of a sector: the last one counts whole.
     if (wire.size > (1ULL << 57)) {
-        return broken_image("VDI", name, fmt::format("a disk of {} bytes cannot be", wire.size.value()));
+        return broken_image("VDI", name,
+                            fmt::format("a disk of {} bytes cannot be", wire.size.value()));
     }
     h.size = round_up(wire.size, 512);
     h.block = wire.block;

@@ -1,8 +1,8 @@
 // VdiHeader: the header of VirtualBox images (VDI 1.1), checked.
 //
-// A preheader (64 characters, signature, version) and a header of 400 bytes, little-endian; then a map of 32-bit block
-// indexes at offset_map, then the blocks, each behind `extra` bytes of its own, at offset_data.
-// Format: VirtualBox's VDICore.h.
+// A preheader (64 characters, signature, version) and a header of 400 bytes, little-endian; then a
+// map of 32-bit block indexes at offset_map, then the blocks, each behind `extra` bytes of its own,
+// at offset_data. Format: VirtualBox's VDICore.h.
 #pragma once
 
 #include <cstddef>

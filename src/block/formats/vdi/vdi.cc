@@ -1,11 +1,12 @@
-// VdiNode: a map of block indexes. A new block takes the index after the last; the count of allocated blocks reaches the file
-// before the map that refers to them, so that no other writer gives the same index away again.
+// VdiNode: a map of block indexes. A new block takes the index after the last; the count of
+// allocated blocks reaches the file before the map that refers to them, so that no other writer
+// gives the same index away again.
 #include "block/formats/vdi/vdi.h"
 
 #include <algorithm>
 #include <array>
-#include <vector>
 #include <cerrno>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -20,7 +21,9 @@ namespace {
 class VdiNode final : public TableNode {
   public:
     VdiNode(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing)
-        : TableNode(std::move(file), std::move(name), read_only), header_(header), old_end_(file_->size()) {
+        : TableNode(std::move(file), std::move(name), read_only),
+          header_(header),
+          old_end_(file_->size()) {
         backing_ = std::move(backing);
         configure(header.size, header.block, true);
     }
@@ -42,7 +45,9 @@ class VdiNode final : public TableNode {
             co_return place;
         }
         if (entry >= header_.blocks) {
-            co_return broken_image("VDI", name(), fmt::format("block {} lies at index {} of {}", block, entry.value(), header_.blocks));
+            co_return broken_image("VDI", name(),
+                                   fmt::format("block {} lies at index {} of {}", block,
+                                               entry.value(), header_.blocks));
         }
         place.kind = Place::Kind::Data;
         place.offset = data_offset(entry) + within;
@@ -55,19 +60,25 @@ class VdiNode final : public TableNode {
             gaps_.pop_back();
             co_return Reservation{.offset = data_offset(index), .blocks = 1, .zeroed = false};
         }
-        count = std::min<std::uint64_t>(header_.extra == 0 ? count : 1, header_.blocks - header_.allocated);
+        count = std::min<std::uint64_t>(header_.extra == 0 ? count : 1,
+                                        header_.blocks - header_.allocated);
         if (count == 0) {
-            co_return Error{ErrorKind::Failed, fmt::format("VDI image '{}': all of its {} blocks are taken", name(), header_.blocks), ENOSPC};
+            co_return Error{ErrorKind::Failed,
+                            fmt::format("VDI image '{}': all of its {} blocks are taken", name(),
+                                        header_.blocks),
+                            ENOSPC};
         }
         const Reservation reservation{.offset = data_offset(header_.allocated),
                                       .blocks = count,
-                                      .zeroed = file_->traits().zero_initialised && data_offset(header_.allocated) >= old_end_};
+                                      .zeroed = file_->traits().zero_initialised &&
+                                                data_offset(header_.allocated) >= old_end_};
         header_.allocated += static_cast<std::uint32_t>(count);
         end_ = std::max(end_, reservation.offset + count * header_.block);
         co_return reservation;
     }
     Task<> publish(std::uint64_t block, const Reservation& reservation) override {
-        const auto index = static_cast<std::uint32_t>((reservation.offset - header_.extra - header_.offset_data) / header_.stride());
+        const auto index = static_cast<std::uint32_t>(
+            (reservation.offset - header_.extra - header_.offset_data) / header_.stride());
         STRATA_CO_TRY_VOID(co_await meta_.store(kAllocatedField, Le32(header_.allocated), 0));
         for (std::uint32_t i = 0; i < reservation.blocks; ++i) {
             STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block + i), Le32(index + i), 1));
@@ -78,13 +89,16 @@ class VdiNode final : public TableNode {
         STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block), Le32(kZero), 1));
         co_return true;
     }
-    // The header's count may lag behind the map after a crash of another program, and be ahead of it after one of ours: it goes by the map. Places that nobody
-    // has below it are used first.
+    // The header's count may lag behind the map after a crash of another program, and be ahead of
+    // it after one of ours: it goes by the map. Places that nobody has below it are used first.
     Task<> before_first_write() override {
         constexpr std::uint64_t kPart = 64U << 10;
         std::vector<bool> used;
         for (std::uint64_t at = 0; at < header_.blocks * 4ULL; at += kPart) {
-            STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file_, header_.offset_map + at, std::min<std::uint64_t>(kPart, header_.blocks * 4ULL - at)));
+            STRATA_CO_TRY(
+                const auto bytes,
+                co_await read_bytes(*file_, header_.offset_map + at,
+                                    std::min<std::uint64_t>(kPart, header_.blocks * 4ULL - at)));
             for (std::size_t i = 0; i < bytes.size(); i += 4) {
                 const std::uint32_t entry = get<Le32>(bytes, i);
                 if (entry < header_.blocks) {
@@ -103,27 +117,39 @@ class VdiNode final : public TableNode {
     }
 
   private:
-    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const { return header_.offset_map + block * 4; }
-    [[nodiscard]] std::uint64_t data_offset(std::uint64_t index) const { return header_.offset_data + index * header_.stride() + header_.extra; }
+    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const {
+        return header_.offset_map + block * 4;
+    }
+    [[nodiscard]] std::uint64_t data_offset(std::uint64_t index) const {
+        return header_.offset_data + index * header_.stride() + header_.extra;
+    }
     Header header_;
     std::vector<std::uint32_t> gaps_;  ///< places below the header's count that no block has
     const std::uint64_t old_end_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_image(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_image(start) ? 100 : 0;
+}
 
 Task<NodePtr> open_parent(Loop& loop, const OpenOptions& options, const Header& header) {
     const std::string_view parent = options.extra_of("parent");
     if (parent.empty()) {
-        co_return unsupported_image("VDI", options.path,
-                                    fmt::format("it is a differencing image over the image {}; name that with parent=FILE", format_uuid(header.link, true)));
+        co_return unsupported_image(
+            "VDI", options.path,
+            fmt::format("it is a differencing image over the image {}; name that with parent=FILE",
+                        format_uuid(header.link, true)));
     }
-    Reference reference{.kind = Reference::Kind::Backing, .name = std::string(parent), .format = "vdi", .referrer = options.path};
+    Reference reference{.kind = Reference::Kind::Backing,
+                        .name = std::string(parent),
+                        .format = "vdi",
+                        .referrer = options.path};
     STRATA_CO_TRY(NodePtr node, co_await open_reference(loop, options, std::move(reference)));
     const auto* below = dynamic_cast<const VdiNode*>(node.get());
     if (below == nullptr || below->header().uuid != header.link) {
         co_return broken_image("VDI", options.path,
-                               fmt::format("'{}' is not its parent: it lies over the image {}", parent, format_uuid(header.link, true)));
+                               fmt::format("'{}' is not its parent: it lies over the image {}",
+                                           parent, format_uuid(header.link, true)));
     }
     co_return node;
 }
@@ -135,20 +161,24 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     if (header.differencing() && options.open_backing) {
         STRATA_CO_TRY(backing, co_await open_parent(file->loop(), options, header));
     }
-    co_return NodePtr(std::make_shared<VdiNode>(std::move(file), options.path, options.read_only, header, std::move(backing)));
+    co_return NodePtr(std::make_shared<VdiNode>(std::move(file), options.path, options.read_only,
+                                                header, std::move(backing)));
 }
 
 constexpr std::array kOptions{
     CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
     CreateOption{"static", CreateOption::Kind::Flag, "VDI static (pre-allocated) image", "off"},
-    CreateOption{"preallocation", CreateOption::Kind::Text, "Preallocation mode (allowed values: off, metadata)", "off"},
+    CreateOption{"preallocation", CreateOption::Kind::Text,
+                 "Preallocation mode (allowed values: off, metadata)", "off"},
 };
 constexpr std::array<std::string_view, 2> kPreallocation = {"off", "metadata"};
 
 Task<> create(Loop& loop, CreateRequest request) {
-    STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "vdi", kMaxMapBytes / 4 * kDefaultBlock));
+    STRATA_CO_TRY(const std::uint64_t size,
+                  disk_size_of(request, "vdi", kMaxMapBytes / 4 * kDefaultBlock));
     STRATA_CO_TRY(bool fixed, request.flag("static", false));
-    STRATA_CO_TRY(const std::string_view preallocation, choice(request, "preallocation", kPreallocation));
+    STRATA_CO_TRY(const std::string_view preallocation,
+                  choice(request, "preallocation", kPreallocation));
     fixed = fixed || preallocation == "metadata";
     Header header;
     header.type = fixed ? Type::Static : Type::Dynamic;
@@ -169,10 +199,17 @@ Task<> create(Loop& loop, CreateRequest request) {
     co_return co_await write_new_image(loop, request.path, std::move(pieces), length);
 }
 
-constexpr FormatDriver kDriver{.name = "vdi", .probe = &probe, .open = &open, .create = &create, .create_options = kOptions, .backing = false};
+constexpr FormatDriver kDriver{.name = "vdi",
+                               .probe = &probe,
+                               .open = &open,
+                               .create = &create,
+                               .create_options = kOptions,
+                               .backing = false};
 
 }  // namespace
 
-const FormatDriver& driver() { return kDriver; }
+const FormatDriver& driver() {
+    return kDriver;
+}
 
 }  // namespace strata::block::vdi

@@ -1,6 +1,7 @@
 // The format "vdi": images of VirtualBox.
 //
-// Extra option `parent`: the file that a differencing image lies over; the image itself names it by UUID alone.
+// Extra option `parent`: the file that a differencing image lies over; the image itself names it by
+// UUID alone.
 #pragma once
 
 #include "block/registry.h"

@@ -47,7 +47,8 @@ static_assert(sizeof(WireFooter) == kFooterBytes && sizeof(WireHeader) == kHeade
 constexpr std::array<char, 8> kFooterCookie = {'c', 'o', 'n', 'e', 'c', 't', 'i', 'x'};
 constexpr std::array<char, 8> kHeaderCookie = {'c', 'x', 's', 'p', 'a', 'r', 's', 'e'};
 /// Creators whose current_size is the disk's size, whatever their geometry says.
-constexpr std::array<std::string_view, 6> kExactCreators = {"win ", "qem2", "d2v ", "CTXS", std::string_view("wa\0\0", 4), std::string_view("tap\0", 4)};
+constexpr std::array<std::string_view, 6> kExactCreators = {
+    "win ", "qem2", "d2v ", "CTXS", std::string_view("wa\0\0", 4), std::string_view("tap\0", 4)};
 
 /// Of a structure whose checksum field, at `at`, counts as zeros.
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::size_t at) {
@@ -80,17 +81,21 @@ Geometry geometry_of(std::uint64_t bytes) {
             tracks = total / sectors;
         }
     }
-    return {static_cast<std::uint16_t>(tracks / heads), static_cast<std::uint8_t>(heads), static_cast<std::uint8_t>(sectors)};
+    return {static_cast<std::uint16_t>(tracks / heads), static_cast<std::uint8_t>(heads),
+            static_cast<std::uint8_t>(sectors)};
 }
 
 std::uint64_t Footer::disk_size() const {
-    const bool exact = std::find(kExactCreators.begin(), kExactCreators.end(), std::string_view(creator)) != kExactCreators.end();
+    const bool exact = std::find(kExactCreators.begin(), kExactCreators.end(),
+                                 std::string_view(creator)) != kExactCreators.end();
     // Beyond the geometry's reach it says nothing.
-    return exact || geometry.bytes() == 0 || geometry.bytes() >= kMaxGeometry ? current_size : geometry.bytes();
+    return exact || geometry.bytes() == 0 || geometry.bytes() >= kMaxGeometry ? current_size
+                                                                              : geometry.bytes();
 }
 
 bool is_footer(std::span<const std::byte> bytes) {
-    return bytes.size() >= kFooterCookie.size() && std::memcmp(bytes.data(), kFooterCookie.data(), kFooterCookie.size()) == 0;
+    return bytes.size() >= kFooterCookie.size() &&
+           std::memcmp(bytes.data(), kFooterCookie.data(), kFooterCookie.size()) == 0;
 }
 
 Result<Footer> parse_footer(std::span<const std::byte> bytes, std::string_view name) {
@@ -103,10 +108,12 @@ Result<Footer> parse_footer(std::span<const std::byte> bytes, std::string_view n
         return broken_image("VHD", name, "its footer's checksum is wrong");
     }
     if (wire.version >> 16 != 1) {
-        return unsupported_image("VHD", name, fmt::format("version {:#x} is unknown", wire.version.value()));
+        return unsupported_image("VHD", name,
+                                 fmt::format("version {:#x} is unknown", wire.version.value()));
     }
     if (wire.type < 2 || wire.type > 4) {
-        return unsupported_image("VHD", name, fmt::format("disk type {} is unknown", wire.type.value()));
+        return unsupported_image("VHD", name,
+                                 fmt::format("disk type {} is unknown", wire.type.value()));
     }
     Footer f;
     f.type = static_cast<Type>(wire.type.value());
@@ -116,8 +123,10 @@ Result<Footer> parse_footer(std::span<const std::byte> bytes, std::string_view n
     f.current_size = wire.current_size;
     f.geometry = {wire.cylinders, wire.heads, wire.sectors};
     f.uuid = wire.uuid;
-    if (f.current_size > (1ULL << 50) || f.current_size % 512 != 0 || (f.type != Type::Fixed && f.disk_size() > kMaxSize)) {
-        return broken_image("VHD", name, fmt::format("a disk of {} bytes cannot be", f.current_size));
+    if (f.current_size > (1ULL << 50) || f.current_size % 512 != 0 ||
+        (f.type != Type::Fixed && f.disk_size() > kMaxSize)) {
+        return broken_image("VHD", name,
+                            fmt::format("a disk of {} bytes cannot be", f.current_size));
     }
     return f;
 }
@@ -129,7 +138,8 @@ std::vector<std::byte> serialise_footer(const Footer& f) {
     wire.version = 0x00010000U;
     wire.data_offset = f.data_offset;
     wire.timestamp = f.timestamp;
-    std::copy_n(f.creator.begin(), std::min<std::size_t>(f.creator.size(), 4), wire.creator.begin());
+    std::copy_n(f.creator.begin(), std::min<std::size_t>(f.creator.size(), 4),
+                wire.creator.begin());
     wire.creator_version = 0x00010000U;
     wire.creator_os = {'W', 'i', '2', 'k'};
     wire.original_size = f.current_size;
@@ -145,14 +155,16 @@ std::vector<std::byte> serialise_footer(const Footer& f) {
     return out;
 }
 
-Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t size, std::string_view name) {
+Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t size,
+                            std::string_view name) {
     const auto read = ByteReader(bytes).read<WireHeader>();
     if (!read.ok() || read->cookie != kHeaderCookie) {
         return broken_image("VHD", name, "it has no dynamic header where its footer says");
     }
     const WireHeader& wire = *read;
     if (wire.entries > kMaxTableBytes / 4) {
-        return broken_image("VHD", name, fmt::format("a table of {} blocks is too large", wire.entries.value()),
+        return broken_image("VHD", name,
+                            fmt::format("a table of {} blocks is too large", wire.entries.value()),
                             fmt::format("Max Table Entries too large ({})", wire.entries.value()));
     }
     if (wire.checksum != checksum_of(bytes.first(kHeaderBytes), kHeaderChecksum)) {
@@ -169,10 +181,16 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::uint64_t size
         return broken_image("VHD", name, fmt::format("blocks of {} bytes cannot be", h.block));
     }
     if (h.entries < divide_up(size, h.block)) {
-        return broken_image("VHD", name, fmt::format("a table of {} blocks of {} bytes does not fit a disk of {}", h.entries, h.block, size));
+        return broken_image(
+            "VHD", name,
+            fmt::format("a table of {} blocks of {} bytes does not fit a disk of {}", h.entries,
+                        h.block, size));
     }
-    if (h.table_offset < kFooterBytes || h.table_offset >= (1ULL << 48) || h.table_offset % 512 != 0) {
-        return broken_image("VHD", name, fmt::format("its block table lies at {}, where none can be", h.table_offset));
+    if (h.table_offset < kFooterBytes || h.table_offset >= (1ULL << 48) ||
+        h.table_offset % 512 != 0) {
+        return broken_image(
+            "VHD", name,
+            fmt::format("its block table lies at {}, where none can be", h.table_offset));
     }
     for (std::size_t i = 0; i < h.locators.size(); ++i) {
         const WireLocator& from = wire.locators[i];
@@ -193,7 +211,9 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
     wire.parent_time = h.parent_time;
     const auto parent = utf16_of_utf8(h.parent_name, true);
     if (parent.size() > wire.parent_name.size()) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("the parent's name '{}' is too long for a VHD image", h.parent_name)};
+        return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("the parent's name '{}' is too long for a VHD image", h.parent_name)};
     }
     std::copy(parent.begin(), parent.end(), wire.parent_name.begin());
     for (std::size_t i = 0; i < h.locators.size(); ++i) {

@@ -30,7 +30,8 @@ TEST(VhdHeaderTest, FootersAreReadAsWritten) {
 }
 
 TEST(VhdHeaderTest, TheGeometryNeverCoversMoreThanTheDisk) {
-    for (const std::uint64_t size : {std::uint64_t{102400}, std::uint64_t{3} << 20, std::uint64_t{5} << 30, std::uint64_t{130} << 30, kMaxSize}) {
+    for (const std::uint64_t size : {std::uint64_t{102400}, std::uint64_t{3} << 20,
+                                     std::uint64_t{5} << 30, std::uint64_t{130} << 30, kMaxSize}) {
         EXPECT_LE(geometry_of(size).bytes(), size);
         EXPECT_GT(geometry_of(size).bytes() + (16ULL * 255 * 512), std::min(size, kMaxGeometry));
     }
@@ -61,7 +62,11 @@ TEST(VhdHeaderTest, TablesThatCannotBeAreRefused) {
     ASSERT_TRUE(good.ok());
     EXPECT_TRUE(parse_header(*good, 10 << 20, "test").ok());
     EXPECT_FALSE(parse_header(*good, (10 << 20) + 512, "test").ok());
-    for (const auto& [at, value] : {std::pair<std::size_t, std::uint32_t>{32, 0}, {32, 3U << 20}, {28, 0xFFFFFFFF}, {20, 0}, {20, 1537}}) {
+    for (const auto& [at, value] : {std::pair<std::size_t, std::uint32_t>{32, 0},
+                                    {32, 3U << 20},
+                                    {28, 0xFFFFFFFF},
+                                    {20, 0},
+                                    {20, 1537}}) {
         auto bytes = *good;
         put(bytes, at, Be32(value));
         seal(bytes, 36);

@@ -11,8 +11,12 @@
 
 namespace strata::block::vhd {
 
-VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing)
-    : TableNode(std::move(file), std::move(name), read_only), footer_(layout.footer), header_(layout.header), old_end_(file_->size()) {
+VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& layout,
+                 NodePtr backing)
+    : TableNode(std::move(file), std::move(name), read_only),
+      footer_(layout.footer),
+      header_(layout.header),
+      old_end_(file_->size()) {
     backing_ = std::move(backing);
     end_ = layout.end;
     configure(layout.size, fixed() ? 1U << 20 : header_.block, false);
@@ -31,7 +35,8 @@ Task<FormatInfo> VhdNode::info() {
 
 Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
     if (fixed()) {
-        co_return Place{.kind = Place::Kind::Data, .length = length, .offset = offset, .look_below = true};
+        co_return Place{
+            .kind = Place::Kind::Data, .length = length, .offset = offset, .look_below = true};
     }
     const std::uint64_t block = offset / header_.block, within = offset % header_.block;
     Place place{.length = std::min<std::uint64_t>(length, header_.block - within)};
@@ -44,7 +49,9 @@ Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
     const std::uint64_t bitmap = entry * 512ULL;
     bool set = false;
     const std::uint64_t last = (within + place.length - 1) / 512;
-    STRATA_CO_TRY(const std::uint64_t sectors, co_await meta_.same_bits(bitmap, within / 512, last - within / 512 + 1, MetaCache::BitOrder::HighFirst, set));
+    STRATA_CO_TRY(const std::uint64_t sectors,
+                  co_await meta_.same_bits(bitmap, within / 512, last - within / 512 + 1,
+                                           MetaCache::BitOrder::HighFirst, set));
     place.length = std::min(place.length, (within / 512 + sectors) * 512 - within);
     if (set) {
         place.kind = Place::Kind::Data;
@@ -62,12 +69,15 @@ Task<Reservation> VhdNode::reserve(std::uint64_t block, std::uint64_t /*count*/)
     }
     const std::uint64_t at = round_up(end_, 512);
     if (at / 512 >= kUnallocated) {
-        co_return Error{ErrorKind::Failed, fmt::format("VHD image '{}': it cannot grow beyond {} bytes", name(), at), ENOSPC};
+        co_return Error{ErrorKind::Failed,
+                        fmt::format("VHD image '{}': it cannot grow beyond {} bytes", name(), at),
+                        ENOSPC};
     }
     end_ = at + header_.bitmap_bytes() + header_.block;
     // The footer lay where the bitmap will.
-    co_return Reservation{.offset = at + header_.bitmap_bytes(),
-                          .zeroed = file_->traits().zero_initialised && at + header_.bitmap_bytes() >= old_end_};
+    co_return Reservation{
+        .offset = at + header_.bitmap_bytes(),
+        .zeroed = file_->traits().zero_initialised && at + header_.bitmap_bytes() >= old_end_};
 }
 
 Task<> VhdNode::publish(std::uint64_t block, const Reservation& reservation) {
@@ -75,7 +85,8 @@ Task<> VhdNode::publish(std::uint64_t block, const Reservation& reservation) {
     const std::uint64_t bitmap = reservation.offset - header_.bitmap_bytes();
     STRATA_CO_TRY_VOID(co_await meta_.store_bytes(bitmap, ones, 0));
     if (!reservation.in_place) {
-        STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block), Be32(static_cast<std::uint32_t>(bitmap / 512)), 1));
+        STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(block),
+                                                Be32(static_cast<std::uint32_t>(bitmap / 512)), 1));
     }
     co_return ok();
 }

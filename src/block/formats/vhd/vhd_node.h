@@ -1,8 +1,10 @@
-// VhdNode: a table of blocks, each behind a bitmap of the sectors that it really has; the others are the parent's, or zeros.
+// VhdNode: a table of blocks, each behind a bitmap of the sectors that it really has; the others
+// are the parent's, or zeros.
 //
-// The first write to a block fills it and sets its whole bitmap. The footer at the end of the file gives way to new blocks and is
-// written anew by each flush; until then its copy at the start stands in. A bitmap reaches the file before the table
-// refers to it. Fixed images are their file without the footer.
+// The first write to a block fills it and sets its whole bitmap. The footer at the end of the file
+// gives way to new blocks and is written anew by each flush; until then its copy at the start
+// stands in. A bitmap reaches the file before the table refers to it. Fixed images are their file
+// without the footer.
 #pragma once
 
 #include <string>
@@ -16,7 +18,7 @@ class VhdNode final : public TableNode {
   public:
     struct Layout {
         Footer footer;
-        Header header;        ///< of all but fixed images
+        Header header;  ///< of all but fixed images
         std::uint64_t size = 0;
         std::uint64_t end = 0;  ///< of what is used, without the footer
     };
@@ -33,7 +35,9 @@ class VhdNode final : public TableNode {
 
   private:
     [[nodiscard]] bool fixed() const { return footer_.type == Type::Fixed; }
-    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const { return header_.table_offset + block * 4; }
+    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const {
+        return header_.table_offset + block * 4;
+    }
     const Footer footer_;
     const Header header_;
     const std::uint64_t old_end_;

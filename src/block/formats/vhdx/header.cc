@@ -41,12 +41,16 @@ struct WireLocatorEntry {
     Le32 key, value;
     Le16 key_length, value_length;
 };
-static_assert(sizeof(WireHeader) == 80 && sizeof(WireRegion) == 32 && sizeof(WireItem) == 32 && sizeof(WireLocatorEntry) == 12);
+static_assert(sizeof(WireHeader) == 80 && sizeof(WireRegion) == 32 && sizeof(WireItem) == 32 &&
+              sizeof(WireLocatorEntry) == 12);
 
-consteval std::byte hex_digit(char c) { return static_cast<std::byte>(c <= '9' ? c - '0' : c - 'A' + 10); }
+consteval std::byte hex_digit(char c) {
+    return static_cast<std::byte>(c <= '9' ? c - '0' : c - 'A' + 10);
+}
 /// A GUID as it lies in the file, from its usual text.
 consteval RawUuid guid(std::string_view text) {
-    constexpr std::array<std::size_t, 16> kPlaces = {6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34};
+    constexpr std::array<std::size_t, 16> kPlaces = {6,  4,  2,  0,  11, 9,  16, 14,
+                                                     19, 21, 24, 26, 28, 30, 32, 34};
     RawUuid out{};
     for (std::size_t i = 0; i < out.size(); ++i) {
         out[i] = hex_digit(text[kPlaces[i]]) << 4 | hex_digit(text[kPlaces[i] + 1]);
@@ -85,14 +89,16 @@ Result<> take_parent(std::span<const std::byte> item, Parameters& p, std::string
             return broken_image("VHDX", name, "its parent locator is cut off");
         }
         if (p.parent.size() < 64) {
-            p.parent.emplace_back(utf8_of_utf16(item.subspan(entry->key, entry->key_length), false),
-                                  utf8_of_utf16(item.subspan(entry->value, entry->value_length), false));
+            p.parent.emplace_back(
+                utf8_of_utf16(item.subspan(entry->key, entry->key_length), false),
+                utf8_of_utf16(item.subspan(entry->value, entry->value_length), false));
         }
     }
     return ok();
 }
 
-Result<> take_item(const WireItem& entry, std::span<const std::byte> item, Parameters& p, std::string_view name) {
+Result<> take_item(const WireItem& entry, std::span<const std::byte> item, Parameters& p,
+                   std::string_view name) {
     ByteReader reader(item);
     if (entry.id == kFileParameters) {
         p.block = STRATA_TRY(reader.read<Le32>());
@@ -110,7 +116,9 @@ Result<> take_item(const WireItem& entry, std::span<const std::byte> item, Param
     } else if (entry.id == kParentLocator) {
         return take_parent(item, p, name);
     } else if ((entry.flags & kRequiredItem) != 0) {
-        return unsupported_image("VHDX", name, fmt::format("it needs the metadata {}, which is unknown here", format_uuid(entry.id, true)));
+        return unsupported_image("VHDX", name,
+                                 fmt::format("it needs the metadata {}, which is unknown here",
+                                             format_uuid(entry.id, true)));
     }
     return ok();
 }
@@ -120,7 +128,8 @@ Result<> check_parameters(const Parameters& p, std::string_view name) {
         return broken_image("VHDX", name, fmt::format("blocks of {} bytes cannot be", p.block));
     }
     if (p.logical_sector != 512 && p.logical_sector != 4096) {
-        return broken_image("VHDX", name, fmt::format("sectors of {} bytes cannot be", p.logical_sector));
+        return broken_image("VHDX", name,
+                            fmt::format("sectors of {} bytes cannot be", p.logical_sector));
     }
     if (p.size == 0 || p.size > kMaxSize || p.size % p.logical_sector != 0) {
         return broken_image("VHDX", name, fmt::format("a disk of {} bytes cannot be", p.size));
@@ -134,7 +143,8 @@ std::uint64_t Parameters::bat_entries() const {
     if (blocks() == 0) {
         return 0;
     }
-    return has_parent ? divide_up(blocks(), chunk_ratio()) * (chunk_ratio() + 1) : payload_entry(blocks() - 1) + 1;
+    return has_parent ? divide_up(blocks(), chunk_ratio()) * (chunk_ratio() + 1)
+                      : payload_entry(blocks() - 1) + 1;
 }
 
 std::string_view Parameters::parent_value(std::string_view key) const {
@@ -147,7 +157,8 @@ std::string_view Parameters::parent_value(std::string_view key) const {
 }
 
 bool is_image(std::span<const std::byte> bytes) {
-    return bytes.size() >= kIdentifier.size() && std::memcmp(bytes.data(), kIdentifier.data(), kIdentifier.size()) == 0;
+    return bytes.size() >= kIdentifier.size() &&
+           std::memcmp(bytes.data(), kIdentifier.data(), kIdentifier.size()) == 0;
 }
 
 Result<Header> parse_headers(std::span<const std::byte> start, std::string_view name) {
@@ -167,17 +178,21 @@ Result<Header> parse_headers(std::span<const std::byte> start, std::string_view 
             continue;
         }
         found = true;
-        best = {i, wire.sequence, wire.file_write, wire.data_write, wire.log, wire.log_length, wire.log_offset};
+        best = {i,        wire.sequence,   wire.file_write, wire.data_write,
+                wire.log, wire.log_length, wire.log_offset};
         if (best.dirty() && wire.log_version != 0) {
-            return unsupported_image("VHDX", name, fmt::format("log version {} is unknown", wire.log_version.value()));
+            return unsupported_image(
+                "VHDX", name, fmt::format("log version {} is unknown", wire.log_version.value()));
         }
     }
     if (!found) {
         return broken_image("VHDX", name, "none of its two headers is sound");
     }
-    if (best.log_length % kMiB != 0 || best.log_offset % kMiB != 0 || best.log_length > kMaxLog || best.log_offset >= (1ULL << 56) ||
-        (best.log_length != 0 && best.log_offset < kMiB)) {
-        return broken_image("VHDX", name, fmt::format("a log of {} bytes at {} cannot be", best.log_length, best.log_offset));
+    if (best.log_length % kMiB != 0 || best.log_offset % kMiB != 0 || best.log_length > kMaxLog ||
+        best.log_offset >= (1ULL << 56) || (best.log_length != 0 && best.log_offset < kMiB)) {
+        return broken_image(
+            "VHDX", name,
+            fmt::format("a log of {} bytes at {} cannot be", best.log_length, best.log_offset));
     }
     return best;
 }
@@ -189,21 +204,28 @@ Result<Regions> parse_regions(std::span<const std::byte> start, std::string_view
         }
         const auto bytes = start.subspan(offset, kRegionBytes);
         const auto table = get<WireRegionTable>(bytes, 0);
-        if (table.signature != kRegi || table.count > kMaxRegions || table.checksum != checksum_of(bytes)) {
+        if (table.signature != kRegi || table.count > kMaxRegions ||
+            table.checksum != checksum_of(bytes)) {
             continue;
         }
         Regions out;
         for (std::uint32_t i = 0; i < table.count; ++i) {
             const auto entry = get<WireRegion>(bytes, sizeof table + i * sizeof(WireRegion));
-            if (entry.offset % kMiB != 0 || entry.length % kMiB != 0 || entry.offset < kMiB || entry.offset >= (1ULL << 56)) {
-                return broken_image("VHDX", name, fmt::format("a region of {} bytes at {} cannot be", entry.length.value(), entry.offset.value()));
+            if (entry.offset % kMiB != 0 || entry.length % kMiB != 0 || entry.offset < kMiB ||
+                entry.offset >= (1ULL << 56)) {
+                return broken_image("VHDX", name,
+                                    fmt::format("a region of {} bytes at {} cannot be",
+                                                entry.length.value(), entry.offset.value()));
             }
             if (entry.id == kBatRegion) {
                 out.bat = {entry.offset, entry.length};
             } else if (entry.id == kMetadataRegion) {
                 out.metadata = {entry.offset, entry.length};
             } else if ((entry.required & 1) != 0) {
-                return unsupported_image("VHDX", name, fmt::format("it needs the region {}, which is unknown here", format_uuid(entry.id, true)));
+                return unsupported_image(
+                    "VHDX", name,
+                    fmt::format("it needs the region {}, which is unknown here",
+                                format_uuid(entry.id, true)));
             }
         }
         if (out.bat.length == 0 || out.metadata.length == 0) {
@@ -216,7 +238,8 @@ Result<Regions> parse_regions(std::span<const std::byte> start, std::string_view
 
 Result<Parameters> parse_metadata(std::span<const std::byte> metadata, std::string_view name) {
     constexpr std::size_t kTable = 64U << 10;
-    if (metadata.size() < kTable || std::memcmp(metadata.data(), kMetadata.data(), kMetadata.size()) != 0 ||
+    if (metadata.size() < kTable ||
+        std::memcmp(metadata.data(), kMetadata.data(), kMetadata.size()) != 0 ||
         get<Le16>(metadata, 10) > kMaxItems) {
         return broken_image("VHDX", name, "its metadata is broken");
     }
@@ -227,13 +250,22 @@ Result<Parameters> parse_metadata(std::span<const std::byte> metadata, std::stri
         if ((entry.flags & kUserItem) != 0 && (entry.flags & kRequiredItem) == 0) {
             continue;
         }
-        if (entry.length != 0 && (entry.offset < kTable || !lies_within(entry.offset, entry.length, metadata.size()))) {
-            return broken_image("VHDX", name, fmt::format("{} bytes of metadata at {} lie outside", entry.length.value(), entry.offset.value()));
+        if (entry.length != 0 &&
+            (entry.offset < kTable || !lies_within(entry.offset, entry.length, metadata.size()))) {
+            return broken_image("VHDX", name,
+                                fmt::format("{} bytes of metadata at {} lie outside",
+                                            entry.length.value(), entry.offset.value()));
         }
-        const auto taken = take_item(entry, entry.length == 0 ? std::span<const std::byte>{} : metadata.subspan(entry.offset, entry.length), p, name);
+        const auto taken =
+            take_item(entry,
+                      entry.length == 0 ? std::span<const std::byte>{}
+                                        : metadata.subspan(entry.offset, entry.length),
+                      p, name);
         if (!taken.ok()) {
-            return taken.error().kind() == ErrorKind::NotSupported ? Result<Parameters>(taken.error())
-                                                                  : broken_image("VHDX", name, fmt::format("metadata: {}", taken.error().text()));
+            return taken.error().kind() == ErrorKind::NotSupported
+                       ? Result<Parameters>(taken.error())
+                       : broken_image("VHDX", name,
+                                      fmt::format("metadata: {}", taken.error().text()));
         }
     }
     STRATA_TRY_VOID(check_parameters(p, name));
@@ -279,12 +311,14 @@ std::vector<std::byte> serialise_metadata(const Parameters& p) {
     std::uint16_t count = 0;
     std::uint32_t at = 64U << 10;
     const auto add = [&](const RawUuid& id, std::uint32_t flags, const auto& value) {
-        put(out, 32 + std::size_t{count} * sizeof(WireItem), WireItem{id, at, static_cast<std::uint32_t>(sizeof value), flags, 0U});
+        put(out, 32 + std::size_t{count} * sizeof(WireItem),
+            WireItem{id, at, static_cast<std::uint32_t>(sizeof value), flags, 0U});
         put(out, at, value);
         at += static_cast<std::uint32_t>(sizeof value);
         ++count;
     };
-    add(kFileParameters, kRequiredItem, std::array<Le32, 2>{p.block, (p.leave_allocated ? 1U : 0U) | (p.has_parent ? 2U : 0U)});
+    add(kFileParameters, kRequiredItem,
+        std::array<Le32, 2>{p.block, (p.leave_allocated ? 1U : 0U) | (p.has_parent ? 2U : 0U)});
     add(kDiskSize, kVirtualDiskItem | kRequiredItem, Le64(p.size));
     add(kDiskId, kVirtualDiskItem | kRequiredItem, p.disk_id);
     add(kLogicalSector, kVirtualDiskItem | kRequiredItem, Le32(p.logical_sector));

@@ -1,8 +1,9 @@
-// VhdxHeader: the headers, region table, metadata and block table entries of Hyper-V images (VHDX), checked.
+// VhdxHeader: the headers, region table, metadata and block table entries of Hyper-V images (VHDX),
+// checked.
 //
-// Layout: identifier at 0, two headers at 64 and 128 KiB (the one of the higher sequence number holds), two region
-// tables at 192 and 256 KiB that point at the block table (BAT) and the metadata. Everything is little-endian and under CRC-32C.
-// Format: [MS-VHDX].
+// Layout: identifier at 0, two headers at 64 and 128 KiB (the one of the higher sequence number
+// holds), two region tables at 192 and 256 KiB that point at the block table (BAT) and the
+// metadata. Everything is little-endian and under CRC-32C. Format: [MS-VHDX].
 #pragma once
 
 #include <array>
@@ -25,7 +26,8 @@ inline constexpr std::size_t kStartBytes = 320U << 10;
 inline constexpr std::uint64_t kMiB = 1ULL << 20;
 inline constexpr std::uint64_t kMaxSize = 64ULL << 40;
 inline constexpr std::uint64_t kMaxLog = 64 * kMiB;
-/// The metadata's items lie in the first of it: a table of 64 KiB and the items of at most 1 MiB in sum.
+/// The metadata's items lie in the first of it: a table of 64 KiB and the items of at most 1 MiB in
+/// sum.
 inline constexpr std::size_t kMaxMetadata = 2 * kMiB;
 
 struct Header {
@@ -44,8 +46,8 @@ struct Regions {
     Region bat, metadata;
 };
 struct Parameters {
-    std::uint32_t block = 0;      ///< bytes
-    bool leave_allocated = false; ///< a "fixed" image
+    std::uint32_t block = 0;       ///< bytes
+    bool leave_allocated = false;  ///< a "fixed" image
     bool has_parent = false;
     std::uint64_t size = 0;
     std::uint32_t logical_sector = 512, physical_sector = 4096;
@@ -53,11 +55,16 @@ struct Parameters {
     /// The parent locator's keys and values, e.g. "relative_path".
     std::vector<std::pair<std::string, std::string>> parent{};
 
-    [[nodiscard]] std::uint64_t chunk_ratio() const { return (std::uint64_t{1} << 23) * logical_sector / block; }
+    [[nodiscard]] std::uint64_t chunk_ratio() const {
+        return (std::uint64_t{1} << 23) * logical_sector / block;
+    }
     [[nodiscard]] std::uint64_t blocks() const { return divide_up(size, block); }
     [[nodiscard]] std::uint64_t bat_entries() const;
-    /// Where in the BAT the entry of payload block `block_index` is, and that of its chunk's sector bitmap.
-    [[nodiscard]] std::uint64_t payload_entry(std::uint64_t block_index) const { return block_index + block_index / chunk_ratio(); }
+    /// Where in the BAT the entry of payload block `block_index` is, and that of its chunk's sector
+    /// bitmap.
+    [[nodiscard]] std::uint64_t payload_entry(std::uint64_t block_index) const {
+        return block_index + block_index / chunk_ratio();
+    }
     [[nodiscard]] std::uint64_t bitmap_entry(std::uint64_t block_index) const {
         return (block_index / chunk_ratio()) * (chunk_ratio() + 1) + chunk_ratio();
     }
@@ -65,9 +72,20 @@ struct Parameters {
     [[nodiscard]] std::string_view parent_value(std::string_view key) const;
 };
 
-enum class State : std::uint8_t { NotPresent = 0, Undefined = 1, Zero = 2, Unmapped = 3, Present = 6, Partial = 7 };
-[[nodiscard]] constexpr State state_of(std::uint64_t entry) { return static_cast<State>(entry & 7); }
-[[nodiscard]] constexpr std::uint64_t offset_of(std::uint64_t entry) { return entry & ~(kMiB - 1); }
+enum class State : std::uint8_t {
+    NotPresent = 0,
+    Undefined = 1,
+    Zero = 2,
+    Unmapped = 3,
+    Present = 6,
+    Partial = 7
+};
+[[nodiscard]] constexpr State state_of(std::uint64_t entry) {
+    return static_cast<State>(entry & 7);
+}
+[[nodiscard]] constexpr std::uint64_t offset_of(std::uint64_t entry) {
+    return entry & ~(kMiB - 1);
+}
 
 /// True if `bytes` begin with the identifier: for probing.
 bool is_image(std::span<const std::byte> bytes);

@@ -11,7 +11,8 @@
 namespace strata::block::vhdx {
 namespace {
 
-constexpr std::uint32_t kEntry = 0x65676F6C, kZeroDescriptor = 0x6F72657A, kDataDescriptor = 0x63736564, kData = 0x61746164;
+constexpr std::uint32_t kEntry = 0x65676F6C, kZeroDescriptor = 0x6F72657A,
+                        kDataDescriptor = 0x63736564, kData = 0x61746164;
 constexpr std::uint64_t kSector = 4096;
 constexpr std::uint64_t kMaxOffset = 1ULL << 56;
 
@@ -28,7 +29,8 @@ struct WireDescriptor {
 };
 static_assert(sizeof(WireEntry) == 64 && sizeof(WireDescriptor) == 32);
 
-/// The ring, and how much checksumming may still be done on it: hostile logs could ask for the square of their size.
+/// The ring, and how much checksumming may still be done on it: hostile logs could ask for the
+/// square of their size.
 struct Ring {
     std::span<const std::byte> bytes;
     RawUuid id{};
@@ -49,13 +51,16 @@ std::uint32_t checksum_of(std::span<const std::byte> bytes) {
     return crc32c(bytes.subspan(8), crc32c(kZeros, crc32c(bytes.first(4))));
 }
 
-std::uint64_t descriptor_bytes(std::uint32_t count) { return round_up(sizeof(WireEntry) + std::uint64_t{count} * sizeof(WireDescriptor), kSector); }
+std::uint64_t descriptor_bytes(std::uint32_t count) {
+    return round_up(sizeof(WireEntry) + std::uint64_t{count} * sizeof(WireDescriptor), kSector);
+}
 
 /// The header of the entry at `offset`, if a whole and sound one is there.
 std::optional<WireEntry> entry_at(Ring& ring, std::uint64_t offset) {
     const auto wire = get<WireEntry>(ring.bytes, offset);  // sectors never straddle the ring's end
-    if (wire.signature != kEntry || wire.length % kSector != 0 || wire.length == 0 || wire.length > ring.bytes.size() ||
-        wire.tail % kSector != 0 || wire.tail >= ring.bytes.size() || wire.sequence == 0 || wire.log != ring.id ||
+    if (wire.signature != kEntry || wire.length % kSector != 0 || wire.length == 0 ||
+        wire.length > ring.bytes.size() || wire.tail % kSector != 0 ||
+        wire.tail >= ring.bytes.size() || wire.sequence == 0 || wire.log != ring.id ||
         descriptor_bytes(wire.descriptors) > wire.length || ring.budget < wire.length) {
         return std::nullopt;
     }
@@ -66,8 +71,10 @@ std::optional<WireEntry> entry_at(Ring& ring, std::uint64_t offset) {
     }
     std::uint64_t data = descriptor_bytes(wire.descriptors);
     for (std::uint32_t i = 0; i < wire.descriptors; ++i) {
-        const auto each = get<WireDescriptor>(bytes, sizeof wire + std::size_t{i} * sizeof(WireDescriptor));
-        if (each.sequence != wire.sequence || each.offset % kSector != 0 || each.offset > kMaxOffset) {
+        const auto each =
+            get<WireDescriptor>(bytes, sizeof wire + std::size_t{i} * sizeof(WireDescriptor));
+        if (each.sequence != wire.sequence || each.offset % kSector != 0 ||
+            each.offset > kMaxOffset) {
             return std::nullopt;
         }
         if (each.signature == kZeroDescriptor) {
@@ -79,7 +86,8 @@ std::optional<WireEntry> entry_at(Ring& ring, std::uint64_t offset) {
         if (each.signature != kDataDescriptor || data + kSector > bytes.size()) {
             return std::nullopt;
         }
-        const std::uint64_t sequence = std::uint64_t{get<Le32>(bytes, data + 4)} << 32 | get<Le32>(bytes, data + kSector - 4);
+        const std::uint64_t sequence =
+            std::uint64_t{get<Le32>(bytes, data + 4)} << 32 | get<Le32>(bytes, data + kSector - 4);
         if (get<Le32>(bytes, data) != kData || sequence != wire.sequence) {
             return std::nullopt;
         }
@@ -92,7 +100,9 @@ struct Sequence {
     std::vector<std::uint64_t> entries;  ///< offsets, oldest first
     std::uint64_t number = 0;            ///< of the last
     std::uint64_t tail = 0;              ///< where the last says that replay begins
-    [[nodiscard]] bool holds() const { return std::find(entries.begin(), entries.end(), tail) != entries.end(); }
+    [[nodiscard]] bool holds() const {
+        return std::find(entries.begin(), entries.end(), tail) != entries.end();
+    }
 };
 
 Sequence sequence_from(Ring& ring, std::uint64_t start) {
@@ -100,7 +110,8 @@ Sequence sequence_from(Ring& ring, std::uint64_t start) {
     std::uint64_t at = start, covered = 0;
     while (true) {
         const auto entry = entry_at(ring, at);
-        if (!entry || (!out.entries.empty() && entry->sequence != out.number + 1) || covered + entry->length > ring.bytes.size()) {
+        if (!entry || (!out.entries.empty() && entry->sequence != out.number + 1) ||
+            covered + entry->length > ring.bytes.size()) {
             return out;
         }
         out.entries.push_back(at);
@@ -116,7 +127,8 @@ void gather(const Ring& ring, std::uint64_t offset, LogPatch& patch) {
     const auto bytes = ring.take(offset, wire.length);
     std::uint64_t data = descriptor_bytes(wire.descriptors);
     for (std::uint32_t i = 0; i < wire.descriptors; ++i) {
-        const auto each = get<WireDescriptor>(bytes, sizeof wire + std::size_t{i} * sizeof(WireDescriptor));
+        const auto each =
+            get<WireDescriptor>(bytes, sizeof wire + std::size_t{i} * sizeof(WireDescriptor));
         if (each.signature == kZeroDescriptor) {
             patch.zero(each.offset, each.leading);
             continue;
@@ -153,7 +165,8 @@ void LogPatch::cut(std::uint64_t offset, std::uint64_t length) {
         const auto part = [&range, start](std::uint64_t from, std::uint64_t to) {
             Range out{to - from, {}};
             if (!range.data.empty()) {
-                out.data.assign(range.data.begin() + static_cast<std::ptrdiff_t>(from - start), range.data.begin() + static_cast<std::ptrdiff_t>(to - start));
+                out.data.assign(range.data.begin() + static_cast<std::ptrdiff_t>(from - start),
+                                range.data.begin() + static_cast<std::ptrdiff_t>(to - start));
             }
             return out;
         };
@@ -194,12 +207,14 @@ void LogPatch::apply(std::uint64_t offset, std::span<std::byte> bytes) const {
         if (it->second.data.empty()) {
             std::memset(bytes.data() + (from - offset), 0, to - from);
         } else {
-            std::memcpy(bytes.data() + (from - offset), it->second.data.data() + (from - it->first), to - from);
+            std::memcpy(bytes.data() + (from - offset), it->second.data.data() + (from - it->first),
+                        to - from);
         }
     }
 }
 
-Result<LogPatch> replay_log(std::span<const std::byte> log, const RawUuid& id, std::string_view name) {
+Result<LogPatch> replay_log(std::span<const std::byte> log, const RawUuid& id,
+                            std::string_view name) {
     if (log.empty() || log.size() % kSector != 0) {
         return broken_image("VHDX", name, "it has a log to replay, and no log");
     }

@@ -17,7 +17,8 @@ void seal(std::vector<std::byte>& ring, std::size_t at, std::size_t length) {
 }
 
 /// An entry at `at` of one data descriptor for file offset `target`, filled with `fill`.
-void entry(std::vector<std::byte>& ring, std::size_t at, std::uint64_t sequence, std::uint32_t tail, std::uint64_t target, std::byte fill) {
+void entry(std::vector<std::byte>& ring, std::size_t at, std::uint64_t sequence, std::uint32_t tail,
+           std::uint64_t target, std::byte fill) {
     put(ring, at, Le32(0x65676F6CU));
     put(ring, at + 8, Le32(static_cast<std::uint32_t>(2 * kSector)));
     put(ring, at + 12, Le32(tail));

@@ -12,18 +12,31 @@ namespace strata::block::vhdx {
 
 class PatchedFile final : public Node {
   public:
-    PatchedFile(NodePtr file, LogPatch patch) : Node(file->loop(), file->name()), file_(std::move(file)), patch_(std::move(patch)), traits_(file_->traits()) {
+    PatchedFile(NodePtr file, LogPatch patch)
+        : Node(file->loop(), file->name()),
+          file_(std::move(file)),
+          patch_(std::move(patch)),
+          traits_(file_->traits()) {
         traits_.read_only = true;
         traits_.discard = false;
     }
     [[nodiscard]] std::string_view format() const override { return "file"; }
-    [[nodiscard]] std::uint64_t size() const override { return std::max(file_->size(), patch_.file_size); }
+    [[nodiscard]] std::uint64_t size() const override {
+        return std::max(file_->size(), patch_.file_size);
+    }
     [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] Node* file() const override { return file_.get(); }
     Task<> read(std::uint64_t offset, Buffers into) override;
-    Task<> write(std::uint64_t offset, Buffers from) override { co_return check_range(offset, from.size(), true); }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions /*options*/) override { co_return check_range(offset, length, true); }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override { co_return check_range(offset, length, true); }
+    Task<> write(std::uint64_t offset, Buffers from) override {
+        co_return check_range(offset, from.size(), true);
+    }
+    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
+                        ZeroOptions /*options*/) override {
+        co_return check_range(offset, length, true);
+    }
+    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
+        co_return check_range(offset, length, true);
+    }
     Task<> flush() override { co_return ok(); }
     Task<Extent> status(std::uint64_t /*offset*/, std::uint64_t length) override {
         co_return Extent{.kind = Extent::Kind::Data, .length = length, .owner = this};

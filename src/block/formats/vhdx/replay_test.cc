@@ -1,9 +1,8 @@
 // VHDX images whose log is replayed by opening: hostile logs cost no more than the file is large.
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <gtest/gtest.h>
 
 #include "base/endian.h"
 #include "block/formats/vhdx/header.h"
@@ -34,7 +33,8 @@ std::vector<std::byte> log_of_zeros(std::uint64_t offset, std::uint64_t length) 
 }
 
 void place(int fd, std::uint64_t offset, std::span<const std::byte> bytes) {
-    ASSERT_EQ(::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)), static_cast<ssize_t>(bytes.size()));
+    ASSERT_EQ(::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+              static_cast<ssize_t>(bytes.size()));
 }
 
 TEST(VhdxReplayTest, ALogOfMoreZerosThanTheFileHoldsWritesNoneBehindIt) {
@@ -43,8 +43,10 @@ TEST(VhdxReplayTest, ALogOfMoreZerosThanTheFileHoldsWritesNoneBehindIt) {
     const UniqueFd same(::dup(fd.get()));
     Parameters parameters{.block = kMiB, .size = 4 * kMiB};
     place(fd.get(), 0, serialise_identifier());
-    place(fd.get(), kHeaderOffset[0], serialise_header({.sequence = 1, .log = kId, .log_length = kMiB, .log_offset = kMiB}));
-    place(fd.get(), kRegionOffset[0], serialise_regions({.bat = {3 * kMiB, kMiB}, .metadata = {2 * kMiB, kMiB}}));
+    place(fd.get(), kHeaderOffset[0],
+          serialise_header({.sequence = 1, .log = kId, .log_length = kMiB, .log_offset = kMiB}));
+    place(fd.get(), kRegionOffset[0],
+          serialise_regions({.bat = {3 * kMiB, kMiB}, .metadata = {2 * kMiB, kMiB}}));
     place(fd.get(), 2 * kMiB, serialise_metadata(parameters));
     place(fd.get(), 5 * kMiB, std::vector<std::byte>(kMiB, std::byte{9}));
     place(fd.get(), kMiB, log_of_zeros(5 * kMiB + 4096, 1ULL << 55));

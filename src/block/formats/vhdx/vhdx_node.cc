@@ -20,8 +20,11 @@ Task<> PatchedFile::read(std::uint64_t offset, Buffers into) {
     co_return ok();
 }
 
-VhdxNode::VhdxNode(NodePtr file, std::string name, bool read_only, const Layout& layout, NodePtr backing)
-    : TableNode(std::move(file), std::move(name), read_only || layout.parameters.has_parent), layout_(layout), old_end_(file_->size()) {
+VhdxNode::VhdxNode(NodePtr file, std::string name, bool read_only, const Layout& layout,
+                   NodePtr backing)
+    : TableNode(std::move(file), std::move(name), read_only || layout.parameters.has_parent),
+      layout_(layout),
+      old_end_(file_->size()) {
     backing_ = std::move(backing);
     configure(layout.parameters.size, layout.parameters.block, true);
 }
@@ -41,18 +44,24 @@ Task<CheckReport> VhdxNode::check(Repair repair) {
     co_return report;
 }
 
-// The sectors from `within` on of a block that has some of its own: the bitmap of its chunk says which.
-Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry, Place& place) {
+// The sectors from `within` on of a block that has some of its own: the bitmap of its chunk says
+// which.
+Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry,
+                              Place& place) {
     const Parameters& p = layout_.parameters;
-    STRATA_CO_TRY(const Le64 bitmap, co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
+    STRATA_CO_TRY(const Le64 bitmap,
+                  co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
     if (state_of(bitmap) != State::Present || offset_of(bitmap) == 0) {
-        co_return broken_image("VHDX", name(), fmt::format("block {} is partly present, and has no bitmap", block));
+        co_return broken_image("VHDX", name(),
+                               fmt::format("block {} is partly present, and has no bitmap", block));
     }
     const std::uint64_t base = (block % p.chunk_ratio()) * (p.block / p.logical_sector);
     const std::uint64_t sector = within / p.logical_sector;
     const std::uint64_t sectors = (within + place.length - 1) / p.logical_sector - sector + 1;
     bool present = false;
-    STRATA_CO_TRY(const std::uint64_t same, co_await meta_.same_bits(offset_of(bitmap), base + sector, sectors, MetaCache::BitOrder::LowFirst, present));
+    STRATA_CO_TRY(const std::uint64_t same,
+                  co_await meta_.same_bits(offset_of(bitmap), base + sector, sectors,
+                                           MetaCache::BitOrder::LowFirst, present));
     place.length = std::min(place.length, (sector + same) * p.logical_sector - within);
     if (present) {
         place.kind = Place::Kind::Data;
@@ -65,10 +74,12 @@ Task<Place> VhdxNode::find(std::uint64_t offset, std::uint64_t length) {
     const Parameters& p = layout_.parameters;
     const std::uint64_t block = offset / p.block, within = offset % p.block;
     Place place{.length = std::min<std::uint64_t>(length, p.block - within)};
-    STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(entry_offset(p.payload_entry(block))));
+    STRATA_CO_TRY(const Le64 entry,
+                  co_await meta_.load<Le64>(entry_offset(p.payload_entry(block))));
     const State state = state_of(entry);
     if ((state == State::Present || state == State::Partial) && offset_of(entry) == 0) {
-        co_return broken_image("VHDX", name(), fmt::format("block {} is present, and has no place", block));
+        co_return broken_image("VHDX", name(),
+                               fmt::format("block {} is present, and has no place", block));
     }
     switch (state) {
         case State::Present:
@@ -78,7 +89,9 @@ Task<Place> VhdxNode::find(std::uint64_t offset, std::uint64_t length) {
             break;
         case State::Partial:
             if (!p.has_parent) {
-                co_return broken_image("VHDX", name(), fmt::format("block {} is partly present in an image without a parent", block));
+                co_return broken_image(
+                    "VHDX", name(),
+                    fmt::format("block {} is partly present in an image without a parent", block));
             }
             STRATA_CO_TRY_VOID(co_await find_partial(block, within, entry, place));
             break;
@@ -90,25 +103,32 @@ Task<Place> VhdxNode::find(std::uint64_t offset, std::uint64_t length) {
         case State::NotPresent:
             break;
         default:
-            co_return broken_image("VHDX", name(), fmt::format("block {} is in the unknown state {}", block, static_cast<unsigned>(state)));
+            co_return broken_image("VHDX", name(),
+                                   fmt::format("block {} is in the unknown state {}", block,
+                                               static_cast<unsigned>(state)));
     }
     co_return place;
 }
 
 Task<Reservation> VhdxNode::reserve(std::uint64_t block, std::uint64_t count) {
     // A block that was unmapped may have its place still.
-    STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(entry_offset(layout_.parameters.payload_entry(block))));
-    if (offset_of(entry) != 0 && offset_of(entry) + layout_.parameters.block <= old_end_ && offset_of(entry) >= kMiB) {
+    STRATA_CO_TRY(const Le64 entry,
+                  co_await meta_.load<Le64>(entry_offset(layout_.parameters.payload_entry(block))));
+    if (offset_of(entry) != 0 && offset_of(entry) + layout_.parameters.block <= old_end_ &&
+        offset_of(entry) >= kMiB) {
         co_return Reservation{.offset = offset_of(entry), .zeroed = false};
     }
     const std::uint64_t offset = take_space(count * layout_.parameters.block, kMiB);
-    co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+    co_return Reservation{
+        .offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
 }
 
 Task<> VhdxNode::publish(std::uint64_t block, const Reservation& reservation) {
     for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
-        const std::uint64_t value = (reservation.offset + i * layout_.parameters.block) | static_cast<std::uint64_t>(State::Present);
-        STRATA_CO_TRY_VOID(co_await meta_.store(entry_offset(layout_.parameters.payload_entry(block + i)), Le64(value), 0));
+        const std::uint64_t value = (reservation.offset + i * layout_.parameters.block) |
+                                    static_cast<std::uint64_t>(State::Present);
+        STRATA_CO_TRY_VOID(co_await meta_.store(
+            entry_offset(layout_.parameters.payload_entry(block + i)), Le64(value), 0));
     }
     co_return ok();
 }
@@ -116,7 +136,8 @@ Task<> VhdxNode::publish(std::uint64_t block, const Reservation& reservation) {
 Task<bool> VhdxNode::publish_zero(std::uint64_t block) {
     const std::uint64_t at = entry_offset(layout_.parameters.payload_entry(block));
     STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(at));
-    STRATA_CO_TRY_VOID(co_await meta_.store(at, Le64(offset_of(entry) | static_cast<std::uint64_t>(State::Zero)), 0));
+    STRATA_CO_TRY_VOID(co_await meta_.store(
+        at, Le64(offset_of(entry) | static_cast<std::uint64_t>(State::Zero)), 0));
     co_return true;
 }
 

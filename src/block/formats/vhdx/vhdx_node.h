@@ -1,7 +1,9 @@
-// VhdxNode: a table of 64-bit entries, each a state and a place; of differencing images bitmaps say which sectors are the parent's.
+// VhdxNode: a table of 64-bit entries, each a state and a place; of differencing images bitmaps say
+// which sectors are the parent's.
 //
-// New blocks are entered in the table in place, without the log: an entry of eight bytes is written whole or not at all, no change
-// needs two of them, and MetaCache brings the data out first. So the log stays empty and clean.
+// New blocks are entered in the table in place, without the log: an entry of eight bytes is written
+// whole or not at all, no change needs two of them, and MetaCache brings the data out first. So the
+// log stays empty and clean.
 #pragma once
 
 #include <string>
@@ -34,13 +36,17 @@ class VhdxNode final : public TableNode {
     Task<> before_first_write() override;
 
   private:
-    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t entry) const { return layout_.regions.bat.offset + entry * 8; }
-    Task<> find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry, Place& place);
+    [[nodiscard]] std::uint64_t entry_offset(std::uint64_t entry) const {
+        return layout_.regions.bat.offset + entry * 8;
+    }
+    Task<> find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry,
+                        Place& place);
     Layout layout_;
     const std::uint64_t old_end_;
 };
 
-/// Writes `header` with the next sequence number over the one that does not hold, durably; it holds from then on.
+/// Writes `header` with the next sequence number over the one that does not hold, durably; it holds
+/// from then on.
 Task<> write_header(Node& file, Header& header);
 
 }  // namespace strata::block::vhdx

@@ -25,20 +25,27 @@ constexpr std::uint64_t kMaxSize = 1ULL << 46;
 
 constexpr std::array kOptions{
     CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
-    CreateOption{"adapter_type", CreateOption::Kind::Text, "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX", "ide"},
+    CreateOption{
+        "adapter_type", CreateOption::Kind::Text,
+        "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX",
+        "ide"},
     CreateOption{"backing_file", CreateOption::Kind::Text, "File name of a base image"},
     CreateOption{"backing_fmt", CreateOption::Kind::Text, "Must be 'vmdk' if present"},
     CreateOption{"compat6", CreateOption::Kind::Flag, "VMDK version 6 image", "off"},
     CreateOption{"hwversion", CreateOption::Kind::Text, "VMDK hardware version", "4"},
-    CreateOption{"toolsversion", CreateOption::Kind::Text, "VMware guest tools version", "2147483647"},
+    CreateOption{"toolsversion", CreateOption::Kind::Text, "VMware guest tools version",
+                 "2147483647"},
     CreateOption{"subformat", CreateOption::Kind::Text,
-                 "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | "
+                 "VMDK flat extent format, can be one of {monolithicSparse (default) | "
+                 "monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | "
                  "streamOptimized} ",
                  "monolithicSparse"},
-    CreateOption{"zeroed_grain", CreateOption::Kind::Flag, "Enable efficient zero writes using the zeroed-grain GTE feature", "off"},
+    CreateOption{"zeroed_grain", CreateOption::Kind::Flag,
+                 "Enable efficient zero writes using the zeroed-grain GTE feature", "off"},
 };
-constexpr std::array<std::string_view, 5> kSubformats = {"monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat",
-                                                         "streamOptimized"};
+constexpr std::array<std::string_view, 5> kSubformats = {"monolithicSparse", "monolithicFlat",
+                                                         "twoGbMaxExtentSparse",
+                                                         "twoGbMaxExtentFlat", "streamOptimized"};
 constexpr std::array<std::string_view, 4> kAdapters = {"ide", "lsilogic", "buslogic", "legacyESX"};
 
 struct Plan {
@@ -51,10 +58,14 @@ struct Plan {
     [[nodiscard]] bool stream() const { return subformat == "streamOptimized"; }
 };
 
-Error wrong(std::string text) { return {ErrorKind::InvalidArgument, std::move(text)}; }
+Error wrong(std::string text) {
+    return {ErrorKind::InvalidArgument, std::move(text)};
+}
 
-/// Header and empty tables of a sparse extent; `descriptor` lies inside, or is empty. `length`: of the file.
-Pieces sparse_pieces(const Plan& plan, std::uint64_t size, std::string_view descriptor, std::uint64_t& length) {
+/// Header and empty tables of a sparse extent; `descriptor` lies inside, or is empty. `length`: of
+/// the file.
+Pieces sparse_pieces(const Plan& plan, std::uint64_t size, std::string_view descriptor,
+                     std::uint64_t& length) {
     SparseHeader h;
     h.flags = kFlagNewline | kFlagRedundant | (plan.zeroed_grain ? kFlagZeroGrain : 0);
     h.version = plan.zeroed_grain ? 2 : 1;
@@ -65,13 +76,15 @@ Pieces sparse_pieces(const Plan& plan, std::uint64_t size, std::string_view desc
         h.descriptor_sectors = kDescriptorSectors;
     }
     at += kDescriptorSectors;
-    const std::uint64_t directory_sectors = divide_up(h.tables() * 4, 512), table_sectors = h.table_entries * 4 / 512;
+    const std::uint64_t directory_sectors = divide_up(h.tables() * 4, 512),
+                        table_sectors = h.table_entries * 4 / 512;
     Pieces pieces(1);
     for (std::uint64_t* place : {&h.redundant_directory, &h.directory}) {
         *place = at;
         std::vector<std::byte> directory(directory_sectors * 512);
         for (std::uint64_t i = 0; i < h.tables(); ++i) {
-            put(directory, i * 4, Le32(static_cast<std::uint32_t>(at + directory_sectors + i * table_sectors)));
+            put(directory, i * 4,
+                Le32(static_cast<std::uint32_t>(at + directory_sectors + i * table_sectors)));
         }
         pieces.emplace_back(at * 512, std::move(directory));
         at += directory_sectors + h.tables() * table_sectors;
@@ -116,12 +129,13 @@ Result<Descriptor> describe(const CreateRequest& request, const Plan& plan) {
     }
     const std::uint64_t heads = adapter == "ide" ? 16 : 255;
     const std::uint64_t cylinders = plan.size / (63 * heads * 512);
-    d.disk_database = {{"ddb.virtualHWVersion", compat6 ? "6" : std::string(request.option("hwversion", "4"))},
-                       {"ddb.geometry.cylinders", std::to_string(cylinders)},
-                       {"ddb.geometry.heads", std::to_string(heads)},
-                       {"ddb.geometry.sectors", "63"},
-                       {"ddb.adapterType", std::string(adapter)},
-                       {"ddb.toolsVersion", std::string(request.option("toolsversion", "2147483647"))}};
+    d.disk_database = {
+        {"ddb.virtualHWVersion", compat6 ? "6" : std::string(request.option("hwversion", "4"))},
+        {"ddb.geometry.cylinders", std::to_string(cylinders)},
+        {"ddb.geometry.heads", std::to_string(heads)},
+        {"ddb.geometry.sectors", "63"},
+        {"ddb.adapterType", std::string(adapter)},
+        {"ddb.toolsVersion", std::string(request.option("toolsversion", "2147483647"))}};
     return d;
 }
 
@@ -151,7 +165,10 @@ Task<Parent> examine_parent(Loop& loop, const CreateRequest& request) {
     OpenOptions options;
     options.path = request.path;
     options.references = request.references != nullptr ? request.references : follow_references();
-    Reference reference{.kind = Reference::Kind::Backing, .name = std::string(name), .format = "vmdk", .referrer = request.path};
+    Reference reference{.kind = Reference::Kind::Backing,
+                        .name = std::string(name),
+                        .format = "vmdk",
+                        .referrer = request.path};
     STRATA_CO_TRY(const NodePtr node, co_await open_reference(loop, options, std::move(reference)));
     const auto* parent = dynamic_cast<const VmdkNode*>(node.get());
     if (parent == nullptr) {
@@ -162,19 +179,24 @@ Task<Parent> examine_parent(Loop& loop, const CreateRequest& request) {
     co_return found;
 }
 
-/// Makes the extents' files and lists them; of a monolithic sparse image there is none but the image itself.
+/// Makes the extents' files and lists them; of a monolithic sparse image there is none but the
+/// image itself.
 Task<> create_extents(Loop& loop, const Plan& plan, Descriptor& d) {
     const auto folder = std::filesystem::path(plan.path).parent_path();
     const std::uint64_t step = plan.split() ? kSplit : plan.size;
     unsigned number = 0;
     for (std::uint64_t at = 0; at < plan.size; at += step) {
         const std::uint64_t size = std::min(step, plan.size - at);
-        ExtentLine line{.sectors = size / 512, .type = plan.flat() ? ExtentType::Flat : ExtentType::Sparse};
+        ExtentLine line{.sectors = size / 512,
+                        .type = plan.flat() ? ExtentType::Flat : ExtentType::Sparse};
         line.type_name = plan.flat() ? "FLAT" : "SPARSE";
-        line.file = extent_name(plan.path, plan.split() ? fmt::format("-{}{:03}", plan.flat() ? 'f' : 's', ++number) : "-flat");
+        line.file = extent_name(
+            plan.path,
+            plan.split() ? fmt::format("-{}{:03}", plan.flat() ? 'f' : 's', ++number) : "-flat");
         std::uint64_t length = size;
         Pieces pieces = plan.flat() ? Pieces() : sparse_pieces(plan, size, "", length);
-        STRATA_CO_TRY_VOID(co_await write_new_image(loop, (folder / line.file).string(), std::move(pieces), length));
+        STRATA_CO_TRY_VOID(co_await write_new_image(loop, (folder / line.file).string(),
+                                                    std::move(pieces), length));
         d.extents.push_back(std::move(line));
     }
     co_return ok();
@@ -182,7 +204,9 @@ Task<> create_extents(Loop& loop, const Plan& plan, Descriptor& d) {
 
 }  // namespace
 
-std::span<const CreateOption> create_options() { return kOptions; }
+std::span<const CreateOption> create_options() {
+    return kOptions;
+}
 
 Task<> create(Loop& loop, CreateRequest request) {
     Plan plan;
@@ -191,7 +215,8 @@ Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(plan.zeroed_grain, request.flag("zeroed_grain", false));
     if (plan.flat() && (plan.zeroed_grain || !request.option("backing_file").empty())) {
         co_return wrong(worded("a flat VMDK image has no grains and no backing file",
-                               plan.zeroed_grain ? "Flat image can't enable zeroed grain" : "Flat image can't have backing file"));
+                               plan.zeroed_grain ? "Flat image can't enable zeroed grain"
+                                                 : "Flat image can't have backing file"));
     }
     STRATA_CO_TRY(const Parent parent, co_await examine_parent(loop, request));
     request.size = request.size == 0 ? parent.size : request.size;
@@ -210,14 +235,17 @@ Task<> create(Loop& loop, CreateRequest request) {
         pieces.emplace_back(0, std::vector<std::byte>(bytes.begin(), bytes.end()));
         co_return co_await write_new_image(loop, plan.path, std::move(pieces), text.size());
     }
-    descriptor.extents.push_back({.sectors = plan.size / 512, .type = ExtentType::Sparse, .type_name = "SPARSE",
+    descriptor.extents.push_back({.sectors = plan.size / 512,
+                                  .type = ExtentType::Sparse,
+                                  .type_name = "SPARSE",
                                   .file = std::filesystem::path(plan.path).filename().string()});
     const std::string text = serialise_descriptor(descriptor);
     if (text.size() > kDescriptorSectors * 512) {
         co_return wrong("the names are too long for a VMDK image");
     }
     std::uint64_t length = 0;
-    Pieces pieces = plan.stream() ? stream_pieces(plan, text, length) : sparse_pieces(plan, plan.size, text, length);
+    Pieces pieces = plan.stream() ? stream_pieces(plan, text, length)
+                                  : sparse_pieces(plan, plan.size, text, length);
     co_return co_await write_new_image(loop, plan.path, std::move(pieces), length);
 }
 

@@ -41,7 +41,9 @@ std::string_view trim(std::string_view text) {
 }
 
 std::string_view unquote(std::string_view text) {
-    return text.size() >= 2 && text.front() == '"' && text.back() == '"' ? text.substr(1, text.size() - 2) : text;
+    return text.size() >= 2 && text.front() == '"' && text.back() == '"'
+               ? text.substr(1, text.size() - 2)
+               : text;
 }
 
 /// The next word of `line`, which it leaves; a quoted one may hold blanks.
@@ -63,7 +65,8 @@ template <typename T>
 std::optional<T> number(std::string_view text, int base = 10) {
     T value{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+    return error == std::errc() && end == text.data() + text.size() ? std::optional(value)
+                                                                    : std::nullopt;
 }
 
 bool is_extent_line(std::string_view line) {
@@ -78,21 +81,28 @@ Result<ExtentLine> parse_extent(std::string_view line, std::string_view name) {
     out.writable = access == "RW";
     const auto sectors = number<std::uint64_t>(next_word(line));
     out.type_name = next_word(line);
-    const auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& each) { return each.name == out.type_name; });
+    const auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& each) {
+        return each.name == out.type_name;
+    });
     out.file = unquote(next_word(line));
     const std::string_view offset_word = next_word(line);
-    const auto offset = offset_word.empty() ? std::optional<std::uint64_t>(0) : number<std::uint64_t>(offset_word);
+    const auto offset =
+        offset_word.empty() ? std::optional<std::uint64_t>(0) : number<std::uint64_t>(offset_word);
     if (!sectors || *sectors == 0 || *sectors > kMaxSectors || !offset || *offset > kMaxSectors) {
         return broken_image("VMDK", name, fmt::format("the extent '{:.200}' cannot be", whole));
     }
     if (type == kTypes.end() || access == "NOACCESS") {
-        return unsupported_image("VMDK", name, fmt::format("extents of the kind '{:.200}' are not read", whole));
+        return unsupported_image("VMDK", name,
+                                 fmt::format("extents of the kind '{:.200}' are not read", whole));
     }
     out.sectors = *sectors;
     out.type = type->type;
     out.offset = *offset;
-    if (out.file.empty() != (out.type == ExtentType::Zero) || (out.offset != 0 && out.type != ExtentType::Flat)) {
-        return broken_image("VMDK", name, fmt::format("the extent '{:.200}' has a file or an offset too many or too few", whole));
+    if (out.file.empty() != (out.type == ExtentType::Zero) ||
+        (out.offset != 0 && out.type != ExtentType::Flat)) {
+        return broken_image(
+            "VMDK", name,
+            fmt::format("the extent '{:.200}' has a file or an offset too many or too few", whole));
     }
     return out;
 }
@@ -111,7 +121,8 @@ Result<> take_value(std::string_view line, Descriptor& d, std::string_view name)
     } else if (key == "CID" || key == "parentCID") {
         const auto id = number<std::uint32_t>(value, 16);
         if (!id) {
-            return broken_image("VMDK", name, fmt::format("its {} '{:.40}' is no number", key, value));
+            return broken_image("VMDK", name,
+                                fmt::format("its {} '{:.40}' is no number", key, value));
         }
         (key == "CID" ? d.cid : d.parent_cid) = *id;
     } else if (key.starts_with("ddb.") && d.disk_database.size() < 256) {
@@ -144,14 +155,16 @@ bool is_descriptor(std::span<const std::byte> bytes) {
         if (line.empty()) {
             continue;
         }
-        return line == "version=1" || line == "version=2" || line == "version=3" || line == "version = 1";
+        return line == "version=1" || line == "version=2" || line == "version=3" ||
+               line == "version = 1";
     }
     return false;
 }
 
 Result<Descriptor> parse_descriptor(std::span<const std::byte> bytes, std::string_view name) {
     if (bytes.size() > kMaxDescriptor) {
-        return broken_image("VMDK", name, fmt::format("a descriptor of {} bytes is too long", bytes.size()));
+        return broken_image("VMDK", name,
+                            fmt::format("a descriptor of {} bytes is too long", bytes.size()));
     }
     const std::string text = text_until_nul(bytes);
     Descriptor d;
@@ -171,11 +184,14 @@ Result<Descriptor> parse_descriptor(std::span<const std::byte> bytes, std::strin
         d.extents.push_back(STRATA_TRY(parse_extent(line, name)));
         total += d.extents.back().sectors;
         if (total > kMaxSectors) {
-            return broken_image("VMDK", name, fmt::format("a disk of {} sectors is too large", total));
+            return broken_image("VMDK", name,
+                                fmt::format("a disk of {} sectors is too large", total));
         }
     }
     if (d.create_type.empty()) {
-        return broken_image("VMDK", name, "its descriptor names no createType: this is no VMDK image", "invalid VMDK image descriptor");
+        return broken_image("VMDK", name,
+                            "its descriptor names no createType: this is no VMDK image",
+                            "invalid VMDK image descriptor");
     }
     if (d.extents.empty()) {
         return broken_image("VMDK", name, "its descriptor names no extent");
@@ -184,14 +200,19 @@ Result<Descriptor> parse_descriptor(std::span<const std::byte> bytes, std::strin
 }
 
 std::string serialise_descriptor(const Descriptor& d) {
-    std::string out = fmt::format("{}\nversion=1\nCID={:08x}\nparentCID={:08x}\ncreateType=\"{}\"\n", kFirstLine, d.cid, d.parent_cid, d.create_type);
+    std::string out =
+        fmt::format("{}\nversion=1\nCID={:08x}\nparentCID={:08x}\ncreateType=\"{}\"\n", kFirstLine,
+                    d.cid, d.parent_cid, d.create_type);
     if (!d.parent.empty()) {
         out += fmt::format("parentFileNameHint=\"{}\"\n", d.parent);
     }
     out += "\n# Extent description\n";
     for (const ExtentLine& each : d.extents) {
-        out += fmt::format("{} {} {} \"{}\"", each.writable ? "RW" : "RDONLY", each.sectors, each.type_name, each.file);
-        out += each.type == ExtentType::Flat && each.type_name == "FLAT" ? fmt::format(" {}\n", each.offset) : "\n";
+        out += fmt::format("{} {} {} \"{}\"", each.writable ? "RW" : "RDONLY", each.sectors,
+                           each.type_name, each.file);
+        out += each.type == ExtentType::Flat && each.type_name == "FLAT"
+                   ? fmt::format(" {}\n", each.offset)
+                   : "\n";
     }
     out += "\n# The Disk Data Base\n#DDB\n\n";
     for (const auto& [key, value] : d.disk_database) {
@@ -204,8 +225,11 @@ Result<std::string> with_cid(std::string text, std::uint32_t cid, std::string_vi
     for (std::size_t at = 0; (at = text.find("CID=", at)) != std::string::npos; at += 4) {
         if (at == 0 || text[at - 1] == '\n') {
             const std::size_t size = text.size();
-            const std::size_t end = std::min(text.find_first_not_of("0123456789abcdefABCDEF", at + 4), size);
-            text.replace(at + 4, end - (at + 4), fmt::format("{:08x}", cid));  // others write fewer digits, without zeros in front
+            const std::size_t end =
+                std::min(text.find_first_not_of("0123456789abcdefABCDEF", at + 4), size);
+            text.replace(
+                at + 4, end - (at + 4),
+                fmt::format("{:08x}", cid));  // others write fewer digits, without zeros in front
             while (text.size() > size && text.back() == '\0') {
                 text.pop_back();
             }

@@ -1,8 +1,9 @@
 // VmdkDescriptor: the text that says what a VMware disk (VMDK) is made of.
 //
-// Lines `key=value` and extent lines `ACCESS SECTORS TYPE "NAME" [OFFSET]`. It is a file of its own or lies inside a sparse
-// extent. Extent names are untrusted: they are opened through the reference policy alone.
-// Format: VMware's "Virtual Disk Format 5.0"; libvmdk's documentation for what that leaves out.
+// Lines `key=value` and extent lines `ACCESS SECTORS TYPE "NAME" [OFFSET]`. It is a file of its own
+// or lies inside a sparse extent. Extent names are untrusted: they are opened through the reference
+// policy alone. Format: VMware's "Virtual Disk Format 5.0"; libvmdk's documentation for what that
+// leaves out.
 #pragma once
 
 #include <cstddef>
@@ -36,9 +37,10 @@ struct ExtentLine {
 struct Descriptor {
     std::string create_type;
     std::uint32_t cid = 0xFFFFFFFE, parent_cid = kNoParent;
-    std::string parent;        ///< parentFileNameHint
+    std::string parent;  ///< parentFileNameHint
     std::vector<ExtentLine> extents;
-    std::vector<std::pair<std::string, std::string>> disk_database;  ///< the `ddb.` lines: key, value without quotes
+    std::vector<std::pair<std::string, std::string>>
+        disk_database;  ///< the `ddb.` lines: key, value without quotes
 
     /// Bytes.
     [[nodiscard]] std::uint64_t size() const;
@@ -49,7 +51,8 @@ bool is_descriptor(std::span<const std::byte> bytes);
 /// Parses a descriptor; what follows the first NUL is padding.
 Result<Descriptor> parse_descriptor(std::span<const std::byte> bytes, std::string_view name);
 std::string serialise_descriptor(const Descriptor& descriptor);
-/// `text` with its `CID=` line replaced: what a writer changes before its first write. The length stays.
+/// `text` with its `CID=` line replaced: what a writer changes before its first write. The length
+/// stays.
 Result<std::string> with_cid(std::string text, std::uint32_t cid, std::string_view name);
 
 }  // namespace strata::block::vmdk

@@ -6,12 +6,16 @@
 namespace strata::block::vmdk {
 namespace {
 
-Result<Descriptor> parse(std::string text) { return parse_descriptor(std::as_bytes(std::span(text)), "test"); }
-constexpr const char* kHead = "# Disk DescriptorFile\nversion=1\nCID=12ab34cd\nparentCID=ffffffff\ncreateType=\"custom\"\n";
+Result<Descriptor> parse(std::string text) {
+    return parse_descriptor(std::as_bytes(std::span(text)), "test");
+}
+constexpr const char* kHead =
+    "# Disk DescriptorFile\nversion=1\nCID=12ab34cd\nparentCID=ffffffff\ncreateType=\"custom\"\n";
 
 TEST(VmdkDescriptorTest, ExtentsOfAllKindsAreRead) {
     const auto d = parse(std::string(kHead) +
-                         "RW 63 FLAT \"a b.vmdk\" 0\r\nRW 100 VMFS \"v-flat.vmdk\" 0\nRW 8 ZERO\nRDONLY 4 SPARSE \"s.vmdk\"\nRW 9 VMFS \"w\" 12\n"
+                         "RW 63 FLAT \"a b.vmdk\" 0\r\nRW 100 VMFS \"v-flat.vmdk\" 0\nRW 8 "
+                         "ZERO\nRDONLY 4 SPARSE \"s.vmdk\"\nRW 9 VMFS \"w\" 12\n"
                          "ddb.adapterType = \"ide\"\n");
     ASSERT_TRUE(d.ok()) << d.error().text();
     EXPECT_EQ(d->extents.size(), 5U);
@@ -27,7 +31,11 @@ TEST(VmdkDescriptorTest, WhatWasWrittenIsRead) {
     d.create_type = "twoGbMaxExtentFlat";
     d.parent = "base.vmdk";
     d.parent_cid = 5;
-    d.extents.push_back({.sectors = 77, .type = ExtentType::Flat, .type_name = "FLAT", .file = "x-f001.vmdk", .offset = 3});
+    d.extents.push_back({.sectors = 77,
+                         .type = ExtentType::Flat,
+                         .type_name = "FLAT",
+                         .file = "x-f001.vmdk",
+                         .offset = 3});
     const auto again = parse(serialise_descriptor(d));
     ASSERT_TRUE(again.ok());
     EXPECT_EQ(again->parent, "base.vmdk");
@@ -42,7 +50,8 @@ TEST(VmdkDescriptorTest, NonsenseIsRefused) {
     EXPECT_FALSE(parse("CID=1\nRW 1 FLAT \"a\" 0\n").ok());
     EXPECT_FALSE(parse(head + "RW 0 FLAT \"a\" 0\n").ok());
     EXPECT_FALSE(parse(head + "RW 99999999999999999999 FLAT \"a\" 0\n").ok());
-    EXPECT_FALSE(parse(head + "RW 4503599627370496 FLAT \"a\" 0\nRW 4503599627370496 FLAT \"a\" 0\n").ok());
+    EXPECT_FALSE(
+        parse(head + "RW 4503599627370496 FLAT \"a\" 0\nRW 4503599627370496 FLAT \"a\" 0\n").ok());
     EXPECT_FALSE(parse(head + "RW 1 FLAT\n").ok());
     EXPECT_FALSE(parse(head + "RW 1 DEVICE \"/dev/sda\" 0\n").ok());
     EXPECT_FALSE(parse(head + "RW 1 SPARSE \"a\" 7\n").ok());
@@ -56,7 +65,8 @@ TEST(VmdkDescriptorTest, TheContentIdIsReplacedInPlace) {
     EXPECT_EQ(text->size(), std::string(kHead).size());
     EXPECT_NE(text->find("\nCID=fedcba90\nparentCID=ffffffff"), std::string::npos);
     EXPECT_FALSE(with_cid("parentCID=12345678\n", 1, "test").ok());
-    EXPECT_EQ(with_cid("x\nCID=12345\nparentCID=9\n", 0xFEDCBA90, "test").value(), "x\nCID=fedcba90\nparentCID=9\n");
+    EXPECT_EQ(with_cid("x\nCID=12345\nparentCID=9\n", 0xFEDCBA90, "test").value(),
+              "x\nCID=fedcba90\nparentCID=9\n");
     const std::string padded = std::string("CID=1\nrest\n") + std::string(16, '\0');
     EXPECT_EQ(with_cid(padded, 0x10, "test")->size(), padded.size());
     EXPECT_EQ(with_cid("CID=123456789a\nrest\n", 0x10, "test").value(), "CID=00000010\nrest\n");

@@ -1,12 +1,11 @@
 // SparseExtent: the directory and the tables.
 #include "block/formats/vmdk/sparse_extent.h"
 
-#include <libdeflate.h>
-
 #include <algorithm>
 #include <cerrno>
 
 #include <fmt/format.h>
+#include <libdeflate.h>
 
 #include "base/endian.h"
 #include "block/formats/common/wire.h"
@@ -22,11 +21,13 @@ Result<> inflate(std::span<const std::byte> from, std::span<std::byte> into) {
     };
     const std::unique_ptr<libdeflate_decompressor, Free> inflater(libdeflate_alloc_decompressor());
     std::size_t used = 0, made = 0;
-    if (inflater == nullptr || libdeflate_zlib_decompress_ex(inflater.get(), from.data(), from.size(), into.data(), into.size(), &used, &made) !=
-                                   LIBDEFLATE_SUCCESS) {
+    if (inflater == nullptr ||
+        libdeflate_zlib_decompress_ex(inflater.get(), from.data(), from.size(), into.data(),
+                                      into.size(), &used, &made) != LIBDEFLATE_SUCCESS) {
         return Error{ErrorKind::Failed, "a compressed grain is damaged", EIO};
     }
-    std::fill(into.begin() + static_cast<std::ptrdiff_t>(made), into.end(), std::byte{0});  // the disk's last grain may be short
+    std::fill(into.begin() + static_cast<std::ptrdiff_t>(made), into.end(),
+              std::byte{0});  // the disk's last grain may be short
     return ok();
 }
 
@@ -39,8 +40,11 @@ Result<> inflate_marked(std::span<const std::byte> from, std::span<std::byte> in
 
 }  // namespace
 
-SparseExtent::SparseExtent(NodePtr file, std::string name, bool read_only, const SparseHeader& header, NodePtr backing, std::uint64_t backing_shift)
-    : TableNode(std::move(file), std::move(name), read_only || header.compressed() || header.cowd || header.version == 3), header_(header) {
+SparseExtent::SparseExtent(NodePtr file, std::string name, bool read_only,
+                           const SparseHeader& header, NodePtr backing, std::uint64_t backing_shift)
+    : TableNode(std::move(file), std::move(name),
+                read_only || header.compressed() || header.cowd || header.version == 3),
+      header_(header) {
     backing_ = std::move(backing);
     backing_shift_ = backing_shift;
     configure(header.capacity * 512, header.grain_bytes(), header.zero_grains());
@@ -48,7 +52,8 @@ SparseExtent::SparseExtent(NodePtr file, std::string name, bool read_only, const
 }
 
 // Where the table is that directory entry `index` names; 0: nowhere, unless it is to be made.
-Task<std::uint64_t> SparseExtent::table_of(std::uint64_t directory, std::uint64_t index, bool make) {
+Task<std::uint64_t> SparseExtent::table_of(std::uint64_t directory, std::uint64_t index,
+                                           bool make) {
     const std::uint64_t at = directory * 512 + index * 4;
     STRATA_CO_TRY(const Le32 entry, co_await meta_.load<Le32>(at));
     if (entry != 0 || !make) {
@@ -57,7 +62,9 @@ Task<std::uint64_t> SparseExtent::table_of(std::uint64_t directory, std::uint64_
     const std::uint64_t bytes = round_up(header_.table_entries * 4ULL, 512);
     const std::uint64_t table = take_space(bytes, 512);
     if (table / 512 > 0xFFFFFFFFU) {
-        co_return Error{ErrorKind::Failed, fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), table), ENOSPC};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), table), ENOSPC};
     }
     const std::vector<std::byte> zeros(bytes);
     STRATA_CO_TRY_VOID(co_await meta_.store_bytes(table, zeros, 0));
@@ -66,14 +73,17 @@ Task<std::uint64_t> SparseExtent::table_of(std::uint64_t directory, std::uint64_
 }
 
 Task<Place> SparseExtent::find(std::uint64_t offset, std::uint64_t length) {
-    const std::uint64_t grain = offset / header_.grain_bytes(), within = offset % header_.grain_bytes();
+    const std::uint64_t grain = offset / header_.grain_bytes(),
+                        within = offset % header_.grain_bytes();
     Place place{.length = std::min(length, header_.grain_bytes() - within)};
-    STRATA_CO_TRY(const std::uint64_t table, co_await table_of(header_.directory, grain / header_.table_entries, false));
+    STRATA_CO_TRY(const std::uint64_t table,
+                  co_await table_of(header_.directory, grain / header_.table_entries, false));
     if (table == 0) {
         place.length = std::min(length, header_.table_span() - offset % header_.table_span());
         co_return place;
     }
-    STRATA_CO_TRY(const Le32 entry, co_await meta_.load<Le32>(table + grain % header_.table_entries * 4));
+    STRATA_CO_TRY(const Le32 entry,
+                  co_await meta_.load<Le32>(table + grain % header_.table_entries * 4));
     if (entry == 0 || (entry == 1 && header_.zero_grains())) {
         place.kind = entry == 0 ? Place::Kind::Hole : Place::Kind::Zero;
         co_return place;
@@ -98,18 +108,23 @@ Task<Reservation> SparseExtent::reserve(std::uint64_t /*block*/, std::uint64_t c
     const std::uint64_t offset = take_space(count * header_.grain_bytes(), header_.grain_bytes());
     if (end_ / 512 > 0xFFFFFFFFU) {
         end_ = old_end;
-        co_return Error{ErrorKind::Failed, fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), offset), ENOSPC};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), offset), ENOSPC};
     }
-    co_return Reservation{.offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+    co_return Reservation{
+        .offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
 }
 
 Task<> SparseExtent::set_entry(std::uint64_t block, std::uint32_t value) {
     const std::uint64_t within = block % header_.table_entries * 4;
     for (const std::uint64_t directory : {header_.directory, header_.redundant_directory}) {
-        if (directory == 0 || (directory == header_.redundant_directory && (header_.flags & kFlagRedundant) == 0)) {
+        if (directory == 0 ||
+            (directory == header_.redundant_directory && (header_.flags & kFlagRedundant) == 0)) {
             continue;
         }
-        STRATA_CO_TRY(const std::uint64_t table, co_await table_of(directory, block / header_.table_entries, true));
+        STRATA_CO_TRY(const std::uint64_t table,
+                      co_await table_of(directory, block / header_.table_entries, true));
         STRATA_CO_TRY_VOID(co_await meta_.store(table + within, Le32(value), 0));
     }
     co_return ok();
@@ -117,7 +132,9 @@ Task<> SparseExtent::set_entry(std::uint64_t block, std::uint32_t value) {
 
 Task<> SparseExtent::publish(std::uint64_t block, const Reservation& reservation) {
     for (std::uint64_t i = 0; i < reservation.blocks; ++i) {
-        STRATA_CO_TRY_VOID(co_await set_entry(block + i, static_cast<std::uint32_t>((reservation.offset + i * header_.grain_bytes()) / 512)));
+        STRATA_CO_TRY_VOID(co_await set_entry(
+            block + i,
+            static_cast<std::uint32_t>((reservation.offset + i * header_.grain_bytes()) / 512)));
     }
     co_return ok();
 }
@@ -128,14 +145,18 @@ Task<bool> SparseExtent::publish_zero(std::uint64_t block) {
 }
 
 Task<SparseHeader> read_sparse_header(Node& file, std::string name, bool& fresh) {
-    constexpr std::uint64_t kFooter = 1024;  // before the end: the footer and the end-of-stream marker
+    constexpr std::uint64_t kFooter =
+        1024;  // before the end: the footer and the end-of-stream marker
     fresh = false;
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(file, 0, kCowdHeaderBytes));
     STRATA_CO_TRY(const SparseHeader header, parse_sparse_header(bytes, name));
     if (header.directory != kDirectoryAtEnd) {
         if (!header.cowd && file.size() < header.overhead * 512) {
-            co_return broken_image("VMDK", name, fmt::format("it was cut off: {} bytes of at least {} are there", file.size(), header.overhead * 512),
-                                   fmt::format("File truncated, expecting at least {} bytes", header.overhead * 512));
+            co_return broken_image(
+                "VMDK", name,
+                fmt::format("it was cut off: {} bytes of at least {} are there", file.size(),
+                            header.overhead * 512),
+                fmt::format("File truncated, expecting at least {} bytes", header.overhead * 512));
         }
         co_return header;
     }
@@ -143,7 +164,8 @@ Task<SparseHeader> read_sparse_header(Node& file, std::string name, bool& fresh)
         fresh = true;
         co_return header;
     }
-    STRATA_CO_TRY(const auto end, co_await read_bytes(file, file.size() / 512 * 512 - kFooter, kHeaderBytes));
+    STRATA_CO_TRY(const auto end,
+                  co_await read_bytes(file, file.size() / 512 * 512 - kFooter, kHeaderBytes));
     auto footer = parse_sparse_header(end, name);
     if (!footer.ok() || footer->directory == kDirectoryAtEnd || footer->cowd) {
         co_return broken_image("VMDK", name, "a stream without its end: it was cut off");

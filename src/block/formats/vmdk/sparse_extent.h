@@ -1,7 +1,8 @@
 // SparseExtent: one sparse extent of a VMDK: grain directory, grain tables, grains.
 //
-// Tables that the directory lacks are made as they are needed: a new table reaches the file before the directory refers to it.
-// Both copies of the tables are kept alike. Compressed extents are read only.
+// Tables that the directory lacks are made as they are needed: a new table reaches the file before
+// the directory refers to it. Both copies of the tables are kept alike. Compressed extents are read
+// only.
 #pragma once
 
 #include <string>
@@ -13,7 +14,8 @@ namespace strata::block::vmdk {
 
 class SparseExtent final : public TableNode {
   public:
-    SparseExtent(NodePtr file, std::string name, bool read_only, const SparseHeader& header, NodePtr backing, std::uint64_t backing_shift);
+    SparseExtent(NodePtr file, std::string name, bool read_only, const SparseHeader& header,
+                 NodePtr backing, std::uint64_t backing_shift);
     [[nodiscard]] std::string_view format() const override { return "vmdk"; }
 
   protected:
@@ -28,8 +30,8 @@ class SparseExtent final : public TableNode {
     const SparseHeader header_;
 };
 
-/// The header that holds of the extent in `file`: a stream's footer, if its header says so. `fresh`: a stream that was begun and
-/// has no footer yet.
+/// The header that holds of the extent in `file`: a stream's footer, if its header says so.
+/// `fresh`: a stream that was begun and has no footer yet.
 Task<SparseHeader> read_sparse_header(Node& file, std::string name, bool& fresh);
 
 }  // namespace strata::block::vmdk

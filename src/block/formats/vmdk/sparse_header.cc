@@ -35,24 +35,35 @@ static_assert(sizeof(Wire) == kHeaderBytes);
 constexpr std::array<char, 4> kNewlines = {'\n', ' ', '\r', '\n'};
 
 Result<> check(const SparseHeader& h, std::string_view name) {
-    if (!std::has_single_bit(h.grain) || h.grain > (1U << 21) || (h.compressed() && h.grain > kMaxGrain * 16)) {
+    if (!std::has_single_bit(h.grain) || h.grain > (1U << 21) ||
+        (h.compressed() && h.grain > kMaxGrain * 16)) {
         return broken_image("VMDK", name, fmt::format("grains of {} sectors cannot be", h.grain));
     }
     if (h.table_entries == 0 || h.table_entries > (h.cowd ? kCowdTableEntries : kMaxTableEntries)) {
-        return broken_image("VMDK", name, fmt::format("grain tables of {} entries cannot be", h.table_entries));
+        return broken_image("VMDK", name,
+                            fmt::format("grain tables of {} entries cannot be", h.table_entries));
     }
     if (h.capacity == 0 || h.capacity > (1ULL << 52) || h.tables() > kMaxDirectoryEntries) {
-        return broken_image("VMDK", name, fmt::format("an extent of {} sectors in grains of {} cannot be", h.capacity, h.grain), "L1 size too big");
+        return broken_image(
+            "VMDK", name,
+            fmt::format("an extent of {} sectors in grains of {} cannot be", h.capacity, h.grain),
+            "L1 size too big");
     }
     const bool at_end = h.directory == kDirectoryAtEnd;
-    if (!at_end && (h.directory == 0 || h.directory > (1ULL << 48) || h.redundant_directory > (1ULL << 48))) {
-        return broken_image("VMDK", name, fmt::format("its grain directory lies at sector {}, where none can be", h.directory));
+    if (!at_end &&
+        (h.directory == 0 || h.directory > (1ULL << 48) || h.redundant_directory > (1ULL << 48))) {
+        return broken_image(
+            "VMDK", name,
+            fmt::format("its grain directory lies at sector {}, where none can be", h.directory));
     }
     if (h.overhead > (1ULL << 40)) {
-        return broken_image("VMDK", name, fmt::format("{} sectors before its first grain cannot be", h.overhead));
+        return broken_image("VMDK", name,
+                            fmt::format("{} sectors before its first grain cannot be", h.overhead));
     }
     if (h.descriptor_offset > (1ULL << 48) || h.descriptor_sectors > (64U << 10)) {
-        return broken_image("VMDK", name, fmt::format("a descriptor of {} sectors at {} cannot be", h.descriptor_sectors, h.descriptor_offset));
+        return broken_image("VMDK", name,
+                            fmt::format("a descriptor of {} sectors at {} cannot be",
+                                        h.descriptor_sectors, h.descriptor_offset));
     }
     return ok();
 }
@@ -71,7 +82,9 @@ Result<SparseHeader> parse_cowd(std::span<const std::byte> bytes, std::string_vi
     h.directory = wire->directory;
     STRATA_TRY_VOID(check(h, name));
     if (wire->directory_entries < h.tables()) {
-        return broken_image("VMDK", name, fmt::format("its grain directory of {} entries is too short", wire->directory_entries.value()));
+        return broken_image("VMDK", name,
+                            fmt::format("its grain directory of {} entries is too short",
+                                        wire->directory_entries.value()));
     }
     return h;
 }
@@ -92,7 +105,8 @@ Result<SparseHeader> parse_sparse_header(std::span<const std::byte> bytes, std::
     }
     const Wire& wire = *read;
     if (wire.version < 1 || wire.version > 3) {
-        return unsupported_image("VMDK", name, fmt::format("version {} is unknown", wire.version.value()));
+        return unsupported_image("VMDK", name,
+                                 fmt::format("version {} is unknown", wire.version.value()));
     }
     SparseHeader h;
     h.version = wire.version;
@@ -112,7 +126,8 @@ Result<SparseHeader> parse_sparse_header(std::span<const std::byte> bytes, std::
         return broken_image("VMDK", name, "its line ends were converted in a transfer as text");
     }
     if (h.compressed() && h.compression != 1) {
-        return unsupported_image("VMDK", name, fmt::format("compression {} is unknown", h.compression));
+        return unsupported_image("VMDK", name,
+                                 fmt::format("compression {} is unknown", h.compression));
     }
     return h;
 }

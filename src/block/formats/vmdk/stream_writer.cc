@@ -1,13 +1,12 @@
 // StreamWriter: grains, tables, the end.
 #include "block/formats/vmdk/stream_writer.h"
 
-#include <libdeflate.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <memory>
 
 #include <fmt/format.h>
+#include <libdeflate.h>
 
 #include "base/endian.h"
 #include "block/formats/common/wire.h"
@@ -24,16 +23,19 @@ struct Free {
 
 /// Marker, zlib stream, padding.
 std::vector<std::byte> pack(std::uint64_t sector, std::span<const std::byte> grain) {
-    const std::unique_ptr<libdeflate_compressor, Free> deflater(libdeflate_alloc_compressor(kLevel));
+    const std::unique_ptr<libdeflate_compressor, Free> deflater(
+        libdeflate_alloc_compressor(kLevel));
     STRATA_CHECK(deflater != nullptr, "no memory for a compressor");
     const std::size_t bound = libdeflate_zlib_compress_bound(deflater.get(), grain.size());
     std::vector<std::byte> out(kGrainMarker + bound);
-    const std::size_t made = libdeflate_zlib_compress(deflater.get(), grain.data(), grain.size(), out.data() + kGrainMarker, bound);
+    const std::size_t made = libdeflate_zlib_compress(deflater.get(), grain.data(), grain.size(),
+                                                      out.data() + kGrainMarker, bound);
     STRATA_CHECK(made != 0, "compressing into a buffer of the bound's size failed");
     put(out, 0, Le64(sector));
     put(out, 8, Le32(static_cast<std::uint32_t>(made)));
     out.resize(round_up(kGrainMarker + made, 512));
-    std::fill(out.begin() + static_cast<std::ptrdiff_t>(kGrainMarker + made), out.end(), std::byte{0});
+    std::fill(out.begin() + static_cast<std::ptrdiff_t>(kGrainMarker + made), out.end(),
+              std::byte{0});
     return out;
 }
 
@@ -62,8 +64,12 @@ StreamWriter::StreamWriter(NodePtr file, std::string name, const SparseHeader& h
     traits_.whole_clusters = true;
 }
 
-Task<> StreamWriter::read(std::uint64_t /*offset*/, Buffers /*into*/) { co_return lacks("reading before a stream's end is written"); }
-Task<> StreamWriter::discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) { co_return ok(); }
+Task<> StreamWriter::read(std::uint64_t /*offset*/, Buffers /*into*/) {
+    co_return lacks("reading before a stream's end is written");
+}
+Task<> StreamWriter::discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) {
+    co_return ok();
+}
 Task<Extent> StreamWriter::status(std::uint64_t /*offset*/, std::uint64_t length) {
     co_return Extent{.kind = Extent::Kind::Data, .length = length, .owner = this};
 }
@@ -77,7 +83,8 @@ Task<> StreamWriter::append(std::vector<std::byte> bytes) {
 // Writes the table under way, if any grain is in it.
 Task<> StreamWriter::end_table() {
     if (std::any_of(table_.begin(), table_.end(), [](std::uint32_t each) { return each != 0; })) {
-        std::vector<std::byte> bytes = serialise_marker(Marker::Table, divide_up(table_.size() * 4, 512));
+        std::vector<std::byte> bytes =
+            serialise_marker(Marker::Table, divide_up(table_.size() * 4, 512));
         append_entries(bytes, table_);
         directory_[current_] = static_cast<std::uint32_t>(end_ / 512 + 1);
         STRATA_CO_TRY_VOID(co_await append(std::move(bytes)));
@@ -89,7 +96,10 @@ Task<> StreamWriter::end_table() {
 Task<> StreamWriter::write_grain(std::uint64_t offset, Buffers from) {
     const std::uint64_t grain = offset / header_.grain_bytes();
     if (finished_ || grain < next_) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()), ENOTSUP};
+        co_return Error{
+            ErrorKind::NotSupported,
+            fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()),
+            ENOTSUP};
     }
     if (grain / header_.table_entries != current_) {
         STRATA_CO_TRY_VOID(co_await end_table());
@@ -102,9 +112,12 @@ Task<> StreamWriter::write_grain(std::uint64_t offset, Buffers from) {
     std::vector<std::byte> content(from.size());
     from.copy_to(content);
     content.resize(header_.grain_bytes());
-    std::vector<std::byte> packed = co_await loop().offload([&] { return pack(offset / 512, content); });
+    std::vector<std::byte> packed =
+        co_await loop().offload([&] { return pack(offset / 512, content); });
     if ((end_ + packed.size()) / 512 > 0xFFFFFFFFU) {
-        co_return Error{ErrorKind::Failed, fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), end_), ENOSPC};
+        co_return Error{
+            ErrorKind::Failed,
+            fmt::format("VMDK image '{}': it cannot grow beyond {} bytes", name(), end_), ENOSPC};
     }
     table_[grain % header_.table_entries] = static_cast<std::uint32_t>(end_ / 512);
     co_return co_await append(std::move(packed));
@@ -114,7 +127,11 @@ Task<> StreamWriter::write(std::uint64_t offset, Buffers from) {
     STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
     const std::uint64_t unit = header_.grain_bytes();
     if (offset % unit != 0 || (from.size() % unit != 0 && offset + from.size() != size())) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("VMDK image '{}': a stream is written in whole grains of {} bytes", name(), unit), ENOTSUP};
+        co_return Error{
+            ErrorKind::NotSupported,
+            fmt::format("VMDK image '{}': a stream is written in whole grains of {} bytes", name(),
+                        unit),
+            ENOTSUP};
     }
     for (std::uint64_t done = 0; done < from.size();) {
         const Buffers part = from.slice(done, std::min(from.size() - done, unit));
@@ -124,10 +141,14 @@ Task<> StreamWriter::write(std::uint64_t offset, Buffers from) {
     co_return ok();
 }
 
-Task<> StreamWriter::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions /*options*/) {
+Task<> StreamWriter::write_zeroes(std::uint64_t offset, std::uint64_t length,
+                                  ZeroOptions /*options*/) {
     STRATA_CO_TRY_VOID(check_range(offset, length, true));
     if (offset / header_.grain_bytes() < next_) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()), ENOTSUP};
+        co_return Error{
+            ErrorKind::NotSupported,
+            fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()),
+            ENOTSUP};
     }
     co_return ok();  // what is not written is zeros
 }
@@ -145,7 +166,8 @@ Task<> StreamWriter::finish() {
     }
     finished_ = true;
     STRATA_CO_TRY_VOID(co_await end_table());
-    std::vector<std::byte> bytes = serialise_marker(Marker::Directory, divide_up(directory_.size() * 4, 512));
+    std::vector<std::byte> bytes =
+        serialise_marker(Marker::Directory, divide_up(directory_.size() * 4, 512));
     SparseHeader footer = header_;
     footer.directory = end_ / 512 + 1;
     append_entries(bytes, directory_);

@@ -1,9 +1,11 @@
-// StreamWriter: a streamOptimized VMDK while it is being written: grains in ascending order, compressed, then the tables.
+// StreamWriter: a streamOptimized VMDK while it is being written: grains in ascending order,
+// compressed, then the tables.
 //
-// A grain is a marker, the deflate stream and padding to a sector. When a table's last grain has passed, the table follows;
-// closing writes the directory, the footer (the header with the directory's place) and the end-of-stream marker. An image that
-// was not closed has no footer and is no image: nobody takes half of it for the whole.
-// Requests come one at a time, ascending, in whole grains but for the disk's end; zero grains take no space.
+// A grain is a marker, the deflate stream and padding to a sector. When a table's last grain has
+// passed, the table follows; closing writes the directory, the footer (the header with the
+// directory's place) and the end-of-stream marker. An image that was not closed has no footer and
+// is no image: nobody takes half of it for the whole. Requests come one at a time, ascending, in
+// whole grains but for the disk's end; zero grains take no space.
 #pragma once
 
 #include <cstdint>
@@ -39,10 +41,10 @@ class StreamWriter final : public Node {
     NodePtr file_;
     const SparseHeader header_;
     NodeTraits traits_;
-    std::uint64_t end_ = 0;                   ///< of the file
-    std::uint64_t next_ = 0;                  ///< grains before it are done
+    std::uint64_t end_ = 0;   ///< of the file
+    std::uint64_t next_ = 0;  ///< grains before it are done
     std::vector<std::uint32_t> directory_;
-    std::vector<std::uint32_t> table_;        ///< of the grains of table `current_`
+    std::vector<std::uint32_t> table_;  ///< of the grains of table `current_`
     std::uint64_t current_ = 0;
     bool finished_ = false, closed_ = false;
 };

@@ -16,28 +16,39 @@
 namespace strata::block::vmdk {
 namespace {
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) { return is_sparse(start) || is_descriptor(start) ? 100 : 0; }
+unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
+    return is_sparse(start) || is_descriptor(start) ? 100 : 0;
+}
 
 Task<NodePtr> open_parent(Loop& loop, const OpenOptions& options, const Descriptor& descriptor) {
-    Reference reference{.kind = Reference::Kind::Backing, .name = descriptor.parent, .format = "vmdk", .referrer = options.path};
+    Reference reference{.kind = Reference::Kind::Backing,
+                        .name = descriptor.parent,
+                        .format = "vmdk",
+                        .referrer = options.path};
     STRATA_CO_TRY(NodePtr node, co_await open_reference(loop, options, std::move(reference)));
     const auto* below = dynamic_cast<const VmdkNode*>(node.get());
     if (below == nullptr || below->cid() != descriptor.parent_cid) {
-        co_return broken_image("VMDK", options.path, fmt::format("'{}' is not its parent, or was written since: its content id is not {:08x}",
-                                                                 descriptor.parent, descriptor.parent_cid));
+        co_return broken_image(
+            "VMDK", options.path,
+            fmt::format(
+                "'{}' is not its parent, or was written since: its content id is not {:08x}",
+                descriptor.parent, descriptor.parent_cid));
     }
     co_return node;
 }
 
 /// Opens extent `line` in `file`.
-Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, const ExtentLine& line, std::uint64_t start, NodePtr backing) {
+Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, const ExtentLine& line,
+                                   std::uint64_t start, NodePtr backing) {
     VmdkNode::Extent extent{.start = start, .size = line.sectors * 512};
     if (line.type == ExtentType::Flat) {
         extent.offset = line.offset * 512;
         extent.flat = true;
         if (!lies_within(extent.offset, extent.size, file->size())) {
-            co_return broken_image("VMDK", options.path, fmt::format("extent '{}' has {} bytes, {} from {} on are to be there", line.file,
-                                                                     file->size(), extent.size, extent.offset));
+            co_return broken_image(
+                "VMDK", options.path,
+                fmt::format("extent '{}' has {} bytes, {} from {} on are to be there", line.file,
+                            file->size(), extent.size, extent.offset));
         }
         extent.node = std::move(file);
         co_return extent;
@@ -47,17 +58,24 @@ Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, con
     }
     bool fresh = false;
     STRATA_CO_TRY(SparseHeader header, co_await read_sparse_header(*file, options.path, fresh));
-    if (header.cowd != (line.type == ExtentType::VmfsSparse) || header.capacity < line.sectors || fresh) {
-        co_return broken_image("VMDK", options.path, fmt::format("extent '{}' is not what the descriptor says", line.file));
+    if (header.cowd != (line.type == ExtentType::VmfsSparse) || header.capacity < line.sectors ||
+        fresh) {
+        co_return broken_image(
+            "VMDK", options.path,
+            fmt::format("extent '{}' is not what the descriptor says", line.file));
     }
     header.capacity = line.sectors;
     std::string name = file->name();
-    extent.node = std::make_shared<SparseExtent>(std::move(file), std::move(name), options.read_only || !line.writable, header, std::move(backing), start);
+    extent.node = std::make_shared<SparseExtent>(std::move(file), std::move(name),
+                                                 options.read_only || !line.writable, header,
+                                                 std::move(backing), start);
     co_return extent;
 }
 
-/// The disk that `descriptor` describes; its only extent is `embedded`, or they are files of their own.
-Task<NodePtr> assemble(NodePtr file, const OpenOptions& options, Descriptor descriptor, VmdkNode::DescriptorPlace place, bool embedded) {
+/// The disk that `descriptor` describes; its only extent is `embedded`, or they are files of their
+/// own.
+Task<NodePtr> assemble(NodePtr file, const OpenOptions& options, Descriptor descriptor,
+                       VmdkNode::DescriptorPlace place, bool embedded) {
     Loop& loop = file->loop();
     NodePtr backing;
     if (descriptor.parent_cid != kNoParent && options.open_backing) {
@@ -71,48 +89,69 @@ Task<NodePtr> assemble(NodePtr file, const OpenOptions& options, Descriptor desc
         } else {
             NodePtr extent_file = file;
             if (!embedded) {
-                Reference reference{.kind = Reference::Kind::Extent, .name = line.file, .format = {}, .referrer = options.path};
-                STRATA_CO_TRY(extent_file, co_await open_reference(loop, options, std::move(reference), options.read_only || !line.writable));
+                Reference reference{.kind = Reference::Kind::Extent,
+                                    .name = line.file,
+                                    .format = {},
+                                    .referrer = options.path};
+                STRATA_CO_TRY(extent_file,
+                              co_await open_reference(loop, options, std::move(reference),
+                                                      options.read_only || !line.writable));
             }
-            STRATA_CO_TRY(VmdkNode::Extent extent, co_await open_extent(std::move(extent_file), options, line, start, backing));
+            STRATA_CO_TRY(
+                VmdkNode::Extent extent,
+                co_await open_extent(std::move(extent_file), options, line, start, backing));
             extents.push_back(std::move(extent));
         }
         start += line.sectors * 512;
     }
-    co_return NodePtr(std::make_shared<VmdkNode>(std::move(file), options.path, options.read_only, std::move(descriptor), place, std::move(extents),
+    co_return NodePtr(std::make_shared<VmdkNode>(std::move(file), options.path, options.read_only,
+                                                 std::move(descriptor), place, std::move(extents),
                                                  std::move(backing)));
 }
 
 /// A sparse extent that was opened as the image: alone or with its descriptor inside.
 Task<NodePtr> open_sparse(NodePtr file, const OpenOptions& options) {
     bool fresh = false;
-    STRATA_CO_TRY(const SparseHeader header, co_await read_sparse_header(*file, options.path, fresh));
+    STRATA_CO_TRY(const SparseHeader header,
+                  co_await read_sparse_header(*file, options.path, fresh));
     if (fresh) {
         if (options.read_only) {
-            co_return broken_image("VMDK", options.path, "a stream without its end: it was not written yet");
+            co_return broken_image("VMDK", options.path,
+                                   "a stream without its end: it was not written yet");
         }
         co_return NodePtr(std::make_shared<StreamWriter>(std::move(file), options.path, header));
     }
     if (!options.read_only && (header.compressed() || header.version == 3)) {
-        co_return unsupported_image("VMDK", options.path, "compressed images and those of version 3 can be read only; open it read-only");
+        co_return unsupported_image(
+            "VMDK", options.path,
+            "compressed images and those of version 3 can be read only; open it read-only");
     }
     if (header.descriptor_offset == 0 || header.cowd) {
         Descriptor alone;
         alone.create_type = header.cowd ? "vmfsSparse" : "monolithicSparse";
-        alone.extents.push_back({.writable = false, .sectors = header.capacity, .type = header.cowd ? ExtentType::VmfsSparse : ExtentType::Sparse,
-                                 .type_name = header.cowd ? "VMFSSPARSE" : "SPARSE", .file = options.path});
+        alone.extents.push_back({.writable = false,
+                                 .sectors = header.capacity,
+                                 .type = header.cowd ? ExtentType::VmfsSparse : ExtentType::Sparse,
+                                 .type_name = header.cowd ? "VMFSSPARSE" : "SPARSE",
+                                 .file = options.path});
         if (!options.read_only) {
-            co_return unsupported_image("VMDK", options.path, "a part of an image, without its descriptor, can be read only; open it read-only");
+            co_return unsupported_image(
+                "VMDK", options.path,
+                "a part of an image, without its descriptor, can be read only; open it read-only");
         }
         co_return co_await assemble(std::move(file), options, std::move(alone), {}, true);
     }
-    const VmdkNode::DescriptorPlace place{header.descriptor_offset * 512, std::min<std::uint64_t>(header.descriptor_sectors * 512, kMaxDescriptor)};
+    const VmdkNode::DescriptorPlace place{
+        header.descriptor_offset * 512,
+        std::min<std::uint64_t>(header.descriptor_sectors * 512, kMaxDescriptor)};
     STRATA_CO_TRY(const auto text, co_await read_bytes(*file, place.offset, place.length));
     STRATA_CO_TRY(Descriptor descriptor, parse_descriptor(text, options.path));
     // The extent that the descriptor lies in is this file, whatever it was called when it was made.
-    const bool embedded = descriptor.extents.size() == 1 && descriptor.extents[0].type == ExtentType::Sparse;
+    const bool embedded =
+        descriptor.extents.size() == 1 && descriptor.extents[0].type == ExtentType::Sparse;
     if (!embedded) {
-        co_return broken_image("VMDK", options.path, "the descriptor inside it speaks of other files");
+        co_return broken_image("VMDK", options.path,
+                               "the descriptor inside it speaks of other files");
     }
     co_return co_await assemble(std::move(file), options, std::move(descriptor), place, true);
 }
@@ -134,9 +173,15 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
 }  // namespace
 
 const FormatDriver& driver() {
-    static const FormatDriver kDriver{
-        .name = "vmdk", .probe = &probe, .open = &open, .create = &create, .create_options = create_options(), .backing = true,
-        .compresses = [](const CreateRequest& request) { return request.option("subformat") == "streamOptimized"; }};
+    static const FormatDriver kDriver{.name = "vmdk",
+                                      .probe = &probe,
+                                      .open = &open,
+                                      .create = &create,
+                                      .create_options = create_options(),
+                                      .backing = true,
+                                      .compresses = [](const CreateRequest& request) {
+                                          return request.option("subformat") == "streamOptimized";
+                                      }};
     return kDriver;
 }
 

@@ -1,4 +1,5 @@
-// The format "vmdk": VMware's disks: sparse and flat, in one file or split, compressed streams, ESX's sparse extents.
+// The format "vmdk": VMware's disks: sparse and flat, in one file or split, compressed streams,
+// ESX's sparse extents.
 #pragma once
 
 #include "block/registry.h"

@@ -15,8 +15,8 @@
 
 namespace strata::block::vmdk {
 
-VmdkNode::VmdkNode(NodePtr file, std::string name, bool read_only, Descriptor descriptor, DescriptorPlace place, std::vector<Extent> extents,
-                   NodePtr backing)
+VmdkNode::VmdkNode(NodePtr file, std::string name, bool read_only, Descriptor descriptor,
+                   DescriptorPlace place, std::vector<Extent> extents, NodePtr backing)
     : Node(file->loop(), std::move(name)),
       file_(std::move(file)),
       backing_(std::move(backing)),
@@ -55,7 +55,9 @@ std::vector<Node*> VmdkNode::children() const {
 
 // `offset` lies inside the disk, and extents leave no gap.
 const VmdkNode::Extent& VmdkNode::extent_at(std::uint64_t offset) const {
-    const auto next = std::upper_bound(extents_.begin(), extents_.end(), offset, [](std::uint64_t at, const Extent& each) { return at < each.start; });
+    const auto next =
+        std::upper_bound(extents_.begin(), extents_.end(), offset,
+                         [](std::uint64_t at, const Extent& each) { return at < each.start; });
     return *std::prev(next);
 }
 
@@ -84,16 +86,23 @@ Task<> VmdkNode::begin_write() {
         co_return ok();
     }
     std::random_device random;
-    std::uint32_t cid = random() & 0xFFFFFFF0U;  // neither "none" nor the one of before the first writing
+    std::uint32_t cid =
+        random() & 0xFFFFFFF0U;  // neither "none" nor the one of before the first writing
     cid = cid == descriptor_.cid ? cid ^ 0x10U : cid;
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file_, place_.offset, place_.length));
     std::string text(bytes.size(), '\0');
     std::memcpy(text.data(), bytes.data(), bytes.size());
     STRATA_CO_TRY(text, with_cid(std::move(text), cid, name()));
     if (text.size() > bytes.size() && place_.offset != 0) {
-        co_return Error(ErrorKind::Failed, fmt::format("VMDK image '{}': its descriptor has no room for a content id of eight digits", name()), EIO);
+        co_return Error(
+            ErrorKind::Failed,
+            fmt::format(
+                "VMDK image '{}': its descriptor has no room for a content id of eight digits",
+                name()),
+            EIO);
     }
-    STRATA_CO_TRY_VOID(co_await file_->write(place_.offset, Buffers::of(std::as_bytes(std::span(text)))));
+    STRATA_CO_TRY_VOID(
+        co_await file_->write(place_.offset, Buffers::of(std::as_bytes(std::span(text)))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
     descriptor_.cid = cid;
     begun_ = true;
@@ -119,7 +128,8 @@ Task<> VmdkNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
     while (length != 0) {
         const Extent& extent = extent_at(offset);
         const std::uint64_t part = std::min(length, extent.start + extent.size - offset);
-        STRATA_CO_TRY_VOID(co_await extent.node->write_zeroes(extent.offset + (offset - extent.start), part, options));
+        STRATA_CO_TRY_VOID(co_await extent.node->write_zeroes(
+            extent.offset + (offset - extent.start), part, options));
         offset += part;
         length -= part;
     }
@@ -132,7 +142,8 @@ Task<> VmdkNode::discard(std::uint64_t offset, std::uint64_t length) {
     while (length != 0) {
         const Extent& extent = extent_at(offset);
         const std::uint64_t part = std::min(length, extent.start + extent.size - offset);
-        STRATA_CO_TRY_VOID(co_await extent.node->discard(extent.offset + (offset - extent.start), part));
+        STRATA_CO_TRY_VOID(
+            co_await extent.node->discard(extent.offset + (offset - extent.start), part));
         offset += part;
         length -= part;
     }
@@ -156,7 +167,8 @@ Task<block::Extent> VmdkNode::status(std::uint64_t offset, std::uint64_t length)
     if (extent.node == nullptr) {
         co_return block::Extent{.kind = block::Extent::Kind::Zero, .length = length, .owner = this};
     }
-    STRATA_CO_TRY(block::Extent found, co_await extent.node->status(extent.offset + within, length));
+    STRATA_CO_TRY(block::Extent found,
+                  co_await extent.node->status(extent.offset + within, length));
     found.owner = this;
     co_return found;
 }
@@ -184,14 +196,18 @@ Task<FormatInfo> VmdkNode::info() {
     info.backing_name = descriptor_.parent;
     info.backing_format = descriptor_.parent.empty() ? "" : "vmdk";
     info.specific.push_back(info_field("cid", "cid", static_cast<std::int64_t>(descriptor_.cid)));
-    info.specific.push_back(info_field("parent-cid", "parent cid", static_cast<std::int64_t>(descriptor_.parent_cid)));
+    info.specific.push_back(
+        info_field("parent-cid", "parent cid", static_cast<std::int64_t>(descriptor_.parent_cid)));
     info.specific.push_back(info_field("create-type", "create type", descriptor_.create_type));
     std::vector<std::vector<InfoField>> extents;
     for (const Extent& each : extents_) {
         std::vector<InfoField> fields;
-        fields.push_back(info_field("filename", "filename", each.node != nullptr ? each.node->name() : std::string()));
-        fields.push_back(info_field("format", "format", std::string(each.flat ? "FLAT" : "SPARSE")));
-        fields.push_back(info_field("virtual-size", "virtual size", static_cast<std::int64_t>(each.size)));
+        fields.push_back(info_field("filename", "filename",
+                                    each.node != nullptr ? each.node->name() : std::string()));
+        fields.push_back(
+            info_field("format", "format", std::string(each.flat ? "FLAT" : "SPARSE")));
+        fields.push_back(
+            info_field("virtual-size", "virtual size", static_cast<std::int64_t>(each.size)));
         extents.push_back(std::move(fields));
     }
     info.specific.push_back(info_field("extents", "extents", std::move(extents)));

@@ -1,4 +1,5 @@
-// VmdkNode: a VMware disk: its extents one behind the other. The content id changes before the first write.
+// VmdkNode: a VMware disk: its extents one behind the other. The content id changes before the
+// first write.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ class VmdkNode final : public Node {
     struct DescriptorPlace {
         std::uint64_t offset = 0, length = 0;
     };
-    VmdkNode(NodePtr file, std::string name, bool read_only, Descriptor descriptor, DescriptorPlace place, std::vector<Extent> extents, NodePtr backing);
+    VmdkNode(NodePtr file, std::string name, bool read_only, Descriptor descriptor,
+             DescriptorPlace place, std::vector<Extent> extents, NodePtr backing);
 
     [[nodiscard]] std::string_view format() const override { return "vmdk"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }

@@ -16,15 +16,19 @@ constexpr std::uint32_t kMaxStatusChunk = 1U << 20;
 constexpr std::size_t kMaxPieces = 4096;
 
 /// The server does not keep to the protocol: the connection is of no use any more.
-Error malformed(std::string_view what) { return {ErrorKind::Unreachable, fmt::format("NBD server: {}", what), EPROTO}; }
+Error malformed(std::string_view what) {
+    return {ErrorKind::Unreachable, fmt::format("NBD server: {}", what), EPROTO};
+}
 
 std::string_view verb(CommandType type) {
-    constexpr std::array<std::string_view, 8> kVerbs = {"read", "write", "disconnect", "flush", "discard", "cache", "zero", "block status"};
+    constexpr std::array<std::string_view, 8> kVerbs = {
+        "read", "write", "disconnect", "flush", "discard", "cache", "zero", "block status"};
     const auto index = static_cast<std::size_t>(type);
     return index < kVerbs.size() ? kVerbs.at(index) : "request";
 }
 
-std::array<std::byte, sizeof(SimpleReply)> to_array(std::span<const std::byte, sizeof(SimpleReply)> bytes) {
+std::array<std::byte, sizeof(SimpleReply)> to_array(
+    std::span<const std::byte, sizeof(SimpleReply)> bytes) {
     std::array<std::byte, sizeof(SimpleReply)> result{};
     std::ranges::copy(bytes, result.begin());
     return result;
@@ -39,34 +43,42 @@ struct Connection::Wait {
     void await_resume() const noexcept {}
 };
 
-Task<std::shared_ptr<Connection>> Connection::open(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
+Task<std::shared_ptr<Connection>> Connection::open(Loop& loop, Location location,
+                                                   std::shared_ptr<const TlsCredentials> tls,
                                                    std::chrono::milliseconds limit) {
     STRATA_CO_TRY(auto stream, co_await Stream::connect(loop, location.address, limit));
     co_return co_await begin(std::move(stream), std::move(location), std::move(tls), limit);
 }
 
-Task<std::shared_ptr<Connection>> Connection::begin(std::unique_ptr<Stream> stream, Location location, std::shared_ptr<const TlsCredentials> tls,
+Task<std::shared_ptr<Connection>> Connection::begin(std::unique_ptr<Stream> stream,
+                                                    Location location,
+                                                    std::shared_ptr<const TlsCredentials> tls,
                                                     std::chrono::milliseconds limit) {
     std::shared_ptr<Connection> made(new Connection(std::move(stream)));
     TimeLimit haggling(made->stream_->loop(), limit, [&made] { made->stream_->shut(); });
     auto agreement = co_await agree(*made->stream_, location, std::move(tls));
     STRATA_CO_TRY(const bool expired, co_await haggling.end());
     if (expired) {
-        co_return Error{ErrorKind::Unreachable, fmt::format("NBD server {}: no answer within {} s", location.address.text(), limit.count() / 1000), ETIMEDOUT};
+        co_return Error{ErrorKind::Unreachable,
+                        fmt::format("NBD server {}: no answer within {} s", location.address.text(),
+                                    limit.count() / 1000),
+                        ETIMEDOUT};
     }
     STRATA_CO_TRY(made->agreement_, std::move(agreement));
     co_return made;
 }
 
 Task<> Connection::send(const Command& command, std::uint64_t cookie) {
-    const Request head{kRequestMagic, command.flags, static_cast<std::uint16_t>(command.type), cookie, command.offset, command.length};
+    const Request head{kRequestMagic, command.flags,  static_cast<std::uint16_t>(command.type),
+                       cookie,        command.offset, command.length};
     const Buffers data = command.type == CommandType::Write ? command.buffers : Buffers();
     co_return co_await stream_->send(bytes_of(head), data, pending_.size() <= 1);
 }
 
 Task<> Connection::request(Command command, std::vector<StatusDescriptor>* status) {
     if (lost_) {
-        co_return Error{ErrorKind::Unreachable, fmt::format("NBD connection with {} is lost", stream_->peer()), ENOTCONN};
+        co_return Error{ErrorKind::Unreachable,
+                        fmt::format("NBD connection with {} is lost", stream_->peer()), ENOTCONN};
     }
     Pending pending{.command = command, .status = status};
     const std::uint64_t cookie = next_cookie_++;
@@ -91,7 +103,8 @@ Task<> Connection::request(Command command, std::vector<StatusDescriptor>* statu
         }
     }
     if (!receiving_) {
-        const auto next = std::ranges::find_if(pending_, [](const auto& each) { return bool{each.second->waiter}; });
+        const auto next = std::ranges::find_if(
+            pending_, [](const auto& each) { return bool{each.second->waiter}; });
         if (next != pending_.end()) {
             wake(*next->second);  // to receive from now on
         }
@@ -144,7 +157,8 @@ Task<> Connection::receive_one() {
     const auto simple = std::bit_cast<SimpleReply>(to_array(start));
     const bool structured = simple.magic == kStructuredReplyMagic && agreement_.structured;
     if (!structured && simple.magic != kSimpleReplyMagic) {
-        co_return malformed(fmt::format("what it sends is no reply (magic {:#x})", simple.magic.value()));
+        co_return malformed(
+            fmt::format("what it sends is no reply (magic {:#x})", simple.magic.value()));
     }
     const std::uint64_t cookie = simple.cookie;  // at the same place in both
     const auto found = pending_.find(cookie);
@@ -164,10 +178,14 @@ Task<> Connection::receive_one() {
     const auto header = std::bit_cast<ChunkHeader>(bytes);
     STRATA_CO_TRY_VOID(co_await chunk(header, pending));
     if ((header.flags & kChunkDone) == 0) {
-        co_return ++pending.chunks > kMaxChunks ? Result<>(malformed("it answers in pieces without end")) : ok();
+        co_return ++pending.chunks > kMaxChunks
+            ? Result<>(malformed("it answers in pieces without end"))
+            : ok();
     }
-    const bool whole = pending.command.type != CommandType::Read || pending.received == pending.command.length;
-    const bool told = pending.command.type != CommandType::BlockStatus || pending.status == nullptr || !pending.status->empty();
+    const bool whole =
+        pending.command.type != CommandType::Read || pending.received == pending.command.length;
+    const bool told = pending.command.type != CommandType::BlockStatus ||
+                      pending.status == nullptr || !pending.status->empty();
     if (pending.result.ok() && (!whole || !told)) {
         co_return malformed("it answers less than it was asked");
     }
@@ -177,12 +195,15 @@ Task<> Connection::receive_one() {
 
 Task<> Connection::simple_reply(const SimpleReply& reply, Pending& pending) {
     const CommandType type = pending.command.type;
-    if (agreement_.structured && (type == CommandType::Read || (type == CommandType::BlockStatus && reply.error == 0))) {
+    if (agreement_.structured &&
+        (type == CommandType::Read || (type == CommandType::BlockStatus && reply.error == 0))) {
         co_return malformed("a simple reply where a structured one belongs");
     }
     if (reply.error != 0) {
-        pending.result = Error::from_errno(fmt::format("NBD {} of {} bytes at {}", verb(type), pending.command.length, pending.command.offset),
-                                           system_error(reply.error));
+        pending.result =
+            Error::from_errno(fmt::format("NBD {} of {} bytes at {}", verb(type),
+                                          pending.command.length, pending.command.offset),
+                              system_error(reply.error));
         co_return ok();
     }
     if (type == CommandType::Read) {
@@ -223,7 +244,8 @@ Result<> Connection::cover(Pending& pending, std::uint64_t from, std::uint64_t b
     std::uint64_t end = from + bytes;
     auto& pieces = pending.pieces;
     auto next = pieces.lower_bound(from);
-    if ((next != pieces.end() && next->first < end) || (next != pieces.begin() && std::prev(next)->second > from)) {
+    if ((next != pieces.end() && next->first < end) ||
+        (next != pieces.begin() && std::prev(next)->second > from)) {
         return malformed("the same data twice");
     }
     if (next != pieces.end() && next->first == end) {
@@ -245,7 +267,8 @@ Task<> Connection::data_chunk(std::uint32_t length, Pending& pending) {
     if (command.type != CommandType::Read || length <= sizeof(offset)) {
         co_return malformed("data that nobody asked for");
     }
-    STRATA_CO_TRY_VOID(co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&offset, 1)))));
+    STRATA_CO_TRY_VOID(
+        co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&offset, 1)))));
     const std::uint64_t from = offset.value() - command.offset, bytes = length - sizeof(offset);
     if (offset.value() < command.offset || from > command.length || bytes > command.length - from) {
         co_return malformed("data of another place than it was asked for");
@@ -263,9 +286,11 @@ Task<> Connection::hole_chunk(std::uint32_t length, Pending& pending) {
     if (command.type != CommandType::Read || length != sizeof(hole)) {
         co_return malformed("a hole that nobody asked for");
     }
-    STRATA_CO_TRY_VOID(co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&hole, 1)))));
+    STRATA_CO_TRY_VOID(
+        co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&hole, 1)))));
     const std::uint64_t from = hole.offset.value() - command.offset;
-    if (hole.offset.value() < command.offset || from > command.length || hole.length > command.length - from || hole.length == 0) {
+    if (hole.offset.value() < command.offset || from > command.length ||
+        hole.length > command.length - from || hole.length == 0) {
         co_return malformed("a hole of another place than it was asked for");
     }
     STRATA_CO_TRY_VOID(cover(pending, from, hole.length));
@@ -276,8 +301,9 @@ Task<> Connection::hole_chunk(std::uint32_t length, Pending& pending) {
 Task<> Connection::status_chunk(std::uint32_t length, Pending& pending) {
     const Command& command = pending.command;
     Be32 id;
-    if (command.type != CommandType::BlockStatus || pending.status == nullptr || length < sizeof(id) + sizeof(StatusDescriptor) ||
-        length > kMaxStatusChunk || (length - sizeof(id)) % sizeof(StatusDescriptor) != 0) {
+    if (command.type != CommandType::BlockStatus || pending.status == nullptr ||
+        length < sizeof(id) + sizeof(StatusDescriptor) || length > kMaxStatusChunk ||
+        (length - sizeof(id)) % sizeof(StatusDescriptor) != 0) {
         co_return malformed("block status that nobody asked for, or without end");
     }
     STRATA_CO_TRY_VOID(co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&id, 1)))));
@@ -286,7 +312,8 @@ Task<> Connection::status_chunk(std::uint32_t length, Pending& pending) {
     if (!agreement_.context || id.value() != *agreement_.context) {
         co_return ok();
     }
-    if (!pending.status->empty() || std::ranges::any_of(all, [](const StatusDescriptor& each) { return each.length == 0; })) {
+    if (!pending.status->empty() ||
+        std::ranges::any_of(all, [](const StatusDescriptor& each) { return each.length == 0; })) {
         co_return malformed("block status twice, or of nothing");
     }
     *pending.status = std::move(all);
@@ -301,14 +328,18 @@ Task<> Connection::error_chunk(std::uint32_t length, Pending& pending) {
     if (length < sizeof(head) || length > kMaxString + sizeof(head) + sizeof(Be64)) {
         co_return malformed("an error of a strange length");
     }
-    STRATA_CO_TRY_VOID(co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&head, 1)))));
-    STRATA_CO_TRY_VOID(co_await stream_->skip(length - sizeof(head)));  // words for people, and a place
+    STRATA_CO_TRY_VOID(
+        co_await stream_->read(Buffers(std::as_writable_bytes(std::span(&head, 1)))));
+    STRATA_CO_TRY_VOID(
+        co_await stream_->skip(length - sizeof(head)));  // words for people, and a place
     if (head.error == 0 || head.length > length - sizeof(head)) {
         co_return malformed("an error without an error");
     }
     if (pending.result.ok()) {
-        pending.result = Error::from_errno(fmt::format("NBD {} of {} bytes at {}", verb(pending.command.type), pending.command.length,
-                                                       pending.command.offset), system_error(head.error));
+        pending.result =
+            Error::from_errno(fmt::format("NBD {} of {} bytes at {}", verb(pending.command.type),
+                                          pending.command.length, pending.command.offset),
+                              system_error(head.error));
     }
     co_return ok();
 }

@@ -1,8 +1,9 @@
 // Connection: one connection of an NBD client after its handshake: requests, many at a time.
 //
-// There is no coroutine of its own: of those that wait for replies one reads for all, and hands that on when its own has come. So
-// nothing is left behind when a connection goes, and an idle one costs nothing. A connection that broke fails every request
-// with Unreachable, and is not used again; whether to make another is the node's business.
+// There is no coroutine of its own: of those that wait for replies one reads for all, and hands
+// that on when its own has come. So nothing is left behind when a connection goes, and an idle one
+// costs nothing. A connection that broke fails every request with Unreachable, and is not used
+// again; whether to make another is the node's business.
 #pragma once
 
 #include <coroutine>
@@ -19,10 +20,13 @@ namespace strata::block::nbd {
 class Connection {
   public:
     /// Connects and shakes hands, within `limit` each.
-    static Task<std::shared_ptr<Connection>> open(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
+    static Task<std::shared_ptr<Connection>> open(Loop& loop, Location location,
+                                                  std::shared_ptr<const TlsCredentials> tls,
                                                   std::chrono::milliseconds limit);
     /// The same with a stream that is connected.
-    static Task<std::shared_ptr<Connection>> begin(std::unique_ptr<Stream> stream, Location location, std::shared_ptr<const TlsCredentials> tls,
+    static Task<std::shared_ptr<Connection>> begin(std::unique_ptr<Stream> stream,
+                                                   Location location,
+                                                   std::shared_ptr<const TlsCredentials> tls,
                                                    std::chrono::milliseconds limit);
 
     struct Command {
@@ -32,7 +36,8 @@ class Connection {
         std::uint32_t length = 0;
         Buffers buffers{};  ///< of `length` bytes, for Read and Write
     };
-    /// `status`: what a BlockStatus answers. Errors of kind Unreachable are the connection's, others the server's.
+    /// `status`: what a BlockStatus answers. Errors of kind Unreachable are the connection's,
+    /// others the server's.
     Task<> request(Command command, std::vector<StatusDescriptor>* status);
     /// Takes leave of the server. No request may be under way.
     Task<> disconnect();
@@ -46,7 +51,8 @@ class Connection {
         std::vector<StatusDescriptor>* status = nullptr;
         Result<> result = ok();
         std::uint64_t received = 0;  ///< bytes that chunks brought
-        std::map<std::uint64_t, std::uint64_t> pieces{};  ///< where those are: begin and end, never side by side
+        std::map<std::uint64_t, std::uint64_t>
+            pieces{};  ///< where those are: begin and end, never side by side
         unsigned chunks = 0;
         bool done = false;
         std::coroutine_handle<> waiter{};

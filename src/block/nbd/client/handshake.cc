@@ -15,20 +15,28 @@ struct OptionName {
     std::string_view name;
 };
 constexpr std::array kOptionNames = {
-    OptionName{OptionCode::ExportName, "export name"}, OptionName{OptionCode::Abort, "abort"}, OptionName{OptionCode::List, "list"},
-    OptionName{OptionCode::StartTls, "starttls"},      OptionName{OptionCode::Info, "info"},   OptionName{OptionCode::Go, "go"},
-    OptionName{OptionCode::StructuredReply, "structured reply"}, OptionName{OptionCode::ListMetaContext, "list meta context"},
+    OptionName{OptionCode::ExportName, "export name"},
+    OptionName{OptionCode::Abort, "abort"},
+    OptionName{OptionCode::List, "list"},
+    OptionName{OptionCode::StartTls, "starttls"},
+    OptionName{OptionCode::Info, "info"},
+    OptionName{OptionCode::Go, "go"},
+    OptionName{OptionCode::StructuredReply, "structured reply"},
+    OptionName{OptionCode::ListMetaContext, "list meta context"},
     OptionName{OptionCode::SetMetaContext, "set meta context"},
 };
 
 constexpr std::size_t kMaxExports = 4096;
 
-Error malformed(std::string_view what) { return {ErrorKind::Failed, fmt::format("NBD server: {}", what), EPROTO}; }
+Error malformed(std::string_view what) {
+    return {ErrorKind::Failed, fmt::format("NBD server: {}", what), EPROTO};
+}
 
 /// A server's words, for a terminal.
 std::string plain(std::string_view text) {
     std::string result(text);
-    std::ranges::replace_if(result, [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+    std::ranges::replace_if(
+        result, [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
     return result;
 }
 
@@ -38,33 +46,60 @@ struct Reply {
     [[nodiscard]] bool error() const { return is_error(static_cast<std::uint32_t>(type)); }
     [[nodiscard]] std::string text() const {
         // SAFETY: bytes as characters.
-        return plain({reinterpret_cast<const char*>(data.data()), std::min<std::size_t>(data.size(), kMaxString)});
+        return plain({reinterpret_cast<const char*>(data.data()),
+                      std::min<std::size_t>(data.size(), kMaxString)});
     }
 };
 
 Error refusal(OptionCode code, const Reply& reply) {
     const auto* const known = std::ranges::find(kOptionNames, code, &OptionName::code);
-    const std::string option = fmt::format("option {} ({})", static_cast<std::uint32_t>(code), known != kOptionNames.end() ? known->name : "unknown");
+    const std::string option = fmt::format("option {} ({})", static_cast<std::uint32_t>(code),
+                                           known != kOptionNames.end() ? known->name : "unknown");
     std::string text;
     int number = EINVAL;
     switch (reply.type) {
-        case OptionReply::Unsupported: text = fmt::format("The server does not know {}", option); number = ENOTSUP; break;
-        case OptionReply::Policy: text = fmt::format("Denied by server for {}", option); number = EACCES; break;
-        case OptionReply::Invalid: text = fmt::format("Invalid parameters for {}", option); break;
-        case OptionReply::Platform: text = fmt::format("Server lacks support for {}", option); number = ENOTSUP; break;
-        case OptionReply::TlsRequired:
-            text = fmt::format("TLS negotiation required before {}\nDid you forget a valid tls-creds?", option);
+        case OptionReply::Unsupported:
+            text = fmt::format("The server does not know {}", option);
+            number = ENOTSUP;
+            break;
+        case OptionReply::Policy:
+            text = fmt::format("Denied by server for {}", option);
             number = EACCES;
             break;
-        case OptionReply::Unknown: text = "Requested export not available"; number = ENOENT; break;
-        case OptionReply::Shutdown: text = fmt::format("Server shutting down before {}", option); number = ESHUTDOWN; break;
-        case OptionReply::BlockSizeRequired: text = fmt::format("Server requires INFO_BLOCK_SIZE for {}", option); break;
-        default: text = fmt::format("Unknown error {:#x} of the server for {}", static_cast<std::uint32_t>(reply.type), option); break;
+        case OptionReply::Invalid:
+            text = fmt::format("Invalid parameters for {}", option);
+            break;
+        case OptionReply::Platform:
+            text = fmt::format("Server lacks support for {}", option);
+            number = ENOTSUP;
+            break;
+        case OptionReply::TlsRequired:
+            text = fmt::format(
+                "TLS negotiation required before {}\nDid you forget a valid tls-creds?", option);
+            number = EACCES;
+            break;
+        case OptionReply::Unknown:
+            text = "Requested export not available";
+            number = ENOENT;
+            break;
+        case OptionReply::Shutdown:
+            text = fmt::format("Server shutting down before {}", option);
+            number = ESHUTDOWN;
+            break;
+        case OptionReply::BlockSizeRequired:
+            text = fmt::format("Server requires INFO_BLOCK_SIZE for {}", option);
+            break;
+        default:
+            text = fmt::format("Unknown error {:#x} of the server for {}",
+                               static_cast<std::uint32_t>(reply.type), option);
+            break;
     }
     if (!reply.data.empty()) {
         text += "\nserver reported: " + reply.text();
     }
-    const ErrorKind kind = number == ENOENT ? ErrorKind::NotFound : number == EACCES ? ErrorKind::PermissionDenied : ErrorKind::Failed;
+    const ErrorKind kind = number == ENOENT   ? ErrorKind::NotFound
+                           : number == EACCES ? ErrorKind::PermissionDenied
+                                              : ErrorKind::Failed;
     return {kind, text, number};
 }
 
@@ -76,12 +111,15 @@ class Haggling {
 
     Task<> greet() {
         ServerHello hello{};
-        STRATA_CO_TRY_VOID(co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&hello, 1)))));
+        STRATA_CO_TRY_VOID(
+            co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&hello, 1)))));
         if (hello.magic != kInitMagic) {
             co_return malformed("it is none: Bad initial magic received");
         }
         if (hello.option_magic != kOptionMagic) {
-            co_return malformed(hello.option_magic == kOldMagic ? "it speaks the protocol's old form, without options" : "Bad server magic received");
+            co_return malformed(hello.option_magic == kOldMagic
+                                    ? "it speaks the protocol's old form, without options"
+                                    : "Bad server magic received");
         }
         flags_ = hello.flags;
         const Be32 answer = std::uint32_t{hello.flags} & (kFixedNewstyle | kNoZeroes);
@@ -95,8 +133,10 @@ class Haggling {
 
     Task<Reply> receive(OptionCode code) {
         OptionReplyHeader header{};
-        STRATA_CO_TRY_VOID(co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&header, 1)))));
-        if (header.magic != kOptionReplyMagic || header.option != static_cast<std::uint32_t>(code) || header.length > kMaxOption) {
+        STRATA_CO_TRY_VOID(
+            co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&header, 1)))));
+        if (header.magic != kOptionReplyMagic ||
+            header.option != static_cast<std::uint32_t>(code) || header.length > kMaxOption) {
             co_return malformed("its answer to an option is none");
         }
         if (++replies_ > kMaxReplies) {
@@ -124,7 +164,8 @@ class Haggling {
             host = location.tls_hostname.empty() ? location.address.host : location.tls_hostname;
         }
         if (by_name && host.empty()) {
-            co_return Error{ErrorKind::InvalidArgument, "No hostname for certificate validation", EINVAL};
+            co_return Error{ErrorKind::InvalidArgument, "No hostname for certificate validation",
+                            EINVAL};
         }
         co_return co_await stream_.start_tls(std::move(tls), std::move(host));
     }
@@ -133,11 +174,12 @@ class Haggling {
     Task<bool> structured_replies() {
         STRATA_CO_TRY_VOID(co_await send(OptionCode::StructuredReply, {}));
         STRATA_CO_TRY(const Reply reply, co_await receive(OptionCode::StructuredReply));
-        co_return reply.type == OptionReply::Ack && reply.data.empty();
+        co_return reply.type == OptionReply::Ack&& reply.data.empty();
     }
 
     /// Contexts that the server has, with their ids. No query: all, if `code` is a list.
-    Task<std::vector<std::pair<std::uint32_t, std::string>>> contexts(OptionCode code, std::string_view name, std::vector<std::string> queries) {
+    Task<std::vector<std::pair<std::uint32_t, std::string>>> contexts(
+        OptionCode code, std::string_view name, std::vector<std::string> queries) {
         const Message request = context_request(name, queries);
         STRATA_CO_TRY_VOID(co_await send(code, request.bytes()));
         std::vector<std::pair<std::uint32_t, std::string>> found;
@@ -149,7 +191,8 @@ class Haggling {
             ByteReader reader(reply.data);
             const auto id = reader.read<Be32>();
             auto text = read_text(reader, reader.remaining());
-            if (reply.type != OptionReply::MetaContext || !id.ok() || !text.ok() || found.size() >= kMaxContexts) {
+            if (reply.type != OptionReply::MetaContext || !id.ok() || !text.ok() ||
+                found.size() >= kMaxContexts) {
                 co_return malformed("its answer about metadata contexts makes no sense");
             }
             found.emplace_back(id->value(), std::move(text).value());
@@ -162,7 +205,8 @@ class Haggling {
         request.counted(name).add(Be16(texts ? std::uint16_t{3} : std::uint16_t{1}));
         request.add(Be16(static_cast<std::uint16_t>(InfoType::BlockSize)));
         if (texts) {
-            request.add(Be16(static_cast<std::uint16_t>(InfoType::Name))).add(Be16(static_cast<std::uint16_t>(InfoType::Description)));
+            request.add(Be16(static_cast<std::uint16_t>(InfoType::Name)))
+                .add(Be16(static_cast<std::uint16_t>(InfoType::Description)));
         }
         STRATA_CO_TRY_VOID(co_await send(code, request.bytes()));
         info.name = name;
@@ -191,7 +235,8 @@ class Haggling {
     Task<> export_name(std::string_view name, ExportInfo& info) {
         STRATA_CO_TRY_VOID(co_await send(OptionCode::ExportName, std::as_bytes(std::span(name))));
         ExportNameReply reply{};
-        STRATA_CO_TRY_VOID(co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&reply, 1)))));
+        STRATA_CO_TRY_VOID(
+            co_await stream_.read(Buffers(std::as_writable_bytes(std::span(&reply, 1)))));
         if ((flags_ & kNoZeroes) == 0) {
             STRATA_CO_TRY_VOID(co_await stream_.skip(kExportNamePadding));
         }
@@ -218,7 +263,8 @@ class Haggling {
             ByteReader reader(reply.data);
             auto name = read_counted(reader);
             auto text = read_text(reader, reader.remaining());
-            if (reply.type != OptionReply::Server || !name.ok() || !text.ok() || all.size() >= kMaxExports) {
+            if (reply.type != OptionReply::Server || !name.ok() || !text.ok() ||
+                all.size() >= kMaxExports) {
                 co_return malformed("its list of exports makes no sense");
             }
             ExportInfo info;
@@ -240,11 +286,13 @@ Result<std::shared_ptr<const TlsCredentials>> client_credentials(const Location&
     if (!location.tls) {
         return std::shared_ptr<const TlsCredentials>();
     }
-    return location.tls_psk ? TlsCredentials::psk(TlsRole::Client, location.tls_folder, location.tls_user)
-                            : TlsCredentials::x509(TlsRole::Client, location.tls_folder, location.tls_verify);
+    return location.tls_psk
+               ? TlsCredentials::psk(TlsRole::Client, location.tls_folder, location.tls_user)
+               : TlsCredentials::x509(TlsRole::Client, location.tls_folder, location.tls_verify);
 }
 
-Task<Agreement> agree(Stream& stream, const Location& location, std::shared_ptr<const TlsCredentials> tls) {
+Task<Agreement> agree(Stream& stream, const Location& location,
+                      std::shared_ptr<const TlsCredentials> tls) {
     Haggling haggling(stream);
     Agreement agreement;
     STRATA_CO_TRY_VOID(co_await haggling.greet());
@@ -260,26 +308,33 @@ Task<Agreement> agree(Stream& stream, const Location& location, std::shared_ptr<
     }
     STRATA_CO_TRY(agreement.structured, co_await haggling.structured_replies());
     if (agreement.structured) {
-        const std::string wanted = location.context.empty() ? std::string(kAllocationContext) : location.context;
+        const std::string wanted =
+            location.context.empty() ? std::string(kAllocationContext) : location.context;
         std::vector<std::string> queries(1, wanted);
-        STRATA_CO_TRY(const auto found, co_await haggling.contexts(OptionCode::SetMetaContext, location.export_name, std::move(queries)));
+        STRATA_CO_TRY(const auto found,
+                      co_await haggling.contexts(OptionCode::SetMetaContext, location.export_name,
+                                                 std::move(queries)));
         for (const auto& [id, name] : found) {
             if (name == wanted) {
                 agreement.context = id;
             }
         }
         if (!agreement.context && !location.context.empty()) {
-            co_return Error{ErrorKind::NotFound, fmt::format("requested x-dirty-bitmap {} not found", location.context), EINVAL};
+            co_return Error{ErrorKind::NotFound,
+                            fmt::format("requested x-dirty-bitmap {} not found", location.context),
+                            EINVAL};
         }
     }
-    STRATA_CO_TRY(const bool known, co_await haggling.info(OptionCode::Go, location.export_name, false, agreement.info));
+    STRATA_CO_TRY(const bool known, co_await haggling.info(OptionCode::Go, location.export_name,
+                                                           false, agreement.info));
     if (!known) {
         STRATA_CO_TRY_VOID(co_await haggling.export_name(location.export_name, agreement.info));
     }
     co_return agreement;
 }
 
-Task<std::vector<ExportInfo>> list_exports(Stream& stream, const Location& location, std::shared_ptr<const TlsCredentials> tls) {
+Task<std::vector<ExportInfo>> list_exports(Stream& stream, const Location& location,
+                                           std::shared_ptr<const TlsCredentials> tls) {
     Haggling haggling(stream);
     STRATA_CO_TRY_VOID(co_await haggling.greet());
     if (!haggling.fixed()) {
@@ -300,7 +355,8 @@ Task<std::vector<ExportInfo>> list_exports(Stream& stream, const Location& locat
             continue;
         }
         std::vector<std::string> no_queries;
-        STRATA_CO_TRY(const auto contexts, co_await haggling.contexts(OptionCode::ListMetaContext, name, std::move(no_queries)));
+        STRATA_CO_TRY(const auto contexts, co_await haggling.contexts(OptionCode::ListMetaContext,
+                                                                      name, std::move(no_queries)));
         for (const auto& context : contexts) {
             each.contexts.push_back(plain(context.second));
         }

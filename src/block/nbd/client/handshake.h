@@ -21,8 +21,10 @@ struct Agreement {
 Result<std::shared_ptr<const TlsCredentials>> client_credentials(const Location& location);
 
 /// Agrees on location's export. The stream is ready for requests then.
-Task<Agreement> agree(Stream& stream, const Location& location, std::shared_ptr<const TlsCredentials> tls);
+Task<Agreement> agree(Stream& stream, const Location& location,
+                      std::shared_ptr<const TlsCredentials> tls);
 /// Every export with what its server tells about it.
-Task<std::vector<ExportInfo>> list_exports(Stream& stream, const Location& location, std::shared_ptr<const TlsCredentials> tls);
+Task<std::vector<ExportInfo>> list_exports(Stream& stream, const Location& location,
+                                           std::shared_ptr<const TlsCredentials> tls);
 
 }  // namespace strata::block::nbd

@@ -14,24 +14,32 @@ namespace {
 constexpr std::chrono::milliseconds kConnectLimit{30000};
 constexpr std::chrono::milliseconds kFirstPause{50}, kLongestPause{1000};
 constexpr std::chrono::milliseconds kStatusAge{1000};
-constexpr std::uint64_t kMaxRange = UINT32_MAX;           ///< of requests without data
-constexpr std::uint64_t kStatusAhead = 1ULL << 30;        ///< asked about beyond the range in question
+constexpr std::uint64_t kMaxRange = UINT32_MAX;     ///< of requests without data
+constexpr std::uint64_t kStatusAhead = 1ULL << 30;  ///< asked about beyond the range in question
 constexpr std::size_t kZeroes = 1U << 20;
 
 }  // namespace
 
-NbdNode::NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls, bool read_only)
-    : Node(loop, location_uri(location)), location_(std::move(location)), tls_(std::move(tls)), connecting_(loop), blocks_(loop) {
+NbdNode::NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
+                 bool read_only)
+    : Node(loop, location_uri(location)),
+      location_(std::move(location)),
+      tls_(std::move(tls)),
+      connecting_(loop),
+      blocks_(loop) {
     traits_.read_only = read_only;
 }
 
 Task<NodePtr> NbdNode::open(Loop& loop, Location location, bool read_only) {
     STRATA_CO_TRY(auto tls, client_credentials(location));
-    std::shared_ptr<NbdNode> node(new NbdNode(loop, std::move(location), std::move(tls), read_only));
+    std::shared_ptr<NbdNode> node(
+        new NbdNode(loop, std::move(location), std::move(tls), read_only));
     STRATA_CO_TRY_VOID(co_await node->first_connection());
     if (!read_only && (node->info_.flags & kReadOnly) != 0) {
         (void)co_await node->close();  // the other error is told
-        co_return Error{ErrorKind::PermissionDenied, "request on write denied without write permission: the export is read-only", EACCES};
+        co_return Error{ErrorKind::PermissionDenied,
+                        "request on write denied without write permission: the export is read-only",
+                        EACCES};
     }
     co_return NodePtr(std::move(node));
 }
@@ -46,7 +54,8 @@ Task<> NbdNode::first_connection() {
             learn(connection_->agreement());
             co_return ok();
         }
-        if (made.error().kind() != ErrorKind::Unreachable || Loop::Clock::now() + pause > deadline) {
+        if (made.error().kind() != ErrorKind::Unreachable ||
+            Loop::Clock::now() + pause > deadline) {
             co_return std::move(made).error();
         }
         co_await loop().sleep(pause);
@@ -66,10 +75,14 @@ void NbdNode::learn(const Agreement& agreement) {
 
 Result<> NbdNode::same_disk(const Agreement& agreement) const {
     const std::uint16_t needed = info_.flags & (kSendFlush | kSendTrim | kSendWriteZeroes);
-    const bool less = (needed & ~agreement.info.flags) != 0 || (!traits_.read_only && (agreement.info.flags & kReadOnly) != 0);
-    if (agreement.info.size != info_.size || less || agreement.info.minimum_block > info_.minimum_block ||
-        agreement.info.maximum_block < info_.maximum_block || agreement.context.has_value() < status_known_) {
-        return Error{ErrorKind::Failed, "the server that answers now has another disk, or allows less", EIO};
+    const bool less = (needed & ~agreement.info.flags) != 0 ||
+                      (!traits_.read_only && (agreement.info.flags & kReadOnly) != 0);
+    if (agreement.info.size != info_.size || less ||
+        agreement.info.minimum_block > info_.minimum_block ||
+        agreement.info.maximum_block < info_.maximum_block ||
+        agreement.context.has_value() < status_known_) {
+        return Error{ErrorKind::Failed,
+                     "the server that answers now has another disk, or allows less", EIO};
     }
     return ok();
 }
@@ -114,7 +127,9 @@ Task<std::shared_ptr<Connection>> NbdNode::reconnect() {
     }
 }
 
-Error NbdNode::about(Error error) const { return std::move(error).context(fmt::format("'{}'", name())); }
+Error NbdNode::about(Error error) const {
+    return std::move(error).context(fmt::format("'{}'", name()));
+}
 
 Task<> NbdNode::call(Connection::Command command, std::vector<StatusDescriptor>* status) {
     for (;;) {
@@ -130,9 +145,11 @@ Task<> NbdNode::call(Connection::Command command, std::vector<StatusDescriptor>*
         if (done.ok()) {
             co_return ok();
         }
-        const bool again = done.error().kind() == ErrorKind::Unreachable && connection->lost() && location_.reconnect_delay.count() != 0;
+        const bool again = done.error().kind() == ErrorKind::Unreachable && connection->lost() &&
+                           location_.reconnect_delay.count() != 0;
         if (!again) {
-            const int number = done.error().kind() == ErrorKind::Unreachable ? EIO : done.error().system_errno();
+            const int number =
+                done.error().kind() == ErrorKind::Unreachable ? EIO : done.error().system_errno();
             co_return about(Error{done.error().kind(), done.error().text(), number});
         }
         if (status != nullptr) {
@@ -141,7 +158,8 @@ Task<> NbdNode::call(Connection::Command command, std::vector<StatusDescriptor>*
     }
 }
 
-Task<> NbdNode::over_range(CommandType type, std::uint16_t flags, std::uint64_t offset, std::uint64_t length, std::uint64_t limit) {
+Task<> NbdNode::over_range(CommandType type, std::uint16_t flags, std::uint64_t offset,
+                           std::uint64_t length, std::uint64_t limit) {
     while (length != 0) {
         const auto part = static_cast<std::uint32_t>(std::min(length, limit));
         Connection::Command command{.type = type, .flags = flags, .offset = offset, .length = part};
@@ -156,7 +174,10 @@ Task<> NbdNode::transfer(CommandType type, std::uint64_t offset, Buffers buffers
     const std::size_t limit = info_.maximum_block;
     for (std::size_t done = 0; done < buffers.size();) {
         const std::size_t part = std::min(buffers.size() - done, limit);
-        Connection::Command command{.type = type, .offset = offset + done, .length = static_cast<std::uint32_t>(part), .buffers = buffers.slice(done, part)};
+        Connection::Command command{.type = type,
+                                    .offset = offset + done,
+                                    .length = static_cast<std::uint32_t>(part),
+                                    .buffers = buffers.slice(done, part)};
         STRATA_CO_TRY_VOID(co_await call(command));
         done += part;
     }
@@ -169,7 +190,8 @@ bool NbdNode::aligned(std::uint64_t offset, std::uint64_t length) const {
 
 // As a protocol node: what lies past the end reads as zeros.
 Task<> NbdNode::read(std::uint64_t offset, Buffers into) {
-    const std::uint64_t there = offset >= size() ? 0 : std::min<std::uint64_t>(into.size(), size() - offset);
+    const std::uint64_t there =
+        offset >= size() ? 0 : std::min<std::uint64_t>(into.size(), size() - offset);
     into.from(there).fill(std::byte{0});
     const Buffers part = into.slice(0, there);
     if (aligned(offset, there)) {
@@ -234,9 +256,11 @@ Task<> NbdNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOpt
     if (!offered) {
         co_return co_await write_out_zeroes(offset, length);
     }
-    const unsigned flags = (options.may_unmap ? 0 : kNoHole) | (options.no_fallback ? kFastZero : 0);
+    const unsigned flags =
+        (options.may_unmap ? 0 : kNoHole) | (options.no_fallback ? kFastZero : 0);
     STRATA_CO_TRY(const Gate::Pass pass, co_await blocks_.shared());
-    co_return co_await over_range(CommandType::WriteZeroes, static_cast<std::uint16_t>(flags), offset, length,
+    co_return co_await over_range(CommandType::WriteZeroes, static_cast<std::uint16_t>(flags),
+                                  offset, length,
                                   kMaxRange / info_.minimum_block * info_.minimum_block);
 }
 
@@ -244,11 +268,13 @@ Task<> NbdNode::discard(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY_VOID(check_range(offset, length, true));
     ++writes_;
     extents_to_ = extents_from_;
-    const std::uint64_t unit = info_.minimum_block, start = (offset + unit - 1) / unit * unit, end = (offset + length) / unit * unit;
+    const std::uint64_t unit = info_.minimum_block, start = (offset + unit - 1) / unit * unit,
+                        end = (offset + length) / unit * unit;
     if (!has(kSendTrim) || end <= start) {
         co_return ok();
     }
-    co_return co_await over_range(CommandType::Trim, 0, start, end - start, kMaxRange / unit * unit);
+    co_return co_await over_range(CommandType::Trim, 0, start, end - start,
+                                  kMaxRange / unit * unit);
 }
 
 Task<> NbdNode::flush() {
@@ -260,7 +286,12 @@ Task<> NbdNode::flush() {
 }
 
 Extent NbdNode::known_extent(std::uint64_t offset, std::uint64_t length) const {
-    Extent extent{.kind = Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset, .owner = this, .file = this};
+    Extent extent{.kind = Extent::Kind::Data,
+                  .length = length,
+                  .has_offset = true,
+                  .offset = offset,
+                  .owner = this,
+                  .file = this};
     std::uint64_t at = extents_from_;
     for (const StatusDescriptor& each : extents_) {
         at += each.length;
@@ -268,7 +299,9 @@ Extent NbdNode::known_extent(std::uint64_t offset, std::uint64_t length) const {
             extent.length = std::min(length, at - offset);
             extent.kind = (each.flags & kStateZero) != 0 ? Extent::Kind::Zero : Extent::Kind::Data;
             if (!location_.context.empty()) {
-                extent.context = static_cast<int>(location_.context == kDepthContext ? std::min(each.flags.value(), 2U) : each.flags.value() & 3);
+                extent.context = static_cast<int>(location_.context == kDepthContext
+                                                      ? std::min(each.flags.value(), 2U)
+                                                      : each.flags.value() & 3);
             }
             break;
         }
@@ -277,7 +310,12 @@ Extent NbdNode::known_extent(std::uint64_t offset, std::uint64_t length) const {
 }
 
 Task<Extent> NbdNode::status(std::uint64_t offset, std::uint64_t length) {
-    Extent plain{.kind = Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset, .owner = this, .file = this};
+    Extent plain{.kind = Extent::Kind::Data,
+                 .length = length,
+                 .has_offset = true,
+                 .offset = offset,
+                 .owner = this,
+                 .file = this};
     if (offset >= size()) {
         plain.kind = Extent::Kind::Zero;
         co_return plain;
@@ -288,10 +326,13 @@ Task<Extent> NbdNode::status(std::uint64_t offset, std::uint64_t length) {
     }
     if (offset < extents_from_ || offset >= extents_to_ || Loop::Clock::now() > extents_until_) {
         const std::uint64_t unit = info_.minimum_block, start = offset / unit * unit;
-        const std::uint64_t wanted = std::min(std::max(length, kStatusAhead) + unit, size() - start);
+        const std::uint64_t wanted =
+            std::min(std::max(length, kStatusAhead) + unit, size() - start);
         std::vector<StatusDescriptor> found;
-        Connection::Command command{.type = CommandType::BlockStatus, .offset = start,
-                                    .length = static_cast<std::uint32_t>(std::min(wanted, kMaxRange / unit * unit))};
+        Connection::Command command{
+            .type = CommandType::BlockStatus,
+            .offset = start,
+            .length = static_cast<std::uint32_t>(std::min(wanted, kMaxRange / unit * unit))};
         const std::uint64_t before = writes_;
         STRATA_CO_TRY_VOID(co_await call(command, &found));
         extents_ = std::move(found);
@@ -325,6 +366,8 @@ Task<> NbdNode::resize(std::uint64_t size, Preallocation /*preallocation*/) {
     co_return ok();
 }
 
-Task<std::uint64_t> NbdNode::allocated_bytes() { co_return lacks("a known size on the disk"); }
+Task<std::uint64_t> NbdNode::allocated_bytes() {
+    co_return lacks("a known size on the disk");
+}
 
 }  // namespace strata::block::nbd

@@ -1,9 +1,10 @@
 // NbdNode: an NBD server's export as a protocol node.
 //
-// Requests are cut to what the server takes; if it wants blocks, parts of them are read and written back under a gate. When the
-// connection breaks, requests under way wait for a new one as long as reconnect-delay says and are sent again: all of
-// them may be carried out twice without harm. The new server must show the same disk (its size and what it allows).
-// status() keeps what the server told beyond the range that was asked for, until something is written or a second has passed.
+// Requests are cut to what the server takes; if it wants blocks, parts of them are read and written
+// back under a gate. When the connection breaks, requests under way wait for a new one as long as
+// reconnect-delay says and are sent again: all of them may be carried out twice without harm. The
+// new server must show the same disk (its size and what it allows). status() keeps what the server
+// told beyond the range that was asked for, until something is written or a second has passed.
 #pragma once
 
 #include <deque>
@@ -37,7 +38,8 @@ class NbdNode final : public Node {
     [[nodiscard]] const Location& location() const { return location_; }
 
   private:
-    NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls, bool read_only);
+    NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
+            bool read_only);
     Task<> first_connection();
     void learn(const Agreement& agreement);
     Task<std::shared_ptr<Connection>> connected();
@@ -45,7 +47,8 @@ class NbdNode final : public Node {
     [[nodiscard]] Result<> same_disk(const Agreement& agreement) const;
     Task<> call(Connection::Command command, std::vector<StatusDescriptor>* status = nullptr);
     /// A command over a range, cut into parts of at most `limit` bytes.
-    Task<> over_range(CommandType type, std::uint16_t flags, std::uint64_t offset, std::uint64_t length, std::uint64_t limit);
+    Task<> over_range(CommandType type, std::uint16_t flags, std::uint64_t offset,
+                      std::uint64_t length, std::uint64_t limit);
     Task<> transfer(CommandType type, std::uint64_t offset, Buffers buffers);
     Task<> read_in_blocks(std::uint64_t offset, Buffers into);
     Task<> write_in_blocks(std::uint64_t offset, Buffers from);
@@ -59,16 +62,17 @@ class NbdNode final : public Node {
     const std::shared_ptr<const TlsCredentials> tls_;
     NodeTraits traits_;
     ExportInfo info_;
-    bool status_known_ = false;   ///< the server has the context
+    bool status_known_ = false;  ///< the server has the context
     std::shared_ptr<Connection> connection_;
     AsyncMutex connecting_;
     Loop::Clock::time_point lost_at_{}, next_try_{};
-    bool losing_ = false;         ///< since lost_at_ there is no connection
+    bool losing_ = false;  ///< since lost_at_ there is no connection
     bool closed_ = false;
-    Gate blocks_;                 ///< writers of parts of blocks are alone
+    Gate blocks_;  ///< writers of parts of blocks are alone
     std::vector<StatusDescriptor> extents_;
     std::uint64_t extents_from_ = 0, extents_to_ = 0;
-    std::uint64_t writes_ = 0;    ///< counted, so that an answer about blocks from before one is not kept
+    std::uint64_t writes_ =
+        0;  ///< counted, so that an answer about blocks from before one is not kept
     Loop::Clock::time_point extents_until_{};
 };
 

@@ -9,7 +9,9 @@ namespace strata::block::nbd {
 
 Task<std::shared_ptr<Export>> Export::create(NodePtr node, ExportOptions options) {
     if (options.name.size() > kMaxString || options.description.size() > kMaxString) {
-        co_return Error{ErrorKind::InvalidArgument, fmt::format("an export's name and description have at most {} bytes", kMaxString)};
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("an export's name and description have at most {} bytes", kMaxString)};
     }
     options.read_only |= node->traits().read_only;
     std::shared_ptr<Export> made(new Export(std::move(node), std::move(options)));
@@ -32,10 +34,13 @@ Task<> Export::load_bitmap(std::string name) {
             continue;
         }
         if (found->in_use) {
-            co_return Error{ErrorKind::WrongState, fmt::format("Bitmap '{}' is inconsistent and cannot be used", name)};
+            co_return Error{ErrorKind::WrongState,
+                            fmt::format("Bitmap '{}' is inconsistent and cannot be used", name)};
         }
         if (options_.read_only && !layer->traits().read_only && found->automatic) {
-            co_return Error{ErrorKind::InvalidArgument, fmt::format("Enabled bitmap '{}' incompatible with readonly export", name)};
+            co_return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format("Enabled bitmap '{}' incompatible with readonly export", name)};
         }
         STRATA_CO_TRY(Bitmap bitmap, co_await layer->read_bitmap(name));
         bitmaps_.push_back(std::move(bitmap));
@@ -53,9 +58,11 @@ std::uint16_t Export::flags(bool structured) const {
     return static_cast<std::uint16_t>(flags);
 }
 
-Task<StatusDescriptor> Export::allocation(std::size_t context, std::uint64_t offset, std::uint32_t length) {
+Task<StatusDescriptor> Export::allocation(std::size_t context, std::uint64_t offset,
+                                          std::uint32_t length) {
     unsigned depth = 0;
-    STRATA_CO_TRY(const Extent extent, co_await status_of_chain(*node_, nullptr, offset, length, &depth));
+    STRATA_CO_TRY(const Extent extent,
+                  co_await status_of_chain(*node_, nullptr, offset, length, &depth));
     const bool data = extent.kind == Extent::Kind::Data;
     std::uint32_t flags = data ? 0 : kStateHole | kStateZero;
     if (context != 0) {
@@ -64,23 +71,27 @@ Task<StatusDescriptor> Export::allocation(std::size_t context, std::uint64_t off
     co_return StatusDescriptor{static_cast<std::uint32_t>(extent.length), flags};
 }
 
-StatusDescriptor Export::dirty(const Bitmap& bitmap, std::uint64_t offset, std::uint32_t length) const {
+StatusDescriptor Export::dirty(const Bitmap& bitmap, std::uint64_t offset,
+                               std::uint32_t length) const {
     const std::uint64_t unit = bitmap.info.granularity, end = offset + length;
     const auto bit = [&](std::uint64_t at) {
         const std::uint64_t index = at / unit;
-        return index / 64 < bitmap.bits.size() && (bitmap.bits[index / 64] >> (index % 64) & 1) != 0;
+        return index / 64 < bitmap.bits.size() &&
+               (bitmap.bits[index / 64] >> (index % 64) & 1) != 0;
     };
     const bool set = bit(offset);
     std::uint64_t at = (offset / unit + 1) * unit;
     while (at < end && bit(at) == set) {
         const std::uint64_t word = at / unit / 64;
-        const bool whole = at / unit % 64 == 0 && word < bitmap.bits.size() && bitmap.bits[word] == (set ? ~0ULL : 0);
+        const bool whole = at / unit % 64 == 0 && word < bitmap.bits.size() &&
+                           bitmap.bits[word] == (set ? ~0ULL : 0);
         at += whole ? unit * 64 : unit;
     }
     return {static_cast<std::uint32_t>(std::min(at, end) - offset), set ? 1U : 0U};
 }
 
-Task<std::vector<StatusDescriptor>> Export::status(std::size_t context, std::uint64_t offset, std::uint32_t length, std::size_t limit) {
+Task<std::vector<StatusDescriptor>> Export::status(std::size_t context, std::uint64_t offset,
+                                                   std::uint32_t length, std::size_t limit) {
     std::vector<StatusDescriptor> all;
     unsigned turns = 0;
     for (std::uint64_t done = 0; done < length;) {
@@ -93,9 +104,12 @@ Task<std::vector<StatusDescriptor>> Export::status(std::size_t context, std::uin
         }
         const auto rest = static_cast<std::uint32_t>((done + next.length) % options_.minimum_block);
         if (context == 0 && rest != 0 && done + next.length < length) {
-            // Blocks are not taken apart: what ends within one goes on to its end, as data if need be.
+            // Blocks are not taken apart: what ends within one goes on to its end, as data if need
+            // be.
             const bool whole = next.length > rest;
-            next.length = whole ? next.length - rest : std::min<std::uint32_t>(next.length + options_.minimum_block - rest, left);
+            next.length =
+                whole ? next.length - rest
+                      : std::min<std::uint32_t>(next.length + options_.minimum_block - rest, left);
             next.flags = whole ? next.flags : Be32(0U);
         }
         done += next.length;
@@ -122,7 +136,8 @@ void Export::note_write(std::uint64_t offset, std::uint64_t length) {
             continue;
         }
         const std::uint64_t last = (offset + length - 1) / bitmap.info.granularity;
-        for (std::uint64_t index = offset / bitmap.info.granularity; index <= last && index / 64 < bitmap.bits.size(); ++index) {
+        for (std::uint64_t index = offset / bitmap.info.granularity;
+             index <= last && index / 64 < bitmap.bits.size(); ++index) {
             bitmap.bits[index / 64] |= 1ULL << (index % 64);
         }
     }

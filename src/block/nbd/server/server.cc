@@ -1,15 +1,14 @@
 // Server: accepting clients.
 #include "block/nbd/server/server.h"
 
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <array>
 #include <cerrno>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 namespace strata::block::nbd {
 namespace {
@@ -22,7 +21,9 @@ std::string peer_name(const sockaddr_storage& address, socklen_t length) {
     std::array<char, NI_MAXSERV> port{};
     // SAFETY: as the call wants it.
     const auto* name = reinterpret_cast<const sockaddr*>(&address);
-    if (address.ss_family != AF_UNIX && ::getnameinfo(name, length, host.data(), host.size(), port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
+    if (address.ss_family != AF_UNIX &&
+        ::getnameinfo(name, length, host.data(), host.size(), port.data(), port.size(),
+                      NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
         return fmt::format("{}:{}", host.data(), port.data());
     }
     return "a local client";
@@ -30,13 +31,16 @@ std::string peer_name(const sockaddr_storage& address, socklen_t length) {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::create(Loop& loop, UniqueFd listener, ServerOptions options, SessionContext context) {
+Result<std::unique_ptr<Server>> Server::create(Loop& loop, UniqueFd listener, ServerOptions options,
+                                               SessionContext context) {
     const int flags = ::fcntl(listener.get(), F_GETFL);
     if (flags < 0 || ::fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
         return Error::from_errno("cannot use the listening socket");
     }
-    options.max_clients = options.max_clients == 0 ? kMaxClients : std::min(options.max_clients, kMaxClients);
-    std::unique_ptr<Server> server(new Server(loop, std::move(listener), std::move(options), std::move(context)));
+    options.max_clients =
+        options.max_clients == 0 ? kMaxClients : std::min(options.max_clients, kMaxClients);
+    std::unique_ptr<Server> server(
+        new Server(loop, std::move(listener), std::move(options), std::move(context)));
     server->watch_ = STRATA_TRY(Loop::Watch::create(loop, server->listener_.get()));
     return server;
 }
@@ -68,7 +72,8 @@ Task<> Server::accept_all() {
         sockaddr_storage address{};
         socklen_t length = sizeof(address);
         // SAFETY: as the call wants it.
-        UniqueFd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        UniqueFd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length,
+                                  SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (socket) {
             start(std::move(socket), peer_name(address, length));
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -88,7 +93,8 @@ void Server::start(UniqueFd socket, std::string peer) {
         return;  // out of something; the client sees its connection end
     }
     const auto session = sessions_.emplace(sessions_.end(), loop_, std::move(*stream), context_);
-    loop_.spawn(session->run(), [this, session](const Result<>& result) { session_ended(session, result); });
+    loop_.spawn(session->run(),
+                [this, session](const Result<>& result) { session_ended(session, result); });
 }
 
 void Server::session_ended(std::list<Session>::iterator session, const Result<>& result) {

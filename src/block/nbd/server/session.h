@@ -1,8 +1,9 @@
 // Session: one client of an NBD server: haggling over options, then requests, many at a time.
 //
-// The client is not trusted: every length is limited before anything is allocated or read (wire.h), the haggling has a time limit and a
-// limited number of options, and the requests under way are limited in number and bytes; what comes beyond waits in the socket.
-// Each request is a coroutine of its own; replies go out in the order in which they are ready, gathered by the Stream.
+// The client is not trusted: every length is limited before anything is allocated or read (wire.h),
+// the haggling has a time limit and a limited number of options, and the requests under way are
+// limited in number and bytes; what comes beyond waits in the socket. Each request is a coroutine
+// of its own; replies go out in the order in which they are ready, gathered by the Stream.
 #pragma once
 
 #include <array>
@@ -23,8 +24,9 @@ namespace strata::block::nbd {
 /// What a server's sessions share.
 struct SessionContext {
     std::vector<std::shared_ptr<Export>> exports;
-    std::shared_ptr<const TlsCredentials> tls;            ///< null: none
-    std::function<bool(const std::string&)> authorized;   ///< by the client's certificate's name; empty: all
+    std::shared_ptr<const TlsCredentials> tls;  ///< null: none
+    std::function<bool(const std::string&)>
+        authorized;  ///< by the client's certificate's name; empty: all
     std::chrono::milliseconds handshake_limit{10000};
 };
 
@@ -33,7 +35,8 @@ class Session {
     Session(Loop& loop, std::unique_ptr<Stream> stream, const SessionContext& context)
         : loop_(loop), stream_(std::move(stream)), context_(context), change_(loop) {}
 
-    /// From the greeting to the end of the connection. An error is what ended it, if not the client's wish.
+    /// From the greeting to the end of the connection. An error is what ended it, if not the
+    /// client's wish.
     Task<> run();
     /// Takes no more requests; run() ends when those under way have.
     void stop();
@@ -92,8 +95,8 @@ class Session {
     std::uint32_t client_flags_ = 0;
     bool structured_ = false, transmitting_ = false, stopping_ = false, aborted_ = false;
     std::shared_ptr<Export> export_;
-    std::shared_ptr<Export> context_export_;   ///< of the contexts chosen
-    std::vector<std::uint32_t> contexts_;      ///< their ids
+    std::shared_ptr<Export> context_export_;  ///< of the contexts chosen
+    std::vector<std::uint32_t> contexts_;     ///< their ids
     unsigned in_flight_ = 0;
     std::uint64_t bytes_in_flight_ = 0;
     WaitQueue change_;

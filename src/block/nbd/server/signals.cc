@@ -1,10 +1,10 @@
 // EndSignals: a signalfd on a loop.
 #include "block/nbd/server/signals.h"
 
+#include <csignal>
+
 #include <sys/signalfd.h>
 #include <unistd.h>
-
-#include <csignal>
 
 namespace strata::block::nbd {
 
@@ -21,7 +21,8 @@ Result<UniqueFd> EndSignals::block() {
     return fd;
 }
 
-Result<std::unique_ptr<EndSignals>> EndSignals::create(Loop& loop, UniqueFd signals, std::function<void()> end) {
+Result<std::unique_ptr<EndSignals>> EndSignals::create(Loop& loop, UniqueFd signals,
+                                                       std::function<void()> end) {
     std::unique_ptr<EndSignals> made(new EndSignals(loop, std::move(signals), std::move(end)));
     made->watch_ = STRATA_TRY(Loop::Watch::create(loop, made->signals_.get()));
     loop.spawn(made->watch(), [self = made.get()](const Result<>& /*done*/) {

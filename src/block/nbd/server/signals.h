@@ -15,12 +15,14 @@ class EndSignals {
     /// Keeps the signals from ending the process. Before any thread is made.
     static Result<UniqueFd> block();
     /// Calls `end` at each signal, until finish().
-    static Result<std::unique_ptr<EndSignals>> create(Loop& loop, UniqueFd signals, std::function<void()> end);
+    static Result<std::unique_ptr<EndSignals>> create(Loop& loop, UniqueFd signals,
+                                                      std::function<void()> end);
     /// Awaited before this goes.
     Task<> finish();
 
   private:
-    EndSignals(Loop& loop, UniqueFd signals, std::function<void()> end) : signals_(std::move(signals)), end_(std::move(end)), gone_(loop) {}
+    EndSignals(Loop& loop, UniqueFd signals, std::function<void()> end)
+        : signals_(std::move(signals)), end_(std::move(end)), gone_(loop) {}
     Task<> watch();
     const UniqueFd signals_;
     const std::function<void()> end_;

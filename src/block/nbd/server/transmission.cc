@@ -17,11 +17,18 @@ constexpr std::uint32_t kSpareLargest = 256U << 10, kSmallestBuffer = 4096;
 constexpr std::uint32_t kSmallestHole = 64U << 10;  ///< shorter ones go as data
 constexpr std::uint32_t kPrefetchPart = 1U << 20;
 
-Error wrong(std::string_view what) { return {ErrorKind::Failed, fmt::format("NBD client: {}", what), EPROTO}; }
+Error wrong(std::string_view what) {
+    return {ErrorKind::Failed, fmt::format("NBD client: {}", what), EPROTO};
+}
 
-bool has_data(CommandType type) { return type == CommandType::Read || type == CommandType::Write; }
+bool has_data(CommandType type) {
+    return type == CommandType::Read || type == CommandType::Write;
+}
 
-bool changes(CommandType type) { return type == CommandType::Write || type == CommandType::Trim || type == CommandType::WriteZeroes; }
+bool changes(CommandType type) {
+    return type == CommandType::Write || type == CommandType::Trim ||
+           type == CommandType::WriteZeroes;
+}
 
 std::uint16_t allowed_flags(CommandType type, bool structured) {
     switch (type) {
@@ -36,7 +43,11 @@ std::uint16_t allowed_flags(CommandType type, bool structured) {
     }
 }
 
-int errno_of(const Error& error) { return error.system_errno() != 0 ? error.system_errno() : error.kind() == ErrorKind::NotSupported ? ENOTSUP : EIO; }
+int errno_of(const Error& error) {
+    return error.system_errno() != 0                 ? error.system_errno()
+           : error.kind() == ErrorKind::NotSupported ? ENOTSUP
+                                                     : EIO;
+}
 
 }  // namespace
 
@@ -85,7 +96,8 @@ Task<bool> Session::next_call(Call& call) {
         }
     }
     if (request.magic != kRequestMagic) {
-        co_return wrong(fmt::format("what it sends is no request (magic {:#x})", request.magic.value()));
+        co_return wrong(
+            fmt::format("what it sends is no request (magic {:#x})", request.magic.value()));
     }
     call.type = static_cast<CommandType>(request.type.value());
     call.flags = request.flags;
@@ -108,7 +120,9 @@ Task<bool> Session::next_call(Call& call) {
 }
 
 AlignedBuffer Session::take_buffer(std::uint32_t bytes) {
-    const auto fits = std::ranges::find_if(spare_, [&](const AlignedBuffer& each) { return each.size() >= bytes && each.size() / 4 <= bytes; });
+    const auto fits = std::ranges::find_if(spare_, [&](const AlignedBuffer& each) {
+        return each.size() >= bytes && each.size() / 4 <= bytes;
+    });
     if (fits == spare_.end()) {
         return AlignedBuffer(std::bit_ceil(std::max(bytes, kSmallestBuffer)));
     }
@@ -124,8 +138,11 @@ void Session::give_buffer(AlignedBuffer buffer) {
 }
 
 Result<> Session::validate(const Call& call) const {
-    const auto refused = [](int number) { return Error{ErrorKind::InvalidArgument, "refused", number}; };
-    if ((call.flags & ~allowed_flags(call.type, structured_)) != 0 || (has_data(call.type) && call.length > kMaxPayload)) {
+    const auto refused = [](int number) {
+        return Error{ErrorKind::InvalidArgument, "refused", number};
+    };
+    if ((call.flags & ~allowed_flags(call.type, structured_)) != 0 ||
+        (has_data(call.type) && call.length > kMaxPayload)) {
         return refused(EINVAL);
     }
     if (changes(call.type) && export_->options().read_only) {
@@ -218,7 +235,8 @@ Task<> Session::prefetch(const Call& call) {
     const AlignedBuffer scratch(std::min(std::max(call.length, kSmallestBuffer), kPrefetchPart));
     for (std::uint32_t done = 0; done < call.length;) {
         const std::uint32_t part = std::min(call.length - done, kPrefetchPart);
-        STRATA_CO_TRY_VOID(co_await export_->node().read(call.offset + done, Buffers(scratch.bytes().first(part))));
+        STRATA_CO_TRY_VOID(co_await export_->node().read(call.offset + done,
+                                                         Buffers(scratch.bytes().first(part))));
         done += part;
     }
     co_return ok();
@@ -227,9 +245,11 @@ Task<> Session::prefetch(const Call& call) {
 // What is a long hole is told as one, if the client can take that.
 Task<std::vector<Session::Segment>> Session::segments(const Call& call) {
     std::vector<Segment> all;
-    const bool one = !structured_ || (call.flags & kDontFragment) != 0 || call.length < kSmallestHole;
+    const bool one =
+        !structured_ || (call.flags & kDontFragment) != 0 || call.length < kSmallestHole;
     for (std::uint32_t done = 0; !one && done < call.length;) {
-        const auto extent = co_await status_of_chain(export_->node(), nullptr, call.offset + done, call.length - done);
+        const auto extent = co_await status_of_chain(export_->node(), nullptr, call.offset + done,
+                                                     call.length - done);
         if (!extent.ok()) {
             co_return Error{ErrorKind::Failed, extent.error().text(), errno_of(extent.error())};
         }
@@ -274,7 +294,8 @@ Task<> Session::send_data(const Call& call, const Segment& segment, bool last) {
         Be32 hole;
     };
     const bool hurry = in_flight_ == 1;
-    const auto part = call.buffer.bytes().subspan(segment.offset - call.offset, segment.hole ? 0 : segment.length);
+    const auto part = call.buffer.bytes().subspan(segment.offset - call.offset,
+                                                  segment.hole ? 0 : segment.length);
     if (!structured_) {
         const SimpleReply head{kSimpleReplyMagic, 0, call.cookie};
         co_return co_await stream_->send(bytes_of(head), Buffers(part), hurry);
@@ -282,7 +303,8 @@ Task<> Session::send_data(const Call& call, const Segment& segment, bool last) {
     DataHead head{};
     const ChunkType type = segment.hole ? ChunkType::OffsetHole : ChunkType::OffsetData;
     const std::size_t extra = segment.hole ? sizeof(Be32) : segment.length;
-    head.chunk = {kStructuredReplyMagic, last ? kChunkDone : std::uint16_t{0}, static_cast<std::uint16_t>(type), call.cookie,
+    head.chunk = {kStructuredReplyMagic, last ? kChunkDone : std::uint16_t{0},
+                  static_cast<std::uint16_t>(type), call.cookie,
                   static_cast<std::uint32_t>(sizeof(Be64) + extra)};
     head.offset = segment.offset;
     head.hole = segment.length;
@@ -292,7 +314,8 @@ Task<> Session::send_data(const Call& call, const Segment& segment, bool last) {
         co_return co_await stream_->send(bytes_of(head.chunk), {}, hurry);
     }
     const auto all = bytes_of(head);
-    co_return co_await stream_->send(segment.hole ? all : all.first(sizeof(ChunkHeader) + sizeof(Be64)), Buffers(part), hurry);
+    co_return co_await stream_->send(
+        segment.hole ? all : all.first(sizeof(ChunkHeader) + sizeof(Be64)), Buffers(part), hurry);
 }
 
 Task<> Session::block_status(const Call& call) {
@@ -307,10 +330,12 @@ Task<> Session::block_status(const Call& call) {
             co_return Error{ErrorKind::Failed, extents.error().text(), errno_of(extents.error())};
         }
         const bool last = id == contexts_.back();
-        const auto length = static_cast<std::uint32_t>(sizeof(Be32) + extents->size() * sizeof(StatusDescriptor));
+        const auto length =
+            static_cast<std::uint32_t>(sizeof(Be32) + extents->size() * sizeof(StatusDescriptor));
         Message message;
-        message.add(ChunkHeader{kStructuredReplyMagic, last ? kChunkDone : std::uint16_t{0}, static_cast<std::uint16_t>(ChunkType::BlockStatus),
-                                call.cookie, length});
+        message.add(ChunkHeader{kStructuredReplyMagic, last ? kChunkDone : std::uint16_t{0},
+                                static_cast<std::uint16_t>(ChunkType::BlockStatus), call.cookie,
+                                length});
         message.add(Be32(id));
         for (const StatusDescriptor& each : *extents) {
             message.add(each);
@@ -335,7 +360,10 @@ Task<> Session::answer(const Call& call, int system_errno) {
         Be32 error;
         Be16 text_length;
     };
-    const ErrorChunk head{{kStructuredReplyMagic, kChunkDone, static_cast<std::uint16_t>(ChunkType::Error), call.cookie, 6}, error, 0};
+    const ErrorChunk head{{kStructuredReplyMagic, kChunkDone,
+                           static_cast<std::uint16_t>(ChunkType::Error), call.cookie, 6},
+                          error,
+                          0};
     co_return co_await stream_->send(bytes_of(head), {}, hurry);
 }
 

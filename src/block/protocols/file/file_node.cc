@@ -1,17 +1,16 @@
 // FileNode: opening, transfers.
 #include "block/protocols/file/file_node.h"
 
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <climits>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "block/file_access.h"
 #include "block/file_lock.h"
@@ -25,7 +24,10 @@ constexpr std::size_t kAside = 256U << 10;  ///< what takes the kernel some 50 m
 }  // namespace
 
 FileNode::FileNode(Loop& loop, std::string name, UniqueFd fd, const OpenOptions& options)
-    : Node(loop, std::move(name)), fd_(std::move(fd)), cache_(options.cache), discard_(options.discard) {
+    : Node(loop, std::move(name)),
+      fd_(std::move(fd)),
+      cache_(options.cache),
+      discard_(options.discard) {
     traits_.read_only = options.read_only;
 }
 
@@ -41,7 +43,8 @@ Result<std::shared_ptr<FileNode>> FileNode::open(Loop& loop, OpenOptions& option
     return node;
 }
 
-Result<std::shared_ptr<FileNode>> FileNode::create(Loop& loop, const std::string& path, std::uint64_t size) {
+Result<std::shared_ptr<FileNode>> FileNode::create(Loop& loop, const std::string& path,
+                                                   std::uint64_t size) {
     // O_NONBLOCK: a FIFO in place of a file must not hang us.
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644));
     if (!fd) {
@@ -53,7 +56,9 @@ Result<std::shared_ptr<FileNode>> FileNode::create(Loop& loop, const std::string
     auto node = STRATA_TRY(open(loop, options));
     if (node->device_) {
         if (size > node->size_) {
-            return Error{ErrorKind::Failed, fmt::format("'{}' has {} bytes, {} are needed", path, node->size_, size), ENOSPC};
+            return Error{ErrorKind::Failed,
+                         fmt::format("'{}' has {} bytes, {} are needed", path, node->size_, size),
+                         ENOSPC};
         }
         return node;
     }
@@ -87,20 +92,23 @@ Result<> FileNode::examine() {
 
 Result<> FileNode::open_direct() {
     const std::string self = fmt::format("/proc/self/fd/{}", fd_.get());
-    direct_ = UniqueFd(::open(self.c_str(), (traits_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT));
+    direct_ = UniqueFd(
+        ::open(self.c_str(), (traits_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT));
     if (!direct_) {
         const int number = errno;
-        return Error{ErrorKind::NotSupported,
-                     fmt::format("disk '{}' cannot be opened without the host's cache ({}); use cache=writeback", name(),
-                                 Error::from_errno("O_DIRECT", number).text()),
-                     number};
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format(
+                "disk '{}' cannot be opened without the host's cache ({}); use cache=writeback",
+                name(), Error::from_errno("O_DIRECT", number).text()),
+            number};
     }
     traits_.memory_alignment = 4096;
     traits_.request_alignment = 4096;
 #ifdef STATX_DIOALIGN
     struct statx extended {};
-    if (::statx(direct_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &extended) == 0 && (extended.stx_mask & STATX_DIOALIGN) != 0 &&
-        extended.stx_dio_offset_align != 0) {
+    if (::statx(direct_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &extended) == 0 &&
+        (extended.stx_mask & STATX_DIOALIGN) != 0 && extended.stx_dio_offset_align != 0) {
         traits_.memory_alignment = std::max(1U, extended.stx_dio_mem_align);
         traits_.request_alignment = extended.stx_dio_offset_align;
     }
@@ -108,14 +116,20 @@ Result<> FileNode::open_direct() {
     return ok();
 }
 
-Error FileNode::failed(std::string_view what, std::uint64_t offset, std::uint64_t length, std::int64_t result) const {
-    return Error::from_errno(fmt::format("'{}': {} of {} bytes at {}", name(), what, length, offset), static_cast<int>(-result));
+Error FileNode::failed(std::string_view what, std::uint64_t offset, std::uint64_t length,
+                       std::int64_t result) const {
+    return Error::from_errno(
+        fmt::format("'{}': {} of {} bytes at {}", name(), what, length, offset),
+        static_cast<int>(-result));
 }
 
 int FileNode::descriptor(std::uint64_t offset, const Buffers& part) const {
-    // Whole pages only: a direct write beside a cached one in the same page may fail to drop it, and the kernel makes that an error of the next flush.
-    const std::uint32_t unit = device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
-    const bool direct = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 && part.aligned(traits_.memory_alignment);
+    // Whole pages only: a direct write beside a cached one in the same page may fail to drop it,
+    // and the kernel makes that an error of the next flush.
+    const std::uint32_t unit =
+        device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
+    const bool direct = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 &&
+                        part.aligned(traits_.memory_alignment);
     return direct ? direct_.get() : fd_.get();
 }
 
@@ -144,7 +158,8 @@ Task<std::uint64_t> FileNode::transfer(bool writing, std::uint64_t offset, Buffe
             continue;
         }
         if (result < 0 || (result == 0 && writing)) {
-            co_return failed(writing ? "write" : "read", offset + done, buffers.size() - done, result == 0 ? -EIO : result);
+            co_return failed(writing ? "write" : "read", offset + done, buffers.size() - done,
+                             result == 0 ? -EIO : result);
         }
         if (result == 0) {
             break;
@@ -163,7 +178,8 @@ Task<> FileNode::read(std::uint64_t offset, Buffers into) {
 
 Task<> FileNode::write(std::uint64_t offset, Buffers from) {
     if (traits_.read_only) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}' was opened read-only", name()), EROFS};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("'{}' was opened read-only", name()), EROFS};
     }
     const std::uint64_t end = offset + from.size();
     reach_ = std::max(reach_, end);
@@ -193,7 +209,8 @@ Task<> FileNode::flush() {
         }
     }
     flush_error_ = static_cast<int>(result);
-    co_return Error::from_errno(fmt::format("'{}': flushing to the disk", name()), static_cast<int>(-result));
+    co_return Error::from_errno(fmt::format("'{}': flushing to the disk", name()),
+                                static_cast<int>(-result));
 }
 
 Task<> FileNode::close() {

@@ -1,10 +1,12 @@
 // FileNode: a regular file or block device of the host: the node below every format.
 //
-// Reads past the end answer zeros, writes past it make a regular file grow. With cache mode None the file is open twice, with and
-// without O_DIRECT; what is not aligned goes through the page cache, which Linux keeps coherent with direct transfers.
-// A file that a format lets grow by many small pieces is set aside ahead of them (grow_ahead()): writes that move a file's end are the slow ones, without
-// the host's cache most of all. size() does not tell of it; close() gives back what was not used, a crash leaves it as zeros behind the end.
-// After a failed flush all later ones fail: the kernel may have dropped the dirty pages, so a retry that succeeds proves nothing.
+// Reads past the end answer zeros, writes past it make a regular file grow. With cache mode None
+// the file is open twice, with and without O_DIRECT; what is not aligned goes through the page
+// cache, which Linux keeps coherent with direct transfers. A file that a format lets grow by many
+// small pieces is set aside ahead of them (grow_ahead()): writes that move a file's end are the
+// slow ones, without the host's cache most of all. size() does not tell of it; close() gives back
+// what was not used, a crash leaves it as zeros behind the end. After a failed flush all later ones
+// fail: the kernel may have dropped the dirty pages, so a retry that succeeds proves nothing.
 #pragma once
 
 #include <memory>
@@ -20,9 +22,10 @@ class FileNode final : public Node {
   public:
     /// Opens (or takes over) and locks the file of `options`.
     static Result<std::shared_ptr<FileNode>> open(Loop& loop, OpenOptions& options);
-    /// Makes `path` an empty file (what was there is dropped) of `size` bytes, opened for writing and locked. A block device keeps
-    /// its size, which must do.
-    static Result<std::shared_ptr<FileNode>> create(Loop& loop, const std::string& path, std::uint64_t size);
+    /// Makes `path` an empty file (what was there is dropped) of `size` bytes, opened for writing
+    /// and locked. A block device keeps its size, which must do.
+    static Result<std::shared_ptr<FileNode>> create(Loop& loop, const std::string& path,
+                                                    std::uint64_t size);
 
     [[nodiscard]] std::string_view format() const override { return "file"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
@@ -36,9 +39,11 @@ class FileNode final : public Node {
     Task<> close() override;
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
     Task<std::uint64_t> allocated_bytes() override;
-    Task<> copy_from(Node& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) override;
+    Task<> copy_from(Node& source, std::uint64_t from, std::uint64_t to,
+                     std::uint64_t length) override;
 
-    /// The file may be longer than what was written, and zeros at its end do no harm: set space aside ahead of writes.
+    /// The file may be longer than what was written, and zeros at its end do no harm: set space
+    /// aside ahead of writes.
     void grow_ahead() { ahead_ = !device_ && direct_.valid() && !traits_.read_only; }
     [[nodiscard]] bool is_device() const { return device_; }
     /// Device and inode: what tells one file from another.
@@ -55,7 +60,8 @@ class FileNode final : public Node {
     Task<> set_aside(std::uint64_t end);
     Task<> write_out_zeroes(std::uint64_t offset, std::uint64_t length);
     Task<int> allocate(int mode, std::uint64_t offset, std::uint64_t length);
-    [[nodiscard]] Error failed(std::string_view what, std::uint64_t offset, std::uint64_t length, std::int64_t result) const;
+    [[nodiscard]] Error failed(std::string_view what, std::uint64_t offset, std::uint64_t length,
+                               std::int64_t result) const;
 
     const UniqueFd fd_;
     UniqueFd direct_;
@@ -64,15 +70,16 @@ class FileNode final : public Node {
     bool device_ = false;
     std::pair<std::uint64_t, std::uint64_t> identity_{};
     std::uint64_t size_ = 0;
-    std::uint64_t reach_ = 0;  ///< end of the farthest write that was begun: the file may be as long before `size_` says so
-    bool ahead_ = false;         ///< grow_ahead()
+    std::uint64_t reach_ = 0;  ///< end of the farthest write that was begun: the file may be as
+                               ///< long before `size_` says so
+    bool ahead_ = false;       ///< grow_ahead()
     bool setting_aside_ = false;
-    std::uint64_t opened_ = 0;   ///< the size then
+    std::uint64_t opened_ = 0;     ///< the size then
     std::uint64_t set_aside_ = 0;  ///< how long the file is, if longer than `size_`
     NodeTraits traits_;
     bool no_zero_range_ = false, no_punch_ = false;  ///< the file system said so
     int flush_error_ = 0;
-    std::uint64_t data_from_ = 0, data_to_ = 0;      ///< known not to be a hole
+    std::uint64_t data_from_ = 0, data_to_ = 0;  ///< known not to be a hole
 };
 
 }  // namespace strata::block

@@ -1,11 +1,11 @@
 // FileNode: space that is set aside ahead of a file's end.
+#include "block/protocols/file/file_node.h"
+
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <gtest/gtest.h>
-
 #include "block/aligned_buffer.h"
-#include "block/protocols/file/file_node.h"
 
 namespace strata::block {
 namespace {
@@ -13,7 +13,8 @@ namespace {
 class GrowAheadTest : public testing::Test {
   protected:
     void SetUp() override {
-        loop_ = std::move(Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1})).value();
+        loop_ = std::move(Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1}))
+                    .value();
         path_ = testing::TempDir() + "ahead-" + std::to_string(::getpid());
         ASSERT_TRUE(FileNode::create(*loop_, path_, 0).ok());
         OpenOptions options;

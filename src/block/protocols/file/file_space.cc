@@ -1,16 +1,15 @@
 // FileNode: space: zeroing, discarding, holes, size, copies within the host.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <cerrno>
-
-#include <fmt/format.h>
 
 #include "block/protocols/file/file_node.h"
 
@@ -21,7 +20,10 @@ constexpr std::uint64_t kLeastAhead = 1U << 20, kMostAhead = 64U << 20;
 constexpr std::size_t kZeroes = 1U << 16, kZeroVectors = 64;
 constexpr int kDiscardDevice = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE | FALLOC_FL_NO_HIDE_STALE;
 
-bool not_offered(std::int64_t error) { return error == EOPNOTSUPP || error == ENOSYS || error == ENODEV || error == ENOTTY || error == EINVAL; }
+bool not_offered(std::int64_t error) {
+    return error == EOPNOTSUPP || error == ENOSYS || error == ENODEV || error == ENOTTY ||
+           error == EINVAL;
+}
 
 std::span<const std::byte> zero_bytes() {
     alignas(4096) static constexpr std::array<std::byte, kZeroes> kBytes{};
@@ -45,9 +47,11 @@ Task<int> FileNode::allocate(int mode, std::uint64_t offset, std::uint64_t lengt
     co_return static_cast<int>(-result);
 }
 
-// As much again as the file has grown since it was opened, within limits. One request at a time sees to it; the others need not wait.
+// As much again as the file has grown since it was opened, within limits. One request at a time
+// sees to it; the others need not wait.
 Task<> FileNode::set_aside(std::uint64_t end) {
-    const std::uint64_t step = std::min(end - std::min(end, opened_), kMostAhead) / kLeastAhead * kLeastAhead;
+    const std::uint64_t step =
+        std::min(end - std::min(end, opened_), kMostAhead) / kLeastAhead * kLeastAhead;
     if (step == 0 || setting_aside_ || end + step / 2 <= set_aside_) {
         co_return ok();
     }
@@ -57,7 +61,8 @@ Task<> FileNode::set_aside(std::uint64_t end) {
     auto error = co_await allocate(0, from, to - from);
     setting_aside_ = false;
     STRATA_CO_TRY_VOID(std::move(error));
-    ahead_ = *error == 0;  // else a file system without room or without the call: writes make the file grow, or say why not
+    ahead_ = *error == 0;  // else a file system without room or without the call: writes make the
+                           // file grow, or say why not
     set_aside_ = ahead_ ? to : set_aside_;
     co_return ok();
 }
@@ -78,13 +83,15 @@ Task<> FileNode::write_out_zeroes(std::uint64_t offset, std::uint64_t length) {
 
 Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
     if (traits_.read_only) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}' was opened read-only", name()), EROFS};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("'{}' was opened read-only", name()), EROFS};
     }
     if (length == 0) {
         co_return ok();
     }
     if (!device_ && offset + length > size_) {
-        // What the file grows by is zeros. Other requests that make it grow are under way, perhaps: never shrink here.
+        // What the file grows by is zeros. Other requests that make it grow are under way, perhaps:
+        // never shrink here.
         const std::uint64_t old = size_;
         const std::uint64_t end = std::max(offset + length, reach_);
         if (end > set_aside_ && ::ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
@@ -97,7 +104,8 @@ Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
     }
     data_to_ = data_from_;
     if (options.may_unmap && discard_ && !no_punch_) {
-        STRATA_CO_TRY(const int error, co_await allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length));
+        STRATA_CO_TRY(const int error, co_await allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                         offset, length));
         if (error == 0) {
             co_return ok();
         }
@@ -107,7 +115,8 @@ Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
         }
     }
     if (!no_zero_range_) {
-        STRATA_CO_TRY(const int error, co_await allocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length));
+        STRATA_CO_TRY(const int error, co_await allocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                                                         offset, length));
         if (error == 0) {
             co_return ok();
         }
@@ -117,14 +126,16 @@ Task<> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOp
         }
     }
     if (options.no_fallback) {
-        co_return Error{ErrorKind::NotSupported, fmt::format("'{}': its file system cannot zero a range", name()), ENOTSUP};
+        co_return Error{ErrorKind::NotSupported,
+                        fmt::format("'{}': its file system cannot zero a range", name()), ENOTSUP};
     }
     co_return co_await write_out_zeroes(offset, length);
 }
 
 Task<> FileNode::discard(std::uint64_t offset, std::uint64_t length) {
     if (traits_.read_only) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}' was opened read-only", name()), EROFS};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("'{}' was opened read-only", name()), EROFS};
     }
     if (length == 0 || !discard_ || no_punch_) {
         co_return ok();
@@ -140,7 +151,12 @@ Task<> FileNode::discard(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<Extent> FileNode::status(std::uint64_t offset, std::uint64_t length) {
-    Extent extent{.kind = Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset, .owner = this, .file = this};
+    Extent extent{.kind = Extent::Kind::Data,
+                  .length = length,
+                  .has_offset = true,
+                  .offset = offset,
+                  .owner = this,
+                  .file = this};
     if (offset >= size_) {
         extent.kind = Extent::Kind::Zero;
         co_return extent;
@@ -174,19 +190,24 @@ Task<Extent> FileNode::status(std::uint64_t offset, std::uint64_t length) {
 
 Task<> FileNode::resize(std::uint64_t size, Preallocation preallocation) {
     if (traits_.read_only) {
-        co_return Error{ErrorKind::PermissionDenied, fmt::format("'{}' was opened read-only", name()), EROFS};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("'{}' was opened read-only", name()), EROFS};
     }
     const std::uint64_t old = size_;
     if (device_) {
         if (size > size_) {
-            co_return Error{ErrorKind::Failed, fmt::format("'{}' is a device of {} bytes and cannot grow to {}", name(), size_, size), ENOSPC};
+            co_return Error{ErrorKind::Failed,
+                            fmt::format("'{}' is a device of {} bytes and cannot grow to {}",
+                                        name(), size_, size),
+                            ENOSPC};
         }
         co_return ok();
     }
     data_to_ = data_from_;
     const bool inside = size > old && size <= set_aside_;
     if (!inside && ::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
-        co_return Error::from_errno(fmt::format("'{}': cannot resize it to {} bytes", name(), size));
+        co_return Error::from_errno(
+            fmt::format("'{}': cannot resize it to {} bytes", name(), size));
     }
     size_ = reach_ = size;
     set_aside_ = inside ? set_aside_ : 0;
@@ -198,10 +219,12 @@ Task<> FileNode::resize(std::uint64_t size, Preallocation preallocation) {
     }
     STRATA_CO_TRY(const int error, co_await allocate(0, old, size - old));
     if (error != 0) {
-        (void)::ftruncate(fd_.get(), static_cast<off_t>(old));  // undoing what failed; that error is told
+        (void)::ftruncate(fd_.get(),
+                          static_cast<off_t>(old));  // undoing what failed; that error is told
         size_ = old;
         set_aside_ = 0;
-        co_return Error::from_errno(fmt::format("'{}': cannot set {} bytes aside", name(), size - old), error);
+        co_return Error::from_errno(
+            fmt::format("'{}': cannot set {} bytes aside", name(), size - old), error);
     }
     co_return ok();
 }
@@ -214,7 +237,8 @@ Task<std::uint64_t> FileNode::allocated_bytes() {
     co_return device_ ? size_ : static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
-Task<> FileNode::copy_from(Node& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) {
+Task<> FileNode::copy_from(Node& source, std::uint64_t from, std::uint64_t to,
+                           std::uint64_t length) {
     auto* file = dynamic_cast<FileNode*>(&source);
     if (file == nullptr || file->device_ || device_) {
         co_return lacks("copies of that source within the host");
@@ -233,7 +257,8 @@ Task<> FileNode::copy_from(Node& source, std::uint64_t from, std::uint64_t to, s
     while (done < length) {
         auto copied = co_await loop().offload([=]() -> std::int64_t {
             auto in_at = static_cast<loff_t>(from + done), out_at = static_cast<loff_t>(to + done);
-            const ssize_t n = ::copy_file_range(in, &in_at, out, &out_at, std::min<std::uint64_t>(length - done, 64U << 20), 0);
+            const ssize_t n = ::copy_file_range(
+                in, &in_at, out, &out_at, std::min<std::uint64_t>(length - done, 64U << 20), 0);
             return n < 0 ? -errno : n;
         });
         if (copied == -EINTR) {

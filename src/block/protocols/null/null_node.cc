@@ -19,13 +19,17 @@ Task<NodePtr> open_as(Loop& loop, std::string_view name, NodeTree tree, const Op
     STRATA_CO_TRY(options.read_zeroes, tree.take_flag("read-zeroes", false));
     STRATA_CO_TRY_VOID(tree.finish("protocol", name));
     if (latency > kMaxLatency || options.size > kMaxSize) {
-        co_return Error{ErrorKind::InvalidArgument, latency > kMaxLatency ? "latency-ns is invalid" : "size is invalid", EINVAL};
+        co_return Error{ErrorKind::InvalidArgument,
+                        latency > kMaxLatency ? "latency-ns is invalid" : "size is invalid",
+                        EINVAL};
     }
     options.latency = std::chrono::nanoseconds(latency);
     co_return NodePtr(std::make_shared<NullNode>(loop, name, options, common.read_only));
 }
 
-Task<NodePtr> open(Loop& loop, NodeTree tree, OpenOptions options) { co_return co_await open_as(loop, "null-co", std::move(tree), options); }
+Task<NodePtr> open(Loop& loop, NodeTree tree, OpenOptions options) {
+    co_return co_await open_as(loop, "null-co", std::move(tree), options);
+}
 Task<NodePtr> open_aio(Loop& loop, NodeTree tree, OpenOptions options) {
     co_return co_await open_as(loop, "null-aio", std::move(tree), options);
 }
@@ -35,8 +39,12 @@ constexpr NodeDriver kAioDriver{.name = "null-aio", .open = &open_aio};
 
 }  // namespace
 
-const NodeDriver& driver() { return kDriver; }
-const NodeDriver& aio_driver() { return kAioDriver; }
+const NodeDriver& driver() {
+    return kDriver;
+}
+const NodeDriver& aio_driver() {
+    return kAioDriver;
+}
 
 NullNode::NullNode(Loop& loop, std::string_view driver, Options options, bool read_only)
     : Node(loop, fmt::format("{}://", driver)), driver_(driver), options_(options) {
@@ -64,7 +72,8 @@ Task<> NullNode::write(std::uint64_t /*offset*/, Buffers /*from*/) {
     co_return co_await delay();
 }
 
-Task<> NullNode::write_zeroes(std::uint64_t /*offset*/, std::uint64_t /*length*/, ZeroOptions /*options*/) {
+Task<> NullNode::write_zeroes(std::uint64_t /*offset*/, std::uint64_t /*length*/,
+                              ZeroOptions /*options*/) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     co_return co_await delay();
 }
@@ -74,11 +83,17 @@ Task<> NullNode::discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) {
     co_return co_await delay();
 }
 
-Task<> NullNode::flush() { co_return co_await delay(); }
+Task<> NullNode::flush() {
+    co_return co_await delay();
+}
 
 Task<Extent> NullNode::status(std::uint64_t offset, std::uint64_t length) {
-    co_return Extent{.kind = options_.read_zeroes ? Extent::Kind::Zero : Extent::Kind::Data, .length = length, .has_offset = true, .offset = offset,
-                     .owner = this, .file = this};
+    co_return Extent{.kind = options_.read_zeroes ? Extent::Kind::Zero : Extent::Kind::Data,
+                     .length = length,
+                     .has_offset = true,
+                     .offset = offset,
+                     .owner = this,
+                     .file = this};
 }
 
 }  // namespace strata::block::null

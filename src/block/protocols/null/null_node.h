@@ -1,7 +1,9 @@
-// NullNode: a disk of nothing: writes are dropped, reads answer zeros. For measurements of what lies above, and for tests.
+// NullNode: a disk of nothing: writes are dropped, reads answer zeros. For measurements of what
+// lies above, and for tests.
 //
-// Names and options are QEMU's: null-co and null-aio (no difference here), size (1 GiB), latency-ns, read-zeroes. Without read-zeroes
-// nothing says that the zeros are zeros: status() calls them data.
+// Names and options are QEMU's: null-co and null-aio (no difference here), size (1 GiB),
+// latency-ns, read-zeroes. Without read-zeroes nothing says that the zeros are zeros: status()
+// calls them data.
 #pragma once
 
 #include <chrono>

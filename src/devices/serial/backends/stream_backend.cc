@@ -1,14 +1,10 @@
 // StreamBackend: the buffer, the watches and the endings of a host stream.
 //
-// States: plugged (a descriptor to write to) or not (output is dropped). A fixed descriptor pair stays unplugged once its
-// output broke; a pty is looked at every 100 ms while nobody has it open; a listener waits for its next client.
-// Only the loop's thread reads, writes and changes watches; the mutex guards what vCPU threads share with it.
+// States: plugged (a descriptor to write to) or not (output is dropped). A fixed descriptor pair
+// stays unplugged once its output broke; a pty is looked at every 100 ms while nobody has it open;
+// a listener waits for its next client. Only the loop's thread reads, writes and changes watches;
+// the mutex guards what vCPU threads share with it.
 #include "devices/serial/backends/stream_backend.h"
-
-#include <poll.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +12,11 @@
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mutex.h"
@@ -38,11 +39,14 @@ ssize_t read_some(const StreamEnd& end, std::span<std::byte> data) {
                       : ::read(end.fd.get(), data.data(), data.size());
 }
 
-bool again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+bool again(int error) {
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
 
 }  // namespace
 
-StreamBackend::StreamBackend(io::EventLoop& loop, StreamKind kind, StreamEnd input, StreamEnd output)
+StreamBackend::StreamBackend(io::EventLoop& loop, StreamKind kind, StreamEnd input,
+                             StreamEnd output)
     : loop_(loop), kind_(kind), input_(std::move(input)), output_(std::move(output)) {
     const MutexLock lock(mutex_);
     plugged_ = output_.fd.valid();
@@ -97,8 +101,10 @@ std::size_t StreamBackend::write(std::span<const std::byte> data) {
     if (!plugged_) {
         return data.size();
     }
-    const std::size_t count = std::min(data.size(), kOutputLimit - std::min(kOutputLimit, pending_.size()));
-    pending_.insert(pending_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(count));
+    const std::size_t count =
+        std::min(data.size(), kOutputLimit - std::min(kOutputLimit, pending_.size()));
+    pending_.insert(pending_.end(), data.begin(),
+                    data.begin() + static_cast<std::ptrdiff_t>(count));
     refused_ = refused_ || count < data.size();
     if (!draining_ && !pending_.empty()) {
         draining_ = true;
@@ -107,7 +113,9 @@ std::size_t StreamBackend::write(std::span<const std::byte> data) {
     return count;
 }
 
-void StreamBackend::input_ready() { post(&StreamBackend::pass_input); }
+void StreamBackend::input_ready() {
+    post(&StreamBackend::pass_input);
+}
 
 /// Writes what the descriptor takes. Loop thread.
 void StreamBackend::drain() {
@@ -137,12 +145,14 @@ void StreamBackend::drain() {
     }
 }
 
-/// Takes written bytes off the buffer, and tells the guest's side when it had been refused and half of the buffer is free.
+/// Takes written bytes off the buffer, and tells the guest's side when it had been refused and half
+/// of the buffer is free.
 void StreamBackend::took(std::size_t count) {
     SerialPeer* peer = nullptr;
     {
         const MutexLock lock(mutex_);
-        pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(std::min(count, pending_.size())));
+        pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(
+                                                                std::min(count, pending_.size())));
         if (refused_ && pending_.size() <= kOutputLimit / 2) {
             refused_ = false;
             peer = peer_;
@@ -328,7 +338,8 @@ void StreamBackend::flush(std::chrono::milliseconds limit) {
             const MutexLock lock(mutex_);
             rest.assign(pending_.begin(), pending_.end());
         }
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
         if (rest.empty() || left.count() < 0 || !output_.fd.valid()) {
             return;
         }
@@ -342,7 +353,8 @@ void StreamBackend::flush(std::chrono::milliseconds limit) {
             return;
         }
         pollfd state{output_.fd.get(), POLLOUT, 0};
-        (void)::poll(&state, 1, static_cast<int>(left.count()));  // early or late: the loop looks again
+        (void)::poll(&state, 1,
+                     static_cast<int>(left.count()));  // early or late: the loop looks again
     }
 }
 

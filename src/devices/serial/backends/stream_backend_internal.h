@@ -1,13 +1,14 @@
-// StreamBackend: the class behind stream_backend.h's makers. Only its own files and tests include this.
+// StreamBackend: the class behind stream_backend.h's makers. Only its own files and tests include
+// this.
 #pragma once
-
-#include <fcntl.h>
 
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <fcntl.h>
 
 #include "base/mutex.h"
 #include "base/unique_fd.h"
@@ -22,7 +23,8 @@ struct StreamEnd {
     bool socket = false;
 };
 
-/// What happens when the other side goes away: nothing more, look until somebody opens it again, wait for the next client.
+/// What happens when the other side goes away: nothing more, look until somebody opens it again,
+/// wait for the next client.
 enum class StreamKind { Fixed, Pty, Listener };
 
 class StreamBackend final : public SerialBackend {
@@ -79,8 +81,9 @@ class StreamBackend final : public SerialBackend {
     SerialPeer* peer_ STRATA_GUARDED_BY(mutex_) = nullptr;
     std::deque<std::byte> pending_ STRATA_GUARDED_BY(mutex_);
     bool plugged_ STRATA_GUARDED_BY(mutex_) = false;
-    bool draining_ STRATA_GUARDED_BY(mutex_) = false;  ///< drain() is posted, running or watched for
-    bool refused_ STRATA_GUARDED_BY(mutex_) = false;   ///< a write was cut: output_ready() is owed
+    bool draining_ STRATA_GUARDED_BY(mutex_) =
+        false;                                        ///< drain() is posted, running or watched for
+    bool refused_ STRATA_GUARDED_BY(mutex_) = false;  ///< a write was cut: output_ready() is owed
 };
 
 }  // namespace strata::devices

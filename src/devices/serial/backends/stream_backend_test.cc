@@ -1,10 +1,6 @@
-// Serial backends: sockets, pipes, files, pty and listener against a UART's side that the test controls.
+// Serial backends: sockets, pipes, files, pty and listener against a UART's side that the test
+// controls.
 #include "devices/serial/backends/stream_backend.h"
-
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <array>
 #include <csignal>
@@ -13,7 +9,11 @@
 #include <fstream>
 #include <sstream>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 namespace strata::devices {
 namespace {
@@ -51,11 +51,14 @@ class StreamBackendTest : public ::testing::Test {
             loop->run_once(milliseconds(1));
         }
     }
-    static std::span<const std::byte> bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+    static std::span<const std::byte> bytes(std::string_view text) {
+        return std::as_bytes(std::span(text));
+    }
     static std::string drain(int fd) {
         std::array<char, 4096> buffer{};
         const ssize_t count = ::recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
-        return count > 0 ? std::string(buffer.data(), static_cast<std::size_t>(count)) : std::string();
+        return count > 0 ? std::string(buffer.data(), static_cast<std::size_t>(count))
+                         : std::string();
     }
     std::string path(const char* name) {
         if (folder.empty()) {
@@ -70,7 +73,8 @@ class StreamBackendTest : public ::testing::Test {
         address.sun_family = AF_UNIX;
         std::memcpy(address.sun_path, where.data(), where.size());
         // SAFETY: the common initial part of all socket addresses.
-        if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+        if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) !=
+            0) {
             fd.reset();
         }
         return fd;
@@ -248,7 +252,8 @@ TEST_F(StreamBackendTest, StaleSocketFileIsReplaced) {
         address.sun_family = AF_UNIX;
         std::memcpy(address.sun_path, name.data(), name.size());
         // SAFETY: the common initial part of all socket addresses.
-        ASSERT_EQ(::bind(stale.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+        ASSERT_EQ(::bind(stale.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+                  0);
     }
     EXPECT_TRUE(open_unix_backend(*loop, name).ok());
 }

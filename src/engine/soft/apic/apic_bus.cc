@@ -69,7 +69,8 @@ void ApicBus::deliver_msi(const bus::MsiMessage& message) noexcept {
     }
     ApicMessage out;
     const auto address = static_cast<std::uint32_t>(message.address);
-    // Bits 11:5 extend the destination to 15 bits, as KVM's guests know it (KVM_FEATURE_MSI_EXT_DEST_ID).
+    // Bits 11:5 extend the destination to 15 bits, as KVM's guests know it
+    // (KVM_FEATURE_MSI_EXT_DEST_ID).
     out.destination = ((address >> 12) & 0xff) | (((address >> 5) & 0x7f) << 8);
     out.logical = (address & 4) != 0;
     out.mode = static_cast<DeliveryMode>((message.data >> 8) & 7);

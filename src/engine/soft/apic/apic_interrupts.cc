@@ -1,9 +1,8 @@
 // LocalApic: sending, accepting, choosing and ending interrupts. SDM 3A, 11.6 and 11.8.
-#include "engine/soft/apic/local_apic.h"
-
 #include <bit>
 
 #include "engine/soft/apic/apic_registers.h"
+#include "engine/soft/apic/local_apic.h"
 
 namespace strata::engine::soft {
 
@@ -16,7 +15,8 @@ void LocalApic::send_ipi(std::uint32_t low, std::uint32_t destination) noexcept 
     message.from_x2apic = x2apic();
     message.mode = static_cast<DeliveryMode>((low >> 8) & 7);
     message.vector = static_cast<std::uint8_t>(low);
-    const bool fixed = message.mode == DeliveryMode::Fixed || message.mode == DeliveryMode::LowestPriority;
+    const bool fixed =
+        message.mode == DeliveryMode::Fixed || message.mode == DeliveryMode::LowestPriority;
     if (fixed && message.vector < 16) {
         raise_error(kErrorSendIllegal);
         return;
@@ -88,7 +88,8 @@ void LocalApic::request_interrupt(std::uint8_t vector, bool level) noexcept {
 
 int LocalApic::highest(std::uint32_t first_register) const noexcept {
     for (int word = 7; word >= 0; --word) {
-        const std::uint32_t bits = registers_[first_register + word].load(std::memory_order_acquire);
+        const std::uint32_t bits =
+            registers_[first_register + word].load(std::memory_order_acquire);
         if (bits != 0) {
             return word * 32 + 31 - std::countl_zero(bits);
         }
@@ -121,7 +122,8 @@ std::optional<std::uint8_t> LocalApic::pending_vector() noexcept {
     sync_pv_eoi();
     sync_task_priority();
     const int requested = highest(kIrr);
-    if (requested < 0 || (static_cast<std::uint32_t>(requested) & 0xf0) <= (update_priority() & 0xf0)) {
+    if (requested < 0 ||
+        (static_cast<std::uint32_t>(requested) & 0xf0) <= (update_priority() & 0xf0)) {
         return std::nullopt;
     }
     return static_cast<std::uint8_t>(requested);
@@ -153,7 +155,8 @@ void LocalApic::acknowledge(std::uint8_t vector) noexcept {
     }
 }
 
-// Has the guest ended its interrupt by clearing the flag? If not, take the flag back: something else needs the real EOI.
+// Has the guest ended its interrupt by clearing the flag? If not, take the flag back: something
+// else needs the real EOI.
 void LocalApic::sync_pv_eoi() noexcept {
     if (!pv_eoi_set_) {
         return;
@@ -193,7 +196,8 @@ void LocalApic::fire_lvt(std::uint32_t reg) noexcept {
         return;
     }
     ApicMessage message;
-    message.mode = reg == kLvtTimer || reg == kLvtError ? DeliveryMode::Fixed : static_cast<DeliveryMode>((lvt >> 8) & 7);
+    message.mode = reg == kLvtTimer || reg == kLvtError ? DeliveryMode::Fixed
+                                                        : static_cast<DeliveryMode>((lvt >> 8) & 7);
     message.vector = static_cast<std::uint8_t>(lvt);
     if (message.mode == DeliveryMode::Fixed && message.vector < 16) {
         // An illegal vector in the error entry itself must not raise errors for ever.
@@ -208,7 +212,9 @@ bool LocalApic::accepts_external() const noexcept {
         return false;
     }
     const std::uint32_t lint0 = get(kLvtLint0);
-    return !globally_enabled() || ((lint0 & kLvtMasked) == 0 && ((lint0 >> 8) & 7) == static_cast<std::uint32_t>(DeliveryMode::ExtInt));
+    return !globally_enabled() ||
+           ((lint0 & kLvtMasked) == 0 &&
+            ((lint0 >> 8) & 7) == static_cast<std::uint32_t>(DeliveryMode::ExtInt));
 }
 
 bool LocalApic::set_pv_eoi(std::uint64_t value) noexcept {
@@ -222,7 +228,8 @@ bool LocalApic::set_pv_eoi(std::uint64_t value) noexcept {
         if (!offset) {
             return false;  // the write faults: what was set before holds
         }
-        // SAFETY: the byte lies in RAM, which outlives the APIC; guest and host only use single-byte atomics on it.
+        // SAFETY: the byte lies in RAM, which outlives the APIC; guest and host only use
+        // single-byte atomics on it.
         flag = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset);
     }
     pv_eoi_flag_ = flag;

@@ -10,11 +10,14 @@ namespace strata::engine::soft {
 using namespace apic;
 
 namespace {
-// A guest that asks for a period shorter than this only ever sees this one: it cannot drown its own vCPU thread in timers.
+// A guest that asks for a period shorter than this only ever sees this one: it cannot drown its own
+// vCPU thread in timers.
 constexpr std::uint64_t kShortestPeriodNs = 20'000;
 }  // namespace
 
-LocalApic::TimerMode LocalApic::timer_mode() const noexcept { return static_cast<TimerMode>((get(kLvtTimer) >> 17) & 3); }
+LocalApic::TimerMode LocalApic::timer_mode() const noexcept {
+    return static_cast<TimerMode>((get(kLvtTimer) >> 17) & 3);
+}
 
 // Nanoseconds of one count: the divider, bits 3, 1, 0: 0 is 2, … 6 is 128, 7 is 1.
 std::uint64_t LocalApic::tick_ns() const noexcept {
@@ -23,7 +26,9 @@ std::uint64_t LocalApic::tick_ns() const noexcept {
     return 1ULL << ((code + 1) & 7);
 }
 
-std::uint64_t LocalApic::initial_ns() const noexcept { return get(kInitialCount) * tick_ns(); }
+std::uint64_t LocalApic::initial_ns() const noexcept {
+    return get(kInitialCount) * tick_ns();
+}
 
 void LocalApic::arm(std::uint64_t deadline) noexcept {
     if (deadline != deadline_) {
@@ -56,7 +61,9 @@ std::uint32_t LocalApic::current_count() const noexcept {
     return static_cast<std::uint32_t>((initial - passed % initial) / tick_ns());
 }
 
-std::uint64_t LocalApic::tsc_deadline() const noexcept { return timer_mode() == TimerMode::TscDeadline ? tsc_deadline_ : 0; }
+std::uint64_t LocalApic::tsc_deadline() const noexcept {
+    return timer_mode() == TimerMode::TscDeadline ? tsc_deadline_ : 0;
+}
 
 std::uint64_t LocalApic::deadline_of_tsc(std::uint64_t tsc) const noexcept {
     const std::uint64_t now_tsc = host_tsc() + cpu_.tsc_offset;

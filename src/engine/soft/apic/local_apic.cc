@@ -11,7 +11,9 @@ using namespace apic;
 
 namespace {
 
-constexpr std::uint32_t x2apic_logical_id(std::uint32_t id) { return ((id >> 4) << 16) | (1U << (id & 15)); }
+constexpr std::uint32_t x2apic_logical_id(std::uint32_t id) {
+    return ((id >> 4) << 16) | (1U << (id & 15));
+}
 
 // The writable bits of an LVT register. SDM 3A, figure 11-8.
 constexpr std::uint32_t lvt_mask(std::uint32_t reg) {
@@ -28,18 +30,27 @@ constexpr std::uint32_t lvt_mask(std::uint32_t reg) {
     }
 }
 
-bool is_lvt(std::uint32_t reg) { return reg >= kLvtTimer && reg <= kLvtError; }
+bool is_lvt(std::uint32_t reg) {
+    return reg >= kLvtTimer && reg <= kLvtError;
+}
 
 }  // namespace
 
-LocalApic::LocalApic(ApicBus& bus, ApicHost& host, CpuState& cpu, memory::GuestRam& ram, std::uint32_t apic_id, bool bootstrap)
+LocalApic::LocalApic(ApicBus& bus, ApicHost& host, CpuState& cpu, memory::GuestRam& ram,
+                     std::uint32_t apic_id, bool bootstrap)
     : bus_(bus), host_(host), cpu_(cpu), ram_(ram), id_(apic_id), bootstrap_(bootstrap) {
     reset(false);
 }
 
-bool LocalApic::globally_enabled() const noexcept { return (base() & kBaseEnable) != 0; }
-bool LocalApic::x2apic() const noexcept { return (base() & (kBaseEnable | kBaseX2apic)) == (kBaseEnable | kBaseX2apic); }
-bool LocalApic::enabled() const noexcept { return globally_enabled() && (get(kSpurious) & kSoftwareEnable) != 0; }
+bool LocalApic::globally_enabled() const noexcept {
+    return (base() & kBaseEnable) != 0;
+}
+bool LocalApic::x2apic() const noexcept {
+    return (base() & (kBaseEnable | kBaseX2apic)) == (kBaseEnable | kBaseX2apic);
+}
+bool LocalApic::enabled() const noexcept {
+    return globally_enabled() && (get(kSpurious) & kSoftwareEnable) != 0;
+}
 
 std::uint64_t LocalApic::mmio_page() const noexcept {
     return globally_enabled() && !x2apic() ? (base() & ~0xfffULL) >> 12 : ~0ULL;
@@ -47,7 +58,8 @@ std::uint64_t LocalApic::mmio_page() const noexcept {
 
 void LocalApic::reset(bool keep_base) noexcept {
     if (!keep_base) {
-        base_.store(0xfee00000U | kBaseEnable | (bootstrap_ ? kBaseBootstrap : 0), std::memory_order_relaxed);
+        base_.store(0xfee00000U | kBaseEnable | (bootstrap_ ? kBaseBootstrap : 0),
+                    std::memory_order_relaxed);
     }
     for (auto& reg : registers_) {
         reg.store(0, std::memory_order_relaxed);
@@ -63,7 +75,8 @@ void LocalApic::reset(bool keep_base) noexcept {
         set(reg, kLvtMasked);
     }
     if (bootstrap_) {
-        set(kLvtLint0, 0x700);  // virtual wire: what firmware would set up, and direct boot has none
+        set(kLvtLint0,
+            0x700);  // virtual wire: what firmware would set up, and direct boot has none
     }
     cpu_.cr8 = seen_cr8_ = 0;
     icr_high_ = 0;
@@ -74,7 +87,8 @@ void LocalApic::reset(bool keep_base) noexcept {
     arm(kNoDeadline);
 }
 
-bool LocalApic::set_base(std::uint64_t value, bool x2apic_offered, std::uint32_t physical_bits) noexcept {
+bool LocalApic::set_base(std::uint64_t value, bool x2apic_offered,
+                         std::uint32_t physical_bits) noexcept {
     const std::uint64_t reserved = ~((1ULL << physical_bits) - 1) | 0x2ff;
     const std::uint64_t modes = kBaseEnable | kBaseX2apic;
     const std::uint64_t from = base() & modes;
@@ -155,8 +169,9 @@ bool LocalApic::read_msr(std::uint32_t index, std::uint64_t& value) noexcept {
     if (!x2apic() || reg >= registers_.size()) {
         return false;
     }
-    const bool readable = reg == kId || reg == kVersion || reg == kTpr || reg == kPpr || reg == kLdr || reg == kSpurious ||
-                          (reg >= kIsr && reg <= kEsr) || reg == kIcrLow || is_lvt(reg) || reg == kInitialCount ||
+    const bool readable = reg == kId || reg == kVersion || reg == kTpr || reg == kPpr ||
+                          reg == kLdr || reg == kSpurious || (reg >= kIsr && reg <= kEsr) ||
+                          reg == kIcrLow || is_lvt(reg) || reg == kInitialCount ||
                           reg == kCurrentCount || reg == kDivide;
     if (!readable) {
         return false;
@@ -272,8 +287,10 @@ void LocalApic::write_register(std::uint32_t reg, std::uint32_t value) noexcept 
 
 void LocalApic::write_lvt(std::uint32_t reg, std::uint32_t value) noexcept {
     const TimerMode before = timer_mode();
-    if (reg == kLvtTimer && before == TimerMode::OneShot && deadline_ != kNoDeadline && monotonic_ns() >= deadline_) {
-        timer_expired();  // the count has ended, though the host has not told us yet: in the new mode it must not go on
+    if (reg == kLvtTimer && before == TimerMode::OneShot && deadline_ != kNoDeadline &&
+        monotonic_ns() >= deadline_) {
+        timer_expired();  // the count has ended, though the host has not told us yet: in the new
+                          // mode it must not go on
     }
     value &= lvt_mask(reg);
     if ((get(kSpurious) & kSoftwareEnable) == 0) {
@@ -284,7 +301,8 @@ void LocalApic::write_lvt(std::uint32_t reg, std::uint32_t value) noexcept {
     const bool counts = now == TimerMode::OneShot || now == TimerMode::Periodic;
     const bool counted = before == TimerMode::OneShot || before == TimerMode::Periodic;
     if (reg == kLvtTimer && now != before && !(counts && counted)) {
-        // SDM 3A, 11.5.4.1: to and from TSC-deadline mode disarms the timer. Between one-shot and periodic a running count goes on.
+        // SDM 3A, 11.5.4.1: to and from TSC-deadline mode disarms the timer. Between one-shot and
+        // periodic a running count goes on.
         tsc_deadline_ = 0;
         set(kInitialCount, 0);
         arm(kNoDeadline);
@@ -320,7 +338,8 @@ void LocalApic::save(std::span<std::byte, arch::x86::kLapicBytes> page) noexcept
     }
 }
 
-void LocalApic::load(std::span<const std::byte, arch::x86::kLapicBytes> page, std::uint64_t base) noexcept {
+void LocalApic::load(std::span<const std::byte, arch::x86::kLapicBytes> page,
+                     std::uint64_t base) noexcept {
     base_.store(base & ~0x2ffULL, std::memory_order_relaxed);
     if (page[kVersion * 16] == std::byte{0}) {
         reset(true);  // no page of any APIC: a power-on state

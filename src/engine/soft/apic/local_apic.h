@@ -1,12 +1,14 @@
-// LocalApic, ApicBus: the local APICs of the software machine, xAPIC and x2APIC. SDM 3A, chapter 11.
+// LocalApic, ApicBus: the local APICs of the software machine, xAPIC and x2APIC. SDM 3A,
+// chapter 11.
 //
-// Registers are atomics, because interrupts arrive from other vCPUs and from device threads while the owner reads and
-// writes. IRR and TMR are set by anyone; ISR, the timer and PV EOI belong to the owner's thread. An arrival sets the IRR bit,
-// then kicks the vCPU (ApicHost::kick): the run loop comes and asks pending_vector(). Lower task priority, EOI and
-// enabling raise the owner's own request bit. CpuState::cr8 is the upper half of TPR: whichever was written last is taken over.
+// Registers are atomics, because interrupts arrive from other vCPUs and from device threads while
+// the owner reads and writes. IRR and TMR are set by anyone; ISR, the timer and PV EOI belong to
+// the owner's thread. An arrival sets the IRR bit, then kicks the vCPU (ApicHost::kick): the run
+// loop comes and asks pending_vector(). Lower task priority, EOI and enabling raise the owner's own
+// request bit. CpuState::cr8 is the upper half of TPR: whichever was written last is taken over.
 //
-// The APIC timer counts at 1 GHz before its divider. The host side is ApicHost::arm_timer; the owner's loop calls
-// timer_expired() when it is due.
+// The APIC timer counts at 1 GHz before its divider. The host side is ApicHost::arm_timer; the
+// owner's loop calls timer_expired() when it is due.
 #pragma once
 
 #include <array>
@@ -34,12 +36,21 @@ class ApicHost {
     virtual void kick(CpuState& cpu, std::uint32_t bits) noexcept = 0;
     /// A level-triggered interrupt ended. On the vCPU's thread.
     virtual void end_of_interrupt(std::uint8_t vector) noexcept = 0;
-    /// Kick with kTimer at `deadline` (monotonic_ns()), replacing the one before; kNoDeadline: none. Owner's thread.
+    /// Kick with kTimer at `deadline` (monotonic_ns()), replacing the one before; kNoDeadline:
+    /// none. Owner's thread.
     virtual void arm_timer(CpuState& cpu, std::uint64_t deadline) noexcept = 0;
     [[nodiscard]] virtual std::uint64_t tsc_khz() const noexcept = 0;
 };
 
-enum class DeliveryMode : std::uint8_t { Fixed = 0, LowestPriority = 1, Smi = 2, Nmi = 4, Init = 5, Sipi = 6, ExtInt = 7 };
+enum class DeliveryMode : std::uint8_t {
+    Fixed = 0,
+    LowestPriority = 1,
+    Smi = 2,
+    Nmi = 4,
+    Init = 5,
+    Sipi = 6,
+    ExtInt = 7
+};
 
 /// An interrupt message on its way to one or more local APICs.
 struct ApicMessage {
@@ -47,7 +58,7 @@ struct ApicMessage {
     bool logical = false;
     bool from_x2apic = false;  ///< broadcast is FFFF_FFFFh, not FFh
     DeliveryMode mode = DeliveryMode::Fixed;
-    bool level = false;        ///< level-triggered
+    bool level = false;  ///< level-triggered
     std::uint8_t vector = 0;
 };
 
@@ -55,18 +66,24 @@ class ApicBus;
 
 class LocalApic {
   public:
-    LocalApic(ApicBus& bus, ApicHost& host, CpuState& cpu, memory::GuestRam& ram, std::uint32_t apic_id, bool bootstrap);
+    LocalApic(ApicBus& bus, ApicHost& host, CpuState& cpu, memory::GuestRam& ram,
+              std::uint32_t apic_id, bool bootstrap);
 
-    /// Registers in the xAPIC page; accesses that are no aligned 32-bit access to a register read as zero and write nothing.
+    /// Registers in the xAPIC page; accesses that are no aligned 32-bit access to a register read
+    /// as zero and write nothing.
     void mmio_read(std::uint32_t offset, std::span<std::byte> data) noexcept;
     void mmio_write(std::uint32_t offset, std::span<const std::byte> data) noexcept;
     /// x2APIC MSRs 800h to 8FFh; false: #GP(0).
     [[nodiscard]] bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept;
     [[nodiscard]] bool write_msr(std::uint32_t index, std::uint64_t value) noexcept;
 
-    /// IA32_APIC_BASE. A write that makes a forbidden transition, or sets reserved bits, is refused. The caller updates the MMU's APIC page.
-    [[nodiscard]] std::uint64_t base() const noexcept { return base_.load(std::memory_order_relaxed); }
-    [[nodiscard]] bool set_base(std::uint64_t value, bool x2apic_offered, std::uint32_t physical_bits) noexcept;
+    /// IA32_APIC_BASE. A write that makes a forbidden transition, or sets reserved bits, is
+    /// refused. The caller updates the MMU's APIC page.
+    [[nodiscard]] std::uint64_t base() const noexcept {
+        return base_.load(std::memory_order_relaxed);
+    }
+    [[nodiscard]] bool set_base(std::uint64_t value, bool x2apic_offered,
+                                std::uint32_t physical_bits) noexcept;
     /// Guest physical page of the xAPIC registers, ~0 if they are not memory-mapped now.
     [[nodiscard]] std::uint64_t mmio_page() const noexcept;
 
@@ -78,12 +95,15 @@ class LocalApic {
     void accept(const ApicMessage& message) noexcept;
     [[nodiscard]] bool matches(const ApicMessage& message) const noexcept;
     /// 0 to 255, for lowest-priority arbitration. Any thread.
-    [[nodiscard]] std::uint32_t processor_priority() const noexcept { return ppr_.load(std::memory_order_relaxed); }
+    [[nodiscard]] std::uint32_t processor_priority() const noexcept {
+        return ppr_.load(std::memory_order_relaxed);
+    }
     /// Fixed interrupts are accepted (SVR bit 8, global enable).
     [[nodiscard]] bool enabled() const noexcept;
     [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
 
-    /// Owner's loop. The vector to deliver now: the highest requested one above the processor priority.
+    /// Owner's loop. The vector to deliver now: the highest requested one above the processor
+    /// priority.
     [[nodiscard]] std::optional<std::uint8_t> pending_vector() noexcept;
     /// A requested vector waits for a lower priority only.
     [[nodiscard]] bool blocked_by_priority() noexcept;
@@ -91,7 +111,9 @@ class LocalApic {
     void acknowledge(std::uint8_t vector) noexcept;
     /// Whether LINT0 passes the 8259's interrupt on.
     [[nodiscard]] bool accepts_external() const noexcept;
-    [[nodiscard]] std::uint8_t sipi_vector() const noexcept { return sipi_.load(std::memory_order_acquire); }
+    [[nodiscard]] std::uint8_t sipi_vector() const noexcept {
+        return sipi_.load(std::memory_order_acquire);
+    }
     /// The timer's host deadline passed, maybe: checks, fires, re-arms.
     void timer_expired() noexcept;
     [[nodiscard]] std::uint64_t deadline() const noexcept { return deadline_; }
@@ -111,8 +133,12 @@ class LocalApic {
   private:
     enum class TimerMode : std::uint8_t { OneShot, Periodic, TscDeadline, Reserved };
 
-    [[nodiscard]] std::uint32_t get(std::uint32_t reg) const noexcept { return registers_[reg].load(std::memory_order_relaxed); }
-    void set(std::uint32_t reg, std::uint32_t value) noexcept { registers_[reg].store(value, std::memory_order_relaxed); }
+    [[nodiscard]] std::uint32_t get(std::uint32_t reg) const noexcept {
+        return registers_[reg].load(std::memory_order_relaxed);
+    }
+    void set(std::uint32_t reg, std::uint32_t value) noexcept {
+        registers_[reg].store(value, std::memory_order_relaxed);
+    }
     [[nodiscard]] bool x2apic() const noexcept;
     [[nodiscard]] bool globally_enabled() const noexcept;
     [[nodiscard]] std::uint32_t read_register(std::uint32_t reg) noexcept;
@@ -151,8 +177,8 @@ class LocalApic {
     std::atomic<std::uint8_t> sipi_{0};
     std::uint64_t icr_high_ = 0;  // the x2APIC's 32-bit destination
     std::uint64_t seen_cr8_ = 0;
-    std::uint64_t deadline_ = kNoDeadline;      // host nanoseconds
-    std::uint64_t count_started_ = 0;           // host nanoseconds at which the count was initial
+    std::uint64_t deadline_ = kNoDeadline;  // host nanoseconds
+    std::uint64_t count_started_ = 0;       // host nanoseconds at which the count was initial
     std::uint64_t tsc_deadline_ = 0;
     std::uint64_t pv_eoi_ = 0;
     std::atomic<std::uint8_t>* pv_eoi_flag_ = nullptr;

@@ -52,8 +52,12 @@ class LocalApicTest : public testing::Test {
         write(from, 0x310, destination << 24);
         write(from, 0x300, low);
     }
-    void enter_x2apic(std::uint32_t cpu) { ASSERT_TRUE(apics_[cpu]->set_base(apics_[cpu]->base() | 0xc00, true, 46)); }
-    bool pending(std::uint32_t cpu, std::uint8_t vector) { return apics_[cpu]->pending_vector() == vector; }
+    void enter_x2apic(std::uint32_t cpu) {
+        ASSERT_TRUE(apics_[cpu]->set_base(apics_[cpu]->base() | 0xc00, true, 46));
+    }
+    bool pending(std::uint32_t cpu, std::uint8_t vector) {
+        return apics_[cpu]->pending_vector() == vector;
+    }
 
     std::unique_ptr<memory::GuestRam> ram_;
     FakeApicHost host_;
@@ -134,7 +138,8 @@ TEST_F(LocalApicTest, X2apicPhysicalAndClusterDestinations) {
     EXPECT_TRUE(pending(2, 0x50));
     ASSERT_TRUE(apics_[0]->write_msr(0x830, (0x2ULL << 32) | (1U << 11) | 0x51));
     EXPECT_TRUE(pending(1, 0x51));
-    ASSERT_TRUE(apics_[0]->write_msr(0x830, (0xffULL << 32) | 0x52)) << "FFh is no broadcast in x2APIC mode";
+    ASSERT_TRUE(apics_[0]->write_msr(0x830, (0xffULL << 32) | 0x52))
+        << "FFh is no broadcast in x2APIC mode";
     EXPECT_FALSE(apics_[0]->pending_vector());
     ASSERT_TRUE(apics_[0]->write_msr(0x83f, 0x53));
     EXPECT_TRUE(pending(0, 0x53));

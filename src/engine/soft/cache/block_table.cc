@@ -21,7 +21,9 @@ std::uint64_t Block::bytes_in_first() const {
     return second_offset == 0 ? bytes : std::min(bytes, kPage - (ram_offset & (kPage - 1)));
 }
 
-std::uint64_t Block::bytes_in_second() const { return second_offset == 0 ? 0 : guest_length - bytes_in_first(); }
+std::uint64_t Block::bytes_in_second() const {
+    return second_offset == 0 ? 0 : guest_length - bytes_in_first();
+}
 
 bool Block::made_from(std::uint64_t offset, std::uint64_t length) const {
     return overlap(ram_offset, bytes_in_first(), offset, length) ||
@@ -31,7 +33,8 @@ bool Block::made_from(std::uint64_t offset, std::uint64_t length) const {
 std::uint64_t Block::lines_in(std::uint64_t page) const {
     std::uint64_t lines = 0;
     if (ram_offset >> 12 == page) {
-        lines |= CodeLines::mask(ram_offset, std::min(bytes_in_first(), kPage - (ram_offset & (kPage - 1))));
+        lines |= CodeLines::mask(ram_offset,
+                                 std::min(bytes_in_first(), kPage - (ram_offset & (kPage - 1))));
     }
     if (second_offset != 0 && second_offset >> 12 == page) {
         lines |= CodeLines::mask(second_offset, bytes_in_second());
@@ -41,8 +44,9 @@ std::uint64_t Block::lines_in(std::uint64_t page) const {
 
 InsnMark Block::mark_at(std::uint32_t at) const {
     const std::uint32_t host = at - code <= code_size ? at - code : code_size + (at - cold);
-    const auto after = std::upper_bound(marks.begin(), marks.end(), host,
-                                        [](std::uint32_t value, const InsnMark& mark) { return value < mark.host; });
+    const auto after = std::upper_bound(
+        marks.begin(), marks.end(), host,
+        [](std::uint32_t value, const InsnMark& mark) { return value < mark.host; });
     return after == marks.begin() ? InsnMark{} : *std::prev(after);
 }
 
@@ -80,7 +84,8 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
     regions_[region].push_back(std::move(owned));
     index_.insert(block);
     link(block, block.ram_offset >> 12);
-    lines_.add(block.ram_offset, std::min(block.bytes_in_first(), kPage - (block.ram_offset & (kPage - 1))));
+    lines_.add(block.ram_offset,
+               std::min(block.bytes_in_first(), kPage - (block.ram_offset & (kPage - 1))));
     if (block.second_offset != 0) {
         lines_.add(block.second_offset, block.bytes_in_second());
     }
@@ -96,8 +101,9 @@ Block* BlockTable::locate(std::uint32_t region, std::uint32_t at, bool cold) con
     }
     const auto& blocks = regions_[region];
     const auto start = [cold](const Block& block) { return cold ? block.cold : block.code; };
-    const auto after = std::upper_bound(blocks.begin(), blocks.end(), at,
-                                        [&](std::uint32_t value, const auto& block) { return value < start(*block); });
+    const auto after = std::upper_bound(
+        blocks.begin(), blocks.end(), at,
+        [&](std::uint32_t value, const auto& block) { return value < start(*block); });
     if (after == blocks.begin()) {
         return nullptr;
     }

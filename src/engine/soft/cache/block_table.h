@@ -1,9 +1,10 @@
-// BlockTable: which translated blocks exist, found by guest address, by host address, and by the RAM they were made from.
+// BlockTable: which translated blocks exist, found by guest address, by host address, and by the
+// RAM they were made from.
 //
-// A block is keyed by the RAM offset of its first byte, its linear address (constants in the code depend on it) and the
-// mode word. Blocks live until their region of the code memory is taken: a killed block is only unlinked, so that a vCPU that still
-// runs it comes to its end.
-// Not thread-safe, but for BlockIndex::find(): the translator's lock guards it.
+// A block is keyed by the RAM offset of its first byte, its linear address (constants in the code
+// depend on it) and the mode word. Blocks live until their region of the code memory is taken: a
+// killed block is only unlinked, so that a vCPU that still runs it comes to its end. Not
+// thread-safe, but for BlockIndex::find(): the translator's lock guards it.
 #pragma once
 
 #include <atomic>
@@ -19,33 +20,38 @@ namespace strata::engine::soft {
 
 struct Block;
 
-/// Where the guest's arithmetic flags are when control passes from block to block. Either: TranslatorState::flags_in_host says, behind a return.
+/// Where the guest's arithmetic flags are when control passes from block to block. Either:
+/// TranslatorState::flags_in_host says, behind a return.
 enum class FlagsPlace : std::uint8_t { Dead, Host, Memory, Either };
 
 /// One way out of a block to a known guest address.
 struct Exit {
     enum class Kind : std::uint8_t { Direct, Interpret, Poll };
-    std::uint64_t target = 0;      ///< guest rip
+    std::uint64_t target = 0;  ///< guest rip
     Block* owner = nullptr;
-    Block* linked = nullptr;       ///< the block that `patch` jumps to, null while it goes to the stub
-    Exit* next_incoming = nullptr; ///< list of exits linked to the same block
-    std::uint32_t patch = 0;       ///< offset in the code memory of the jump's rel32; 0: never linked
-    std::uint32_t stub = 0;        ///< offset in the code memory of the exit stub
-    std::uint32_t stub_end = 0;    ///< offset of the stub's return address: how the exit is recognised
+    Block* linked = nullptr;  ///< the block that `patch` jumps to, null while it goes to the stub
+    Exit* next_incoming = nullptr;  ///< list of exits linked to the same block
+    std::uint32_t patch = 0;  ///< offset in the code memory of the jump's rel32; 0: never linked
+    std::uint32_t stub = 0;   ///< offset in the code memory of the exit stub
+    std::uint32_t stub_end =
+        0;  ///< offset of the stub's return address: how the exit is recognised
     Kind kind = Kind::Direct;
     FlagsPlace flags = FlagsPlace::Dead;
-    bool ungrouped = false;        ///< the target is to be translated without grouped stack checks
-    bool second_page = false;      ///< the owner's second page was not seen to hold: to be looked up, then the owner is tried again
+    bool ungrouped = false;    ///< the target is to be translated without grouped stack checks
+    bool second_page = false;  ///< the owner's second page was not seen to hold: to be looked up,
+                               ///< then the owner is tried again
 };
 
 /// From this host offset in the block on, the code belongs to the guest instruction at `guest`.
 struct InsnMark {
     static constexpr std::uint16_t kHostFlags = 0x8000;
-    std::uint16_t host = 0;   ///< cold code counts from the end of the hot
-    std::uint16_t guest = 0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
+    std::uint16_t host = 0;  ///< cold code counts from the end of the hot
+    std::uint16_t guest =
+        0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
 };
 
-/// A block's place in the list of those made from a page. A page of a library has thousands, one set for each address it is mapped at.
+/// A block's place in the list of those made from a page. A page of a library has thousands, one
+/// set for each address it is mapped at.
 struct PagePlace {
     Block* next = nullptr;
     Block** link = nullptr;  ///< what points to the block
@@ -54,31 +60,36 @@ struct PagePlace {
 struct Block {
     std::uint64_t ram_offset = 0;
     std::uint64_t rip = 0;
-    std::uint32_t key_mode = 0;      ///< mode word and variant bits
-    std::uint64_t second_offset = 0; ///< RAM offset of the page that its only instruction reaches into; 0: none
+    std::uint32_t key_mode = 0;  ///< mode word and variant bits
+    std::uint64_t second_offset =
+        0;  ///< RAM offset of the page that its only instruction reaches into; 0: none
     std::uint16_t guest_length = 0;  ///< 0: the first instruction is the interpreter's
     FlagsPlace entry_flags = FlagsPlace::Dead;
     bool dead = false;
     std::uint32_t code = 0, code_size = 0;  ///< offset and size in the code memory
     std::uint32_t cold = 0, cold_size = 0;  ///< of what stands apart
     // Offsets of the thunks before the block, 0 until somebody needs them.
-    std::atomic<std::uint32_t> indirect_entry{0};  ///< checks mode, request and page; flags in memory. Read without the lock
-    std::uint32_t guard_entry = 0;     ///< checks the page; flags in memory
+    std::atomic<std::uint32_t> indirect_entry{
+        0};  ///< checks mode, request and page; flags in memory. Read without the lock
+    std::uint32_t guard_entry = 0;       ///< checks the page; flags in memory
     std::uint32_t host_guard_entry = 0;  ///< checks the page; flags in host RFLAGS
-    std::uint32_t load_entry = 0;      ///< flags from memory to host
-    std::uint32_t save_entry = 0;      ///< flags from host to memory
-    std::uint32_t return_entry = 0;    ///< flags from either place to where the block wants them
-    std::uint64_t executions = 0;      ///< counted by its code, if at all
-    std::uint32_t loop_entry = 0;      ///< for its own jump back: pages are not looked up
-    std::unique_ptr<LoopWindows> loop; ///< its code refers to it
-    std::vector<Exit> exits;           ///< never resized once linked
-    std::vector<InsnMark> marks;       ///< ascending by host
+    std::uint32_t load_entry = 0;        ///< flags from memory to host
+    std::uint32_t save_entry = 0;        ///< flags from host to memory
+    std::uint32_t return_entry = 0;      ///< flags from either place to where the block wants them
+    std::uint64_t executions = 0;        ///< counted by its code, if at all
+    std::uint32_t loop_entry = 0;        ///< for its own jump back: pages are not looked up
+    std::unique_ptr<LoopWindows> loop;   ///< its code refers to it
+    std::vector<Exit> exits;             ///< never resized once linked
+    std::vector<InsnMark> marks;         ///< ascending by host
     Exit* incoming = nullptr;
     std::atomic<Block*> next_in_bucket{nullptr};
     PagePlace in_page, in_second;  ///< of ram_offset's page, of second_offset's
 
-    /// It is in the list of another page than ram_offset's, too. A guest may map one page twice in a row.
-    [[nodiscard]] bool in_two_pages() const { return second_offset != 0 && second_offset >> 12 != ram_offset >> 12; }
+    /// It is in the list of another page than ram_offset's, too. A guest may map one page twice in
+    /// a row.
+    [[nodiscard]] bool in_two_pages() const {
+        return second_offset != 0 && second_offset >> 12 != ram_offset >> 12;
+    }
     /// Bytes that it was made from: in the page of ram_offset, and from second_offset on.
     [[nodiscard]] std::uint64_t bytes_in_first() const;
     [[nodiscard]] std::uint64_t bytes_in_second() const;
@@ -91,15 +102,18 @@ struct Block {
     [[nodiscard]] Exit* exit_at(std::uint32_t at);
 };
 
-/// The blocks that are alive by guest address. One thread at a time changes it; find() runs beside that on any vCPU's thread that is
-/// not at a safe point, since blocks are freed only while all are. Inline: it is called from code for general registers only.
+/// The blocks that are alive by guest address. One thread at a time changes it; find() runs beside
+/// that on any vCPU's thread that is not at a safe point, since blocks are freed only while all
+/// are. Inline: it is called from code for general registers only.
 class BlockIndex {
   public:
     BlockIndex() : buckets_(std::make_unique<std::atomic<Block*>[]>(kBuckets)) {}
 
-    [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, std::uint32_t key_mode) const {
+    [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip,
+                              std::uint32_t key_mode) const {
         Block* block = buckets_[bucket(ram_offset, rip)].load(std::memory_order_acquire);
-        while (block != nullptr && (block->ram_offset != ram_offset || block->rip != rip || block->key_mode != key_mode)) {
+        while (block != nullptr && (block->ram_offset != ram_offset || block->rip != rip ||
+                                    block->key_mode != key_mode)) {
             block = block->next_in_bucket.load(std::memory_order_acquire);
         }
         return block;
@@ -113,7 +127,8 @@ class BlockIndex {
     static constexpr unsigned kBucketBits = 18;
     static constexpr std::size_t kBuckets = 1U << kBucketBits;
     static std::size_t bucket(std::uint64_t ram_offset, std::uint64_t rip) {
-        return ((ram_offset ^ (rip >> 12) * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL) >> (64 - kBucketBits);
+        return ((ram_offset ^ (rip >> 12) * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL) >>
+               (64 - kBucketBits);
     }
     std::unique_ptr<std::atomic<Block*>[]> buckets_;
 };
@@ -128,17 +143,26 @@ class BlockTable {
     /// Outlives every reader; see BlockIndex.
     [[nodiscard]] const BlockIndex& index() const { return index_; }
     [[nodiscard]] const CodeLines& lines() const { return lines_; }
-    /// `region`: of the code memory, where its code is; behind that of the blocks that were inserted for the region before.
+    /// `region`: of the code memory, where its code is; behind that of the blocks that were
+    /// inserted for the region before.
     Block& insert(std::unique_ptr<Block> block, std::uint32_t region);
-    /// The block whose code holds offset `at` of the code memory, in `region`, in its cold half or not; dead ones too.
+    /// The block whose code holds offset `at` of the code memory, in `region`, in its cold half or
+    /// not; dead ones too.
     [[nodiscard]] Block* locate(std::uint32_t region, std::uint32_t at, bool cold) const;
-    /// Takes blocks made from any byte of [offset, +length) out of the table and returns them (in `killed`).
+    /// Takes blocks made from any byte of [offset, +length) out of the table and returns them (in
+    /// `killed`).
     void remove(std::uint64_t offset, std::uint64_t length, std::vector<Block*>& killed);
-    [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
+    [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const {
+        return pages_.contains(ram_page);
+    }
     /// Takes the blocks of a region out of the table. They keep their links.
     std::vector<std::unique_ptr<Block>> take(std::uint32_t region);
-    [[nodiscard]] const std::vector<std::vector<std::unique_ptr<Block>>>& regions() const { return regions_; }
-    [[nodiscard]] bool empty(std::uint32_t region) const { return region >= regions_.size() || regions_[region].empty(); }
+    [[nodiscard]] const std::vector<std::vector<std::unique_ptr<Block>>>& regions() const {
+        return regions_;
+    }
+    [[nodiscard]] bool empty(std::uint32_t region) const {
+        return region >= regions_.size() || regions_[region].empty();
+    }
 
   private:
     static PagePlace& place_in(Block& block, std::uint64_t page);
@@ -149,7 +173,8 @@ class BlockTable {
     BlockIndex index_;
     CodeLines lines_;
     std::unordered_map<std::uint64_t, Block*> pages_;
-    std::vector<std::vector<std::unique_ptr<Block>>> regions_;  ///< each ascending by offset of hot, and of cold code
+    std::vector<std::vector<std::unique_ptr<Block>>>
+        regions_;  ///< each ascending by offset of hot, and of cold code
 };
 
 }  // namespace strata::engine::soft

@@ -38,7 +38,8 @@ TEST_F(BlockTableTest, RangeTakesWhatWasMadeOfIt) {
     EXPECT_FALSE(table_.page_has_blocks(5));
 }
 
-// A library's page, mapped at other addresses by each process: a list that is walked for every block would take minutes.
+// A library's page, mapped at other addresses by each process: a list that is walked for every
+// block would take minutes.
 TEST_F(BlockTableTest, PageWithVeryManyBlocksIsEmptiedAtOnce) {
     constexpr std::uint64_t kBlocks = 100'000;
     for (std::uint64_t i = 0; i < kBlocks; ++i) {

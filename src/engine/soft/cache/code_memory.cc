@@ -1,10 +1,10 @@
 // CodeMemory: making the two mappings, and the patches.
 #include "engine/soft/cache/code_memory.h"
 
+#include <cstring>
+
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include <cstring>
 
 #include "base/check.h"
 
@@ -36,7 +36,9 @@ Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::uint64_t size) {
     if (!memory->fd_.valid()) {
         return Error::from_errno("making the memory of translated code");
     }
-    memory->region_size_ = std::min(kRegion, std::max<std::uint64_t>(size / kFewest, kFewest * kPage) / (2 * kPage) * (2 * kPage));
+    memory->region_size_ =
+        std::min(kRegion, std::max<std::uint64_t>(size / kFewest, kFewest * kPage) / (2 * kPage) *
+                              (2 * kPage));
     size = size / memory->region_size_ * memory->region_size_;
     if (ftruncate(memory->fd_.get(), static_cast<off_t>(size)) != 0) {
         return Error::from_errno("sizing the memory of translated code");
@@ -44,18 +46,21 @@ Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::uint64_t size) {
     memory->size_ = size;
     memory->huge_.resize(size / kHuge);
     memory->write_ = STRATA_TRY(memory->map_aligned(PROT_READ | PROT_WRITE, memory->write_space_));
-    memory->execute_ = STRATA_TRY(memory->map_aligned(PROT_READ | PROT_EXEC, memory->execute_space_));
+    memory->execute_ =
+        STRATA_TRY(memory->map_aligned(PROT_READ | PROT_EXEC, memory->execute_space_));
     memory->begin_region(0);
     return memory;
 }
 
-// One huge page at a time, before it is written: there is nothing to copy then, and the host allocates no more than one ahead. A host
-// that refuses goes on with small pages.
+// One huge page at a time, before it is written: there is nothing to copy then, and the host
+// allocates no more than one ahead. A host that refuses goes on with small pages.
 void CodeMemory::use_huge_pages(std::uint64_t at, std::uint64_t size, std::uint64_t end) {
-    for (std::uint64_t page = at / kHuge; page * kHuge < at + size && (page + 1) * kHuge <= end; ++page) {
+    for (std::uint64_t page = at / kHuge; page * kHuge < at + size && (page + 1) * kHuge <= end;
+         ++page) {
         if (!huge_[page]) {
             huge_[page] = true;
-            write_[std::max(at, page * kHuge)] = std::byte{};  // some page of the range must be there
+            write_[std::max(at, page * kHuge)] =
+                std::byte{};  // some page of the range must be there
             (void)madvise(execute_ + page * kHuge, kHuge, kMadvCollapse);
         }
     }
@@ -67,7 +72,8 @@ void CodeMemory::begin_region(std::uint32_t index) {
     cold_ = hot_end();
 }
 
-std::uint64_t CodeMemory::append(std::uint64_t& at, std::span<const std::uint8_t> code, std::uint64_t end) {
+std::uint64_t CodeMemory::append(std::uint64_t& at, std::span<const std::uint8_t> code,
+                                 std::uint64_t end) {
     STRATA_CHECK(code.size() <= end - at, "code memory overrun");
     use_huge_pages(at, code.size(), end);
     const std::uint64_t address = base() + at;
@@ -86,7 +92,8 @@ std::uint64_t CodeMemory::write_cold(std::span<const std::uint8_t> code) {
 
 void CodeMemory::patch32(std::uint64_t address, std::uint32_t value) {
     STRATA_CHECK(contains(address) && (address & 63) <= 60, "patch across cache lines");
-    // SAFETY: a store within one cache line is seen whole by instruction fetch on x86; translated code is the only reader.
+    // SAFETY: a store within one cache line is seen whole by instruction fetch on x86; translated
+    // code is the only reader.
     auto* to = reinterpret_cast<volatile std::uint32_t*>(write_ + (address - base()));
     *to = value;
 }

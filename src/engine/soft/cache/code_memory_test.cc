@@ -1,10 +1,11 @@
-// CodeMemory: what is written runs, at the address that was foretold, also behind the first huge page.
+// CodeMemory: what is written runs, at the address that was foretold, also behind the first huge
+// page.
 #include "engine/soft/cache/code_memory.h"
-
-#include <gtest/gtest.h>
 
 #include <array>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -50,7 +51,8 @@ TEST(CodeMemory, RegionsBeginAnewBehindWhatIsKept) {
         EXPECT_EQ(call(code.write(five)), 5);
         EXPECT_EQ(code.current_region(), (turn - 1) % code.regions());
         code.begin_region(turn % code.regions());
-        EXPECT_EQ(code.next() - code.base(), turn % code.regions() == 0 ? 16 : turn % code.regions() * size);
+        EXPECT_EQ(code.next() - code.base(),
+                  turn % code.regions() == 0 ? 16 : turn % code.regions() * size);
         EXPECT_EQ(code.region_of(code.next_cold() - code.base()), code.current_region());
     }
     EXPECT_EQ(call(kept), 5);

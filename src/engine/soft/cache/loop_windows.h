@@ -1,14 +1,19 @@
 // LoopWindows: how a block that is a loop checks its memory accesses once for many iterations.
 //
-// The addresses of a loop are sums of registers that it leaves alone and of one that it steps through memory by a constant. When the loop is entered, and when
-// it has come to the end of what was found, the helper looks up the page of each base and notes, in TranslatorState::deltas,
-//   kBase + i    host minus linear address, plus the part of the address that does not change: an access adds the stepping register and its displacement;
-//   kStop        the value that the first stepping register has at the loop's head after the last iteration that stays in all those pages: an iteration
-//                compares it before anything is accessed. At most kMostIterations lie before it, so requests need no look of their own.
-// As every way through the loop adds the same to each stepping register, one of them tells where all are, and it meets kStop exactly.
+// The addresses of a loop are sums of registers that it leaves alone and of one that it steps
+// through memory by a constant. When the loop is entered, and when it has come to the end of what
+// was found, the helper looks up the page of each base and notes, in TranslatorState::deltas,
+//   kBase + i    host minus linear address, plus the part of the address that does not change: an
+//   access adds the stepping register and its displacement; kStop        the value that the first
+//   stepping register has at the loop's head after the last iteration that stays in all those
+//   pages: an iteration
+//                compares it before anything is accessed. At most kMostIterations lie before it, so
+//                requests need no look of their own.
+// As every way through the loop adds the same to each stepping register, one of them tells where
+// all are, and it meets kStop exactly.
 //
-// Nothing can flush between a fill and the last access that relies on it: such a block calls no C++ code but at its head, and what was found only holds while it
-// is not left.
+// Nothing can flush between a fill and the last access that relies on it: such a block calls no C++
+// code but at its head, and what was found only holds while it is not left.
 #pragma once
 
 #include <array>
@@ -20,13 +25,17 @@ namespace strata::engine::soft {
 struct LoopWindows {
     static constexpr std::uint32_t kBase = 0, kBases = 8;
     static constexpr std::uint32_t kStop = 8;
-    static constexpr std::uint32_t kLast = 9;    ///< where the first stepping register stood when a loop was last left by its end; for the statistics,
-    static constexpr std::uint32_t kOwner = 10;  ///< and which loop was entered last: its address, or 0
+    static constexpr std::uint32_t kLast =
+        9;  ///< where the first stepping register stood when a loop was last left by its end; for
+            ///< the statistics,
+    static constexpr std::uint32_t kOwner =
+        10;  ///< and which loop was entered last: its address, or 0
     static constexpr std::uint32_t kSteppers = 4;
     static constexpr std::int8_t kNone = -1;
     static constexpr std::uint32_t kMostIterations = 4096;
 
-    /// Accesses of bytes [low, low + bytes) relative to constant + base + index * index_scale + (stepping register << shift). Guest registers.
+    /// Accesses of bytes [low, low + bytes) relative to constant + base + index * index_scale +
+    /// (stepping register << shift). Guest registers.
     struct Base {
         std::uint64_t constant = 0;
         std::int8_t base = kNone, index = kNone;

@@ -1,10 +1,10 @@
 // Classify: the tables. See classify.h; semantics of each class in instruction.h.
 #include "engine/soft/decode/classify.h"
 
-#include <Zydis/Zydis.h>
-
 #include <algorithm>
 #include <array>
+
+#include <Zydis/Zydis.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -23,19 +23,41 @@ struct Feature {
 };
 
 constexpr Feature kAlways{};
-constexpr Feature f1c(std::uint8_t bit) { return {1, 0, Register::Ecx, bit}; }
-constexpr Feature f1d(std::uint8_t bit) { return {1, 0, Register::Edx, bit}; }
-constexpr Feature f7b(std::uint8_t bit) { return {7, 0, Register::Ebx, bit}; }
-constexpr Feature f7c(std::uint8_t bit) { return {7, 0, Register::Ecx, bit}; }
-constexpr Feature f7d(std::uint8_t bit) { return {7, 0, Register::Edx, bit}; }
-constexpr Feature f71a(std::uint8_t bit) { return {7, 1, Register::Eax, bit}; }
-constexpr Feature fdx(std::uint8_t bit) { return {0xd, 1, Register::Eax, bit}; }
-constexpr Feature e1c(std::uint8_t bit) { return {0x80000001, 0, Register::Ecx, bit}; }
-constexpr Feature e1d(std::uint8_t bit) { return {0x80000001, 0, Register::Edx, bit}; }
-constexpr Feature e8b(std::uint8_t bit) { return {0x80000008, 0, Register::Ebx, bit}; }
-constexpr Feature kVl = f7b(31), kAvx512f = f7b(16), kAvx512dq = f7b(17), kAvx512bw = f7b(30), kAvx512cd = f7b(28);
+constexpr Feature f1c(std::uint8_t bit) {
+    return {1, 0, Register::Ecx, bit};
+}
+constexpr Feature f1d(std::uint8_t bit) {
+    return {1, 0, Register::Edx, bit};
+}
+constexpr Feature f7b(std::uint8_t bit) {
+    return {7, 0, Register::Ebx, bit};
+}
+constexpr Feature f7c(std::uint8_t bit) {
+    return {7, 0, Register::Ecx, bit};
+}
+constexpr Feature f7d(std::uint8_t bit) {
+    return {7, 0, Register::Edx, bit};
+}
+constexpr Feature f71a(std::uint8_t bit) {
+    return {7, 1, Register::Eax, bit};
+}
+constexpr Feature fdx(std::uint8_t bit) {
+    return {0xd, 1, Register::Eax, bit};
+}
+constexpr Feature e1c(std::uint8_t bit) {
+    return {0x80000001, 0, Register::Ecx, bit};
+}
+constexpr Feature e1d(std::uint8_t bit) {
+    return {0x80000001, 0, Register::Edx, bit};
+}
+constexpr Feature e8b(std::uint8_t bit) {
+    return {0x80000008, 0, Register::Ebx, bit};
+}
+constexpr Feature kVl = f7b(31), kAvx512f = f7b(16), kAvx512dq = f7b(17), kAvx512bw = f7b(30),
+                  kAvx512cd = f7b(28);
 
-/// One ISA extension: the features it needs and the class of its members (Undefined: every member has a row of its own).
+/// One ISA extension: the features it needs and the class of its members (Undefined: every member
+/// has a row of its own).
 struct IsaRow {
     ZydisISASet set;
     Feature first, second;
@@ -43,11 +65,10 @@ struct IsaRow {
     V vector;
 };
 
-#define STRATA_ISA_512(NAME, FEATURE)                                       \
-    IsaRow{ZYDIS_ISA_SET_##NAME##_128, FEATURE, kVl, C::CopyVector, V::Avx512}, \
-        IsaRow{ZYDIS_ISA_SET_##NAME##_256, FEATURE, kVl, C::CopyVector, V::Avx512}, \
-        IsaRow {                                                            \
-        ZYDIS_ISA_SET_##NAME##_512, FEATURE, kAlways, C::CopyVector, V::Avx512 \
+#define STRATA_ISA_512(NAME, FEATURE)                                                        \
+    IsaRow{ZYDIS_ISA_SET_##NAME##_128, FEATURE, kVl, C::CopyVector, V::Avx512},              \
+        IsaRow{ZYDIS_ISA_SET_##NAME##_256, FEATURE, kVl, C::CopyVector, V::Avx512}, IsaRow { \
+        ZYDIS_ISA_SET_##NAME##_512, FEATURE, kAlways, C::CopyVector, V::Avx512               \
     }
 
 constexpr IsaRow kIsaRows[] = {
@@ -165,8 +186,14 @@ struct Row {
     V vector;
 };
 
-#define STRATA_ROW(NAME, CLASS) Row{ZYDIS_MNEMONIC_##NAME, C::CLASS, V::None}
-#define STRATA_ROW_V(NAME, CLASS, VECTOR) Row{ZYDIS_MNEMONIC_##NAME, C::CLASS, V::VECTOR}
+#define STRATA_ROW(NAME, CLASS)                  \
+    Row {                                        \
+        ZYDIS_MNEMONIC_##NAME, C::CLASS, V::None \
+    }
+#define STRATA_ROW_V(NAME, CLASS, VECTOR)          \
+    Row {                                          \
+        ZYDIS_MNEMONIC_##NAME, C::CLASS, V::VECTOR \
+    }
 constexpr Row kRows[] = {
 #include "engine/soft/decode/classes.inc"
 };
@@ -225,12 +252,14 @@ IsaSupport IsaSupport::everything() {
 }
 
 Classification classify(std::uint16_t mnemonic, std::uint16_t isa_set) noexcept {
-    const std::int16_t set_index = isa_set < kTables.by_set.size() ? kTables.by_set[isa_set] : std::int16_t{-1};
+    const std::int16_t set_index =
+        isa_set < kTables.by_set.size() ? kTables.by_set[isa_set] : std::int16_t{-1};
     if (set_index < 0) {
         return {};
     }
     const IsaRow& isa = kIsaRows[set_index];
-    const std::int16_t row_index = mnemonic < kTables.by_mnemonic.size() ? kTables.by_mnemonic[mnemonic] : std::int16_t{-1};
+    const std::int16_t row_index =
+        mnemonic < kTables.by_mnemonic.size() ? kTables.by_mnemonic[mnemonic] : std::int16_t{-1};
     // CMPSD and MOVSD name a string and a vector instruction each: the ISA set tells them apart.
     const bool string_name = mnemonic == ZYDIS_MNEMONIC_CMPSD || mnemonic == ZYDIS_MNEMONIC_MOVSD;
     if (row_index >= 0 && !(string_name && isa.vector != V::None)) {

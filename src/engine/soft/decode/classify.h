@@ -1,7 +1,9 @@
-// Classify: which class each instruction belongs to, and which CPUID feature it needs: the allowlist of the software CPU.
+// Classify: which class each instruction belongs to, and which CPUID feature it needs: the
+// allowlist of the software CPU.
 //
-// Two tables in classify.cc: one row per instruction of the mixed base sets (each mnemonic stated), and one row per ISA
-// extension whose members are all alike (vector arithmetic), with the exceptions among them stated by mnemonic.
+// Two tables in classify.cc: one row per instruction of the mixed base sets (each mnemonic stated),
+// and one row per ISA extension whose members are all alike (vector arithmetic), with the
+// exceptions among them stated by mnemonic.
 #pragma once
 
 #include <bitset>
@@ -21,7 +23,9 @@ class IsaSupport {
     /// Everything the table knows: for tests and tools.
     static IsaSupport everything();
 
-    [[nodiscard]] bool has(std::uint16_t isa_set) const { return isa_set < sets_.size() && sets_[isa_set]; }
+    [[nodiscard]] bool has(std::uint16_t isa_set) const {
+        return isa_set < sets_.size() && sets_[isa_set];
+    }
     bool operator==(const IsaSupport&) const = default;
 
   private:
@@ -33,7 +37,8 @@ struct Classification {
     VectorKind vector = VectorKind::None;
 };
 
-/// Class by mnemonic and ISA set (ZydisMnemonic, ZydisISASet); refine_class() looks at the operands afterwards.
+/// Class by mnemonic and ISA set (ZydisMnemonic, ZydisISASet); refine_class() looks at the operands
+/// afterwards.
 [[nodiscard]] Classification classify(std::uint16_t mnemonic, std::uint16_t isa_set) noexcept;
 
 }  // namespace strata::engine::soft

@@ -1,8 +1,9 @@
-// Tests of decode(): offsets, operands, masks and classes that the interpreter and the translator rely on.
+// Tests of decode(): offsets, operands, masks and classes that the interpreter and the translator
+// rely on.
+#include <vector>
+
 #include <Zydis/Zydis.h>
 #include <gtest/gtest.h>
-
-#include <vector>
 
 #include "arch/x86/arch_state.h"
 #include "arch/x86/registers.h"
@@ -22,7 +23,8 @@ using arch::x86::Rsp;
 Instruction decoded(const std::vector<std::uint8_t>& bytes, CodeMode mode = CodeMode::Bits64) {
     Instruction insn;
     const IsaSupport isa = IsaSupport::everything();
-    EXPECT_EQ(decode(bytes.data(), static_cast<std::uint32_t>(bytes.size()), mode, isa, insn), DecodeStatus::Ok);
+    EXPECT_EQ(decode(bytes.data(), static_cast<std::uint32_t>(bytes.size()), mode, isa, insn),
+              DecodeStatus::Ok);
     EXPECT_EQ(insn.length, bytes.size());
     return insn;
 }
@@ -72,7 +74,8 @@ TEST(DecodeTest, ImplicitRegistersOfMul) {
 }
 
 TEST(DecodeTest, RipRelativeLoad) {
-    const Instruction insn = decoded({0x48, 0x8b, 0x05, 0xfc, 0xff, 0xff, 0xff});  // mov rax, [rip-4]
+    const Instruction insn =
+        decoded({0x48, 0x8b, 0x05, 0xfc, 0xff, 0xff, 0xff});  // mov rax, [rip-4]
     EXPECT_EQ(insn.mem.base, kRipRegister);
     EXPECT_EQ(insn.mem.displacement, -4);
 }
@@ -96,7 +99,8 @@ TEST(DecodeTest, VexRegistersComeFromBytes) {
 }
 
 TEST(DecodeTest, MaskedEvexMemoryIsSpecial) {
-    const Instruction insn = decoded({0x62, 0xf1, 0x7c, 0x49, 0x10, 0x00});  // vmovups zmm0{k1}, [rax]
+    const Instruction insn =
+        decoded({0x62, 0xf1, 0x7c, 0x49, 0x10, 0x00});  // vmovups zmm0{k1}, [rax]
     EXPECT_EQ(insn.cls, InsnClass::Special);
     EXPECT_EQ(insn.vector, VectorKind::Avx512);
     EXPECT_EQ(insn.mask, 1);
@@ -135,14 +139,14 @@ TEST(DecodeTest, ClassesOfTheRest) {
     EXPECT_EQ(decoded({0x0f, 0xa1}).cls, InsnClass::Segment);
     EXPECT_EQ(decoded({0x0f, 0x22, 0xd8}).cls, InsnClass::System);
     EXPECT_EQ(decoded({0xec}).cls, InsnClass::Io);
-    EXPECT_EQ(decoded({0x0f, 0xab, 0x08}).cls, InsnClass::Special);        // bts [rax], ecx
-    EXPECT_EQ(decoded({0x0f, 0xba, 0x28, 0x03}).cls, InsnClass::Copy);     // bts dword [rax], 3
-    EXPECT_EQ(decoded({0x0f, 0x0b}).cls, InsnClass::Undefined);            // ud2
+    EXPECT_EQ(decoded({0x0f, 0xab, 0x08}).cls, InsnClass::Special);     // bts [rax], ecx
+    EXPECT_EQ(decoded({0x0f, 0xba, 0x28, 0x03}).cls, InsnClass::Copy);  // bts dword [rax], 3
+    EXPECT_EQ(decoded({0x0f, 0x0b}).cls, InsnClass::Undefined);         // ud2
     EXPECT_EQ(decoded({0xf3, 0x90}).cls, InsnClass::Fence);
-    EXPECT_EQ(decoded({0xf3, 0x0f, 0x1e, 0xfa}).cls, InsnClass::Nop);      // endbr64
+    EXPECT_EQ(decoded({0xf3, 0x0f, 0x1e, 0xfa}).cls, InsnClass::Nop);         // endbr64
     EXPECT_EQ(decoded({0xf2, 0x0f, 0x10, 0x00}).cls, InsnClass::CopyVector);  // movsd xmm0, [rax]
     EXPECT_EQ(decoded({0xf2, 0x0f, 0x38, 0xf0, 0xc0}).vector, VectorKind::None);  // crc32
-    EXPECT_EQ(decoded({0xd6}, CodeMode::Bits32).cls, InsnClass::Special);  // salc
+    EXPECT_EQ(decoded({0xd6}, CodeMode::Bits32).cls, InsnClass::Special);         // salc
 }
 
 TEST(DecodeTest, FeaturesNotAdvertisedAreUndefined) {
@@ -163,8 +167,10 @@ TEST(DecodeTest, TruncatedAndTooLong) {
     const IsaSupport isa = IsaSupport::everything();
     const std::uint8_t part[] = {0x48, 0x8b};
     EXPECT_EQ(decode(part, sizeof part, CodeMode::Bits64, isa, insn), DecodeStatus::Truncated);
-    const std::uint8_t prefixes[15] = {0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66};
-    EXPECT_EQ(decode(prefixes, sizeof prefixes, CodeMode::Bits64, isa, insn), DecodeStatus::TooLong);
+    const std::uint8_t prefixes[15] = {0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+                                       0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66};
+    EXPECT_EQ(decode(prefixes, sizeof prefixes, CodeMode::Bits64, isa, insn),
+              DecodeStatus::TooLong);
     const std::uint8_t bad[] = {0xf0, 0x90};  // LOCK NOP
     EXPECT_EQ(decode(bad, sizeof bad, CodeMode::Bits64, isa, insn), DecodeStatus::Invalid);
 }
@@ -178,20 +184,23 @@ TEST(DecodeTest, PauseWithRexBIsAnExchange) {
 }
 
 TEST(DecodeTest, SibWithoutBaseUnderAddressSizePrefix) {
-    const Instruction insn = decoded({0x67, 0x45, 0x33, 0x04, 0xdd, 0xf5, 0xc0, 0x78, 0xd5});  // xor r8d, [ebx*8-0x2a873f0b]
+    const Instruction insn = decoded(
+        {0x67, 0x45, 0x33, 0x04, 0xdd, 0xf5, 0xc0, 0x78, 0xd5});  // xor r8d, [ebx*8-0x2a873f0b]
     EXPECT_EQ(insn.mem.base, kNoRegister);
     EXPECT_EQ(insn.mem.index, arch::x86::Rbx);
     EXPECT_EQ(insn.mem.displacement, -0x2a873f0b);
 }
 
 TEST(DecodeTest, EvexXDoesNotExtendGeneralRegisters) {
-    const Instruction insn = decoded({0x62, 0xb1, 0x0e, 0x78, 0x2a, 0xdc});  // vcvtsi2ss xmm3, xmm14, esp
+    const Instruction insn =
+        decoded({0x62, 0xb1, 0x0e, 0x78, 0x2a, 0xdc});  // vcvtsi2ss xmm3, xmm14, esp
     EXPECT_TRUE(insn.rm_is_gpr);
     EXPECT_EQ(insn.rm, arch::x86::Rsp);
 }
 
 TEST(DecodeTest, BroadcastLanesAreTheDestinations) {
-    EXPECT_EQ(decoded({0x62, 0x71, 0x7c, 0x3e, 0x5a, 0x0b}).broadcast_lanes, 4);  // vcvtps2pd ymm9 {k6}, [rbx] {1to4}
+    EXPECT_EQ(decoded({0x62, 0x71, 0x7c, 0x3e, 0x5a, 0x0b}).broadcast_lanes,
+              4);  // vcvtps2pd ymm9 {k6}, [rbx] {1to4}
 }
 
 TEST(DecodeTest, BitScansReadTheirDestination) {

@@ -15,16 +15,25 @@ constexpr std::uint32_t kMaxLength = 15;
 ZydisDecoder make_decoder(CodeMode mode, bool lzcnt, bool tzcnt, bool cldemote) {
     ZydisDecoder decoder;
     switch (mode) {
-        case CodeMode::Real16: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16); break;
-        case CodeMode::Bits16: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16); break;
-        case CodeMode::Bits32: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32); break;
-        case CodeMode::Bits64: ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64); break;
+        case CodeMode::Real16:
+            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16);
+            break;
+        case CodeMode::Bits16:
+            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+            break;
+        case CodeMode::Bits32:
+            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+            break;
+        case CodeMode::Bits64:
+            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+            break;
     }
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE, cldemote ? ZYAN_TRUE : ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE,
+                           cldemote ? ZYAN_TRUE : ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_LZCNT, lzcnt ? ZYAN_TRUE : ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_TZCNT, tzcnt ? ZYAN_TRUE : ZYAN_FALSE);
     return decoder;
@@ -35,7 +44,8 @@ struct Decoders {
     Decoders() {
         for (unsigned mode = 0; mode < 4; ++mode) {
             for (unsigned bits = 0; bits < 8; ++bits) {
-                table[mode][bits] = make_decoder(static_cast<CodeMode>(mode), (bits & 1U) != 0, (bits & 2U) != 0, (bits & 4U) != 0);
+                table[mode][bits] = make_decoder(static_cast<CodeMode>(mode), (bits & 1U) != 0,
+                                                 (bits & 2U) != 0, (bits & 4U) != 0);
             }
         }
     }
@@ -43,7 +53,8 @@ struct Decoders {
 
 const ZydisDecoder& decoder_for(CodeMode mode, const IsaSupport& isa) {
     static const Decoders decoders;
-    const unsigned bits = (isa.has(ZYDIS_ISA_SET_LZCNT) ? 1U : 0U) | (isa.has(ZYDIS_ISA_SET_BMI1) ? 2U : 0U) |
+    const unsigned bits = (isa.has(ZYDIS_ISA_SET_LZCNT) ? 1U : 0U) |
+                          (isa.has(ZYDIS_ISA_SET_BMI1) ? 2U : 0U) |
                           (isa.has(ZYDIS_ISA_SET_CLDEMOTE) ? 4U : 0U);
     return decoders.table[static_cast<unsigned>(mode)][bits];
 }
@@ -52,7 +63,8 @@ DecodeStatus status_of(ZyanStatus status) {
     if (status == ZYDIS_STATUS_NO_MORE_DATA) {
         return DecodeStatus::Truncated;
     }
-    return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::TooLong : DecodeStatus::Invalid;
+    return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::TooLong
+                                                       : DecodeStatus::Invalid;
 }
 
 /// GPR number of a register operand, or -1; `high` for AH..BH.
@@ -63,21 +75,29 @@ int gpr_number(ZydisRegister reg, bool& high) {
         case ZYDIS_REGCLASS_GPR16:
         case ZYDIS_REGCLASS_GPR32:
         case ZYDIS_REGCLASS_GPR64: {
-            const ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+            const ZydisRegister full =
+                ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
             return full - ZYDIS_REGISTER_RAX;
         }
-        default: return -1;
+        default:
+            return -1;
     }
 }
 
 std::uint8_t segment_number(ZydisRegister reg) {
     switch (reg) {
-        case ZYDIS_REGISTER_ES: return arch::x86::Es;
-        case ZYDIS_REGISTER_CS: return arch::x86::Cs;
-        case ZYDIS_REGISTER_SS: return arch::x86::Ss;
-        case ZYDIS_REGISTER_FS: return arch::x86::Fs;
-        case ZYDIS_REGISTER_GS: return arch::x86::Gs;
-        default: return arch::x86::Ds;
+        case ZYDIS_REGISTER_ES:
+            return arch::x86::Es;
+        case ZYDIS_REGISTER_CS:
+            return arch::x86::Cs;
+        case ZYDIS_REGISTER_SS:
+            return arch::x86::Ss;
+        case ZYDIS_REGISTER_FS:
+            return arch::x86::Fs;
+        case ZYDIS_REGISTER_GS:
+            return arch::x86::Gs;
+        default:
+            return arch::x86::Ds;
     }
 }
 
@@ -100,16 +120,27 @@ std::uint8_t implicit_segment(ZydisInstructionAttributes attributes, CodeMode mo
     return (attributes & ZYDIS_ATTRIB_HAS_SEGMENT_SS) != 0 ? arch::x86::Ss : arch::x86::Ds;
 }
 
-constexpr std::uint16_t bit(int reg) { return static_cast<std::uint16_t>(1U << static_cast<unsigned>(reg)); }
+constexpr std::uint16_t bit(int reg) {
+    return static_cast<std::uint16_t>(1U << static_cast<unsigned>(reg));
+}
 
 void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
     for (unsigned i = 0; i < z.raw.prefix_count; ++i) {
         const bool mandatory = z.raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY;
         switch (z.raw.prefixes[i].value) {
-            case 0x66: insn.mandatory_66 |= mandatory; break;
-            case 0xf2: insn.raw_f2 = true; insn.mandatory_f2 |= mandatory; break;
-            case 0xf3: insn.raw_f3 = true; insn.mandatory_f3 |= mandatory; break;
-            default: break;
+            case 0x66:
+                insn.mandatory_66 |= mandatory;
+                break;
+            case 0xf2:
+                insn.raw_f2 = true;
+                insn.mandatory_f2 |= mandatory;
+                break;
+            case 0xf3:
+                insn.raw_f3 = true;
+                insn.mandatory_f3 |= mandatory;
+                break;
+            default:
+                break;
         }
     }
     insn.lock = (z.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0;
@@ -127,17 +158,25 @@ void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
             insn.encoding = Encoding::Vex;
             insn.vex_offset = z.raw.vex.offset;
             insn.vex_length = z.raw.vex.size;
-            r = z.raw.vex.R; b = z.raw.vex.B; x = z.raw.vex.X;
+            r = z.raw.vex.R;
+            b = z.raw.vex.B;
+            x = z.raw.vex.X;
             insn.vvvv = static_cast<std::uint8_t>(~z.raw.vex.vvvv & 15U);
-            // Zydis keeps the extension bits of VEX as they stand in the bytes in some versions and inverted in others:
-            // take them from the bytes.
+            // Zydis keeps the extension bits of VEX as they stand in the bytes in some versions and
+            // inverted in others: take them from the bytes.
             if (insn.vex_length == 3) {
                 const std::uint8_t p1 = insn.bytes[insn.vex_offset + 1];
-                r = (p1 & 0x80U) == 0; x = (p1 & 0x40U) == 0; b = (p1 & 0x20U) == 0;
-                insn.vvvv = static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 2] >> 3U) & 15U);
+                r = (p1 & 0x80U) == 0;
+                x = (p1 & 0x40U) == 0;
+                b = (p1 & 0x20U) == 0;
+                insn.vvvv =
+                    static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 2] >> 3U) & 15U);
             } else {
-                r = (insn.bytes[insn.vex_offset + 1] & 0x80U) == 0; x = 0; b = 0;
-                insn.vvvv = static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 1] >> 3U) & 15U);
+                r = (insn.bytes[insn.vex_offset + 1] & 0x80U) == 0;
+                x = 0;
+                b = 0;
+                insn.vvvv =
+                    static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 1] >> 3U) & 15U);
             }
             insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + insn.vex_length);
             break;
@@ -146,8 +185,12 @@ void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
             insn.vex_offset = z.raw.evex.offset;
             insn.vex_length = 4;
             const std::uint8_t* p = insn.bytes + insn.vex_offset + 1;
-            r = (p[0] & 0x80U) == 0; x = (p[0] & 0x40U) == 0; b = (p[0] & 0x20U) == 0; r2 = (p[0] & 0x10U) == 0;
-            insn.vvvv = static_cast<std::uint8_t>(((~p[1] >> 3U) & 15U) | ((p[2] & 8U) == 0 ? 16U : 0U));
+            r = (p[0] & 0x80U) == 0;
+            x = (p[0] & 0x40U) == 0;
+            b = (p[0] & 0x20U) == 0;
+            r2 = (p[0] & 0x10U) == 0;
+            insn.vvvv =
+                static_cast<std::uint8_t>(((~p[1] >> 3U) & 15U) | ((p[2] & 8U) == 0 ? 16U : 0U));
             insn.mask = p[2] & 7U;
             insn.zeroing = (p[2] & 0x80U) != 0;
             insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + 4);
@@ -158,13 +201,16 @@ void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
             if ((z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0) {
                 insn.rex_offset = z.raw.rex.offset;
                 insn.rex = insn.bytes[insn.rex_offset];
-                r = (insn.rex >> 2U) & 1U; x = (insn.rex >> 1U) & 1U; b = insn.rex & 1U;
+                r = (insn.rex >> 2U) & 1U;
+                x = (insn.rex >> 1U) & 1U;
+                b = insn.rex & 1U;
             }
             // raw.prefix_count counts the REX byte as well.
             insn.opcode_offset = z.raw.prefix_count;
             if (z.opcode_map == ZYDIS_OPCODE_MAP_0F) {
                 insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 1);
-            } else if (z.opcode_map == ZYDIS_OPCODE_MAP_0F38 || z.opcode_map == ZYDIS_OPCODE_MAP_0F3A) {
+            } else if (z.opcode_map == ZYDIS_OPCODE_MAP_0F38 ||
+                       z.opcode_map == ZYDIS_OPCODE_MAP_0F3A) {
                 insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 2);
             }
             break;
@@ -179,9 +225,11 @@ void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
     }
     insn.modrm_offset = z.raw.modrm.offset;
     insn.mod = z.raw.modrm.mod;
-    insn.reg = static_cast<std::uint8_t>(z.raw.modrm.reg | (r != 0 ? 8U : 0U) | (r2 != 0 ? 16U : 0U));
-    insn.rm = static_cast<std::uint8_t>(z.raw.modrm.rm | (b != 0 ? 8U : 0U) |
-                                        (insn.encoding == Encoding::Evex && insn.mod == 3 && x != 0 ? 16U : 0U));
+    insn.reg =
+        static_cast<std::uint8_t>(z.raw.modrm.reg | (r != 0 ? 8U : 0U) | (r2 != 0 ? 16U : 0U));
+    insn.rm = static_cast<std::uint8_t>(
+        z.raw.modrm.rm | (b != 0 ? 8U : 0U) |
+        (insn.encoding == Encoding::Evex && insn.mod == 3 && x != 0 ? 16U : 0U));
     if ((z.attributes & ZYDIS_ATTRIB_HAS_SIB) != 0) {
         insn.sib_offset = z.raw.sib.offset;
     }
@@ -198,18 +246,24 @@ void copy_numbers(const ZydisDecodedInstruction& z, Instruction& insn) {
         }
         insn.imm_offset[insn.imm_count] = imm.offset;
         insn.imm_size[insn.imm_count] = static_cast<std::uint8_t>(imm.size / 8U);
-        insn.imm[insn.imm_count] = imm.is_signed || imm.is_relative ? imm.value.s : static_cast<std::int64_t>(imm.value.u);
+        insn.imm[insn.imm_count] =
+            imm.is_signed || imm.is_relative ? imm.value.s : static_cast<std::int64_t>(imm.value.u);
         ++insn.imm_count;
     }
     if (z.cpu_flags != nullptr) {
         insn.flags_read = z.cpu_flags->tested;
-        insn.flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 | z.cpu_flags->undefined;
+        insn.flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+                             z.cpu_flags->undefined;
         insn.flags_undefined = z.cpu_flags->undefined;
     }
 }
 
-bool reads(const ZydisDecodedOperand& op) { return (op.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0; }
-bool writes(const ZydisDecodedOperand& op) { return (op.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0; }
+bool reads(const ZydisDecodedOperand& op) {
+    return (op.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
+}
+bool writes(const ZydisDecodedOperand& op) {
+    return (op.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+}
 
 void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
     bool high = false;
@@ -238,9 +292,14 @@ void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
             insn.rm &= 15U;  // EVEX.X extends vector registers only
             insn.rm_is_high = high;
             break;
-        case ZYDIS_OPERAND_ENCODING_NDSNDD: insn.vvvv_is_gpr = true; break;
-        case ZYDIS_OPERAND_ENCODING_OPCODE: insn.opcode_reg_is_gpr = true; break;
-        default: break;
+        case ZYDIS_OPERAND_ENCODING_NDSNDD:
+            insn.vvvv_is_gpr = true;
+            break;
+        case ZYDIS_OPERAND_ENCODING_OPCODE:
+            insn.opcode_reg_is_gpr = true;
+            break;
+        default:
+            break;
     }
 }
 
@@ -259,8 +318,10 @@ std::int8_t address_register(ZydisRegister reg, bool& vector) {
 
 void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
     bool vector = false;
-    // The decoder takes SIB base 5 with mod 0, which is no base but a displacement, for r13d under a 67 prefix with REX.B.
-    const bool no_base = insn.sib_offset != kNoOffset && insn.mod == 0 && (insn.bytes[insn.sib_offset] & 7U) == 5;
+    // The decoder takes SIB base 5 with mod 0, which is no base but a displacement, for r13d under
+    // a 67 prefix with REX.B.
+    const bool no_base =
+        insn.sib_offset != kNoOffset && insn.mod == 0 && (insn.bytes[insn.sib_offset] & 7U) == 5;
     const std::int8_t base = no_base ? kNoRegister : address_register(op.mem.base, vector);
     const std::int8_t index = address_register(op.mem.index, vector);
     if (base >= 0 && base < 16) {
@@ -269,7 +330,8 @@ void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
     if (index >= 0 && !vector) {
         insn.gpr_read |= bit(index);
     }
-    const bool is_explicit = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || op.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
+    const bool is_explicit = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+                             op.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
     if (!is_explicit || insn.mem.present) {
         return;
     }
@@ -307,30 +369,38 @@ bool needs_alignment(const Instruction& insn) {
         case ZYDIS_MNEMONIC_PCMPESTRI:
         case ZYDIS_MNEMONIC_PCMPESTRM:
         case ZYDIS_MNEMONIC_PCMPISTRI:
-        case ZYDIS_MNEMONIC_PCMPISTRM: return false;
-        // AMD processors take any address here, Intel's raise #GP(0): the host decides when it executes the instruction.
+        case ZYDIS_MNEMONIC_PCMPISTRM:
+            return false;
+        // AMD processors take any address here, Intel's raise #GP(0): the host decides when it
+        // executes the instruction.
         case ZYDIS_MNEMONIC_SHA1MSG1:
         case ZYDIS_MNEMONIC_SHA1MSG2:
         case ZYDIS_MNEMONIC_SHA1NEXTE:
         case ZYDIS_MNEMONIC_SHA1RNDS4:
         case ZYDIS_MNEMONIC_SHA256MSG1:
         case ZYDIS_MNEMONIC_SHA256MSG2:
-        case ZYDIS_MNEMONIC_SHA256RNDS2: return false;
+        case ZYDIS_MNEMONIC_SHA256RNDS2:
+            return false;
         case ZYDIS_MNEMONIC_CMPXCHG16B:
         case ZYDIS_MNEMONIC_FXSAVE:
         case ZYDIS_MNEMONIC_FXSAVE64:
         case ZYDIS_MNEMONIC_FXRSTOR:
-        case ZYDIS_MNEMONIC_FXRSTOR64: return true;
-        default: break;
+        case ZYDIS_MNEMONIC_FXRSTOR64:
+            return true;
+        default:
+            break;
     }
     switch (insn.exception_class) {
         case ZYDIS_EXCEPTION_CLASS_SSE1:
         case ZYDIS_EXCEPTION_CLASS_AVX1:
         case ZYDIS_EXCEPTION_CLASS_E1:
-        case ZYDIS_EXCEPTION_CLASS_E1NF: return true;
+        case ZYDIS_EXCEPTION_CLASS_E1NF:
+            return true;
         case ZYDIS_EXCEPTION_CLASS_SSE2:
-        case ZYDIS_EXCEPTION_CLASS_SSE4: return insn.encoding == Encoding::Legacy;
-        default: return insn.encoding == Encoding::Legacy && insn.vector == VectorKind::Sse;
+        case ZYDIS_EXCEPTION_CLASS_SSE4:
+            return insn.encoding == Encoding::Legacy;
+        default:
+            return insn.encoding == Encoding::Legacy && insn.vector == VectorKind::Sse;
     }
 }
 
@@ -339,12 +409,18 @@ void refine_class(const ZydisDecodedInstruction& z, Instruction& insn) {
     const bool far = z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_JMP:
-            insn.cls = far ? InsnClass::FarFlow : insn.modrm_offset != kNoOffset ? InsnClass::JmpIndirect : InsnClass::Jmp;
+            insn.cls = far                              ? InsnClass::FarFlow
+                       : insn.modrm_offset != kNoOffset ? InsnClass::JmpIndirect
+                                                        : InsnClass::Jmp;
             break;
         case ZYDIS_MNEMONIC_CALL:
-            insn.cls = far ? InsnClass::FarFlow : insn.modrm_offset != kNoOffset ? InsnClass::CallIndirect : InsnClass::Call;
+            insn.cls = far                              ? InsnClass::FarFlow
+                       : insn.modrm_offset != kNoOffset ? InsnClass::CallIndirect
+                                                        : InsnClass::Call;
             break;
-        case ZYDIS_MNEMONIC_RET: insn.cls = far ? InsnClass::FarFlow : InsnClass::Ret; break;
+        case ZYDIS_MNEMONIC_RET:
+            insn.cls = far ? InsnClass::FarFlow : InsnClass::Ret;
+            break;
         case ZYDIS_MNEMONIC_MOV:
             if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F) {
                 insn.cls = InsnClass::System;  // CRn, DRn
@@ -354,7 +430,8 @@ void refine_class(const ZydisDecodedInstruction& z, Instruction& insn) {
             break;
         case ZYDIS_MNEMONIC_PUSH:
         case ZYDIS_MNEMONIC_POP:
-            if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F || (insn.opcode < 0x20 && insn.modrm_offset == kNoOffset)) {
+            if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F ||
+                (insn.opcode < 0x20 && insn.modrm_offset == kNoOffset)) {
                 insn.cls = InsnClass::Segment;
             }
             break;
@@ -370,18 +447,22 @@ void refine_class(const ZydisDecodedInstruction& z, Instruction& insn) {
                 insn.cls = InsnClass::Special;  // the register offset reaches beyond the operand
             }
             break;
-        default: break;
+        default:
+            break;
     }
-    // A masked memory operand touches only some of its bytes; compress and expand touch a run of them.
-    if (insn.cls == InsnClass::CopyVector && insn.mask != 0 && insn.mem.present && (insn.mem.read || insn.mem.write)) {
+    // A masked memory operand touches only some of its bytes; compress and expand touch a run of
+    // them.
+    if (insn.cls == InsnClass::CopyVector && insn.mask != 0 && insn.mem.present &&
+        (insn.mem.read || insn.mem.write)) {
         insn.cls = InsnClass::Special;
     }
 }
 
-void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& context, const ZydisDecodedInstruction& z,
-                   Instruction& insn) {
+void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& context,
+                   const ZydisDecodedInstruction& z, Instruction& insn) {
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &z, operands, z.operand_count))) {
+    if (!ZYAN_SUCCESS(
+            ZydisDecoderDecodeOperands(&decoder, &context, &z, operands, z.operand_count))) {
         insn.cls = InsnClass::Undefined;
         return;
     }
@@ -396,17 +477,25 @@ void take_operands(const ZydisDecoder& decoder, const ZydisDecoderContext& conte
 
 std::uint8_t lanes_of(ZydisBroadcastMode mode) {
     switch (mode) {
-        case ZYDIS_BROADCAST_MODE_1_TO_2: return 2;
-        case ZYDIS_BROADCAST_MODE_1_TO_4: return 4;
-        case ZYDIS_BROADCAST_MODE_1_TO_8: return 8;
-        case ZYDIS_BROADCAST_MODE_1_TO_16: return 16;
-        case ZYDIS_BROADCAST_MODE_1_TO_32: return 32;
-        default: return 0;
+        case ZYDIS_BROADCAST_MODE_1_TO_2:
+            return 2;
+        case ZYDIS_BROADCAST_MODE_1_TO_4:
+            return 4;
+        case ZYDIS_BROADCAST_MODE_1_TO_8:
+            return 8;
+        case ZYDIS_BROADCAST_MODE_1_TO_16:
+            return 16;
+        case ZYDIS_BROADCAST_MODE_1_TO_32:
+            return 32;
+        default:
+            return 0;
     }
 }
 
-/// F3 90 with REX.B is no PAUSE: processors exchange r8 with rax and ignore the F3. Decoded with a prefix that means nothing in its place.
-DecodeStatus decode_exchange(const std::uint8_t* bytes, std::uint32_t length, CodeMode mode, const IsaSupport& isa, Instruction& insn) {
+/// F3 90 with REX.B is no PAUSE: processors exchange r8 with rax and ignore the F3. Decoded with a
+/// prefix that means nothing in its place.
+DecodeStatus decode_exchange(const std::uint8_t* bytes, std::uint32_t length, CodeMode mode,
+                             const IsaSupport& isa, Instruction& insn) {
     std::uint8_t plain[kMaxLength];
     for (std::uint32_t i = 0; i < length; ++i) {
         plain[i] = bytes[i] == 0xf3 ? std::uint8_t{0x3e} : bytes[i];
@@ -420,8 +509,8 @@ DecodeStatus decode_exchange(const std::uint8_t* bytes, std::uint32_t length, Co
 
 }  // namespace
 
-DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode mode, const IsaSupport& isa,
-                    Instruction& insn) noexcept {
+DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode mode,
+                    const IsaSupport& isa, Instruction& insn) noexcept {
     const ZydisDecoder& decoder = decoder_for(mode, isa);
     ZydisDecoderContext context;
     ZydisDecodedInstruction z;
@@ -429,9 +518,11 @@ DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode
     const ZyanStatus status = ZydisDecoderDecodeInstruction(&decoder, &context, bytes, usable, &z);
     if (!ZYAN_SUCCESS(status)) {
         const DecodeStatus result = status_of(status);
-        return result == DecodeStatus::Truncated && usable == kMaxLength ? DecodeStatus::TooLong : result;
+        return result == DecodeStatus::Truncated && usable == kMaxLength ? DecodeStatus::TooLong
+                                                                         : result;
     }
-    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && (z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0 && z.raw.rex.B != 0) {
+    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && (z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0 &&
+        z.raw.rex.B != 0) {
         return decode_exchange(bytes, z.length, mode, isa, insn);
     }
     insn = Instruction{};
@@ -449,9 +540,11 @@ DecodeStatus decode(const std::uint8_t* bytes, std::uint32_t available, CodeMode
     insn.address_size = static_cast<std::uint8_t>(z.address_width / 8U);
     insn.stack_size = static_cast<std::uint8_t>(z.stack_width / 8U);
     insn.vector_length = z.avx.vector_length;
-    insn.broadcast_lanes = z.avx.broadcast.is_static ? std::uint8_t{0} : lanes_of(z.avx.broadcast.mode);
+    insn.broadcast_lanes =
+        z.avx.broadcast.is_static ? std::uint8_t{0} : lanes_of(z.avx.broadcast.mode);
     insn.broadcast = z.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
-    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW || z.encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
+    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW ||
+        z.encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
         z.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX || !isa.has(insn.isa_set)) {
         return DecodeStatus::Ok;
     }

@@ -1,16 +1,19 @@
-// DirectEvents: when user code runs long enough between two entries of its kernel. Compiled for general registers only, as a whole.
+// DirectEvents: when user code runs long enough between two entries of its kernel. Compiled for
+// general registers only, as a whole.
 #include "engine/soft/direct/direct_events.h"
 
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint64_t kWindowUs = 300;    // a window ends after this time …
+constexpr std::uint64_t kWindowUs = 300;     // a window ends after this time …
 constexpr std::uint32_t kWindowRounds = 32;  // … or so many returns
-constexpr std::uint64_t kLongUs = 50;      // between two returns: worth it
-constexpr std::uint64_t kResumeUs = 120;   // after a short run: so long, and it is tried again
-constexpr std::uint64_t kCreditUs = 4000;  // of such windows, before a stub is spent on it
+constexpr std::uint64_t kLongUs = 50;        // between two returns: worth it
+constexpr std::uint64_t kResumeUs = 120;     // after a short run: so long, and it is tried again
+constexpr std::uint64_t kCreditUs = 4000;    // of such windows, before a stub is spent on it
 
-std::uint64_t cycles(const DirectEvents& direct, std::uint64_t us) { return us * direct.tsc_khz / 1000; }
+std::uint64_t cycles(const DirectEvents& direct, std::uint64_t us) {
+    return us * direct.tsc_khz / 1000;
+}
 
 UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now) {
     UserSpace* oldest = &direct.spaces[0];
@@ -38,8 +41,12 @@ std::uint64_t thread_cpu_ns() noexcept {
     std::int64_t time[2] = {};
     long answer = kClockGettime;
     // The C library's function is not compiled for general registers only.
-    __asm__ volatile("syscall" : "+a"(answer) : "D"(kThreadClock), "S"(time) : "rcx", "r11", "memory");
-    return static_cast<std::uint64_t>(time[0]) * 1'000'000'000U + static_cast<std::uint64_t>(time[1]);
+    __asm__ volatile("syscall"
+                     : "+a"(answer)
+                     : "D"(kThreadClock), "S"(time)
+                     : "rcx", "r11", "memory");
+    return static_cast<std::uint64_t>(time[0]) * 1'000'000'000U +
+           static_cast<std::uint64_t>(time[1]);
 }
 
 UserSpace& current_space(CpuState& cpu) noexcept {

@@ -1,7 +1,9 @@
-// DirectEvents: what the hot paths tell about one vCPU for direct execution: TLB flushes, and time between returns to user code.
+// DirectEvents: what the hot paths tell about one vCPU for direct execution: TLB flushes, and time
+// between returns to user code.
 //
-// Plain counters, written by code that is compiled for general registers only, on the vCPU's thread or within an exclusive section; DirectRunner reads
-// them before it enters a stub. A stub's mappings are a TLB: they may be stale exactly until the guest flushes, and then not.
+// Plain counters, written by code that is compiled for general registers only, on the vCPU's thread
+// or within an exclusive section; DirectRunner reads them before it enters a stub. A stub's
+// mappings are a TLB: they may be stale exactly until the guest flushes, and then not.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +21,8 @@ struct UserSpace {
     std::uint64_t backoff;     ///< the next wait
     std::uint32_t strikes;     ///< windows in a row that were not worth it
     bool active;               ///< user code goes to the stub
-    bool hold;                 ///< the last run was short: the translator goes on until user code has run for longer
+    bool hold;  ///< the last run was short: the translator goes on until user code has run for
+                ///< longer
 };
 
 struct DirectEvents {
@@ -29,15 +32,16 @@ struct DirectEvents {
 
     std::uint64_t flushes_all;
     std::uint64_t flushes[kPcids];  ///< by PCID modulo
-    std::uint64_t ring[kRing];      ///< single pages: of linear addresses that were flushed, of RAM that lost write permission
+    std::uint64_t ring[kRing];      ///< single pages: of linear addresses that were flushed, of RAM
+                                    ///< that lost write permission
     std::uint64_t head;
 
     bool enter;  ///< the executor wants to be called again, for a stub
     std::uint64_t space_cr3;
-    UserSpace* space;  ///< of space_cr3
+    UserSpace* space;         ///< of space_cr3
     std::uint64_t since;      ///< TSC of the measured window's begin
     std::uint64_t since_cpu;  ///< this thread's processor time then, in ns
-    std::uint32_t rounds;  ///< returns to user code in it
+    std::uint32_t rounds;     ///< returns to user code in it
     std::uint32_t tsc_khz;
     UserSpace spaces[kSpaces];
 };
@@ -59,7 +63,8 @@ inline void note_page_event(CpuState& cpu, std::uint64_t page) noexcept {
     }
 }
 
-/// The calling thread's processor time; what the host ran instead does not count. For general registers only.
+/// The calling thread's processor time; what the host ran instead does not count. For general
+/// registers only.
 [[nodiscard]] std::uint64_t thread_cpu_ns() noexcept;
 
 /// The vCPU has slept: no time of anybody's.

@@ -1,9 +1,9 @@
 // DirectEvents: when user code counts as running long enough.
 #include "engine/soft/direct/direct_events.h"
 
-#include <gtest/gtest.h>
-
 #include <memory>
+
+#include <gtest/gtest.h>
 
 namespace strata::engine::soft {
 namespace {

@@ -11,33 +11,44 @@ namespace {
 
 class DirectExecutor final : public Executor {
   public:
-    DirectExecutor(CpuState& cpu, std::unique_ptr<Executor> translator, std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz, bool report)
-        : translator_(std::move(translator)), zygote_(std::move(zygote)), runner_(cpu, *zygote_, tsc_khz), report_(report) {}
+    DirectExecutor(CpuState& cpu, std::unique_ptr<Executor> translator,
+                   std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz, bool report)
+        : translator_(std::move(translator)),
+          zygote_(std::move(zygote)),
+          runner_(cpu, *zygote_, tsc_khz),
+          report_(report) {}
     DirectExecutor(const DirectExecutor&) = delete;
     DirectExecutor& operator=(const DirectExecutor&) = delete;
     ~DirectExecutor() override {
         if (report_) {
-            (void)std::fputs(runner_.report().c_str(), stderr);  // a report that cannot be written is no error
+            (void)std::fputs(runner_.report().c_str(),
+                             stderr);  // a report that cannot be written is no error
         }
     }
 
     void prepare_thread(CpuState& cpu) noexcept override { translator_->prepare_thread(cpu); }
     void kick() noexcept override { runner_.kick(); }
-    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override { return translator_->blocks_translated(); }
+    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override {
+        return translator_->blocks_translated();
+    }
 
     ExecResult run(CpuState& cpu) noexcept override {
         for (;;) {
             if (std::exchange(cpu.direct->enter, false) && cpu.cpl == 3) {
                 switch (runner_.run()) {
                     case DirectRunner::Outcome::Polled:
-                        cpu.direct->enter = true;  // if it is still there when the requests are served
+                        cpu.direct->enter =
+                            true;  // if it is still there when the requests are served
                         return ExecResult::Polled;
-                    case DirectRunner::Outcome::Exception: return ExecResult::Exception;
-                    case DirectRunner::Outcome::Refused: break;
+                    case DirectRunner::Outcome::Exception:
+                        return ExecResult::Exception;
+                    case DirectRunner::Outcome::Refused:
+                        break;
                 }
             }
             const ExecResult result = translator_->run(cpu);
-            if (result != ExecResult::Polled || !cpu.direct->enter || cpu.request.load(std::memory_order_acquire) != 0) {
+            if (result != ExecResult::Polled || !cpu.direct->enter ||
+                cpu.request.load(std::memory_order_acquire) != 0) {
                 return result;
             }
         }
@@ -52,10 +63,15 @@ class DirectExecutor final : public Executor {
 
 class DirectFactory final : public ExecutorFactory {
   public:
-    DirectFactory(std::unique_ptr<ExecutorFactory> translator, std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz, bool report)
-        : translator_(std::move(translator)), zygote_(std::move(zygote)), tsc_khz_(tsc_khz), report_(report) {}
+    DirectFactory(std::unique_ptr<ExecutorFactory> translator, std::shared_ptr<Zygote> zygote,
+                  std::uint64_t tsc_khz, bool report)
+        : translator_(std::move(translator)),
+          zygote_(std::move(zygote)),
+          tsc_khz_(tsc_khz),
+          report_(report) {}
     std::unique_ptr<Executor> make_executor(CpuState& cpu) override {
-        return std::make_unique<DirectExecutor>(cpu, translator_->make_executor(cpu), zygote_, tsc_khz_, report_);
+        return std::make_unique<DirectExecutor>(cpu, translator_->make_executor(cpu), zygote_,
+                                                tsc_khz_, report_);
     }
     CodeInvalidator* invalidator() override { return translator_->invalidator(); }
 
@@ -68,9 +84,11 @@ class DirectFactory final : public ExecutorFactory {
 
 }  // namespace
 
-std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator, std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz,
-                                                     bool report) {
-    return std::make_unique<DirectFactory>(std::move(translator), std::move(zygote), tsc_khz, report);
+std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator,
+                                                     std::shared_ptr<Zygote> zygote,
+                                                     std::uint64_t tsc_khz, bool report) {
+    return std::make_unique<DirectFactory>(std::move(translator), std::move(zygote), tsc_khz,
+                                           report);
 }
 
 }  // namespace strata::engine::soft

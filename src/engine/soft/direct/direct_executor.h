@@ -1,4 +1,5 @@
-// DirectExecutor: the executor that runs user code in stub processes where that wins, and leaves everything else to the translator.
+// DirectExecutor: the executor that runs user code in stub processes where that wins, and leaves
+// everything else to the translator.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +10,10 @@
 
 namespace strata::engine::soft {
 
-/// Wraps the factory of a translator; the zygote, which knows the machine's RAM already, lives as long as somebody needs it. `report`: counters go to
-/// standard error at the end.
-std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator, std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz,
-                                                     bool report);
+/// Wraps the factory of a translator; the zygote, which knows the machine's RAM already, lives as
+/// long as somebody needs it. `report`: counters go to standard error at the end.
+std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator,
+                                                     std::shared_ptr<Zygote> zygote,
+                                                     std::uint64_t tsc_khz, bool report);
 
 }  // namespace strata::engine::soft

@@ -16,18 +16,20 @@ namespace {
 namespace x86 = arch::x86;
 
 constexpr std::uint64_t kPage = 4096;
-constexpr std::uint64_t kLowest = 0x10000;            // below, the host refuses to map
-constexpr std::uint64_t kHighest = 0x7fffffffe000;    // the host's last page of user addresses
+constexpr std::uint64_t kLowest = 0x10000;          // below, the host refuses to map
+constexpr std::uint64_t kHighest = 0x7fffffffe000;  // the host's last page of user addresses
 constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage;
-constexpr std::uint64_t kNeighbourRuns = 24;          // mappings that a fault makes beside its own
-constexpr std::uint64_t kMostRuns = 30'000;           // the host allows 65530 mappings
+constexpr std::uint64_t kNeighbourRuns = 24;  // mappings that a fault makes beside its own
+constexpr std::uint64_t kMostRuns = 30'000;   // the host allows 65530 mappings
 constexpr std::size_t kMostLeaves = 16'384;
 constexpr std::uint32_t kSameFaults = 4;
-constexpr std::uint64_t kOrderNs = 8000, kMappingNs = 5000;  // of the helper's time: being woken, each mapping
+constexpr std::uint64_t kOrderNs = 8000,
+                        kMappingNs = 5000;  // of the helper's time: being woken, each mapping
 
 }  // namespace
 
-// An address for a new stub's area, far from anything that the current address space has; 0: none found.
+// An address for a new stub's area, far from anything that the current address space has; 0: none
+// found.
 std::uint64_t DirectRunner::find_base() const {
     constexpr std::uint64_t kFrom = 0x100000000000, kBytes = 0x600000000000;
     for (int attempt = 0; attempt < 16; ++attempt) {
@@ -122,7 +124,8 @@ DirectRunner::Stub* DirectRunner::take_stub() {
 }
 
 bool DirectRunner::bring_up_to_date(Stub& stub) {
-    if (!GuestRegion(cpu_, stub.process->base()).empty() || stub.map.runs() > kMostRuns || stub.map.leaves() > kMostLeaves) {
+    if (!GuestRegion(cpu_, stub.process->base()).empty() || stub.map.runs() > kMostRuns ||
+        stub.map.leaves() > kMostLeaves) {
         discard(stub);
         return false;
     }
@@ -175,7 +178,8 @@ void DirectRunner::validate_page(Stub& stub, std::uint64_t page) {
     set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read));
 }
 
-// Everything that is mapped, against the guest's tables as they are now. Nothing is gained here, only lost or moved.
+// Everything that is mapped, against the guest's tables as they are now. Nothing is gained here,
+// only lost or moved.
 void DirectRunner::validate(Stub& stub) {
     counters_.validations.fetch_add(1, std::memory_order_relaxed);
     stub.writable.assign(stub.writable.size(), false);
@@ -183,7 +187,8 @@ void DirectRunner::validate(Stub& stub) {
         const GuestRegion region(cpu_, first * kPage);
         for (std::uint64_t i = 0; i < ShadowMap::kLeafPages; ++i) {
             if (leaf[i].mapped()) {
-                set_page(stub, first + i, wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
+                set_page(stub, first + i,
+                         wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
             }
         }
     });
@@ -193,8 +198,10 @@ void DirectRunner::validate(Stub& stub) {
 bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     std::uint8_t bytes[kScanBefore + kPageBytes + kScanReach];
     const memory::GuestRam& ram = *cpu_.vm->ram;
-    const auto copy = [&](std::uint64_t address, std::size_t from, std::size_t count, std::uint8_t* to) {
-        const GuestPage page = GuestRegion(cpu_, address).page(address / kPage % ShadowMap::kLeafPages);
+    const auto copy = [&](std::uint64_t address, std::size_t from, std::size_t count,
+                          std::uint8_t* to) {
+        const GuestPage page =
+            GuestRegion(cpu_, address).page(address / kPage % ShadowMap::kLeafPages);
         if (!page.present) {
             return false;
         }
@@ -215,13 +222,15 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
 }
 
 // What the page of `linear` may be mapped as, being `now`, for an access of this kind.
-ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now, MemAccess access) {
+ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now,
+                                MemAccess access) {
     const GuestPage page = region.page(linear / kPage % ShadowMap::kLeafPages);
     if (!page.present) {
         return {};
     }
     const auto& flags = cpu_.vm->ram->page_flags(page.ram_page);
-    const bool writable = page.writable && (flags.load(std::memory_order_acquire) & memory::PageFlags::kCode) == 0;
+    const bool writable =
+        page.writable && (flags.load(std::memory_order_acquire) & memory::PageFlags::kCode) == 0;
     const bool same = now.mapped() && now.ram_page() == page.ram_page;
     const bool runs = same && (now.rights() & ShadowPage::kExecute) != 0 && page.executable;
     if (writable && access != MemAccess::Execute && (access == MemAccess::Write || !runs)) {
@@ -235,13 +244,15 @@ ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region,
     return {page.ram_page, ShadowPage::kRead};
 }
 
-// User code writes to a page that blocks were made from: mostly the blocks are of somebody who had the page before. True: they are gone.
+// User code writes to a page that blocks were made from: mostly the blocks are of somebody who had
+// the page before. True: they are gone.
 bool DirectRunner::forget_code(const GuestPage& page) {
     if (!page.writable || cpu_.vm->code == nullptr) {
         return false;
     }
     cpu_.vm->code->invalidate(&cpu_, page.ram_page * kPage, kPage);
-    return (cpu_.vm->ram->page_flags(page.ram_page).load(std::memory_order_acquire) & memory::PageFlags::kCode) == 0;
+    return (cpu_.vm->ram->page_flags(page.ram_page).load(std::memory_order_acquire) &
+            memory::PageFlags::kCode) == 0;
 }
 
 DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, MemAccess access) {
@@ -260,10 +271,13 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     const std::uint64_t page = linear / kPage;
     const ShadowPage old = stub.map.at(page);
     ShadowPage entry = wanted(linear, region, old, access);
-    if (access == MemAccess::Write && (entry.rights() & ShadowPage::kWrite) == 0 && forget_code(region.page(page % ShadowMap::kLeafPages))) {
+    if (access == MemAccess::Write && (entry.rights() & ShadowPage::kWrite) == 0 &&
+        forget_code(region.page(page % ShadowMap::kLeafPages))) {
         entry = wanted(linear, region, stub.map.at(page), access);
     }
-    const std::uint32_t needed = access == MemAccess::Write ? ShadowPage::kWrite : access == MemAccess::Execute ? ShadowPage::kExecute : ShadowPage::kRead;
+    const std::uint32_t needed = access == MemAccess::Write     ? ShadowPage::kWrite
+                                 : access == MemAccess::Execute ? ShadowPage::kExecute
+                                                                : ShadowPage::kRead;
     if ((entry.rights() & needed) == 0) {
         return Fault::Refused;
     }
@@ -273,7 +287,8 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     if (same_faults_ > kSameFaults && stub.map.at(page) == entry) {
         stub.map.set(page, {});  // it is not as the book says: once more
     }
-    flipped_ = old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
+    flipped_ =
+        old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
     set_page(stub, page, entry);
     map_neighbours(stub, region, linear);
     return Fault::Mapped;
@@ -281,7 +296,8 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
 
 void DirectRunner::map_neighbours(Stub& stub, const GuestRegion& region, std::uint64_t linear) {
     const std::uint64_t page = linear / kPage;
-    const std::uint64_t first = page / ShadowMap::kLeafPages * ShadowMap::kLeafPages, end = first + ShadowMap::kLeafPages;
+    const std::uint64_t first = page / ShadowMap::kLeafPages * ShadowMap::kLeafPages,
+                        end = first + ShadowMap::kLeafPages;
     const std::uint64_t pages = stub.map.pages(), most = stub.map.runs() + kNeighbourRuns;
     const auto map = [&](std::uint64_t at) {
         const ShadowPage old = stub.map.at(at);

@@ -1,11 +1,10 @@
 // DirectRunner: entering stubs, and serving what they come back with.
 #include "engine/soft/direct/direct_runner.h"
 
-#include <signal.h>
-
 #include <algorithm>
 
 #include <fmt/core.h>
+#include <signal.h>
 
 #include "arch/x86/cpu_model.h"
 #include "arch/x86/registers.h"
@@ -29,13 +28,17 @@ constexpr std::uint64_t kXcr0Pkru = 1U << 9U;
 constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
 constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
-constexpr std::uint64_t kEntryNs = 7000;  // of a stub's own time: signal, waiting, entering
+constexpr std::uint64_t kEntryNs = 7000;   // of a stub's own time: signal, waiting, entering
 constexpr std::uint64_t kShortRunUs = 40;  // not worth the way there and back
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
 constexpr std::uint32_t kStrikes = 3;
 
-std::uint64_t now() { return __builtin_ia32_rdtsc(); }
-bool canonical(std::uint64_t address) { return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address; }
+std::uint64_t now() {
+    return __builtin_ia32_rdtsc();
+}
+bool canonical(std::uint64_t address) {
+    return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
+}
 
 struct HostSelectors {
     std::uint16_t cs = 0, ss = 0;
@@ -46,11 +49,13 @@ HostSelectors host_selectors() {
     return found;
 }
 
-// A feature of user code that this vCPU hides, though the engine offers it: its instructions would run in a stub all the same.
+// A feature of user code that this vCPU hides, though the engine offers it: its instructions would
+// run in a stub all the same.
 bool hides_features(const x86::CpuidTable& shown) {
     const x86::CpuidTable offered = x86::software_cpuid(x86::host_cpuid());
     for (const x86::CpuFeature& feature : x86::cpu_features()) {
-        const bool instructions = feature.soft == x86::SoftSupport::Host && feature.shown != x86::Shown::OnRequest;
+        const bool instructions =
+            feature.soft == x86::SoftSupport::Host && feature.shown != x86::Shown::OnRequest;
         if (instructions && has_feature(offered, feature) && !has_feature(shown, feature)) {
             return true;
         }
@@ -61,31 +66,43 @@ bool hides_features(const x86::CpuidTable& shown) {
 }  // namespace
 
 DirectRunner::DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz)
-    : cpu_(cpu), zygote_(zygote), events_(std::make_unique<DirectEvents>()), cycles_per_us_(tsc_khz / 1000) {
+    : cpu_(cpu),
+      zygote_(zygote),
+      events_(std::make_unique<DirectEvents>()),
+      cycles_per_us_(tsc_khz / 1000) {
     *events_ = {};
     events_->tsc_khz = static_cast<std::uint32_t>(tsc_khz);
     cpu_.direct = events_.get();
 }
 
-DirectRunner::~DirectRunner() { cpu_.direct = nullptr; }
+DirectRunner::~DirectRunner() {
+    cpu_.direct = nullptr;
+}
 
 bool DirectRunner::eligible() const {
-    constexpr std::uint32_t kNeeded = ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging | ModeBits::kSse | ModeBits::kXsave;
-    constexpr std::uint32_t kRefused = ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086 | ModeBits::kFpuBlocked;
+    constexpr std::uint32_t kNeeded =
+        ModeBits::kLong | ModeBits::kCs64 | ModeBits::kPaging | ModeBits::kSse | ModeBits::kXsave;
+    constexpr std::uint32_t kRefused =
+        ModeBits::kTrap | ModeBits::kAlignCheck | ModeBits::kV8086 | ModeBits::kFpuBlocked;
     static const HostSelectors host = host_selectors();
     const CpuState& cpu = cpu_;
-    if (cpu.cpl != 3 || (cpu.mode & (kNeeded | kRefused)) != kNeeded || cpu.interrupt_shadow || cpu.exception.pending) {
+    if (cpu.cpl != 3 || (cpu.mode & (kNeeded | kRefused)) != kNeeded || cpu.interrupt_shadow ||
+        cpu.exception.pending) {
         return false;
     }
-    if ((cpu.rflags & (fl::kIf | fl::kIopl | fl::kAc | fl::kTf)) != fl::kIf || (cpu.cr4 & kCr4Fsgsbase) == 0 || (cpu.efer & x86::efer::kNxe) == 0) {
+    if ((cpu.rflags & (fl::kIf | fl::kIopl | fl::kAc | fl::kTf)) != fl::kIf ||
+        (cpu.cr4 & kCr4Fsgsbase) == 0 || (cpu.efer & x86::efer::kNxe) == 0) {
         return false;
     }
-    if ((cpu.xcr0 & ~kXcr0Pkru) != host_vector_mask() || ((cpu.cr4 & x86::cr4::kPke) != 0 && (cpu.pkru & 3U) != 0)) {
+    if ((cpu.xcr0 & ~kXcr0Pkru) != host_vector_mask() ||
+        ((cpu.cr4 & x86::cr4::kPke) != 0 && (cpu.pkru & 3U) != 0)) {
         return false;
     }
     const Segment* segments = cpu.segments;
-    const unsigned null = segments[x86::Ds].selector | segments[x86::Es].selector | segments[x86::Fs].selector | segments[x86::Gs].selector;
-    return null == 0 && segments[x86::Cs].selector == host.cs && segments[x86::Ss].selector == host.ss && !cpu.vm->ram->dirty_logging();
+    const unsigned null = segments[x86::Ds].selector | segments[x86::Es].selector |
+                          segments[x86::Fs].selector | segments[x86::Gs].selector;
+    return null == 0 && segments[x86::Cs].selector == host.cs &&
+           segments[x86::Ss].selector == host.ss && !cpu.vm->ram->dirty_logging();
 }
 
 DirectRunner::Outcome DirectRunner::run() noexcept {
@@ -121,14 +138,18 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     space.hold = last_run_ < kShortRunUs * cycles_per_us_;
     switch (then) {
         case Then::Again:
-        case Then::Polled: return Outcome::Polled;
-        case Then::Exception: return Outcome::Exception;
-        case Then::Refused: break;
+        case Then::Polled:
+            return Outcome::Polled;
+        case Then::Exception:
+            return Outcome::Exception;
+        case Then::Refused:
+            break;
     }
     return Outcome::Refused;
 }
 
-// Whether the stub's time was worth what it cost, by windows of processor time: the host's other work does not count.
+// Whether the stub's time was worth what it cost, by windows of processor time: the host's other
+// work does not count.
 void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_began) {
     const std::uint64_t cost = thread_cpu_ns() - cpu_began;
     counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
@@ -146,7 +167,8 @@ void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_b
         return;
     }
     const std::uint64_t spent = stub->process->cpu_time();
-    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs, own = fixed + window_own_;
+    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs,
+                        own = fixed + window_own_;
     const std::uint64_t native = taken > own ? taken - own : 0;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
     const bool won = native > window_cost_ + fixed;
@@ -161,7 +183,8 @@ void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_b
         return;
     }
     counters_.given_up.fetch_add(1, std::memory_order_relaxed);
-    space.backoff = space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 2, kLastBackoffUs);
+    space.backoff =
+        space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 2, kLastBackoffUs);
     space.not_before = now() + space.backoff * cycles_per_us_;
     space.active = false;
     space.credit = 0;
@@ -216,11 +239,14 @@ DirectRunner::Then DirectRunner::enter(Stub& stub) {
     return good ? serve(stub, exit) : lost(stub);
 }
 
-// The process is gone, or what it reports cannot have come about by guest code that kept to its own memory.
+// The process is gone, or what it reports cannot have come about by guest code that kept to its own
+// memory.
 DirectRunner::Then DirectRunner::lost(Stub& stub) {
     static log::RateLimit limit;
     if (limit.pass()) {
-        log::warn("a process that ran guest user code is lost, and the guest's registers with it: the guest gets #GP");
+        log::warn(
+            "a process that ran guest user code is lost, and the guest's registers with it: the "
+            "guest gets #GP");
     }
     counters_.lost.fetch_add(1, std::memory_order_relaxed);
     discard(stub);
@@ -249,7 +275,8 @@ bool DirectRunner::load_selectors(const StubRegisters& registers) {
     }
     if (registers.cs != host.cs) {
         Descriptor descriptor;
-        if (is_null(registers.cs) || !read_descriptor(cpu_, registers.cs, x86::vector::kGp, descriptor)) {
+        if (is_null(registers.cs) ||
+            !read_descriptor(cpu_, registers.cs, x86::vector::kGp, descriptor)) {
             return false;
         }
         if (!descriptor.code() || !descriptor.present() || descriptor.dpl() != 3) {
@@ -307,11 +334,17 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
         return serve_trap(exit);
     }
     constexpr std::uint32_t kWrote = 2, kFetched = 16;
-    const MemAccess access = (exit.error & kFetched) != 0 ? MemAccess::Execute : (exit.error & kWrote) != 0 ? MemAccess::Write : MemAccess::Read;
+    const MemAccess access = (exit.error & kFetched) != 0 ? MemAccess::Execute
+                             : (exit.error & kWrote) != 0 ? MemAccess::Write
+                                                          : MemAccess::Read;
     switch (map_fault(stub, exit.address, access)) {
-        case Fault::Mapped: return Then::Again;
-        case Fault::Exception: counters_.guest_faults.fetch_add(1, std::memory_order_relaxed); return Then::Exception;
-        case Fault::Refused: break;
+        case Fault::Mapped:
+            return Then::Again;
+        case Fault::Exception:
+            counters_.guest_faults.fetch_add(1, std::memory_order_relaxed);
+            return Then::Exception;
+        case Fault::Refused:
+            break;
     }
     if (access != MemAccess::Execute) {
         return interpret();
@@ -319,7 +352,8 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
     return step_off_page();
 }
 
-// Code of a page that may not run natively: mostly a few instructions of it, then it is back on others.
+// Code of a page that may not run natively: mostly a few instructions of it, then it is back on
+// others.
 DirectRunner::Then DirectRunner::step_off_page() {
     constexpr int kMost = 100;
     counters_.refused.fetch_add(1, std::memory_order_relaxed);
@@ -333,19 +367,22 @@ DirectRunner::Then DirectRunner::step_off_page() {
     return Then::Refused;
 }
 
-// The instruction is executed anew by the translator: SYSCALL has left RCX and R11 as it will again.
+// The instruction is executed anew by the translator: SYSCALL has left RCX and R11 as it will
+// again.
 DirectRunner::Then DirectRunner::serve_system_call() {
     counters_.kernel_entries.fetch_add(1, std::memory_order_relaxed);
     std::uint8_t bytes[2] = {};
     constexpr std::uint64_t kVsyscallPage = 0xffffffffff600000;
     const bool read = fetch_code(cpu_, cpu_.rip - 2, bytes, 2) == 2;
     cpu_.exception = {};  // a fetch that failed is raised again where it belongs
-    const bool call = read && ((bytes[0] == 0x0f && bytes[1] == 0x05) || (bytes[0] == 0xcd && bytes[1] == 0x80));
+    const bool call =
+        read && ((bytes[0] == 0x0f && bytes[1] == 0x05) || (bytes[0] == 0xcd && bytes[1] == 0x80));
     if (call) {
         cpu_.rip -= 2;
         return Then::Refused;
     }
-    // The host's page of legacy system calls: the kernel has emulated the return, its number is in RAX.
+    // The host's page of legacy system calls: the kernel has emulated the return, its number is in
+    // RAX.
     constexpr std::uint64_t kNumbers[3] = {96, 201, 309};
     for (std::uint64_t i = 0; i < 3; ++i) {
         if (cpu_.gpr[x86::Rax] == kNumbers[i]) {
@@ -383,22 +420,29 @@ DirectRunner::Then DirectRunner::interpret() {
     if (result == StepResult::Exception) {
         return Then::Exception;
     }
-    if (cpu_.request.load(std::memory_order_acquire) != 0 || window_open(cpu_, result == StepResult::EndBlock)) {
+    if (cpu_.request.load(std::memory_order_acquire) != 0 ||
+        window_open(cpu_, result == StepResult::EndBlock)) {
         return Then::Polled;
     }
     return eligible() ? Then::Again : Then::Refused;
 }
 
 std::string DirectRunner::report() const {
-    const auto get = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    const auto get = [](const std::atomic<std::uint64_t>& counter) {
+        return counter.load(std::memory_order_relaxed);
+    };
     const DirectCounters& c = counters_;
     constexpr double kMs = 1e6;
     return fmt::format(
-        "direct: runs {} native-ms {:.1f} cost-ms {:.1f} kernel-entries {} guest-faults {} mapping-faults {} kicks {} interpreted {} refused {}\n"
-        "direct: pages {} orders {} validations {} stubs {} recycled {} lost {} given-up {} sensitive-pages {}\n",
-        get(c.runs), static_cast<double>(get(c.native_ns)) / kMs, static_cast<double>(get(c.cost_ns)) / kMs, get(c.kernel_entries),
-        get(c.guest_faults), get(c.mapping_faults), get(c.kicks), get(c.interpreted), get(c.refused), get(c.pages_mapped), get(c.orders),
-        get(c.validations), get(c.stubs), get(c.recycled), get(c.lost), get(c.given_up), get(c.sensitive_pages));
+        "direct: runs {} native-ms {:.1f} cost-ms {:.1f} kernel-entries {} guest-faults {} "
+        "mapping-faults {} kicks {} interpreted {} refused {}\n"
+        "direct: pages {} orders {} validations {} stubs {} recycled {} lost {} given-up {} "
+        "sensitive-pages {}\n",
+        get(c.runs), static_cast<double>(get(c.native_ns)) / kMs,
+        static_cast<double>(get(c.cost_ns)) / kMs, get(c.kernel_entries), get(c.guest_faults),
+        get(c.mapping_faults), get(c.kicks), get(c.interpreted), get(c.refused),
+        get(c.pages_mapped), get(c.orders), get(c.validations), get(c.stubs), get(c.recycled),
+        get(c.lost), get(c.given_up), get(c.sensitive_pages));
 }
 
 }  // namespace strata::engine::soft

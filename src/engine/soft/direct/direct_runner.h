@@ -1,12 +1,16 @@
-// DirectRunner: one vCPU's user code on the host's processor, in stub processes: tier 3 of the software CPU.
+// DirectRunner: one vCPU's user code on the host's processor, in stub processes: tier 3 of the
+// software CPU.
 //
-// For each address space that is worth it (direct_events.h) a stub (stub_process.h) with a ShadowMap. run() brings the stub's mappings up to date with
-// what the guest flushed, enters it, and serves what it comes back with: a page that the guest's tables grant is mapped, with its neighbours; a
-// page fault of the guest, an interrupt request or a system call goes to the run loop; anything else is the interpreter's or the translator's. What
-// a stub reports is taken as guest registers only: why it stopped is found out anew from them.
+// For each address space that is worth it (direct_events.h) a stub (stub_process.h) with a
+// ShadowMap. run() brings the stub's mappings up to date with what the guest flushed, enters it,
+// and serves what it comes back with: a page that the guest's tables grant is mapped, with its
+// neighbours; a page fault of the guest, an interrupt request or a system call goes to the run
+// loop; anything else is the interpreter's or the translator's. What a stub reports is taken as
+// guest registers only: why it stopped is found out anew from them.
 //
-// Never in a stub: other modes than flat 64-bit user code, single-stepping, alignment checks, dirty logging, device pages, writes to pages with
-// translated code, pages that are writable and executable at once, pages with sensitive instructions (page_scan.h), protection keys but 0.
+// Never in a stub: other modes than flat 64-bit user code, single-stepping, alignment checks, dirty
+// logging, device pages, writes to pages with translated code, pages that are writable and
+// executable at once, pages with sensitive instructions (page_scan.h), protection keys but 0.
 #pragma once
 
 #include <array>
@@ -29,8 +33,10 @@ struct GuestPage;
 
 /// Of one vCPU; relaxed.
 struct DirectCounters {
-    std::atomic<std::uint64_t> runs{0}, kernel_entries{0}, guest_faults{0}, mapping_faults{0}, kicks{0}, interpreted{0}, refused{0};
-    std::atomic<std::uint64_t> pages_mapped{0}, orders{0}, validations{0}, stubs{0}, recycled{0}, lost{0}, given_up{0}, sensitive_pages{0};
+    std::atomic<std::uint64_t> runs{0}, kernel_entries{0}, guest_faults{0}, mapping_faults{0},
+        kicks{0}, interpreted{0}, refused{0};
+    std::atomic<std::uint64_t> pages_mapped{0}, orders{0}, validations{0}, stubs{0}, recycled{0},
+        lost{0}, given_up{0}, sensitive_pages{0};
     std::atomic<std::uint64_t> native_ns{0}, cost_ns{0};
 };
 
@@ -73,7 +79,8 @@ class DirectRunner {
     void validate(Stub& stub);
     void validate_page(Stub& stub, std::uint64_t page);
     [[nodiscard]] bool apply(Stub& stub);
-    [[nodiscard]] ShadowPage wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now, MemAccess access);
+    [[nodiscard]] ShadowPage wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now,
+                                    MemAccess access);
     [[nodiscard]] bool scan(std::uint64_t linear, std::uint64_t ram_page);
     [[nodiscard]] bool forget_code(const GuestPage& page);
     [[nodiscard]] Fault map_fault(Stub& stub, std::uint64_t linear, MemAccess access);
@@ -99,13 +106,14 @@ class DirectRunner {
     static constexpr std::size_t kStubs = 6;
     std::array<std::unique_ptr<Stub>, kStubs> stubs_;
     DirectCounters counters_;
-    // What the current window has cost this thread (ns), how often the stub was entered, and what that had taken before it.
+    // What the current window has cost this thread (ns), how often the stub was entered, and what
+    // that had taken before it.
     std::uint64_t window_cost_ = 0, window_runs_ = 0, window_cpu_ = 0;
     std::uint64_t window_own_ = 0;    // of the stub's time, for mappings
     std::uint64_t mapping_cost_ = 0;  // of this run()'s
     const Stub* window_stub_ = nullptr;
     std::uint64_t last_run_ = 0;  // TSC cycles, about
-    bool flipped_ = false;  // a page that is written and executed in turn: no investment
+    bool flipped_ = false;        // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;
     std::uint32_t same_faults_ = 0;
     bool unusable_ = false;  // the host refuses stubs

@@ -7,7 +7,8 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40, kLarge = 0x80, kNoExecute = 1ULL << 63U;
+constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40,
+                        kLarge = 0x80, kNoExecute = 1ULL << 63U;
 constexpr std::uint64_t kKey = 15ULL << 59U;
 constexpr std::uint64_t kFrame = 0x000ffffffffff000ULL;
 constexpr std::uint64_t kRegion = 1ULL << 21U;
@@ -20,12 +21,14 @@ bool GuestRegion::read(std::uint64_t physical, std::uint64_t& entry) const noexc
         return false;
     }
     // SAFETY: ram_offset() vouches for the page; entries are naturally aligned.
-    entry = __atomic_load_n(reinterpret_cast<const std::uint64_t*>(cpu_.vm->ram->base() + *offset), __ATOMIC_RELAXED);
+    entry = __atomic_load_n(reinterpret_cast<const std::uint64_t*>(cpu_.vm->ram->base() + *offset),
+                            __ATOMIC_RELAXED);
     const std::uint64_t reserved = kFrame & ~((1ULL << cpu_.mmu->physical_bits) - 1);
     return (entry & reserved) == 0;
 }
 
-GuestRegion::GuestRegion(const CpuState& cpu, std::uint64_t linear) noexcept : cpu_(cpu), allowed_(kWrite | kUser) {
+GuestRegion::GuestRegion(const CpuState& cpu, std::uint64_t linear) noexcept
+    : cpu_(cpu), allowed_(kWrite | kUser) {
     std::uint64_t table = cpu.cr3 & kFrame;
     bool accessed = true;
     for (unsigned shift = 39; shift >= 21; shift -= 9) {
@@ -43,7 +46,8 @@ GuestRegion::GuestRegion(const CpuState& cpu, std::uint64_t linear) noexcept : c
         if (shift < 39 && (entry & kLarge) != 0) {
             empty_ = false;
             const std::uint64_t size = 1ULL << shift;
-            kind_ = accessed && (entry & kFrame & (size - 1) & ~0x1000ULL) == 0 ? Kind::Large : Kind::Absent;
+            kind_ = accessed && (entry & kFrame & (size - 1) & ~0x1000ULL) == 0 ? Kind::Large
+                                                                                : Kind::Absent;
             leaf_ = entry;
             physical_ = (entry & kFrame & ~(size - 1)) + (linear & (size - 1) & ~(kRegion - 1));
             return;
@@ -59,7 +63,8 @@ GuestPage GuestRegion::from(std::uint64_t leaf, std::uint64_t physical) const no
     constexpr std::uint64_t kNeeded = kPresent | kUser | kAccessed;
     GuestPage page;
     const auto offset = cpu_.vm->ram->ram_offset(memory::GuestAddress(physical));
-    if ((leaf & kNeeded) != kNeeded || (allowed_ & kUser) == 0 || (leaf & kKey) != 0 || !offset || (physical >> 12U) == cpu_.mmu->apic_page) {
+    if ((leaf & kNeeded) != kNeeded || (allowed_ & kUser) == 0 || (leaf & kKey) != 0 || !offset ||
+        (physical >> 12U) == cpu_.mmu->apic_page) {
         return page;
     }
     page.present = true;

@@ -1,7 +1,9 @@
-// GuestTables: a look at the guest's page tables without touching them: what a stub may map beside the page that was asked for.
+// GuestTables: a look at the guest's page tables without touching them: what a stub may map beside
+// the page that was asked for.
 //
-// The MMU's walk (mmu/page_walk.cc) stays the only one that decides faults and sets A and D bits; what is read here is taken only if those bits
-// are set already, at every level, so that it may have been in a processor's TLB. Four levels (long mode); anything unusual reads as absent.
+// The MMU's walk (mmu/page_walk.cc) stays the only one that decides faults and sets A and D bits;
+// what is read here is taken only if those bits are set already, at every level, so that it may
+// have been in a processor's TLB. Four levels (long mode); anything unusual reads as absent.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +39,10 @@ class GuestRegion {
     const CpuState& cpu_;
     Kind kind_ = Kind::Absent;
     bool empty_ = true;
-    std::uint64_t allowed_ = 0;    // what all levels above allow
+    std::uint64_t allowed_ = 0;  // what all levels above allow
     bool no_execute_ = false;
-    std::uint64_t leaf_ = 0;       // of a large page
-    std::uint64_t physical_ = 0;   // of the table, or of the region's first byte
+    std::uint64_t leaf_ = 0;      // of a large page
+    std::uint64_t physical_ = 0;  // of the table, or of the region's first byte
 };
 
 }  // namespace strata::engine::soft

@@ -1,11 +1,11 @@
 // PageScan: candidates by byte pairs, then the vote of decoders.
 #include "engine/soft/direct/page_scan.h"
 
-#include <Zydis/Zydis.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
+
+#include <Zydis/Zydis.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -15,13 +15,18 @@ constexpr std::size_t kNear = 40;     // starts closer than that may not have fa
 constexpr std::size_t kStride = 9;
 
 constexpr std::array kSensitive = {
-    ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_XGETBV,    ZYDIS_MNEMONIC_RDPID,     ZYDIS_MNEMONIC_RDPKRU,     ZYDIS_MNEMONIC_WRPKRU,
-    ZYDIS_MNEMONIC_SLDT,     ZYDIS_MNEMONIC_STR,       ZYDIS_MNEMONIC_VERR,      ZYDIS_MNEMONIC_VERW,       ZYDIS_MNEMONIC_LAR,
-    ZYDIS_MNEMONIC_LSL,      ZYDIS_MNEMONIC_SGDT,      ZYDIS_MNEMONIC_SIDT,      ZYDIS_MNEMONIC_SMSW,       ZYDIS_MNEMONIC_RDPMC,
-    ZYDIS_MNEMONIC_RDPRU,    ZYDIS_MNEMONIC_VMCALL,    ZYDIS_MNEMONIC_VMMCALL,   ZYDIS_MNEMONIC_VMFUNC,     ZYDIS_MNEMONIC_SYSENTER,
-    ZYDIS_MNEMONIC_XSAVE,    ZYDIS_MNEMONIC_XSAVE64,   ZYDIS_MNEMONIC_XSAVEC,    ZYDIS_MNEMONIC_XSAVEC64,   ZYDIS_MNEMONIC_XSAVEOPT,
-    ZYDIS_MNEMONIC_XSAVEOPT64, ZYDIS_MNEMONIC_XRSTOR,  ZYDIS_MNEMONIC_XRSTOR64,  ZYDIS_MNEMONIC_MONITORX,   ZYDIS_MNEMONIC_MWAITX,
-    ZYDIS_MNEMONIC_CLZERO,   ZYDIS_MNEMONIC_UMONITOR,  ZYDIS_MNEMONIC_UMWAIT,    ZYDIS_MNEMONIC_TPAUSE,     ZYDIS_MNEMONIC_ENCLU,
+    ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_XGETBV,     ZYDIS_MNEMONIC_RDPID,
+    ZYDIS_MNEMONIC_RDPKRU,   ZYDIS_MNEMONIC_WRPKRU,     ZYDIS_MNEMONIC_SLDT,
+    ZYDIS_MNEMONIC_STR,      ZYDIS_MNEMONIC_VERR,       ZYDIS_MNEMONIC_VERW,
+    ZYDIS_MNEMONIC_LAR,      ZYDIS_MNEMONIC_LSL,        ZYDIS_MNEMONIC_SGDT,
+    ZYDIS_MNEMONIC_SIDT,     ZYDIS_MNEMONIC_SMSW,       ZYDIS_MNEMONIC_RDPMC,
+    ZYDIS_MNEMONIC_RDPRU,    ZYDIS_MNEMONIC_VMCALL,     ZYDIS_MNEMONIC_VMMCALL,
+    ZYDIS_MNEMONIC_VMFUNC,   ZYDIS_MNEMONIC_SYSENTER,   ZYDIS_MNEMONIC_XSAVE,
+    ZYDIS_MNEMONIC_XSAVE64,  ZYDIS_MNEMONIC_XSAVEC,     ZYDIS_MNEMONIC_XSAVEC64,
+    ZYDIS_MNEMONIC_XSAVEOPT, ZYDIS_MNEMONIC_XSAVEOPT64, ZYDIS_MNEMONIC_XRSTOR,
+    ZYDIS_MNEMONIC_XRSTOR64, ZYDIS_MNEMONIC_MONITORX,   ZYDIS_MNEMONIC_MWAITX,
+    ZYDIS_MNEMONIC_CLZERO,   ZYDIS_MNEMONIC_UMONITOR,   ZYDIS_MNEMONIC_UMWAIT,
+    ZYDIS_MNEMONIC_TPAUSE,   ZYDIS_MNEMONIC_ENCLU,
 };
 
 /// Whether 0F `second` `third` may be one of them, whatever stands before.
@@ -29,23 +34,30 @@ bool is_candidate(std::uint8_t second, std::uint8_t third) {
     const unsigned reg = (third >> 3U) & 7U;
     const bool memory = third < 0xc0;
     switch (second) {
-        case 0x00: return reg == 0 || reg == 1 || reg == 4 || reg == 5;
-        case 0x01: return memory ? reg == 0 || reg == 1 || reg == 4 : true;
+        case 0x00:
+            return reg == 0 || reg == 1 || reg == 4 || reg == 5;
+        case 0x01:
+            return memory ? reg == 0 || reg == 1 || reg == 4 : true;
         case 0x02:
         case 0x03:
         case 0x33:
         case 0x34:
-        case 0xa2: return true;
-        case 0xae: return memory ? reg >= 4 && reg <= 6 : reg == 6;
-        case 0xc7: return memory ? reg == 4 : reg == 7;
-        default: return false;
+        case 0xa2:
+            return true;
+        case 0xae:
+            return memory ? reg >= 4 && reg <= 6 : reg == 6;
+        case 0xc7:
+            return memory ? reg == 4 : reg == 7;
+        default:
+            return false;
     }
 }
 
 const ZydisDecoder& decoder() {
     static const ZydisDecoder made = [] {
         ZydisDecoder decoder;
-        (void)ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);  // cannot fail with these
+        (void)ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64,
+                               ZYDIS_STACK_WIDTH_64);  // cannot fail with these
         return decoder;
     }();
     return made;
@@ -55,22 +67,26 @@ const ZydisDecoder& decoder() {
 bool reaches(std::span<const std::uint8_t> code, std::size_t start, std::size_t at) {
     while (start <= at) {
         ZydisDecodedInstruction insn;
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder(), nullptr, code.data() + start, code.size() - start, &insn))) {
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder(), nullptr, code.data() + start,
+                                                        code.size() - start, &insn))) {
             ++start;
             continue;
         }
         if (start + insn.length > at) {
-            return std::find(kSensitive.begin(), kSensitive.end(), insn.mnemonic) != kSensitive.end();
+            return std::find(kSensitive.begin(), kSensitive.end(), insn.mnemonic) !=
+                   kSensitive.end();
         }
         start += insn.length;
     }
     return false;
 }
 
-/// The vote of the starting points, of which a real instruction has nearly all, and bytes within another next to none.
+/// The vote of the starting points, of which a real instruction has nearly all, and bytes within
+/// another next to none.
 bool is_sensitive(std::span<const std::uint8_t> code, std::size_t at) {
     if (at < kNear) {
-        return reaches(code, 0, at) || reaches(code, at, at);  // the page before is not known: nothing to vote with
+        return reaches(code, 0, at) ||
+               reaches(code, at, at);  // the page before is not known: nothing to vote with
     }
     std::size_t real = 0, votes = 0;
     for (std::size_t start = at - std::min(at, kBefore); start <= at - kNear; start += kStride) {

@@ -1,10 +1,10 @@
 // PageScan: what is found, and what only looks like it.
 #include "engine/soft/direct/page_scan.h"
 
-#include <gtest/gtest.h>
-
 #include <initializer_list>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -17,7 +17,9 @@ std::vector<std::uint8_t> page_with(std::size_t at, std::initializer_list<std::u
     std::copy(bytes.begin(), bytes.end(), page.begin() + static_cast<std::ptrdiff_t>(at));
     return page;
 }
-bool runs(std::size_t at, std::initializer_list<std::uint8_t> bytes) { return page_runs_natively(page_with(at, bytes), 0); }
+bool runs(std::size_t at, std::initializer_list<std::uint8_t> bytes) {
+    return page_runs_natively(page_with(at, bytes), 0);
+}
 
 TEST(PageScanTest, OrdinaryCodeRuns) {
     EXPECT_TRUE(runs(kMiddle, {0x48, 0x89, 0xd8, 0x0f, 0xb6, 0xc0, 0xc3}));
@@ -28,20 +30,20 @@ TEST(PageScanTest, OrdinaryCodeRuns) {
 }
 
 TEST(PageScanTest, SensitiveInstructionsAreFound) {
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xa2}));                    // cpuid
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xd0}));              // xgetbv
-    EXPECT_FALSE(runs(kMiddle, {0xf3, 0x0f, 0xc7, 0xf8}));        // rdpid
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xef}));              // wrpkru
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x03, 0xc1}));              // lsl
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0x44, 0x24, 0x08}));  // sgdt
-    EXPECT_FALSE(runs(kMiddle, {0x66, 0x0f, 0x00, 0xc8}));        // str
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xa2}));                          // cpuid
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xd0}));                    // xgetbv
+    EXPECT_FALSE(runs(kMiddle, {0xf3, 0x0f, 0xc7, 0xf8}));              // rdpid
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0xef}));                    // wrpkru
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x03, 0xc1}));                    // lsl
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0x01, 0x44, 0x24, 0x08}));        // sgdt
+    EXPECT_FALSE(runs(kMiddle, {0x66, 0x0f, 0x00, 0xc8}));              // str
     EXPECT_FALSE(runs(kMiddle, {0x48, 0x0f, 0xc7, 0x64, 0x24, 0x40}));  // xsavec64
-    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xae, 0x28}));              // xrstor
+    EXPECT_FALSE(runs(kMiddle, {0x0f, 0xae, 0x28}));                    // xrstor
 }
 
 TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
-    EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));        // mov edx, 15
-    EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));        // call
+    EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));              // mov edx, 15
+    EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));              // call
     EXPECT_TRUE(runs(kMiddle, {0x48, 0xb8, 1, 2, 0x0f, 0xa2, 3, 4, 5, 6}));  // mov rax, constant
 }
 

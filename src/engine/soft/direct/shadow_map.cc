@@ -1,9 +1,9 @@
 // ShadowMap: leaves of 512 pages, and merging of neighbours.
 #include "engine/soft/direct/shadow_map.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
+
+#include <sys/mman.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -12,7 +12,8 @@ constexpr std::uint64_t kPopulate = 64;  // pages: longer runs are filled as the
 
 std::uint32_t protection(ShadowPage page) {
     const std::uint32_t rights = page.rights();
-    return ((rights & ShadowPage::kRead) != 0 ? PROT_READ : 0U) | ((rights & ShadowPage::kWrite) != 0 ? PROT_WRITE : 0U) |
+    return ((rights & ShadowPage::kRead) != 0 ? PROT_READ : 0U) |
+           ((rights & ShadowPage::kWrite) != 0 ? PROT_WRITE : 0U) |
            ((rights & ShadowPage::kExecute) != 0 ? PROT_EXEC : 0U);
 }
 
@@ -59,7 +60,8 @@ std::vector<StubMap> ShadowMap::take_orders() {
     for (std::size_t i = 0; i < changes_.size();) {
         const ShadowPage first = at(changes_[i]);
         std::size_t end = i + 1;
-        for (ShadowPage last = first; end < changes_.size() && changes_[end] == changes_[end - 1] + 1; ++end) {
+        for (ShadowPage last = first;
+             end < changes_.size() && changes_[end] == changes_[end - 1] + 1; ++end) {
             const ShadowPage next = at(changes_[end]);
             if (!last.continues(next)) {
                 break;
@@ -68,7 +70,8 @@ std::vector<StubMap> ShadowMap::take_orders() {
         }
         const std::uint64_t pages = end - i;
         const std::uint32_t populate = pages <= kPopulate ? MAP_POPULATE : 0U;
-        orders.push_back({changes_[i] << 12U, pages << 12U, first.ram_page() << 12U, protection(first),
+        orders.push_back({changes_[i] << 12U, pages << 12U, first.ram_page() << 12U,
+                          protection(first),
                           first.mapped() ? MAP_SHARED | MAP_FIXED | populate : 0U});
         i = end;
     }

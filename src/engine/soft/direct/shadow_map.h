@@ -1,7 +1,9 @@
-// ShadowMap: what one stub process has mapped: guest linear page to RAM page and rights, and the orders that make it so.
+// ShadowMap: what one stub process has mapped: guest linear page to RAM page and rights, and the
+// orders that make it so.
 //
-// The VMM's own book: nothing is asked back from the stub. Changes are entered here at once and gathered; take_orders() turns them into as few mmap
-// and munmap calls as neighbouring pages allow. It also knows how many mappings of the host's kernel that makes, which has a limit.
+// The VMM's own book: nothing is asked back from the stub. Changes are entered here at once and
+// gathered; take_orders() turns them into as few mmap and munmap calls as neighbouring pages allow.
+// It also knows how many mappings of the host's kernel that makes, which has a limit.
 #pragma once
 
 #include <array>
@@ -21,12 +23,15 @@ class ShadowPage {
     static constexpr std::uint32_t kRead = 1, kWrite = 2, kExecute = 4;
     constexpr ShadowPage() = default;
     /// `rights`: not 0. At most 2^28 RAM pages.
-    constexpr ShadowPage(std::uint64_t ram_page, std::uint32_t rights) : word_(static_cast<std::uint32_t>(ram_page << 3U) | rights) {}
+    constexpr ShadowPage(std::uint64_t ram_page, std::uint32_t rights)
+        : word_(static_cast<std::uint32_t>(ram_page << 3U) | rights) {}
     [[nodiscard]] constexpr std::uint64_t ram_page() const { return word_ >> 3U; }
     [[nodiscard]] constexpr std::uint32_t rights() const { return word_ & 7U; }
     [[nodiscard]] constexpr bool mapped() const { return word_ != 0; }
     /// Whether `next`, one page up, can be part of the same mapping.
-    [[nodiscard]] constexpr bool continues(ShadowPage next) const { return mapped() ? next.mapped() && next.word_ == word_ + 8 : !next.mapped(); }
+    [[nodiscard]] constexpr bool continues(ShadowPage next) const {
+        return mapped() ? next.mapped() && next.word_ == word_ + 8 : !next.mapped();
+    }
     bool operator==(const ShadowPage&) const = default;
 
   private:
@@ -41,7 +46,8 @@ class ShadowMap {
     /// By linear page number (of the lower half).
     [[nodiscard]] ShadowPage at(std::uint64_t page) const;
     void set(std::uint64_t page, ShadowPage entry);
-    /// All pages that are mapped, region by region: visit(first page of the region, its Leaf). It may call set() for pages of that region.
+    /// All pages that are mapped, region by region: visit(first page of the region, its Leaf). It
+    /// may call set() for pages of that region.
     template <typename Visit>
     void for_each_leaf(Visit visit) {
         for (auto& [number, leaf] : leaves_) {

@@ -7,7 +7,8 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint32_t kRw = ShadowPage::kRead | ShadowPage::kWrite, kRx = ShadowPage::kRead | ShadowPage::kExecute;
+constexpr std::uint32_t kRw = ShadowPage::kRead | ShadowPage::kWrite,
+                        kRx = ShadowPage::kRead | ShadowPage::kExecute;
 
 TEST(ShadowMapTest, NeighboursBecomeOneOrder) {
     ShadowMap map;

@@ -1,16 +1,16 @@
 // StubFilter: classic BPF over struct seccomp_data.
 #include "engine/soft/direct/stub_filter.h"
 
+#include <bit>
+#include <cstring>
+#include <vector>
+
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/syscall.h>
-
-#include <bit>
-#include <cstring>
-#include <vector>
 
 #include "base/check.h"
 
@@ -63,11 +63,14 @@ class Program {
     std::vector<std::size_t> pending_;
 };
 
-std::uint64_t place_of(std::uint64_t base, std::size_t orders_offset) { return base + offsetof(StubArea, orders) + orders_offset; }
+std::uint64_t place_of(std::uint64_t base, std::size_t orders_offset) {
+    return base + offsetof(StubArea, orders) + orders_offset;
+}
 
 }  // namespace
 
-std::uint32_t write_guest_filter(std::uint64_t base, std::span<std::uint64_t, kStubFilterWords> out) {
+std::uint32_t write_guest_filter(std::uint64_t base,
+                                 std::span<std::uint64_t, kStubFilterWords> out) {
     Program program;
     program.require_architecture(SECCOMP_RET_TRAP);
     program.require_call(SYS_futex, stub_place(base, strata_stub_wait_call));
@@ -88,14 +91,17 @@ std::uint32_t write_guest_filter(std::uint64_t base, std::span<std::uint64_t, kS
     return program.write(out);
 }
 
-std::uint32_t write_helper_filter(std::uint64_t base, std::span<std::uint64_t, kStubFilterWords> out) {
+std::uint32_t write_helper_filter(std::uint64_t base,
+                                  std::span<std::uint64_t, kStubFilterWords> out) {
     static_assert(sizeof(StubArea::code) == 0x1000);
     Program program;
     program.require_architecture(SECCOMP_RET_KILL_PROCESS);
-    // All code of the stub is on one page that the guest's thread cannot change; which of its calls it is does not matter.
+    // All code of the stub is on one page that the guest's thread cannot change; which of its calls
+    // it is does not matter.
     for (const int number : {SYS_mmap, SYS_munmap, SYS_futex}) {
         program.require_word(offsetof(seccomp_data, nr), static_cast<std::uint32_t>(number));
-        program.require_word(offsetof(seccomp_data, instruction_pointer) + 4, static_cast<std::uint32_t>(base >> 32U));
+        program.require_word(offsetof(seccomp_data, instruction_pointer) + 4,
+                             static_cast<std::uint32_t>(base >> 32U));
         program.answer(SECCOMP_RET_ALLOW);
     }
     program.answer(SECCOMP_RET_KILL_PROCESS);

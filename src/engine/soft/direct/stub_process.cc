@@ -1,6 +1,11 @@
 // StubProcess: running, stopping, mapping.
 #include "engine/soft/direct/stub_process.h"
 
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
@@ -9,11 +14,6 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
-
-#include <atomic>
-#include <cerrno>
-#include <cstring>
-#include <ctime>
 
 #include "arch/x86/registers.h"
 #include "engine/soft/direct/stub_filter.h"
@@ -28,54 +28,69 @@ constexpr std::uint32_t kMapSpins = 2000;
 constexpr long kAliveEvery = 50'000'000;  // ns
 constexpr int kQuickTurns = 200;          // of waiting for a stub to stop, then one each kSlowTurn
 constexpr timespec kSlowTurn{0, 200'000};
-constexpr int kPatience = 50'000;         // a host so busy that a ready thread waits ten seconds has other worries
-constexpr std::size_t kSoftwareBytes = 464;  // of the legacy region: the kernel's own words to the signal frame's reader
+constexpr int kPatience =
+    50'000;  // a host so busy that a ready thread waits ten seconds has other worries
+constexpr std::size_t kSoftwareBytes =
+    464;  // of the legacy region: the kernel's own words to the signal frame's reader
 constexpr std::size_t kLegacyBytes = 512;
 
-// SAFETY: the words lie in memory that another process changes: only ever read and written as atomics.
-std::uint32_t load(const std::uint32_t& word) { return __atomic_load_n(&word, __ATOMIC_SEQ_CST); }
-void store(std::uint32_t& word, std::uint32_t value) { __atomic_store_n(&word, value, __ATOMIC_SEQ_CST); }
+// SAFETY: the words lie in memory that another process changes: only ever read and written as
+// atomics.
+std::uint32_t load(const std::uint32_t& word) {
+    return __atomic_load_n(&word, __ATOMIC_SEQ_CST);
+}
+void store(std::uint32_t& word, std::uint32_t value) {
+    __atomic_store_n(&word, value, __ATOMIC_SEQ_CST);
+}
 
-long futex(std::uint32_t& word, int operation, std::uint32_t value, const timespec* timeout, std::uint32_t* other = nullptr,
-           std::uint32_t compare = 0) {
+long futex(std::uint32_t& word, int operation, std::uint32_t value, const timespec* timeout,
+           std::uint32_t* other = nullptr, std::uint32_t compare = 0) {
     return syscall(SYS_futex, &word, operation, value, timeout, other, compare);
 }
 
 }  // namespace
 
-StubArea& StubProcess::area() const { return *reinterpret_cast<StubArea*>(area_.data()); }
+StubArea& StubProcess::area() const {
+    return *reinterpret_cast<StubArea*>(area_.data());
+}
 
 Result<std::unique_ptr<StubProcess>> StubProcess::create(Zygote& zygote, std::uint64_t base) {
     const UniqueFd file(memfd_create("stub", MFD_CLOEXEC));
     if (!file || ftruncate(file.get(), sizeof(StubArea)) != 0) {
         return Error::from_errno("making the area of a stub process");
     }
-    auto mapping = STRATA_TRY(MmapRegion::map(sizeof(StubArea), PROT_READ | PROT_WRITE, MAP_SHARED, file.get()));
+    auto mapping = STRATA_TRY(
+        MmapRegion::map(sizeof(StubArea), PROT_READ | PROT_WRITE, MAP_SHARED, file.get()));
     std::unique_ptr<StubProcess> stub(new StubProcess(std::move(mapping), base));
     StubArea& area = stub->area();
-    std::memcpy(area.code, strata_stub_begin, static_cast<std::size_t>(strata_stub_end - strata_stub_begin));
+    std::memcpy(area.code, strata_stub_begin,
+                static_cast<std::size_t>(strata_stub_end - strata_stub_begin));
     const std::uint64_t filters = base + offsetof(StubArea, orders) + offsetof(StubOrders, filters);
     area.orders.guest_program = {write_guest_filter(base, area.orders.filters[0]), filters};
-    area.orders.helper_program = {write_helper_filter(base, area.orders.filters[1]), filters + sizeof area.orders.filters[0]};
+    area.orders.helper_program = {write_helper_filter(base, area.orders.filters[1]),
+                                  filters + sizeof area.orders.filters[0]};
     area.orders.ram_fd = kStubRamFd;
     area.orders.vector_mask = static_cast<std::uint32_t>(host_vector_mask());
     NewStub made = STRATA_TRY(zygote.make_stub(file.get(), base));
     stub->process_ = std::move(made.process);
     stub->pid_ = made.pid;
     if (!stub->wait_for(area.reports.done, 1, 0) || !stub->stopped()) {
-        return Error(ErrorKind::Failed, "a stub process does not start: the host refuses something that it needs");
+        return Error(ErrorKind::Failed,
+                     "a stub process does not start: the host refuses something that it needs");
     }
     return stub;
 }
 
 StubProcess::~StubProcess() {
     if (process_) {
-        (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr, 0);  // gone already: as well
+        (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr,
+                      0);  // gone already: as well
     }
 }
 
 void StubProcess::kick() const {
-    (void)syscall(SYS_pidfd_send_signal, process_.get(), kStubKick, nullptr, 0);  // gone: run() finds out
+    (void)syscall(SYS_pidfd_send_signal, process_.get(), kStubKick, nullptr,
+                  0);  // gone: run() finds out
 }
 
 std::uint64_t StubProcess::cpu_time() const {
@@ -83,7 +98,10 @@ std::uint64_t StubProcess::cpu_time() const {
     constexpr int kScheduled = 2;
     const auto clock = static_cast<clockid_t>((~static_cast<unsigned>(pid_) << 3U) | kScheduled);
     timespec time{};
-    return clock_gettime(clock, &time) == 0 ? static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(time.tv_nsec) : 0;
+    return clock_gettime(clock, &time) == 0
+               ? static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000U +
+                     static_cast<std::uint64_t>(time.tv_nsec)
+               : 0;
 }
 
 bool StubProcess::alive() const {
@@ -100,7 +118,8 @@ bool StubProcess::wait_for(std::uint32_t& word, std::uint32_t value, std::uint32
         __builtin_ia32_pause();
     }
     std::uint32_t& sleeping = area().orders.sleeping;
-    store(sleeping, 1);  // before the look below: the stub stores its word before it looks at this one
+    store(sleeping,
+          1);  // before the look below: the stub stores its word before it looks at this one
     bool good = true;
     for (std::uint32_t seen = load(word); seen != value && good; seen = load(word)) {
         const timespec limit{0, kAliveEvery};
@@ -112,13 +131,15 @@ bool StubProcess::wait_for(std::uint32_t& word, std::uint32_t value, std::uint32
     return good;
 }
 
-// Closes the gate and waits until the kernel vouches for the guest's thread waiting behind it. False: killed, as it would not.
+// Closes the gate and waits until the kernel vouches for the guest's thread waiting behind it.
+// False: killed, as it would not.
 bool StubProcess::stopped() {
     std::uint32_t& gate = area().orders.gate;
     store(gate, 0);
     for (int turn = 0; turn < kPatience; ++turn) {
         // Moves all waiters from the futex to itself, wakes none, and tells how many there were.
-        if (futex(gate, FUTEX_CMP_REQUEUE, 0, reinterpret_cast<const timespec*>(1L), &gate, 0) == 1) {
+        if (futex(gate, FUTEX_CMP_REQUEUE, 0, reinterpret_cast<const timespec*>(1L), &gate, 0) ==
+            1) {
             return true;
         }
         if (turn < kQuickTurns) {
@@ -127,17 +148,19 @@ bool StubProcess::stopped() {
             }
             continue;
         }
-        kick();  // guest code that only claimed to have stopped
+        kick();                                // guest code that only claimed to have stopped
         (void)nanosleep(&kSlowTurn, nullptr);  // woken early: as well
         if (!alive()) {
             return false;
         }
     }
-    (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr, 0);  // alive it would go on
+    (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr,
+                  0);  // alive it would go on
     return false;
 }
 
-bool StubProcess::run(const StubRegisters& registers, std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit) {
+bool StubProcess::run(const StubRegisters& registers,
+                      std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit) {
     StubArea& shared = area();
     StubOrders& orders = shared.orders;
     std::memcpy(orders.gpr, registers.gpr, sizeof orders.gpr);
@@ -167,18 +190,23 @@ bool StubProcess::apply(std::span<const StubMap> maps) {
         ++orders_;
         store(shared.reports.map_done, orders_ - 1);
         store(shared.orders.map_go, orders_);
-        (void)futex(shared.orders.map_go, FUTEX_WAKE, 1, nullptr);  // it may be on its way to wait: then it sees the number
-        if (!wait_for(shared.reports.map_done, orders_, kMapSpins) || load(shared.reports.map_failed) != 0) {
+        (void)futex(shared.orders.map_go, FUTEX_WAKE, 1,
+                    nullptr);  // it may be on its way to wait: then it sees the number
+        if (!wait_for(shared.reports.map_done, orders_, kMapSpins) ||
+            load(shared.reports.map_failed) != 0) {
             return false;
         }
-        // Guest code may find the orders and read them: where its pages lie in RAM is not for it to know.
+        // Guest code may find the orders and read them: where its pages lie in RAM is not for it to
+        // know.
         std::memset(shared.orders.maps, 0, part.size_bytes());
     }
     return true;
 }
 
-// The signal frame: guest code may have written all of it and chosen its place. False: it is not one.
-bool StubProcess::read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit) const {
+// The signal frame: guest code may have written all of it and chosen its place. False: it is not
+// one.
+bool StubProcess::read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsave,
+                               StubExit& exit) const {
     const StubReports& reports = area().reports;
     const std::uint64_t stack = base_ + offsetof(StubArea, reports) + offsetof(StubReports, stack);
     const auto inside = [stack](std::uint64_t address, std::size_t bytes) {
@@ -201,13 +229,15 @@ bool StubProcess::read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsav
     exit.trap = static_cast<std::uint32_t>(saved[REG_TRAPNO]);
     exit.error = static_cast<std::uint32_t>(saved[REG_ERR]);
     exit.address = saved[REG_CR2];
-    if (to.rip - stub_place(base_, strata_stub_enter) < static_cast<std::uint64_t>(strata_stub_enter_end - strata_stub_enter)) {
+    if (to.rip - stub_place(base_, strata_stub_enter) <
+        static_cast<std::uint64_t>(strata_stub_enter_end - strata_stub_enter)) {
         exit.entered = false;
         return true;
     }
     exit.entered = true;
-    constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+    constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                REG_R12, REG_R13, REG_R14, REG_R15};
     for (int i = 0; i < 16; ++i) {
         to.gpr[i] = saved[kOrder[i]];
     }
@@ -225,7 +255,8 @@ bool StubProcess::read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsav
         return false;
     }
     const std::byte* from = reports.stack + (image - stack);
-    const std::size_t bytes = std::min<std::size_t>(xsave.size(), static_cast<std::size_t>(reports.stack + sizeof reports.stack - from));
+    const std::size_t bytes = std::min<std::size_t>(
+        xsave.size(), static_cast<std::size_t>(reports.stack + sizeof reports.stack - from));
     std::memcpy(xsave.data(), from, kSoftwareBytes);
     std::memcpy(xsave.data() + kLegacyBytes, from + kLegacyBytes, bytes - kLegacyBytes);
     return true;

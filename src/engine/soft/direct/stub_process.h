@@ -1,9 +1,12 @@
-// StubProcess: one process that executes guest user code on the host's processor, as its VMM sees it.
+// StubProcess: one process that executes guest user code on the host's processor, as its VMM sees
+// it.
 //
-// Between two runs the stub's only thread with guest code is known to wait in the kernel: the gate is closed, and requeueing the waiters of the gate's
-// futex counted one. Only then is anything in the area believed, are mappings changed (by the helper thread, which obeys nothing but the orders pages)
-// and does the vCPU do anything else. Guest code can forge every report, which gains it nothing: its registers are its own anyhow, an untrue end of a run
-// is found out by the count, and a stub that does not come to wait when it is kicked is killed.
+// Between two runs the stub's only thread with guest code is known to wait in the kernel: the gate
+// is closed, and requeueing the waiters of the gate's futex counted one. Only then is anything in
+// the area believed, are mappings changed (by the helper thread, which obeys nothing but the orders
+// pages) and does the vCPU do anything else. Guest code can forge every report, which gains it
+// nothing: its registers are its own anyhow, an untrue end of a run is found out by the count, and
+// a stub that does not come to wait when it is kicked is killed.
 //
 // Used by its vCPU's thread alone, but for kick().
 #pragma once
@@ -30,10 +33,10 @@ struct StubRegisters {
 /// How a run ended.
 struct StubExit {
     int signal = 0;
-    std::uint32_t trap = 0;       ///< exception vector
+    std::uint32_t trap = 0;  ///< exception vector
     std::uint32_t error = 0;
-    std::uint64_t address = 0;    ///< of a page fault
-    bool entered = true;          ///< false: a signal came first; registers were not read
+    std::uint64_t address = 0;  ///< of a page fault
+    bool entered = true;        ///< false: a signal came first; registers were not read
     StubRegisters registers{};
 };
 
@@ -47,11 +50,15 @@ class StubProcess {
 
     [[nodiscard]] std::uint64_t base() const { return base_; }
     /// Whether an address is the area's own.
-    [[nodiscard]] bool owns(std::uint64_t address) const { return address - base_ < sizeof(StubArea); }
+    [[nodiscard]] bool owns(std::uint64_t address) const {
+        return address - base_ < sizeof(StubArea);
+    }
 
-    /// Runs guest code from these registers and this XSAVE image, which is replaced by what it ends with (unchecked: to be sanitized). False: the
-    /// process is lost, and the guest's registers with it.
-    [[nodiscard]] bool run(const StubRegisters& registers, std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit);
+    /// Runs guest code from these registers and this XSAVE image, which is replaced by what it ends
+    /// with (unchecked: to be sanitized). False: the process is lost, and the guest's registers
+    /// with it.
+    [[nodiscard]] bool run(const StubRegisters& registers,
+                           std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit);
     /// Pulls it out of guest code, now or as soon as it enters. Any thread.
     void kick() const;
     /// Maps and unmaps. False: not all could be done; the stub must not run again.
@@ -66,7 +73,8 @@ class StubProcess {
     [[nodiscard]] bool wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins);
     [[nodiscard]] bool stopped();
     [[nodiscard]] bool alive() const;
-    [[nodiscard]] bool read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit) const;
+    [[nodiscard]] bool read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsave,
+                                    StubExit& exit) const;
 
     MmapRegion area_;
     std::uint64_t base_;

@@ -1,15 +1,16 @@
-// StubProcess: guest code in a real process: registers, faults, mappings, kicks, and code that attacks its stub.
+// StubProcess: guest code in a real process: registers, faults, mappings, kicks, and code that
+// attacks its stub.
 #include "engine/soft/direct/stub_process.h"
-
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
 #include <thread>
 #include <vector>
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "arch/x86/arch_state.h"
 #include "engine/soft/runtime/vector_state.h"
@@ -42,11 +43,14 @@ class StubProcessTest : public testing::Test {
         reset_xsave(xsave_, 0x37f);
         registers_.rip = kCode;
         registers_.rflags = 0x202;
-        const StubMap maps[] = {{kCode, 4096, 0, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED},
-                                {kData, 4096, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED}};
+        const StubMap maps[] = {
+            {kCode, 4096, 0, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED},
+            {kData, 4096, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED}};
         ASSERT_TRUE(stub_->apply(maps));
     }
-    void put_code(const std::vector<std::uint8_t>& bytes) { std::memcpy(memory_.data(), bytes.data(), bytes.size()); }
+    void put_code(const std::vector<std::uint8_t>& bytes) {
+        std::memcpy(memory_.data(), bytes.data(), bytes.size());
+    }
     // A stub that was slow to stop was kicked for it, and ends its next run at once.
     bool run() {
         bool good = stub_->run(registers_, xsave_, exit_);
@@ -118,7 +122,8 @@ TEST_F(StubProcessTest, UnmappedPageIsGone) {
 
 TEST_F(StubProcessTest, OrdersDoNotTellWherePagesLie) {
     put_code({0x48, 0x8b, 0x00, 0x0f, 0x05});  // mov rax, [rax]; syscall
-    registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, orders) + offsetof(StubOrders, maps) + sizeof(StubMap) + offsetof(StubMap, ram_offset);
+    registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, orders) + offsetof(StubOrders, maps) +
+                               sizeof(StubMap) + offsetof(StubMap, ram_offset);
     ASSERT_TRUE(run());
     EXPECT_EQ(exit_.signal, SIGSYS);
     EXPECT_EQ(exit_.registers.gpr[x86::Rax], 0U);
@@ -171,7 +176,8 @@ TEST_F(StubProcessTest, ForgedEndIsFoundOut) {
     registers_.gpr[x86::Rbx] = kData;
     ASSERT_TRUE(run());
     EXPECT_EQ(exit_.signal, kStubKick);
-    const volatile auto* counter = reinterpret_cast<const volatile std::uint64_t*>(memory_.data() + 4096);
+    const volatile auto* counter =
+        reinterpret_cast<const volatile std::uint64_t*>(memory_.data() + 4096);
     const std::uint64_t seen = *counter;
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(*counter, seen);  // it does stand still
@@ -179,7 +185,8 @@ TEST_F(StubProcessTest, ForgedEndIsFoundOut) {
 
 TEST_F(StubProcessTest, OrdersAndCodeAreReadOnly) {
     put_code({0x48, 0x89, 0x00});  // mov [rax], rax
-    for (const std::uint64_t offset : {std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x4ff8}}) {
+    for (const std::uint64_t offset :
+         {std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x4ff8}}) {
         registers_.gpr[x86::Rax] = kBase + offset;
         ASSERT_TRUE(run());
         EXPECT_EQ(exit_.trap, 14U);
@@ -187,10 +194,12 @@ TEST_F(StubProcessTest, OrdersAndCodeAreReadOnly) {
     }
 }
 
-// With its stack pointer near the bottom of the signal stack no signal can be delivered: the process ends.
+// With its stack pointer near the bottom of the signal stack no signal can be delivered: the
+// process ends.
 TEST_F(StubProcessTest, StubThatEndsItselfIsNoticed) {
     put_code({0x0f, 0x0b});
-    registers_.gpr[x86::Rsp] = kBase + offsetof(StubArea, reports) + offsetof(StubReports, stack) + 1024;
+    registers_.gpr[x86::Rsp] =
+        kBase + offsetof(StubArea, reports) + offsetof(StubReports, stack) + 1024;
     EXPECT_FALSE(run());
 }
 

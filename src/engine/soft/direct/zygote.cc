@@ -1,6 +1,11 @@
 // Zygote: the fork, the server, and a stub's first steps.
 #include "engine/soft/direct/zygote.h"
 
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <string>
+
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -11,11 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
-#include <charconv>
-#include <string>
-
 #include "engine/soft/direct/stub_layout.h"
 
 namespace strata::engine::soft {
@@ -24,13 +24,16 @@ namespace {
 constexpr int kStubRamFd = 3;  // in the zygote and in every stub
 constexpr std::array kHandled = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, kStubKick};
 
-// As the kernel wants it: glibc's own form differs, and its wrappers put a restorer of their own in.
+// As the kernel wants it: glibc's own form differs, and its wrappers put a restorer of their own
+// in.
 struct KernelSigaction {
     std::uint64_t handler, flags, restorer, mask;
 };
 constexpr std::uint64_t kSaRestorer = 0x04000000;
 
-[[noreturn]] void give_up() { _exit(1); }
+[[noreturn]] void give_up() {
+    _exit(1);
+}
 
 void require(bool good) {
     if (!good) {
@@ -40,17 +43,20 @@ void require(bool good) {
 
 void map_part(int fd, std::uint64_t base, std::size_t offset, std::size_t bytes, int protection) {
     // SAFETY: `base` is far from anything of ours: the kernel refuses to replace a mapping.
-    void* at = mmap(reinterpret_cast<void*>(base + offset), bytes, protection, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, static_cast<off_t>(offset));
+    void* at = mmap(reinterpret_cast<void*>(base + offset), bytes, protection,
+                    MAP_SHARED | MAP_FIXED_NOREPLACE, fd, static_cast<off_t>(offset));
     require(at == reinterpret_cast<void*>(base + offset));
 }
 
 void install_handlers(std::uint64_t base) {
     stack_t stack{};
-    stack.ss_sp = reinterpret_cast<void*>(base + offsetof(StubArea, reports) + offsetof(StubReports, stack));
+    stack.ss_sp =
+        reinterpret_cast<void*>(base + offsetof(StubArea, reports) + offsetof(StubReports, stack));
     stack.ss_size = sizeof(StubReports::stack);
     require(sigaltstack(&stack, nullptr) == 0);
-    const KernelSigaction action{stub_place(base, strata_stub_handler), SA_SIGINFO | SA_ONSTACK | kSaRestorer, stub_place(base, strata_stub_handler),
-                                 ~std::uint64_t{0}};
+    const KernelSigaction action{stub_place(base, strata_stub_handler),
+                                 SA_SIGINFO | SA_ONSTACK | kSaRestorer,
+                                 stub_place(base, strata_stub_handler), ~std::uint64_t{0}};
     for (const int number : kHandled) {
         require(syscall(SYS_rt_sigaction, number, &action, nullptr, sizeof action.mask) == 0);
     }
@@ -122,15 +128,17 @@ void make_stub(const io::PacketSocket& socket, int area, std::uint64_t base) {
 
 [[noreturn]] void run_zygote(io::PacketSocket socket, const std::function<Result<>()>& lock_up) {
     constexpr int kOwnSocket = 4;
-    (void)setpgid(0, 0);  // so that signals of a terminal do not arrive; cannot fail for a new process
+    (void)setpgid(0,
+                  0);  // so that signals of a terminal do not arrive; cannot fail for a new process
     UniqueFd from = std::move(socket).release();
     const int high = fcntl(from.get(), F_DUPFD_CLOEXEC, kOwnSocket + 1);
     require(high >= 0 && dup2(high, kOwnSocket) == kOwnSocket);
-    require(dup2(kOwnSocket, kStubRamFd) == kStubRamFd);  // taken, so that no descriptor that arrives gets this number
+    require(dup2(kOwnSocket, kStubRamFd) ==
+            kStubRamFd);  // taken, so that no descriptor that arrives gets this number
     require(syscall(SYS_close_range, kOwnSocket + 1, ~0U, 0) == 0);
     (void)from.release();  // closed, unless it was the same number
     const io::PacketSocket own{UniqueFd(kOwnSocket)};
-    struct sigaction ignore{};
+    struct sigaction ignore {};
     ignore.sa_handler = SIG_IGN;  // children need no waiting for
     require(sigaction(SIGCHLD, &ignore, nullptr) == 0);
     require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
@@ -167,7 +175,8 @@ Result<NewStub> Zygote::ask(std::uint64_t base, int fd) {
         return Error(ErrorKind::Unreachable, "the maker of stub processes is gone");
     }
     int number = -EPROTO;
-    (void)std::from_chars(packet->text.data(), packet->text.data() + packet->text.size(), number);  // not a number: EPROTO
+    (void)std::from_chars(packet->text.data(), packet->text.data() + packet->text.size(),
+                          number);  // not a number: EPROTO
     if (number < 0) {
         return Error::from_errno("making a stub process", -number);
     }

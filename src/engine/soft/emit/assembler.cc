@@ -10,7 +10,9 @@ namespace strata::engine::soft {
 namespace {
 
 constexpr std::uint8_t kGsPrefix = 0x65;
-constexpr bool fits8(std::int64_t value) { return value >= -128 && value <= 127; }
+constexpr bool fits8(std::int64_t value) {
+    return value >= -128 && value <= 127;
+}
 
 std::uint8_t scale_bits(std::uint8_t scale) {
     return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
@@ -43,12 +45,14 @@ struct Bytes {
 
 }  // namespace
 
-void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm, std::uint8_t prefix) {
+void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm,
+                   std::uint8_t prefix) {
     Bytes out;
     if (prefix != 0) {
         out.add(prefix);
     }
-    const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) | (raw(rm) >> 3));
+    const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) |
+                                                       ((reg >> 3) << 2) | (raw(rm) >> 3));
     if (rex != 0x40) {
         out.add(rex);
     }
@@ -57,8 +61,8 @@ void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm, 
     append(out.bytes, out.count);
 }
 
-void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm, std::uint8_t prefix,
-                   std::uint8_t /*immediate_bytes*/) {
+void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm,
+                   std::uint8_t prefix, std::uint8_t /*immediate_bytes*/) {
     Bytes out;
     if (rm.gs) {
         out.add(kGsPrefix);
@@ -68,8 +72,9 @@ void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Me
     }
     const std::uint8_t base = rm.base == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.base);
     const std::uint8_t index = rm.index == Mem::kNone ? 0 : static_cast<std::uint8_t>(rm.index);
-    const std::uint8_t rex = static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) |
-                                                       ((index >> 3) << 1) | (base >> 3));
+    const std::uint8_t rex =
+        static_cast<std::uint8_t>(0x40 | (size == OpSize::Bits64 ? 8 : 0) | ((reg >> 3) << 2) |
+                                  ((index >> 3) << 1) | (base >> 3));
     if (rex != 0x40) {
         out.add(rex);
     }
@@ -77,8 +82,8 @@ void Assembler::op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Me
     const std::uint8_t reg_bits = static_cast<std::uint8_t>((reg & 7) << 3);
     const bool sib = rm.index != Mem::kNone || rm.base == Mem::kNone || (base & 7) == 4;
     const std::uint8_t index_bits = rm.index == Mem::kNone ? 4 : (index & 7);
-    const std::uint8_t sib_byte = static_cast<std::uint8_t>((scale_bits(rm.scale) << 6) | (index_bits << 3) |
-                                                            (rm.base == Mem::kNone ? 5 : (base & 7)));
+    const std::uint8_t sib_byte = static_cast<std::uint8_t>(
+        (scale_bits(rm.scale) << 6) | (index_bits << 3) | (rm.base == Mem::kNone ? 5 : (base & 7)));
     if (rm.base == Mem::kNone) {
         out.add(reg_bits | 4);
         out.add(sib_byte);
@@ -157,7 +162,8 @@ void Assembler::shl_imm(OpSize size, Reg to, std::uint8_t count) {
 void Assembler::rorx(OpSize size, Reg to, Reg from, std::uint8_t count) {
     // VEX.LZ.F2.0F3A.W? F0 /r ib; R and B are inverted.
     byte(0xC4);
-    byte(static_cast<std::uint8_t>((raw(to) >= 8 ? 0 : 0x80) | 0x40 | (raw(from) >= 8 ? 0 : 0x20) | 3));
+    byte(static_cast<std::uint8_t>((raw(to) >= 8 ? 0 : 0x80) | 0x40 | (raw(from) >= 8 ? 0 : 0x20) |
+                                   3));
     byte(size == OpSize::Bits64 ? 0xFB : 0x7B);
     byte(0xF0);
     byte(static_cast<std::uint8_t>(0xC0 | ((raw(to) & 7) << 3) | (raw(from) & 7)));
@@ -203,7 +209,8 @@ void Assembler::patch(const Fixup& fixup) {
         buffer_[fixup.offset] = static_cast<std::uint8_t>(distance);
         return;
     }
-    const auto distance = static_cast<std::uint32_t>(address_of(target) - address_of(fixup.offset + 3) - 1);
+    const auto distance =
+        static_cast<std::uint32_t>(address_of(target) - address_of(fixup.offset + 3) - 1);
     std::memcpy(&buffer_[fixup.offset], &distance, sizeof distance);
 }
 

@@ -1,9 +1,11 @@
-// Assembler: writes x86-64 host code into a buffer: the few instructions that translation adds around guest instructions.
+// Assembler: writes x86-64 host code into a buffer: the few instructions that translation adds
+// around guest instructions.
 //
-// Code is written where it is not executed (a scratch buffer) and knows the address at which it will run, so that
-// rel32 distances to the glue come out right. What is seldom run can be set apart: from begin_cold() on, code is for another
-// address. Overflow of the buffer is sticky and checked once by the caller, who
-// throws the code away. Labels are local to one Assembler. Not thread-safe; one per translation.
+// Code is written where it is not executed (a scratch buffer) and knows the address at which it
+// will run, so that rel32 distances to the glue come out right. What is seldom run can be set
+// apart: from begin_cold() on, code is for another address. Overflow of the buffer is sticky and
+// checked once by the caller, who throws the code away. Labels are local to one Assembler. Not
+// thread-safe; one per translation.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,24 @@
 namespace strata::engine::soft {
 
 /// Host general registers, numbered as in ModRM/REX.
-enum class Reg : std::uint8_t { Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15 };
+enum class Reg : std::uint8_t {
+    Rax,
+    Rcx,
+    Rdx,
+    Rbx,
+    Rsp,
+    Rbp,
+    Rsi,
+    Rdi,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15
+};
 
 /// Condition codes as in Jcc's low opcode bits.
 enum class Cond : std::uint8_t { O, No, B, Ae, E, Ne, Be, A, S, Ns, P, Np, L, Ge, Le, G };
@@ -30,13 +49,22 @@ struct Mem {
     std::int32_t disp = 0;
     bool gs = false;
 
-    static Mem at(Reg base, std::int32_t disp = 0) { return {.base = static_cast<std::int8_t>(base), .disp = disp}; }
-    static Mem at(Reg base, Reg index, std::uint8_t scale, std::int32_t disp) {
-        return {.base = static_cast<std::int8_t>(base), .index = static_cast<std::int8_t>(index), .scale = scale, .disp = disp};
+    static Mem at(Reg base, std::int32_t disp = 0) {
+        return {.base = static_cast<std::int8_t>(base), .disp = disp};
     }
-    static Mem gs_at(std::size_t disp) { return {.disp = static_cast<std::int32_t>(disp), .gs = true}; }
+    static Mem at(Reg base, Reg index, std::uint8_t scale, std::int32_t disp) {
+        return {.base = static_cast<std::int8_t>(base),
+                .index = static_cast<std::int8_t>(index),
+                .scale = scale,
+                .disp = disp};
+    }
+    static Mem gs_at(std::size_t disp) {
+        return {.disp = static_cast<std::int32_t>(disp), .gs = true};
+    }
     static Mem gs_at(Reg index, std::size_t disp) {
-        return {.base = static_cast<std::int8_t>(index), .disp = static_cast<std::int32_t>(disp), .gs = true};
+        return {.base = static_cast<std::int8_t>(index),
+                .disp = static_cast<std::int32_t>(disp),
+                .gs = true};
     }
 };
 
@@ -51,7 +79,8 @@ enum class Alu : std::uint8_t { Add, Or, Adc, Sbb, And, Sub, Xor, Cmp };
 class Assembler {
   public:
     /// Writes into `buffer`; the first byte will run at `address`.
-    Assembler(std::span<std::uint8_t> buffer, std::uint64_t address) : buffer_(buffer), address_(address) {}
+    Assembler(std::span<std::uint8_t> buffer, std::uint64_t address)
+        : buffer_(buffer), address_(address) {}
     /// As if made anew, with the memory that it has.
     void restart(std::uint64_t address) {
         address_ = address;
@@ -103,11 +132,12 @@ class Assembler {
     }
     void bind(Label label) { places_[label.id] = offset_; }
 
-    /// An instruction of form opcode /reg with a register or memory r/m operand. `opcode` holds up to three bytes, the
-    /// first written in the highest non-zero byte (0x0FB6 is 0F B6). `prefix`: 0, 0x66, 0xF2 or 0xF3.
+    /// An instruction of form opcode /reg with a register or memory r/m operand. `opcode` holds up
+    /// to three bytes, the first written in the highest non-zero byte (0x0FB6 is 0F B6). `prefix`:
+    /// 0, 0x66, 0xF2 or 0xF3.
     void op(OpSize size, std::uint32_t opcode, std::uint8_t reg, Reg rm, std::uint8_t prefix = 0);
-    void op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm, std::uint8_t prefix = 0,
-            std::uint8_t immediate_bytes = 0);
+    void op(OpSize size, std::uint32_t opcode, std::uint8_t reg, const Mem& rm,
+            std::uint8_t prefix = 0, std::uint8_t immediate_bytes = 0);
 
     void mov(Reg to, Reg from) { op(OpSize::Bits64, 0x8B, raw(to), from); }
     void mov32(Reg to, Reg from) { op(OpSize::Bits32, 0x8B, raw(to), from); }
@@ -121,9 +151,15 @@ class Assembler {
     void store_imm32(OpSize size, const Mem& to, std::int32_t value);
     void lea(Reg to, const Mem& from) { op(OpSize::Bits64, 0x8D, raw(to), from); }
     void lea32(Reg to, const Mem& from) { op(OpSize::Bits32, 0x8D, raw(to), from); }
-    void alu(Alu operation, OpSize size, Reg to, Reg from) { op(size, opcode_of(operation) | 3U, raw(to), from); }
-    void alu(Alu operation, OpSize size, Reg to, const Mem& from) { op(size, opcode_of(operation) | 3U, raw(to), from); }
-    void alu_store(Alu operation, OpSize size, const Mem& to, Reg from) { op(size, opcode_of(operation) | 1U, raw(from), to); }
+    void alu(Alu operation, OpSize size, Reg to, Reg from) {
+        op(size, opcode_of(operation) | 3U, raw(to), from);
+    }
+    void alu(Alu operation, OpSize size, Reg to, const Mem& from) {
+        op(size, opcode_of(operation) | 3U, raw(to), from);
+    }
+    void alu_store(Alu operation, OpSize size, const Mem& to, Reg from) {
+        op(size, opcode_of(operation) | 1U, raw(from), to);
+    }
     void alu_imm(Alu operation, OpSize size, Reg to, std::int32_t value);
     void alu_imm(Alu operation, OpSize size, const Mem& to, std::int32_t value);
     void shr_imm(OpSize size, Reg to, std::uint8_t count);
@@ -153,7 +189,8 @@ class Assembler {
     void jcc_to(Cond cond, std::uint64_t address);
     void call_to(std::uint64_t address);
 
-    /// Pads with NOPs so that four bytes at offset() + `ahead` do not cross a 64-byte line: they can be patched atomically.
+    /// Pads with NOPs so that four bytes at offset() + `ahead` do not cross a 64-byte line: they
+    /// can be patched atomically.
     void align_patch(std::uint32_t ahead);
     void align(std::uint32_t boundary);
     /// `bytes` bytes of as few instructions as possible that do nothing.
@@ -168,7 +205,9 @@ class Assembler {
         std::uint32_t offset;
         bool short_form;
     };
-    static constexpr std::uint32_t opcode_of(Alu operation) { return static_cast<std::uint32_t>(operation) << 3; }
+    static constexpr std::uint32_t opcode_of(Alu operation) {
+        return static_cast<std::uint32_t>(operation) << 3;
+    }
     void reference(Label to, bool short_form);
     void patch(const Fixup& fixup);
     [[nodiscard]] std::uint64_t address_of(std::uint32_t offset) const {

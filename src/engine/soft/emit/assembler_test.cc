@@ -1,12 +1,11 @@
 // Tests of the Assembler: what it writes is what a decoder reads.
 #include "engine/soft/emit/assembler.h"
 
-#include <Zydis/Zydis.h>
-
 #include <algorithm>
 #include <array>
 #include <string>
 
+#include <Zydis/Zydis.h>
 #include <gtest/gtest.h>
 
 namespace strata::engine::soft {
@@ -30,11 +29,13 @@ class AssemblerTest : public testing::Test {
             ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
             ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
             ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-            if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, buffer_.data() + at, a_.offset() - at, &insn, operands))) {
+            if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, buffer_.data() + at,
+                                                     a_.offset() - at, &insn, operands))) {
                 return result + "(bad)";
             }
             char one[96];
-            (void)ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible, one, sizeof one,
+            (void)ZydisFormatterFormatInstruction(&formatter, &insn, operands,
+                                                  insn.operand_count_visible, one, sizeof one,
                                                   kAddress + at, nullptr);
             result += result.empty() ? one : std::string("; ") + one;
             at += insn.length;
@@ -54,7 +55,8 @@ TEST_F(AssemblerTest, MovesNameTheRightRegisters) {
     a_.store(Mem::at(R12, -8), Rbx);
     a_.store(Mem::at(Rsp, 16), R11);
     EXPECT_EQ(text(),
-              "mov rax, r15; mov r9d, edi; mov r10, [rbp]; mov r10, [r13+0xC8]; mov [r12-0x08], rbx; mov [rsp+0x10], r11");
+              "mov rax, r15; mov r9d, edi; mov r10, [rbp]; mov r10, [r13+0xC8]; mov [r12-0x08], "
+              "rbx; mov [rsp+0x10], r11");
 }
 
 TEST_F(AssemblerTest, AddressesWithIndexAndGs) {
@@ -63,8 +65,10 @@ TEST_F(AssemblerTest, AddressesWithIndexAndGs) {
     a_.load(R11, Mem::gs_at(0x88));
     a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::gs_at(R11, 0x1234));
     a_.lea(Rdx, Mem{.index = 12, .scale = 4, .disp = 0x55});
-    EXPECT_EQ(text(), "lea r10, [r10+r11*8-0x04]; lea rax, [rbp+rbx*1]; mov r11, gs:[0x0000000000000088]; cmp r10, gs:[r11+0x1234]; "
-                      "lea rdx, [r12*4+0x55]");
+    EXPECT_EQ(text(),
+              "lea r10, [r10+r11*8-0x04]; lea rax, [rbp+rbx*1]; mov r11, gs:[0x0000000000000088]; "
+              "cmp r10, gs:[r11+0x1234]; "
+              "lea rdx, [r12*4+0x55]");
 }
 
 TEST_F(AssemblerTest, ConstantsTakeTheShortestForm) {
@@ -81,8 +85,10 @@ TEST_F(AssemblerTest, ImmediatesAndShifts) {
     a_.rorx(OpSize::Bits32, R11, R10, 7);
     a_.rorx(OpSize::Bits64, Rax, Rbx, 12);
     a_.shl_imm(OpSize::Bits32, R11, 4);
-    EXPECT_EQ(text(), "cmp r10, 0xFF8; and r11d, 0x7FE0; cmp dword ptr gs:[0x0000000000000004], 0x00; rorx r11d, r10d, 0x07; "
-                      "rorx rax, rbx, 0x0C; shl r11d, 0x04");
+    EXPECT_EQ(text(),
+              "cmp r10, 0xFF8; and r11d, 0x7FE0; cmp dword ptr gs:[0x0000000000000004], 0x00; rorx "
+              "r11d, r10d, 0x07; "
+              "rorx rax, rbx, 0x0C; shl r11d, 0x04");
 }
 
 TEST_F(AssemblerTest, LabelsReachForwardsAndBackwards) {
@@ -94,7 +100,8 @@ TEST_F(AssemblerTest, LabelsReachForwardsAndBackwards) {
     a_.jrcxz(ahead);
     a_.bind(ahead);
     a_.ret();
-    EXPECT_EQ(text(), "jnz 0x000000000001000D; jmp 0x0000000000010000; jrcxz 0x000000000001000D; ret");
+    EXPECT_EQ(text(),
+              "jnz 0x000000000001000D; jmp 0x0000000000010000; jrcxz 0x000000000001000D; ret");
 }
 
 TEST_F(AssemblerTest, ColdCodeRunsElsewhere) {
@@ -111,7 +118,8 @@ TEST_F(AssemblerTest, ColdCodeRunsElsewhere) {
     a_.jmp(back);
     EXPECT_EQ(a_.hot_size(), 7U);
     const std::array<std::uint8_t, 7> hot{0x0F, 0x84, 0xFA, 0x0F, 0x00, 0x00, 0xC3};
-    const std::array<std::uint8_t, 10> elsewhere{0xE8, 0xFB, 0x0F, 0x00, 0x00, 0xE9, 0xFC, 0xEF, 0xFF, 0xFF};
+    const std::array<std::uint8_t, 10> elsewhere{0xE8, 0xFB, 0x0F, 0x00, 0x00,
+                                                 0xE9, 0xFC, 0xEF, 0xFF, 0xFF};
     EXPECT_TRUE(std::ranges::equal(a_.hot(), hot));
     EXPECT_TRUE(std::ranges::equal(a_.cold(), elsewhere));
 }

@@ -24,13 +24,17 @@ StepResult op_int(CpuState& cpu, Op& op) noexcept {
     if (v8086(cpu) && iopl(cpu) < 3) {
         return raise_gp(cpu);
     }
-    return software_interrupt(cpu, static_cast<std::uint8_t>(op.insn.imm[0]), next_rip(cpu, op.insn));
+    return software_interrupt(cpu, static_cast<std::uint8_t>(op.insn.imm[0]),
+                              next_rip(cpu, op.insn));
 }
 
-StepResult op_int3(CpuState& cpu, Op& op) noexcept { return software_interrupt(cpu, vec::kBp, next_rip(cpu, op.insn)); }
+StepResult op_int3(CpuState& cpu, Op& op) noexcept {
+    return software_interrupt(cpu, vec::kBp, next_rip(cpu, op.insn));
+}
 
 StepResult op_into(CpuState& cpu, Op& op) noexcept {
-    return (cpu.rflags & fl::kOf) != 0 ? software_interrupt(cpu, vec::kOf, next_rip(cpu, op.insn)) : done(cpu, op.insn);
+    return (cpu.rflags & fl::kOf) != 0 ? software_interrupt(cpu, vec::kOf, next_rip(cpu, op.insn))
+                                       : done(cpu, op.insn);
 }
 
 /// INT1 is a #DB without DR6 bits, delivered like a hardware trap.
@@ -81,9 +85,11 @@ StepResult op_sysret(CpuState& cpu, Op& op) noexcept {
     }
     cpu.segments[x86::Ss] = flat_segment(static_cast<std::uint16_t>((base + 8U) | 3U), kData32, 3);
     const auto selector = static_cast<std::uint16_t>(to64 ? base + 16U : base);
-    set_cs(cpu, flat_segment(static_cast<std::uint16_t>(selector | 3U), to64 ? kCode64 : kCode32, 3), 3);
+    set_cs(cpu,
+           flat_segment(static_cast<std::uint16_t>(selector | 3U), to64 ? kCode64 : kCode32, 3), 3);
     if ((cpu.rflags & fl::kTf) != 0) {
-        // Unlike after IRET and POPF, the trap comes before the next instruction: TF counts as SYSRET leaves it.
+        // Unlike after IRET and POPF, the trap comes before the next instruction: TF counts as
+        // SYSRET leaves it.
         cpu.dr6 |= kSingleStep;
         (void)raise(cpu, vec::kDb);
         cpu.exception.trap = true;
@@ -122,7 +128,8 @@ StepResult op_sysexit(CpuState& cpu, Op& op) noexcept {
     const std::uint64_t mask = to64 ? ~0ULL : 0xffffffffU;
     cpu.rip = rip & mask;
     cpu.gpr[x86::Rsp] = rsp & mask;
-    cpu.segments[x86::Ss] = flat_segment(static_cast<std::uint16_t>((base + (to64 ? 40U : 24U)) | 3U), kData32, 3);
+    cpu.segments[x86::Ss] =
+        flat_segment(static_cast<std::uint16_t>((base + (to64 ? 40U : 24U)) | 3U), kData32, 3);
     const auto selector = static_cast<std::uint16_t>((base + (to64 ? 32U : 16U)) | 3U);
     set_cs(cpu, flat_segment(selector, to64 ? kCode64 : kCode32, 3), 3);
     return StepResult::EndBlock;
@@ -132,15 +139,24 @@ StepResult op_sysexit(CpuState& cpu, Op& op) noexcept {
 
 Handler select_call_in(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_INT: return op_int;
-        case ZYDIS_MNEMONIC_INT3: return op_int3;
-        case ZYDIS_MNEMONIC_INT1: return op_int1;
-        case ZYDIS_MNEMONIC_INTO: return op_into;
-        case ZYDIS_MNEMONIC_SYSCALL: return op_syscall;
-        case ZYDIS_MNEMONIC_SYSRET: return op_sysret;
-        case ZYDIS_MNEMONIC_SYSENTER: return op_sysenter;
-        case ZYDIS_MNEMONIC_SYSEXIT: return op_sysexit;
-        default: return nullptr;
+        case ZYDIS_MNEMONIC_INT:
+            return op_int;
+        case ZYDIS_MNEMONIC_INT3:
+            return op_int3;
+        case ZYDIS_MNEMONIC_INT1:
+            return op_int1;
+        case ZYDIS_MNEMONIC_INTO:
+            return op_into;
+        case ZYDIS_MNEMONIC_SYSCALL:
+            return op_syscall;
+        case ZYDIS_MNEMONIC_SYSRET:
+            return op_sysret;
+        case ZYDIS_MNEMONIC_SYSENTER:
+            return op_sysenter;
+        case ZYDIS_MNEMONIC_SYSEXIT:
+            return op_sysexit;
+        default:
+            return nullptr;
     }
 }
 

@@ -1,4 +1,5 @@
-// Control registers: moves to and from control and debug registers, CLTS, LMSW, SMSW. SDM 2; SDM 3A, 2.5 and 17.2.
+// Control registers: moves to and from control and debug registers, CLTS, LMSW, SMSW. SDM 2; SDM
+// 3A, 2.5 and 17.2.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/descriptors.h"
@@ -11,13 +12,15 @@ namespace c0 = x86::cr0;
 namespace c4 = x86::cr4;
 
 bool pae_tables_valid(const CpuState& cpu, std::uint64_t cr3) {
-    const bool pae = (cpu.cr0 & c0::kPg) != 0 && (cpu.cr4 & c4::kPae) != 0 && (cpu.efer & x86::efer::kLma) == 0;
+    const bool pae =
+        (cpu.cr0 & c0::kPg) != 0 && (cpu.cr4 & c4::kPae) != 0 && (cpu.efer & x86::efer::kLma) == 0;
     return !pae || pdptes_valid(cpu, cr3);
 }
 
 bool cr0_allowed(const CpuState& cpu, std::uint64_t value) {
     const bool paging = (value & c0::kPg) != 0;
-    if ((value >> 32U) != 0 || (paging && (value & c0::kPe) == 0) || ((value & c0::kNw) != 0 && (value & c0::kCd) == 0)) {
+    if ((value >> 32U) != 0 || (paging && (value & c0::kPe) == 0) ||
+        ((value & c0::kNw) != 0 && (value & c0::kCd) == 0)) {
         return false;
     }
     const bool was_paging = (cpu.cr0 & c0::kPg) != 0;
@@ -28,7 +31,8 @@ bool cr0_allowed(const CpuState& cpu, std::uint64_t value) {
 }
 
 StepResult write_cr0(CpuState& cpu, std::uint64_t value) {
-    constexpr std::uint64_t kKept = c0::kPe | c0::kMp | c0::kEm | c0::kTs | c0::kEt | c0::kNe | c0::kWp | c0::kAm | c0::kNw | c0::kCd | c0::kPg;
+    constexpr std::uint64_t kKept = c0::kPe | c0::kMp | c0::kEm | c0::kTs | c0::kEt | c0::kNe |
+                                    c0::kWp | c0::kAm | c0::kNw | c0::kCd | c0::kPg;
     if (!cr0_allowed(cpu, value)) {
         return raise_gp(cpu);
     }
@@ -77,8 +81,10 @@ StepResult write_cr4(CpuState& cpu, std::uint64_t value) {
         return raise_gp(cpu);
     }
     cpu.cr4 = value;
-    constexpr std::uint64_t kPaging = c4::kPse | c4::kPae | c4::kPge | c4::kPcide | c4::kSmep | c4::kSmap | c4::kPke;
-    if (((old ^ value) & (c4::kPae | c4::kPse | c4::kPge)) != 0 && !pae_tables_valid(cpu, cpu.cr3)) {
+    constexpr std::uint64_t kPaging =
+        c4::kPse | c4::kPae | c4::kPge | c4::kPcide | c4::kSmep | c4::kSmap | c4::kPke;
+    if (((old ^ value) & (c4::kPae | c4::kPse | c4::kPge)) != 0 &&
+        !pae_tables_valid(cpu, cpu.cr3)) {
         cpu.cr4 = old;
         return raise_gp(cpu);
     }
@@ -92,17 +98,23 @@ StepResult write_cr4(CpuState& cpu, std::uint64_t value) {
 
 StepResult write_control(CpuState& cpu, unsigned number, std::uint64_t value) {
     switch (number) {
-        case 0: return write_cr0(cpu, value);
-        case 2: cpu.cr2 = value; return StepResult::EndBlock;
-        case 3: return write_cr3(cpu, value);
-        case 4: return write_cr4(cpu, value);
+        case 0:
+            return write_cr0(cpu, value);
+        case 2:
+            cpu.cr2 = value;
+            return StepResult::EndBlock;
+        case 3:
+            return write_cr3(cpu, value);
+        case 4:
+            return write_cr4(cpu, value);
         case 8:
             if (value > 15) {
                 return raise_gp(cpu);
             }
             cpu.cr8 = value;
             return StepResult::EndBlock;
-        default: return raise_ud(cpu);
+        default:
+            return raise_ud(cpu);
     }
 }
 
@@ -211,11 +223,16 @@ StepResult op_smsw(CpuState& cpu, Op& op) noexcept {
 
 Handler select_control_register(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_MOV: return (insn.opcode & 1U) == 0 ? op_mov_control : op_mov_debug;
-        case ZYDIS_MNEMONIC_CLTS: return op_clts;
-        case ZYDIS_MNEMONIC_LMSW: return op_lmsw;
-        case ZYDIS_MNEMONIC_SMSW: return op_smsw;
-        default: return select_descriptor(insn);
+        case ZYDIS_MNEMONIC_MOV:
+            return (insn.opcode & 1U) == 0 ? op_mov_control : op_mov_debug;
+        case ZYDIS_MNEMONIC_CLTS:
+            return op_clts;
+        case ZYDIS_MNEMONIC_LMSW:
+            return op_lmsw;
+        case ZYDIS_MNEMONIC_SMSW:
+            return op_smsw;
+        default:
+            return select_descriptor(insn);
     }
 }
 

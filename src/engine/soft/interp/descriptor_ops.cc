@@ -20,12 +20,15 @@ StepResult op_store_table(CpuState& cpu, Op& op) noexcept {
     if (umip_blocks(cpu)) {
         return StepResult::Exception;
     }
-    const arch::x86::DescriptorTable& table = insn.mnemonic == ZYDIS_MNEMONIC_SGDT ? cpu.gdtr : cpu.idtr;
+    const arch::x86::DescriptorTable& table =
+        insn.mnemonic == ZYDIS_MNEMONIC_SGDT ? cpu.gdtr : cpu.idtr;
     std::uint8_t image[10];
     __builtin_memcpy(image, &table.limit, 2);
     __builtin_memcpy(image + 2, &table.base, 8);
     const std::uint32_t bytes = code64(cpu) ? 10 : 6;
-    return store_bytes(cpu, insn.mem.segment, effective_address(cpu, insn), image, bytes) ? done(cpu, insn) : StepResult::Exception;
+    return store_bytes(cpu, insn.mem.segment, effective_address(cpu, insn), image, bytes)
+               ? done(cpu, insn)
+               : StepResult::Exception;
 }
 
 StepResult op_load_table(CpuState& cpu, Op& op) noexcept {
@@ -58,8 +61,11 @@ StepResult op_store_selector(CpuState& cpu, Op& op) noexcept {
     if (umip_blocks(cpu)) {
         return StepResult::Exception;
     }
-    const std::uint16_t selector = insn.mnemonic == ZYDIS_MNEMONIC_SLDT ? cpu.ldtr.selector : cpu.tr.selector;
-    return write_operand(cpu, insn, insn.mem.present ? 2 : insn.operand_size, selector) ? done(cpu, insn) : StepResult::Exception;
+    const std::uint16_t selector =
+        insn.mnemonic == ZYDIS_MNEMONIC_SLDT ? cpu.ldtr.selector : cpu.tr.selector;
+    return write_operand(cpu, insn, insn.mem.present ? 2 : insn.operand_size, selector)
+               ? done(cpu, insn)
+               : StepResult::Exception;
 }
 
 /// What LLDT and LTR share: the descriptor of a GDT selector, 16 bytes in long mode.
@@ -173,7 +179,8 @@ StepResult with_zf(CpuState& cpu, const Instruction& insn, bool zf) {
     return done(cpu, insn);
 }
 
-bool inspected(CpuState& cpu, const Instruction& insn, std::uint16_t& selector, Descriptor& d, bool& found) {
+bool inspected(CpuState& cpu, const Instruction& insn, std::uint16_t& selector, Descriptor& d,
+               bool& found) {
     std::uint64_t value = 0;
     found = false;
     if (!protected_mode(cpu)) {
@@ -205,7 +212,8 @@ StepResult op_lar_lsl(CpuState& cpu, Op& op) noexcept {
     if (!found || !visible(cpu, selector, d)) {
         return with_zf(cpu, insn, false);
     }
-    const std::uint64_t value = limit ? segment_from(selector, d).limit : (d.low >> 32U) & 0xf0ff00U;
+    const std::uint64_t value =
+        limit ? segment_from(selector, d).limit : (d.low >> 32U) & 0xf0ff00U;
     set_gpr(cpu, insn.reg, insn.operand_size, value);
     return with_zf(cpu, insn, true);
 }
@@ -232,18 +240,26 @@ StepResult op_verify(CpuState& cpu, Op& op) noexcept {
 Handler select_descriptor(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_SGDT:
-        case ZYDIS_MNEMONIC_SIDT: return op_store_table;
+        case ZYDIS_MNEMONIC_SIDT:
+            return op_store_table;
         case ZYDIS_MNEMONIC_LGDT:
-        case ZYDIS_MNEMONIC_LIDT: return op_load_table;
+        case ZYDIS_MNEMONIC_LIDT:
+            return op_load_table;
         case ZYDIS_MNEMONIC_SLDT:
-        case ZYDIS_MNEMONIC_STR: return op_store_selector;
-        case ZYDIS_MNEMONIC_LLDT: return op_lldt;
-        case ZYDIS_MNEMONIC_LTR: return op_ltr;
+        case ZYDIS_MNEMONIC_STR:
+            return op_store_selector;
+        case ZYDIS_MNEMONIC_LLDT:
+            return op_lldt;
+        case ZYDIS_MNEMONIC_LTR:
+            return op_ltr;
         case ZYDIS_MNEMONIC_LAR:
-        case ZYDIS_MNEMONIC_LSL: return op_lar_lsl;
+        case ZYDIS_MNEMONIC_LSL:
+            return op_lar_lsl;
         case ZYDIS_MNEMONIC_VERR:
-        case ZYDIS_MNEMONIC_VERW: return op_verify;
-        default: return nullptr;
+        case ZYDIS_MNEMONIC_VERW:
+            return op_verify;
+        default:
+            return nullptr;
     }
 }
 

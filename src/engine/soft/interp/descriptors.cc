@@ -7,7 +7,8 @@ namespace {
 constexpr std::uint16_t kTableIndicator = 4;
 
 /// Linear address of a descriptor; false if it lies outside its table.
-bool locate(const CpuState& cpu, std::uint16_t selector, std::uint32_t bytes, std::uint64_t& linear) {
+bool locate(const CpuState& cpu, std::uint16_t selector, std::uint32_t bytes,
+            std::uint64_t& linear) {
     const std::uint64_t offset = selector & 0xfff8U;
     if ((selector & kTableIndicator) != 0) {
         linear = cpu.ldtr.base + offset;
@@ -67,7 +68,8 @@ bool find_descriptor(CpuState& cpu, std::uint16_t selector, Descriptor& out, boo
     return !found || read_linear(cpu, linear, &out.low, 8, Privilege::ImplicitSupervisor);
 }
 
-bool read_descriptor(CpuState& cpu, std::uint16_t selector, std::uint8_t vector, Descriptor& out) noexcept {
+bool read_descriptor(CpuState& cpu, std::uint16_t selector, std::uint8_t vector,
+                     Descriptor& out) noexcept {
     bool found = false;
     if (!find_descriptor(cpu, selector, out, found)) {
         return false;
@@ -75,7 +77,8 @@ bool read_descriptor(CpuState& cpu, std::uint16_t selector, std::uint8_t vector,
     return found || selector_fault(cpu, vector, selector);
 }
 
-bool read_descriptor_high(CpuState& cpu, std::uint16_t selector, std::uint8_t vector, Descriptor& out) noexcept {
+bool read_descriptor_high(CpuState& cpu, std::uint16_t selector, std::uint8_t vector,
+                          Descriptor& out) noexcept {
     std::uint64_t linear = 0;
     if (!locate(cpu, selector, 16, linear)) {
         return selector_fault(cpu, vector, selector);
@@ -153,7 +156,8 @@ bool load_segment(CpuState& cpu, unsigned number, std::uint16_t selector) noexce
     return true;
 }
 
-bool check_stack_segment(CpuState& cpu, std::uint16_t selector, unsigned cpl, std::uint8_t vector, Segment& out) noexcept {
+bool check_stack_segment(CpuState& cpu, std::uint16_t selector, unsigned cpl, std::uint8_t vector,
+                         Segment& out) noexcept {
     if (is_null(selector)) {
         (void)raise_error(cpu, vector, context(cpu).external);
         return false;

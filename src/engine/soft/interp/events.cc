@@ -1,4 +1,5 @@
-// Events: interrupt and exception delivery in real, virtual-8086, protected and long mode. SDM 3A, chapter 6.
+// Events: interrupt and exception delivery in real, virtual-8086, protected and long mode. SDM 3A,
+// chapter 6.
 #include "engine/soft/interp/events.h"
 
 #include "engine/soft/interp/interpreter.h"
@@ -11,7 +12,9 @@ namespace fl = x86::rflags;
 constexpr std::uint32_t kIdtError = 2;
 
 bool idt_fault(CpuState& cpu, std::uint8_t vector, const Event& event) {
-    (void)raise_error(cpu, vector, (static_cast<std::uint32_t>(event.vector) << 3U) | kIdtError | context(cpu).external);
+    (void)raise_error(
+        cpu, vector,
+        (static_cast<std::uint32_t>(event.vector) << 3U) | kIdtError | context(cpu).external);
     return false;
 }
 
@@ -33,7 +36,8 @@ bool enter_real(CpuState& cpu, const Event& event) {
         return false;
     }
     std::uint32_t target = 0;
-    if (!read_linear(cpu, cpu.idtr.base + event.vector * 4U, &target, 4, Privilege::ImplicitSupervisor)) {
+    if (!read_linear(cpu, cpu.idtr.base + event.vector * 4U, &target, 4,
+                     Privilege::ImplicitSupervisor)) {
         return false;
     }
     FrameWriter frame(cpu, cpu.segments[x86::Ss], cpu.gpr[x86::Rsp], 0, 2, false);
@@ -44,14 +48,16 @@ bool enter_real(CpuState& cpu, const Event& event) {
         return false;
     }
     cpu.gpr[x86::Rsp] = frame.rsp();
-    cpu.segments[x86::Cs] = real_mode_segment(cpu, x86::Cs, static_cast<std::uint16_t>(target >> 16U));
+    cpu.segments[x86::Cs] =
+        real_mode_segment(cpu, x86::Cs, static_cast<std::uint16_t>(target >> 16U));
     cpu.rip = target & 0xffffU;
     finish(cpu, fl::kIf | fl::kTf | fl::kAc | fl::kRf);
     return true;
 }
 
 /// The handler's code segment: SDM 3A, 6.12.1. `cpl` is the privilege it runs at.
-bool handler_segment(CpuState& cpu, std::uint16_t selector, bool want_long, Segment& out, unsigned& cpl) {
+bool handler_segment(CpuState& cpu, std::uint16_t selector, bool want_long, Segment& out,
+                     unsigned& cpl) {
     if (is_null(selector)) {
         (void)raise_gp(cpu, context(cpu).external);
         return false;
@@ -142,7 +148,8 @@ bool enter_legacy(CpuState& cpu, const Event& event, const Descriptor& gate) {
     std::uint64_t rsp = cpu.gpr[x86::Rsp];
     if (inward) {
         std::uint16_t selector = 0;
-        if (!read_tss_stack(cpu, cpl, selector, rsp) || !check_stack_segment(cpu, selector, cpl, vec::kTs, ss)) {
+        if (!read_tss_stack(cpu, cpl, selector, rsp) ||
+            !check_stack_segment(cpu, selector, cpl, vec::kTs, ss)) {
             return false;
         }
     }
@@ -225,7 +232,8 @@ bool makes_double_fault(std::uint8_t first, std::uint8_t second) {
 
 /// Faults (not traps, not aborts) push RF = 1.
 bool pushes_rf(const PendingException& e) {
-    return !e.trap && !e.software && e.vector != vec::kBp && e.vector != vec::kOf && e.vector != vec::kDf;
+    return !e.trap && !e.software && e.vector != vec::kBp && e.vector != vec::kOf &&
+           e.vector != vec::kDf;
 }
 
 }  // namespace
@@ -248,9 +256,12 @@ bool FrameWriter::write() noexcept {
     const std::uint64_t mask = (ss_.attributes & 0x4000U) != 0 ? 0xffffffffU : 0xffffU;
     const std::uint64_t at = (rsp_ - bytes) & mask;
     const bool expand_down = (ss_.attributes & 0x1cU) == 0x14;
-    const bool inside = expand_down ? at > ss_.limit && at + bytes - 1 <= mask : at + bytes - 1 <= ss_.limit;
+    const bool inside =
+        expand_down ? at > ss_.limit && at + bytes - 1 <= mask : at + bytes - 1 <= ss_.limit;
     if (!inside) {
-        (void)raise_error(cpu_, vec::kSs, (&ss_ == &cpu_.segments[x86::Ss] ? 0U : ss_.selector & 0xfffcU) | context(cpu_).external);
+        (void)raise_error(cpu_, vec::kSs,
+                          (&ss_ == &cpu_.segments[x86::Ss] ? 0U : ss_.selector & 0xfffcU) |
+                              context(cpu_).external);
         return false;
     }
     if (!write_linear(cpu_, (ss_.base + at) & 0xffffffffU, image, bytes, privilege)) {
@@ -289,11 +300,14 @@ bool enter_handler(CpuState& cpu, const Event& event) noexcept {
         return idt_fault(cpu, vec::kGp, event);
     }
     Descriptor gate;
-    if (!read_linear(cpu, cpu.idtr.base + event.vector * entry, &gate.low, 8, Privilege::ImplicitSupervisor) ||
-        (entry == 16 && !read_linear(cpu, cpu.idtr.base + event.vector * entry + 8, &gate.high, 8, Privilege::ImplicitSupervisor))) {
+    if (!read_linear(cpu, cpu.idtr.base + event.vector * entry, &gate.low, 8,
+                     Privilege::ImplicitSupervisor) ||
+        (entry == 16 && !read_linear(cpu, cpu.idtr.base + event.vector * entry + 8, &gate.high, 8,
+                                     Privilege::ImplicitSupervisor))) {
         return false;
     }
-    if (!gate_type_allowed(cpu, gate) || (event.kind == EventKind::Software && gate.dpl() < cpu.cpl)) {
+    if (!gate_type_allowed(cpu, gate) ||
+        (event.kind == EventKind::Software && gate.dpl() < cpu.cpl)) {
         return idt_fault(cpu, vec::kGp, event);
     }
     if (!gate.present()) {

@@ -1,4 +1,5 @@
-// Events: delivery of exceptions and interrupts, task switches: what interpreter.h promises and far control flow shares.
+// Events: delivery of exceptions and interrupts, task switches: what interpreter.h promises and far
+// control flow shares.
 #pragma once
 
 #include "engine/soft/interp/descriptors.h"
@@ -16,21 +17,27 @@ struct Event {
     bool resume = false;  ///< RF is set in the pushed flags
 };
 
-/// One attempt to enter the handler. False: cpu.exception holds what went wrong, the rest of the state is as before.
+/// One attempt to enter the handler. False: cpu.exception holds what went wrong, the rest of the
+/// state is as before.
 [[nodiscard]] bool enter_handler(CpuState& cpu, const Event& event) noexcept;
 
 /// INT n, INT3, INTO, INT1: enters the handler from the instruction that ends at `next`.
-[[nodiscard]] StepResult software_interrupt(CpuState& cpu, std::uint8_t vector, std::uint64_t next) noexcept;
+[[nodiscard]] StepResult software_interrupt(CpuState& cpu, std::uint8_t vector,
+                                            std::uint64_t next) noexcept;
 
 enum class TaskSwitch : std::uint8_t { Jump, Call, Interrupt, Return };
 
-/// Switches to the task of `selector` (its descriptor checked for present and type by this function). SDM 3A, 7.3.
-[[nodiscard]] bool switch_task(CpuState& cpu, std::uint16_t selector, TaskSwitch reason, std::uint64_t return_rip) noexcept;
+/// Switches to the task of `selector` (its descriptor checked for present and type by this
+/// function). SDM 3A, 7.3.
+[[nodiscard]] bool switch_task(CpuState& cpu, std::uint16_t selector, TaskSwitch reason,
+                               std::uint64_t return_rip) noexcept;
 
-/// Pushes onto a stack that is not loaded yet: frames of gates. Values are written top down, all or none.
+/// Pushes onto a stack that is not loaded yet: frames of gates. Values are written top down, all or
+/// none.
 class FrameWriter {
   public:
-    FrameWriter(CpuState& cpu, const Segment& ss, std::uint64_t rsp, unsigned cpl, unsigned size, bool flat64)
+    FrameWriter(CpuState& cpu, const Segment& ss, std::uint64_t rsp, unsigned cpl, unsigned size,
+                bool flat64)
         : cpu_(cpu), ss_(ss), rsp_(rsp), cpl_(cpl), size_(size), flat64_(flat64) {}
     void add(std::uint64_t value) { values_[count_++] = value; }
     /// Writes everything; rsp() is the new stack pointer then.
@@ -49,7 +56,8 @@ class FrameWriter {
 };
 
 /// RSPn or SSn:ESPn of the current TSS for privilege `cpl`; raises #TS.
-[[nodiscard]] bool read_tss_stack(CpuState& cpu, unsigned cpl, std::uint16_t& ss, std::uint64_t& rsp) noexcept;
+[[nodiscard]] bool read_tss_stack(CpuState& cpu, unsigned cpl, std::uint16_t& ss,
+                                  std::uint64_t& rsp) noexcept;
 /// A 64-bit field of the TSS at `offset` (RSPn, ISTn).
 [[nodiscard]] bool read_tss64(CpuState& cpu, std::uint32_t offset, std::uint64_t& value) noexcept;
 

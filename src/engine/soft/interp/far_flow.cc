@@ -8,7 +8,8 @@ namespace strata::engine::soft {
 namespace {
 
 /// The pointer operand of far JMP and CALL: ptr16:16/32 in the bytes, or m16:16/32/64.
-bool far_pointer(CpuState& cpu, const Instruction& insn, std::uint16_t& selector, std::uint64_t& offset) {
+bool far_pointer(CpuState& cpu, const Instruction& insn, std::uint16_t& selector,
+                 std::uint64_t& offset) {
     const unsigned size = insn.operand_size;
     if (!insn.mem.present) {
         offset = 0;
@@ -47,14 +48,16 @@ bool direct_code_segment(CpuState& cpu, std::uint16_t selector, Descriptor& d, S
 /// Pushes CS:next for a call on the current stack.
 bool push_return(CpuState& cpu, const Instruction& insn, unsigned size) {
     StackCursor stack(cpu);
-    if (!stack.push(size, cpu.segments[x86::Cs].selector) || !stack.push(size, next_rip(cpu, insn))) {
+    if (!stack.push(size, cpu.segments[x86::Cs].selector) ||
+        !stack.push(size, next_rip(cpu, insn))) {
         return false;
     }
     stack.commit();
     return true;
 }
 
-StepResult far_real(CpuState& cpu, const Instruction& insn, std::uint16_t selector, std::uint64_t offset, bool call) {
+StepResult far_real(CpuState& cpu, const Instruction& insn, std::uint16_t selector,
+                    std::uint64_t offset, bool call) {
     if (offset > cpu.segments[x86::Cs].limit) {
         return raise_gp(cpu);
     }
@@ -83,8 +86,10 @@ bool read_gate_target(CpuState& cpu, const Descriptor& gate, Descriptor& d) {
     return d.present() || selector_fault(cpu, vec::kNp, selector);
 }
 
-/// CALL through a gate to a more privileged segment: new stack, parameters copied (not in long mode).
-StepResult call_inward(CpuState& cpu, const Instruction& insn, const Descriptor& gate, const Segment& cs, std::uint64_t target) {
+/// CALL through a gate to a more privileged segment: new stack, parameters copied (not in long
+/// mode).
+StepResult call_inward(CpuState& cpu, const Instruction& insn, const Descriptor& gate,
+                       const Segment& cs, std::uint64_t target) {
     const unsigned cpl = (cs.attributes >> 5U) & 3U;
     const unsigned size = long_mode(cpu) ? 8 : (gate.type() & 8U) != 0 ? 4 : 2;
     Segment ss;
@@ -96,7 +101,8 @@ StepResult call_inward(CpuState& cpu, const Instruction& insn, const Descriptor&
         }
         ss = null_segment(static_cast<std::uint16_t>(cpl));
         ss.attributes = static_cast<std::uint16_t>(cpl << 5U);
-    } else if (!read_tss_stack(cpu, cpl, ss_selector, rsp) || !check_stack_segment(cpu, ss_selector, cpl, vec::kTs, ss)) {
+    } else if (!read_tss_stack(cpu, cpl, ss_selector, rsp) ||
+               !check_stack_segment(cpu, ss_selector, cpl, vec::kTs, ss)) {
         return StepResult::Exception;
     }
     FrameWriter frame(cpu, ss, rsp, cpl, size, size == 8);
@@ -123,7 +129,8 @@ StepResult call_inward(CpuState& cpu, const Instruction& insn, const Descriptor&
     return StepResult::EndBlock;
 }
 
-StepResult through_call_gate(CpuState& cpu, const Instruction& insn, std::uint16_t selector, Descriptor gate, bool call) {
+StepResult through_call_gate(CpuState& cpu, const Instruction& insn, std::uint16_t selector,
+                             Descriptor gate, bool call) {
     if (gate.dpl() < cpu.cpl || gate.dpl() < (selector & 3U)) {
         (void)selector_fault(cpu, vec::kGp, selector);
         return StepResult::Exception;
@@ -148,9 +155,11 @@ StepResult through_call_gate(CpuState& cpu, const Instruction& insn, std::uint16
         return StepResult::Exception;
     }
     const unsigned cpl = inward ? d.dpl() : cpu.cpl;
-    const Segment cs = segment_from(static_cast<std::uint16_t>((gate.gate_selector() & ~3U) | cpl), d);
+    const Segment cs =
+        segment_from(static_cast<std::uint16_t>((gate.gate_selector() & ~3U) | cpl), d);
     const unsigned size = long_mode(cpu) ? 8 : (gate.type() & 8U) != 0 ? 4 : 2;
-    const std::uint64_t target = size == 8 ? gate.gate_offset64() : gate.gate_offset32() & size_mask(size);
+    const std::uint64_t target =
+        size == 8 ? gate.gate_offset64() : gate.gate_offset32() & size_mask(size);
     if (!target_in(cpu, cs, target)) {
         return StepResult::Exception;
     }
@@ -165,7 +174,8 @@ StepResult through_call_gate(CpuState& cpu, const Instruction& insn, std::uint16
     return StepResult::EndBlock;
 }
 
-StepResult to_task(CpuState& cpu, const Instruction& insn, std::uint16_t selector, const Descriptor& d, bool call) {
+StepResult to_task(CpuState& cpu, const Instruction& insn, std::uint16_t selector,
+                   const Descriptor& d, bool call) {
     if (d.dpl() < cpu.cpl || d.dpl() < (selector & 3U)) {
         (void)selector_fault(cpu, vec::kGp, selector);
         return StepResult::Exception;
@@ -178,7 +188,8 @@ StepResult to_task(CpuState& cpu, const Instruction& insn, std::uint16_t selecto
         }
         tss = d.gate_selector();
     }
-    const bool ok = switch_task(cpu, tss, call ? TaskSwitch::Call : TaskSwitch::Jump, next_rip(cpu, insn));
+    const bool ok =
+        switch_task(cpu, tss, call ? TaskSwitch::Call : TaskSwitch::Jump, next_rip(cpu, insn));
     return ok ? StepResult::EndBlock : StepResult::Exception;
 }
 
@@ -221,16 +232,23 @@ StepResult far_transfer(CpuState& cpu, const Instruction& insn, bool call) {
     return StepResult::Exception;
 }
 
-StepResult op_far_jmp(CpuState& cpu, Op& op) noexcept { return far_transfer(cpu, op.insn, false); }
-StepResult op_far_call(CpuState& cpu, Op& op) noexcept { return far_transfer(cpu, op.insn, true); }
+StepResult op_far_jmp(CpuState& cpu, Op& op) noexcept {
+    return far_transfer(cpu, op.insn, false);
+}
+StepResult op_far_call(CpuState& cpu, Op& op) noexcept {
+    return far_transfer(cpu, op.insn, true);
+}
 
 }  // namespace
 
 Handler select_far(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_JMP: return op_far_jmp;
-        case ZYDIS_MNEMONIC_CALL: return op_far_call;
-        default: return select_far_return(insn);
+        case ZYDIS_MNEMONIC_JMP:
+            return op_far_jmp;
+        case ZYDIS_MNEMONIC_CALL:
+            return op_far_call;
+        default:
+            return select_far_return(insn);
     }
 }
 

@@ -1,4 +1,5 @@
-// Far return: RET to another segment, IRET to wherever it was interrupted. SDM 3A, 5.8 and 6.12; SDM 2.
+// Far return: RET to another segment, IRET to wherever it was interrupted. SDM 3A, 5.8 and 6.12;
+// SDM 2.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/events.h"
@@ -20,7 +21,8 @@ bool return_segment(CpuState& cpu, std::uint16_t selector, Segment& cs) {
         return false;
     }
     const unsigned rpl = selector & 3U;
-    const bool allowed = d.code() && rpl >= cpu.cpl && (d.conforming() ? d.dpl() <= rpl : d.dpl() == rpl) &&
+    const bool allowed = d.code() && rpl >= cpu.cpl &&
+                         (d.conforming() ? d.dpl() <= rpl : d.dpl() == rpl) &&
                          !(long_mode(cpu) && d.long_code() && d.default_big());
     if (!allowed) {
         return selector_fault(cpu, vec::kGp, selector);
@@ -36,7 +38,8 @@ bool return_segment(CpuState& cpu, std::uint16_t selector, Segment& cs) {
 }
 
 /// SS of an outer return: null is good for 64-bit code below ring 3.
-bool return_stack_segment(CpuState& cpu, std::uint16_t selector, unsigned cpl, bool to64, Segment& ss) {
+bool return_stack_segment(CpuState& cpu, std::uint16_t selector, unsigned cpl, bool to64,
+                          Segment& ss) {
     if (is_null(selector) && to64 && cpl < 3 && (selector & 3U) == cpl) {
         ss = null_segment(selector);
         ss.attributes = static_cast<std::uint16_t>(cpl << 5U);
@@ -64,8 +67,8 @@ struct ReturnFrame {
 };
 
 /// Everything after the pops that RETF and IRET have in common. `stack` stands behind the frame.
-StepResult return_far(CpuState& cpu, const ReturnFrame& f, const StackCursor& stack, const Segment& cs, bool pops_stack,
-                      std::uint64_t release) {
+StepResult return_far(CpuState& cpu, const ReturnFrame& f, const StackCursor& stack,
+                      const Segment& cs, bool pops_stack, std::uint64_t release) {
     const unsigned cpl = f.cs & 3U;
     const bool to64 = long_mode(cpu) && (cs.attributes & 0x2000U) != 0;
     if (!target_in(cpu, cs, f.rip)) {
@@ -78,7 +81,9 @@ StepResult return_far(CpuState& cpu, const ReturnFrame& f, const StackCursor& st
             return StepResult::Exception;
         }
         cpu.segments[x86::Ss] = ss;
-        const std::uint64_t mask = to64 ? ~0ULL : (ss.attributes & 0x4000U) != 0 ? 0xffffffffU : 0xffffU;
+        const std::uint64_t mask = to64                             ? ~0ULL
+                                   : (ss.attributes & 0x4000U) != 0 ? 0xffffffffU
+                                                                    : 0xffffU;
         const std::uint64_t top = (f.rsp + release) & mask;
         cpu.gpr[x86::Rsp] = mask == 0xffff ? (f.rsp & ~mask & 0xffffffffU) | top : top;
     } else {
@@ -102,7 +107,8 @@ bool pop16(StackCursor& stack, unsigned size, std::uint16_t& value) {
 
 StepResult op_far_ret(CpuState& cpu, Op& op) noexcept {
     const unsigned size = op.insn.operand_size;
-    const std::uint64_t release = op.insn.imm_count != 0 ? static_cast<std::uint64_t>(op.insn.imm[0]) & 0xffffU : 0;
+    const std::uint64_t release =
+        op.insn.imm_count != 0 ? static_cast<std::uint64_t>(op.insn.imm[0]) & 0xffffU : 0;
     StackCursor stack(cpu);
     ReturnFrame f;
     if (!stack.pop(size, f.rip) || !pop16(stack, size, f.cs)) {
@@ -209,7 +215,8 @@ StepResult iret_task(CpuState& cpu, const Instruction& insn) {
         return StepResult::Exception;
     }
     cpu.nmi_masked = false;
-    return switch_task(cpu, link, TaskSwitch::Return, next_rip(cpu, insn)) ? StepResult::EndBlock : StepResult::Exception;
+    return switch_task(cpu, link, TaskSwitch::Return, next_rip(cpu, insn)) ? StepResult::EndBlock
+                                                                           : StepResult::Exception;
 }
 
 StepResult op_iret(CpuState& cpu, Op& op) noexcept {
@@ -249,11 +256,14 @@ StepResult op_iret(CpuState& cpu, Op& op) noexcept {
 
 Handler select_far_return(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_RET: return op_far_ret;
+        case ZYDIS_MNEMONIC_RET:
+            return op_far_ret;
         case ZYDIS_MNEMONIC_IRET:
         case ZYDIS_MNEMONIC_IRETD:
-        case ZYDIS_MNEMONIC_IRETQ: return op_iret;
-        default: return select_call_in(insn);
+        case ZYDIS_MNEMONIC_IRETQ:
+            return op_iret;
+        default:
+            return select_call_in(insn);
     }
 }
 

@@ -1,7 +1,8 @@
 // Fast integer: the common forms of MOV, ALU, shifts, LEA, CMOV … without a stub.
 //
-// Flags come from the host's own ALU (the same instruction by inline assembly). A handler here serves registers, and memory that the
-// software TLB knows; everything else (misses, page crossings, devices, LOCK) goes to op_on_host, which is the reference.
+// Flags come from the host's own ALU (the same instruction by inline assembly). A handler here
+// serves registers, and memory that the software TLB knows; everything else (misses, page
+// crossings, devices, LOCK) goes to op_on_host, which is the reference.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
@@ -51,16 +52,16 @@ volatile T* quick_memory(CpuState& cpu, const Instruction& insn, bool write) {
     return reinterpret_cast<volatile T*>(tlb_hit(cpu, linear, sizeof(T), write));
 }
 
-#define STRATA_ALU_CASE(NAME, TEXT)                                                                   \
-    if constexpr (op == Alu::NAME) {                                                                  \
-        __asm__(TEXT " %2, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "r"(b) : "cc");            \
+#define STRATA_ALU_CASE(NAME, TEXT)                                                          \
+    if constexpr (op == Alu::NAME) {                                                         \
+        __asm__(TEXT " %2, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "r"(b) : "cc"); \
     }
-#define STRATA_ALU_CARRY(NAME, TEXT)                                                                  \
-    if constexpr (op == Alu::NAME) {                                                                  \
-        __asm__("btq $0, %3\n\t" TEXT " %2, %0\n\tpushfq\n\tpopq %1"                                    \
-                : "+r"(a), "=&r"(flags)                                                                \
-                : "r"(b), "r"(cpu.rflags)                                                              \
-                : "cc");                                                                              \
+#define STRATA_ALU_CARRY(NAME, TEXT)                                 \
+    if constexpr (op == Alu::NAME) {                                 \
+        __asm__("btq $0, %3\n\t" TEXT " %2, %0\n\tpushfq\n\tpopq %1" \
+                : "+r"(a), "=&r"(flags)                              \
+                : "r"(b), "r"(cpu.rflags)                            \
+                : "cc");                                             \
     }
 
 template <Alu op, typename T>
@@ -81,13 +82,16 @@ T alu(CpuState& cpu, T a, T b) {
 #undef STRATA_ALU_CASE
 #undef STRATA_ALU_CARRY
 
-constexpr bool writes_back(Alu op) { return op != Alu::Cmp && op != Alu::Test; }
+constexpr bool writes_back(Alu op) {
+    return op != Alu::Cmp && op != Alu::Test;
+}
 
 /// op r/m, r and op r/m, imm.
 template <Alu op, typename T, bool immediate>
 StepResult alu_rm(CpuState& cpu, Op& o) noexcept {
     const Instruction& insn = o.insn;
-    const T b = immediate ? static_cast<T>(insn.imm[0]) : *gpr_pointer<T>(cpu, insn.reg, insn.reg_is_high);
+    const T b =
+        immediate ? static_cast<T>(insn.imm[0]) : *gpr_pointer<T>(cpu, insn.reg, insn.reg_is_high);
     if (!insn.mem.present) {
         const T result = alu<op, T>(cpu, *gpr_pointer<T>(cpu, insn.rm, insn.rm_is_high), b);
         if constexpr (writes_back(op)) {
@@ -141,9 +145,9 @@ template <Shift op, typename T>
 T shift(CpuState& cpu, T a, std::uint8_t count) {
     std::uint64_t flags = 0;
     std::uint64_t mask = x86::rflags::kArithmetic;
-#define STRATA_SHIFT_CASE(NAME, TEXT)                                                                  \
-    if constexpr (op == Shift::NAME) {                                                                \
-        __asm__(TEXT " %%cl, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "c"(count) : "cc");      \
+#define STRATA_SHIFT_CASE(NAME, TEXT)                                                              \
+    if constexpr (op == Shift::NAME) {                                                             \
+        __asm__(TEXT " %%cl, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "c"(count) : "cc"); \
     }
     STRATA_SHIFT_CASE(Rol, "rol")
     STRATA_SHIFT_CASE(Ror, "ror")
@@ -163,12 +167,16 @@ StepResult shift_rm(CpuState& cpu, Op& o) noexcept {
     const Instruction& insn = o.insn;
     const bool by_cl = (insn.opcode & 0xfeU) == 0xd2;
     const bool by_one = (insn.opcode & 0xfeU) == 0xd0;
-    const auto count = static_cast<std::uint8_t>((by_cl ? cpu.gpr[x86::Rcx] : by_one ? 1U : static_cast<std::uint64_t>(insn.imm[0])) &
-                                                 (sizeof(T) == 8 ? 63U : 31U));
+    const auto count =
+        static_cast<std::uint8_t>((by_cl    ? cpu.gpr[x86::Rcx]
+                                   : by_one ? 1U
+                                            : static_cast<std::uint64_t>(insn.imm[0])) &
+                                  (sizeof(T) == 8 ? 63U : 31U));
     if (insn.mem.present || count == 0) {
         return op_on_host(cpu, o);
     }
-    put_gpr<T>(cpu, insn.rm, insn.rm_is_high, shift<op, T>(cpu, *gpr_pointer<T>(cpu, insn.rm, insn.rm_is_high), count));
+    put_gpr<T>(cpu, insn.rm, insn.rm_is_high,
+               shift<op, T>(cpu, *gpr_pointer<T>(cpu, insn.rm, insn.rm_is_high), count));
     return done(cpu, insn);
 }
 
@@ -196,7 +204,8 @@ StepResult unary_rm(CpuState& cpu, Op& o) noexcept {
     if (!insn.mem.present) {
         const bool short_form = insn.modrm_offset == kNoOffset;
         const unsigned reg = short_form ? insn.opcode_reg : insn.rm;
-        put_gpr<T>(cpu, reg, insn.rm_is_high, unary<op, T>(cpu, *gpr_pointer<T>(cpu, reg, insn.rm_is_high)));
+        put_gpr<T>(cpu, reg, insn.rm_is_high,
+                   unary<op, T>(cpu, *gpr_pointer<T>(cpu, reg, insn.rm_is_high)));
         return done(cpu, insn);
     }
     volatile T* at = insn.lock ? nullptr : quick_memory<T>(cpu, insn, true);
@@ -272,7 +281,8 @@ StepResult mov_extend(CpuState& cpu, Op& o) noexcept {
     } else {
         value = *gpr_pointer<From>(cpu, insn.rm, insn.rm_is_high);
     }
-    set_gpr(cpu, insn.reg, insn.operand_size, static_cast<std::uint64_t>(static_cast<std::int64_t>(value)));
+    set_gpr(cpu, insn.reg, insn.operand_size,
+            static_cast<std::uint64_t>(static_cast<std::int64_t>(value)));
     return done(cpu, insn);
 }
 
@@ -300,11 +310,16 @@ using U64 = std::uint64_t;
 template <template <typename> class Form>
 Handler by_size(unsigned size) {
     switch (size) {
-        case 1: return Form<U8>::handler();
-        case 2: return Form<U16>::handler();
-        case 4: return Form<U32>::handler();
-        case 8: return Form<U64>::handler();
-        default: return nullptr;
+        case 1:
+            return Form<U8>::handler();
+        case 2:
+            return Form<U16>::handler();
+        case 4:
+            return Form<U32>::handler();
+        case 8:
+            return Form<U64>::handler();
+        default:
+            return nullptr;
     }
 }
 
@@ -336,10 +351,13 @@ Handler select_alu(const Instruction& insn) {
     }
     switch (insn.opcode & 7U) {
         case 0:
-        case 1: return by_size<AluForms<op>::template RmReg>(size);
+        case 1:
+            return by_size<AluForms<op>::template RmReg>(size);
         case 2:
-        case 3: return by_size<AluForms<op>::template Reg>(size);
-        default: return by_size<AluForms<op>::template Accumulator>(size);
+        case 3:
+            return by_size<AluForms<op>::template Reg>(size);
+        default:
+            return by_size<AluForms<op>::template Accumulator>(size);
     }
 }
 
@@ -386,20 +404,29 @@ struct MovImmediate {
 Handler select_mov(const Instruction& insn) {
     switch (insn.opcode) {
         case 0x88:
-        case 0x89: return by_size<MovStore>(insn.operand_size);
+        case 0x89:
+            return by_size<MovStore>(insn.operand_size);
         case 0x8a:
-        case 0x8b: return by_size<MovLoad>(insn.operand_size);
+        case 0x8b:
+            return by_size<MovLoad>(insn.operand_size);
         case 0xc6:
-        case 0xc7: return by_size<MovImmediate>(insn.operand_size);
-        default: return insn.opcode >= 0xb0 && insn.opcode <= 0xbf ? by_size<MovImmediate>(insn.operand_size) : nullptr;
+        case 0xc7:
+            return by_size<MovImmediate>(insn.operand_size);
+        default:
+            return insn.opcode >= 0xb0 && insn.opcode <= 0xbf
+                       ? by_size<MovImmediate>(insn.operand_size)
+                       : nullptr;
     }
 }
 
 Handler select_extend(const Instruction& insn) {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_MOVZX: return insn.opcode == 0xb6 ? mov_extend<U8> : mov_extend<U16>;
-        case ZYDIS_MNEMONIC_MOVSX: return insn.opcode == 0xbe ? mov_extend<std::int8_t> : mov_extend<std::int16_t>;
-        default: return insn.operand_size == 8 ? mov_extend<std::int32_t> : nullptr;
+        case ZYDIS_MNEMONIC_MOVZX:
+            return insn.opcode == 0xb6 ? mov_extend<U8> : mov_extend<U16>;
+        case ZYDIS_MNEMONIC_MOVSX:
+            return insn.opcode == 0xbe ? mov_extend<std::int8_t> : mov_extend<std::int16_t>;
+        default:
+            return insn.operand_size == 8 ? mov_extend<std::int32_t> : nullptr;
     }
 }
 
@@ -414,14 +441,30 @@ bool condition(std::uint64_t flags, unsigned code) {
     const bool of = (flags & x86::rflags::kOf) != 0;
     bool result = false;
     switch (code >> 1U) {
-        case 0: result = of; break;
-        case 1: result = cf; break;
-        case 2: result = zf; break;
-        case 3: result = cf || zf; break;
-        case 4: result = sf; break;
-        case 5: result = (flags & x86::rflags::kPf) != 0; break;
-        case 6: result = sf != of; break;
-        default: result = zf || sf != of; break;
+        case 0:
+            result = of;
+            break;
+        case 1:
+            result = cf;
+            break;
+        case 2:
+            result = zf;
+            break;
+        case 3:
+            result = cf || zf;
+            break;
+        case 4:
+            result = sf;
+            break;
+        case 5:
+            result = (flags & x86::rflags::kPf) != 0;
+            break;
+        case 6:
+            result = sf != of;
+            break;
+        default:
+            result = zf || sf != of;
+            break;
     }
     return result != ((code & 1U) != 0);
 }
@@ -431,7 +474,8 @@ StepResult setcc(CpuState& cpu, Op& o) noexcept {
     if (insn.mem.present) {
         return op_on_host(cpu, o);
     }
-    *byte_register(cpu, insn.rm, insn.rm_is_high) = condition(cpu.rflags, insn.opcode & 15U) ? 1 : 0;
+    *byte_register(cpu, insn.rm, insn.rm_is_high) =
+        condition(cpu.rflags, insn.opcode & 15U) ? 1 : 0;
     return done(cpu, insn);
 }
 
@@ -447,39 +491,65 @@ StepResult cmovcc(CpuState& cpu, Op& o) noexcept {
 
 }  // namespace
 
-bool condition_holds(std::uint64_t flags, unsigned code) noexcept { return condition(flags, code); }
+bool condition_holds(std::uint64_t flags, unsigned code) noexcept {
+    return condition(flags, code);
+}
 
 Handler select_fast(const Instruction& insn) noexcept {
     const unsigned size = insn.operand_size;
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_ADD: return select_alu<A::Add>(insn);
-        case ZYDIS_MNEMONIC_OR: return select_alu<A::Or>(insn);
-        case ZYDIS_MNEMONIC_ADC: return select_alu<A::Adc>(insn);
-        case ZYDIS_MNEMONIC_SBB: return select_alu<A::Sbb>(insn);
-        case ZYDIS_MNEMONIC_AND: return select_alu<A::And>(insn);
-        case ZYDIS_MNEMONIC_SUB: return select_alu<A::Sub>(insn);
-        case ZYDIS_MNEMONIC_XOR: return select_alu<A::Xor>(insn);
-        case ZYDIS_MNEMONIC_CMP: return select_alu<A::Cmp>(insn);
-        case ZYDIS_MNEMONIC_TEST: return select_test(insn);
-        case ZYDIS_MNEMONIC_ROL: return by_size<ShiftForms<Shift::Rol>::Rm>(size);
-        case ZYDIS_MNEMONIC_ROR: return by_size<ShiftForms<Shift::Ror>::Rm>(size);
-        case ZYDIS_MNEMONIC_SHL: return by_size<ShiftForms<Shift::Shl>::Rm>(size);
-        case ZYDIS_MNEMONIC_SHR: return by_size<ShiftForms<Shift::Shr>::Rm>(size);
-        case ZYDIS_MNEMONIC_SAR: return by_size<ShiftForms<Shift::Sar>::Rm>(size);
-        case ZYDIS_MNEMONIC_INC: return by_size<UnaryForms<Unary::Inc>::Rm>(size);
-        case ZYDIS_MNEMONIC_DEC: return by_size<UnaryForms<Unary::Dec>::Rm>(size);
-        case ZYDIS_MNEMONIC_NEG: return by_size<UnaryForms<Unary::Neg>::Rm>(size);
-        case ZYDIS_MNEMONIC_NOT: return by_size<UnaryForms<Unary::Not>::Rm>(size);
-        case ZYDIS_MNEMONIC_MOV: return select_mov(insn);
+        case ZYDIS_MNEMONIC_ADD:
+            return select_alu<A::Add>(insn);
+        case ZYDIS_MNEMONIC_OR:
+            return select_alu<A::Or>(insn);
+        case ZYDIS_MNEMONIC_ADC:
+            return select_alu<A::Adc>(insn);
+        case ZYDIS_MNEMONIC_SBB:
+            return select_alu<A::Sbb>(insn);
+        case ZYDIS_MNEMONIC_AND:
+            return select_alu<A::And>(insn);
+        case ZYDIS_MNEMONIC_SUB:
+            return select_alu<A::Sub>(insn);
+        case ZYDIS_MNEMONIC_XOR:
+            return select_alu<A::Xor>(insn);
+        case ZYDIS_MNEMONIC_CMP:
+            return select_alu<A::Cmp>(insn);
+        case ZYDIS_MNEMONIC_TEST:
+            return select_test(insn);
+        case ZYDIS_MNEMONIC_ROL:
+            return by_size<ShiftForms<Shift::Rol>::Rm>(size);
+        case ZYDIS_MNEMONIC_ROR:
+            return by_size<ShiftForms<Shift::Ror>::Rm>(size);
+        case ZYDIS_MNEMONIC_SHL:
+            return by_size<ShiftForms<Shift::Shl>::Rm>(size);
+        case ZYDIS_MNEMONIC_SHR:
+            return by_size<ShiftForms<Shift::Shr>::Rm>(size);
+        case ZYDIS_MNEMONIC_SAR:
+            return by_size<ShiftForms<Shift::Sar>::Rm>(size);
+        case ZYDIS_MNEMONIC_INC:
+            return by_size<UnaryForms<Unary::Inc>::Rm>(size);
+        case ZYDIS_MNEMONIC_DEC:
+            return by_size<UnaryForms<Unary::Dec>::Rm>(size);
+        case ZYDIS_MNEMONIC_NEG:
+            return by_size<UnaryForms<Unary::Neg>::Rm>(size);
+        case ZYDIS_MNEMONIC_NOT:
+            return by_size<UnaryForms<Unary::Not>::Rm>(size);
+        case ZYDIS_MNEMONIC_MOV:
+            return select_mov(insn);
         case ZYDIS_MNEMONIC_MOVZX:
         case ZYDIS_MNEMONIC_MOVSX:
-        case ZYDIS_MNEMONIC_MOVSXD: return select_extend(insn);
-        case ZYDIS_MNEMONIC_LEA: return lea;
-        case ZYDIS_MNEMONIC_PAUSE: return pause;
+        case ZYDIS_MNEMONIC_MOVSXD:
+            return select_extend(insn);
+        case ZYDIS_MNEMONIC_LEA:
+            return lea;
+        case ZYDIS_MNEMONIC_PAUSE:
+            return pause;
         case ZYDIS_MNEMONIC_LFENCE:
         case ZYDIS_MNEMONIC_SFENCE:
-        case ZYDIS_MNEMONIC_MFENCE: return fence;
-        default: break;
+        case ZYDIS_MNEMONIC_MFENCE:
+            return fence;
+        default:
+            break;
     }
     if (insn.opcode_map == 1 && insn.encoding == Encoding::Legacy && insn.cls == InsnClass::Copy) {
         if ((insn.opcode & 0xf0U) == 0x90) {

@@ -1,4 +1,5 @@
-// Fault order: which of several faults an instruction reports, and what a faulting instruction leaves behind, as processors do it.
+// Fault order: which of several faults an instruction reports, and what a faulting instruction
+// leaves behind, as processors do it.
 #include "engine/soft/interp/guest_fixture.h"
 #include "engine/soft/interp/handlers.h"
 
@@ -104,7 +105,8 @@ TEST_F(FaultOrderTest, HostFaultThatNothingExplainsIsInvalidOpcode) {
     enter_long();
     Op op;
     constexpr std::uint8_t kAdd[] = {0x48, 0x03, 0x03};  // add rax, [rbx]
-    ASSERT_EQ(decode(kAdd, sizeof(kAdd), CodeMode::Bits64, context(cpu()).isa, op.insn), DecodeStatus::Ok);
+    ASSERT_EQ(decode(kAdd, sizeof(kAdd), CodeMode::Bits64, context(cpu()).isa, op.insn),
+              DecodeStatus::Ok);
     EXPECT_FALSE(run_with_operand(cpu(), op, reinterpret_cast<std::byte*>(64)));
     expect_exception(vec::kUd);
 }

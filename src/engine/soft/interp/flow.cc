@@ -1,7 +1,8 @@
 // Flow: near jumps, calls, returns, loops.
 //
-// The target is checked before anything is committed: against CS's limit in 16/32-bit modes, for canonical form in
-// 64-bit mode (there AMD and Intel let the jump retire and fault at the fetch only for some forms; Strata faults at the branch).
+// The target is checked before anything is committed: against CS's limit in 16/32-bit modes, for
+// canonical form in 64-bit mode (there AMD and Intel let the jump retire and fault at the fetch
+// only for some forms; Strata faults at the branch).
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
@@ -16,7 +17,9 @@ bool canonical(std::uint64_t address) {
 }
 
 /// Near branches in 64-bit mode always have 64-bit targets.
-unsigned branch_size(const CpuState& cpu, const Instruction& insn) { return code64(cpu) ? 8 : insn.operand_size; }
+unsigned branch_size(const CpuState& cpu, const Instruction& insn) {
+    return code64(cpu) ? 8 : insn.operand_size;
+}
 
 bool target_allowed(CpuState& cpu, std::uint64_t target) {
     const bool good = code64(cpu) ? canonical(target) : target <= cpu.segments[x86::Cs].limit;
@@ -27,7 +30,8 @@ bool target_allowed(CpuState& cpu, std::uint64_t target) {
 }
 
 std::uint64_t relative_target(const CpuState& cpu, const Instruction& insn) {
-    return (cpu.rip + insn.length + static_cast<std::uint64_t>(insn.imm[0])) & size_mask(branch_size(cpu, insn));
+    return (cpu.rip + insn.length + static_cast<std::uint64_t>(insn.imm[0])) &
+           size_mask(branch_size(cpu, insn));
 }
 
 StepResult jump_relative(CpuState& cpu, const Instruction& insn) {
@@ -46,11 +50,14 @@ StepResult op_jcc(CpuState& cpu, Op& op) noexcept {
     return jump_relative(cpu, op.insn);
 }
 
-StepResult op_jmp(CpuState& cpu, Op& op) noexcept { return jump_relative(cpu, op.insn); }
+StepResult op_jmp(CpuState& cpu, Op& op) noexcept {
+    return jump_relative(cpu, op.insn);
+}
 
 StepResult op_jmp_indirect(CpuState& cpu, Op& op) noexcept {
     std::uint64_t target = 0;
-    if (!read_operand(cpu, op.insn, branch_size(cpu, op.insn), target) || !target_allowed(cpu, target)) {
+    if (!read_operand(cpu, op.insn, branch_size(cpu, op.insn), target) ||
+        !target_allowed(cpu, target)) {
         return StepResult::Exception;
     }
     cpu.rip = target;
@@ -70,7 +77,9 @@ StepResult call_to(CpuState& cpu, const Instruction& insn, std::uint64_t target)
     return StepResult::Done;
 }
 
-StepResult op_call(CpuState& cpu, Op& op) noexcept { return call_to(cpu, op.insn, relative_target(cpu, op.insn)); }
+StepResult op_call(CpuState& cpu, Op& op) noexcept {
+    return call_to(cpu, op.insn, relative_target(cpu, op.insn));
+}
 
 StepResult op_call_indirect(CpuState& cpu, Op& op) noexcept {
     std::uint64_t target = 0;
@@ -115,13 +124,20 @@ StepResult op_loop(CpuState& cpu, Op& op) noexcept {
 
 Handler select_flow(const Instruction& insn) noexcept {
     switch (insn.cls) {
-        case InsnClass::Jcc: return op_jcc;
-        case InsnClass::Jmp: return op_jmp;
-        case InsnClass::JmpIndirect: return op_jmp_indirect;
-        case InsnClass::Call: return op_call;
-        case InsnClass::CallIndirect: return op_call_indirect;
-        case InsnClass::Ret: return op_ret;
-        default: return op_loop;
+        case InsnClass::Jcc:
+            return op_jcc;
+        case InsnClass::Jmp:
+            return op_jmp;
+        case InsnClass::JmpIndirect:
+            return op_jmp_indirect;
+        case InsnClass::Call:
+            return op_call;
+        case InsnClass::CallIndirect:
+            return op_call_indirect;
+        case InsnClass::Ret:
+            return op_ret;
+        default:
+            return op_loop;
     }
 }
 

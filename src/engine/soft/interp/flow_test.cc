@@ -82,7 +82,8 @@ TEST_F(FlowTest, NotPresentGateInvokesDoubleFaultHandler) {
 
 TEST_F(FlowTest, SyscallAndSysret) {
     enter_long(3);
-    cpu().star = (static_cast<std::uint64_t>(0x1b) << 48U) | (static_cast<std::uint64_t>(kCode64) << 32U);
+    cpu().star =
+        (static_cast<std::uint64_t>(0x1b) << 48U) | (static_cast<std::uint64_t>(kCode64) << 32U);
     cpu().lstar = 0x5000;
     cpu().sfmask = fl::kIf;
     cpu().rflags |= fl::kIf;
@@ -164,10 +165,10 @@ TEST_F(FlowTest, RealModeInterrupt) {
 TEST_F(FlowTest, RealToProtectedMode) {
     enter_real();
     cpu().gdtr = {kGdt, 0x7f};
-    code({0x0f, 0x20, 0xc0,                          // mov eax, cr0
-          0x0c, 0x01,                                // or al, 1
-          0x0f, 0x22, 0xc0,                          // mov cr0, eax
-          0x66, 0xea, 0x00, 0x20, 0, 0, 0x18, 0});   // jmp 18:2000
+    code({0x0f, 0x20, 0xc0,                         // mov eax, cr0
+          0x0c, 0x01,                               // or al, 1
+          0x0f, 0x22, 0xc0,                         // mov cr0, eax
+          0x66, 0xea, 0x00, 0x20, 0, 0, 0x18, 0});  // jmp 18:2000
     ASSERT_EQ(run(4), StepResult::EndBlock);
     EXPECT_EQ(cpu().rip, 0x2000U);
     EXPECT_NE(cpu().mode & ModeBits::kCs32, 0U);
@@ -288,7 +289,8 @@ TEST_F(FlowTest, PkruTravelsInXsaveImages) {
     write_pkru(cpu(), 0xabcd0004);
     reg(x86::Rax) = 1U << 9;
     reg(x86::Rbx) = kData;
-    code({0x0f, 0xae, 0x23, 0x0f, 0xae, 0x2b, 0x0f, 0xae, 0x2b});  // xsave [rbx]; xrstor [rbx] twice
+    code(
+        {0x0f, 0xae, 0x23, 0x0f, 0xae, 0x2b, 0x0f, 0xae, 0x2b});  // xsave [rbx]; xrstor [rbx] twice
     EXPECT_EQ(step(), StepResult::Done);
     EXPECT_EQ(peek<std::uint32_t>(kData + 2688), 0xabcd0004U);
     EXPECT_EQ(peek<std::uint64_t>(kData + 512), 1U << 9);

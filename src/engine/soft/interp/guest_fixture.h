@@ -1,16 +1,18 @@
-// GuestFixture: a small guest for tests of the interpreter: RAM, descriptor tables, page tables, and a way to run bytes.
+// GuestFixture: a small guest for tests of the interpreter: RAM, descriptor tables, page tables,
+// and a way to run bytes.
 //
-// Layout: code at 0x1000, stack below 0x8000, data from 0x9000, GDT at 0x20000, IDT at 0x21000, TSS at 0x22000, page tables from
-// 0x100000 (4 KiB pages below 2 MiB, identity). The page at 0x60000 is not present, 0x61000 is read-only.
+// Layout: code at 0x1000, stack below 0x8000, data from 0x9000, GDT at 0x20000, IDT at 0x21000, TSS
+// at 0x22000, page tables from 0x100000 (4 KiB pages below 2 MiB, identity). The page at 0x60000 is
+// not present, 0x61000 is read-only.
 #pragma once
-
-#include <cpuid.h>
-#include <gtest/gtest.h>
 
 #include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <vector>
+
+#include <cpuid.h>
+#include <gtest/gtest.h>
 
 #include "arch/x86/arch_state.h"
 #include "arch/x86/registers.h"
@@ -25,10 +27,12 @@ namespace x86 = arch::x86;
 
 class GuestFixture : public ::testing::Test {
   protected:
-    static constexpr std::uint64_t kCode = 0x1000, kStack = 0x8000, kData = 0x9000, kGdt = 0x20000, kIdt = 0x21000, kTss = 0x22000;
+    static constexpr std::uint64_t kCode = 0x1000, kStack = 0x8000, kData = 0x9000, kGdt = 0x20000,
+                                   kIdt = 0x21000, kTss = 0x22000;
     static constexpr std::uint64_t kAbsent = 0x60000, kReadOnly = 0x61000, kTables = 0x100000;
-    static constexpr std::uint16_t kCode64 = 0x08, kData32 = 0x10, kCode32 = 0x18, kCode16 = 0x20, kUserCode64 = 0x2b, kUserData = 0x33,
-                                   kTssSelector = 0x40, kUserCode32 = 0x53, kData16 = 0x58, kGate = 0x60;
+    static constexpr std::uint16_t kCode64 = 0x08, kData32 = 0x10, kCode32 = 0x18, kCode16 = 0x20,
+                                   kUserCode64 = 0x2b, kUserData = 0x33, kTssSelector = 0x40,
+                                   kUserCode32 = 0x53, kData16 = 0x58, kGate = 0x60;
 
     void SetUp() override {
         vm_ = FakeSoftVm::create(16U << 20U);
@@ -72,7 +76,8 @@ class GuestFixture : public ::testing::Test {
         reset_registers();
         cpu().cr0 = x86::cr0::kEt | x86::cr0::kPe;
         flat_segments(kData32);
-        cpu().segments[x86::Cs] = {cs, static_cast<std::uint16_t>(cs == kCode16 ? 0x9b : 0xc09b), cs == kCode16 ? 0xffffU : 0xffffffffU, 0, false};
+        cpu().segments[x86::Cs] = {cs, static_cast<std::uint16_t>(cs == kCode16 ? 0x9b : 0xc09b),
+                                   cs == kCode16 ? 0xffffU : 0xffffffffU, 0, false};
         tables();
         settle();
     }
@@ -81,12 +86,15 @@ class GuestFixture : public ::testing::Test {
         poke<std::uint32_t>(kTss + 8, 0);  // the upper half of RSP0, SS0 in the 32-bit TSS
         reset_registers();
         cpu().cr0 = x86::cr0::kEt | x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kWp | x86::cr0::kNe;
-        cpu().cr4 = x86::cr4::kPae | x86::cr4::kOsfxsr | x86::cr4::kOsxmmexcpt | x86::cr4::kOsxsave | x86::cr4::kFsgsbase;
+        cpu().cr4 = x86::cr4::kPae | x86::cr4::kOsfxsr | x86::cr4::kOsxmmexcpt |
+                    x86::cr4::kOsxsave | x86::cr4::kFsgsbase;
         cpu().efer = x86::efer::kLme | x86::efer::kLma | x86::efer::kSce | x86::efer::kNxe;
         cpu().cr3 = kTables;
         cpu().xcr0 = host_vector_mask();
         flat_segments(cpl == 3 ? kUserData : kData32);
-        cpu().segments[x86::Cs] = {cpl == 3 ? kUserCode64 : kCode64, static_cast<std::uint16_t>(0xa09b | (cpl << 5U)), 0xffffffffU, 0, false};
+        cpu().segments[x86::Cs] = {cpl == 3 ? kUserCode64 : kCode64,
+                                   static_cast<std::uint16_t>(0xa09b | (cpl << 5U)), 0xffffffffU, 0,
+                                   false};
         tables();
         settle();
     }
@@ -116,9 +124,13 @@ class GuestFixture : public ::testing::Test {
     std::uint64_t arithmetic() { return cpu().rflags & x86::rflags::kArithmetic; }
 
     /// A 32-bit (legacy) or 64-bit (long mode) gate.
-    void gate(std::uint8_t vector, std::uint16_t selector, std::uint32_t target, unsigned type = 14, unsigned dpl = 0, unsigned ist = 0) {
-        const std::uint64_t low = (target & 0xffffU) | (static_cast<std::uint64_t>(selector) << 16U) | (static_cast<std::uint64_t>(ist) << 32U) |
-                                  (static_cast<std::uint64_t>(0x80U | (dpl << 5U) | type) << 40U) | (static_cast<std::uint64_t>(target >> 16U) << 48U);
+    void gate(std::uint8_t vector, std::uint16_t selector, std::uint32_t target, unsigned type = 14,
+              unsigned dpl = 0, unsigned ist = 0) {
+        const std::uint64_t low = (target & 0xffffU) |
+                                  (static_cast<std::uint64_t>(selector) << 16U) |
+                                  (static_cast<std::uint64_t>(ist) << 32U) |
+                                  (static_cast<std::uint64_t>(0x80U | (dpl << 5U) | type) << 40U) |
+                                  (static_cast<std::uint64_t>(target >> 16U) << 48U);
         const bool wide = (cpu().efer & x86::efer::kLma) != 0;
         poke<std::uint64_t>(kIdt + vector * (wide ? 16U : 8U), low);
         if (wide) {
@@ -145,7 +157,8 @@ class GuestFixture : public ::testing::Test {
     }
     void flat_segments(std::uint16_t selector) {
         for (Segment& s : cpu().segments) {
-            s = {selector, static_cast<std::uint16_t>(0xc093 | ((selector & 3U) << 5U)), 0xffffffffU, 0, false};
+            s = {selector, static_cast<std::uint16_t>(0xc093 | ((selector & 3U) << 5U)),
+                 0xffffffffU, 0, false};
         }
     }
     void tables() {
@@ -160,14 +173,14 @@ class GuestFixture : public ::testing::Test {
     }
     void write_tables() {
         constexpr std::uint64_t kDescriptors[] = {0,
-                                                  0x00af9b000000ffff,   // 08 code 64
-                                                  0x00cf93000000ffff,   // 10 data
-                                                  0x00cf9b000000ffff,   // 18 code 32
-                                                  0x00009b000000ffff,   // 20 code 16
-                                                  0x00affb000000ffff,   // 28 user code 64
-                                                  0x00cff3000000ffff,   // 30 user data
-                                                  0x00cf13000000ffff,   // 38 data, not present
-                                                  0x0000890220000067,   // 40 TSS, available
+                                                  0x00af9b000000ffff,  // 08 code 64
+                                                  0x00cf93000000ffff,  // 10 data
+                                                  0x00cf9b000000ffff,  // 18 code 32
+                                                  0x00009b000000ffff,  // 20 code 16
+                                                  0x00affb000000ffff,  // 28 user code 64
+                                                  0x00cff3000000ffff,  // 30 user data
+                                                  0x00cf13000000ffff,  // 38 data, not present
+                                                  0x0000890220000067,  // 40 TSS, available
                                                   0,
                                                   0x00cffb000000ffff,   // 50 user code 32
                                                   0x000093000000ffff};  // 58 data 16
@@ -181,21 +194,26 @@ class GuestFixture : public ::testing::Test {
         poke<std::uint64_t>(kTables + 0x2000, (kTables + 0x3000) | 7);
         for (std::uint64_t page = 0; page < 512; ++page) {
             const std::uint64_t address = page << 12U;
-            poke<std::uint64_t>(kTables + 0x3000 + page * 8, address | (address == kAbsent ? 0U : address == kReadOnly ? 5U : 7U));
+            poke<std::uint64_t>(kTables + 0x3000 + page * 8,
+                                address | (address == kAbsent     ? 0U
+                                           : address == kReadOnly ? 5U
+                                                                  : 7U));
         }
     }
     static x86::CpuidTable host_cpuid() {
         x86::CpuidTable table;
         constexpr struct {
             std::uint32_t leaf, first, last;
-        } kLeaves[] = {{0, 0, 0}, {1, 0, 0}, {7, 0, 1}, {0xd, 0, 7}, {0x80000000, 0, 0}, {0x80000001, 0, 0}, {0x80000008, 0, 0}};
+        } kLeaves[] = {{0, 0, 0},          {1, 0, 0},          {7, 0, 1},         {0xd, 0, 7},
+                       {0x80000000, 0, 0}, {0x80000001, 0, 0}, {0x80000008, 0, 0}};
         for (const auto& leaf : kLeaves) {
             for (std::uint32_t sub = leaf.first; sub <= leaf.last; ++sub) {
                 x86::CpuidEntry entry;
                 entry.leaf = leaf.leaf;
                 entry.subleaf = sub;
                 entry.subleaf_matters = leaf.last != 0;
-                __cpuid_count(leaf.leaf, sub, entry.registers.eax, entry.registers.ebx, entry.registers.ecx, entry.registers.edx);
+                __cpuid_count(leaf.leaf, sub, entry.registers.eax, entry.registers.ebx,
+                              entry.registers.ecx, entry.registers.edx);
                 table.entries.push_back(entry);
             }
         }

@@ -1,4 +1,5 @@
-// Guest limits: what the guest's CPUID table implies for control registers. Computed when a context is attached.
+// Guest limits: what the guest's CPUID table implies for control registers. Computed when a context
+// is attached.
 #pragma once
 
 #include <cstdint>

@@ -39,7 +39,8 @@ struct Fields {
 bool names_rsp(const Instruction& insn) {
     return (insn.reg_is_gpr && insn.reg == Rsp && !insn.reg_is_high) ||
            (insn.rm_is_gpr && insn.mod == 3 && insn.rm == Rsp && !insn.rm_is_high) ||
-           (insn.opcode_reg_is_gpr && insn.opcode_reg == Rsp && !insn.uses_high_byte) || (insn.vvvv_is_gpr && insn.vvvv == Rsp);
+           (insn.opcode_reg_is_gpr && insn.opcode_reg == Rsp && !insn.uses_high_byte) ||
+           (insn.vvvv_is_gpr && insn.vvvv == Rsp);
 }
 
 Fields rename(const Instruction& insn, const HostEncoding& out) {
@@ -89,7 +90,8 @@ bool wants_66(const Instruction& insn) {
     if (insn.cls == InsnClass::Special && insn.vector == VectorKind::X87) {
         return insn.operand_size == 2;  // the 16-bit formats of FNSAVE, FNSTENV and their loads
     }
-    return insn.vector == VectorKind::None && insn.operand_size == 2 && insn.mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B;
+    return insn.vector == VectorKind::None && insn.operand_size == 2 &&
+           insn.mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B;
 }
 
 void write_legacy(const Instruction& insn, const HostEncoding& out, const Fields& f, Writer& w) {
@@ -104,8 +106,11 @@ void write_legacy(const Instruction& insn, const HostEncoding& out, const Fields
     }
     const bool has_modrm = insn.modrm_offset != kNoOffset;
     const bool moffs = insn.mem.present && !has_modrm;
-    const bool short_inc = insn.mode != CodeMode::Bits64 && insn.opcode_map == 0 && (insn.opcode & 0xf0U) == 0x40;
-    const unsigned b = f.memory ? 0 : has_modrm ? (f.rm >> 3U) & 1U : (insn.opcode_reg_is_gpr ? f.opcode_reg >> 3U : 0U);
+    const bool short_inc =
+        insn.mode != CodeMode::Bits64 && insn.opcode_map == 0 && (insn.opcode & 0xf0U) == 0x40;
+    const unsigned b = f.memory    ? 0
+                       : has_modrm ? (f.rm >> 3U) & 1U
+                                   : (insn.opcode_reg_is_gpr ? f.opcode_reg >> 3U : 0U);
     const unsigned r = has_modrm ? (f.reg >> 3U) & 1U : 0;
     const unsigned rex = (insn.rex & 8U) | (r << 2U) | b;
     if (rex != 0 || insn.rex != 0) {
@@ -130,7 +135,9 @@ void write_legacy(const Instruction& insn, const HostEncoding& out, const Fields
         return;
     }
     const bool alias_82 = insn.opcode_map == 0 && insn.opcode == 0x82;
-    w.byte(alias_82 ? 0x80U : insn.opcode_reg_is_gpr ? (insn.opcode & 0xf8U) | (f.opcode_reg & 7U) : insn.opcode);
+    w.byte(alias_82                 ? 0x80U
+           : insn.opcode_reg_is_gpr ? (insn.opcode & 0xf8U) | (f.opcode_reg & 7U)
+                                    : insn.opcode);
     if (has_modrm) {
         write_modrm(insn, out, f, w);
     }
@@ -139,7 +146,8 @@ void write_legacy(const Instruction& insn, const HostEncoding& out, const Fields
 
 /// In 16/32-bit modes VEX.W and EVEX.W are ignored for general registers.
 bool keep_w(const Instruction& insn) {
-    return insn.mode == CodeMode::Bits64 || !(insn.reg_is_gpr || insn.rm_is_gpr || insn.vvvv_is_gpr);
+    return insn.mode == CodeMode::Bits64 ||
+           !(insn.reg_is_gpr || insn.rm_is_gpr || insn.vvvv_is_gpr);
 }
 
 void write_vex(const Instruction& insn, const HostEncoding& out, const Fields& f, Writer& w) {
@@ -206,9 +214,15 @@ bool encode_for_host(const Instruction& insn, HostEncoding& out) noexcept {
     Writer w(out);
     const Fields f = rename(insn, out);
     switch (insn.encoding) {
-        case Encoding::Legacy: write_legacy(insn, out, f, w); break;
-        case Encoding::Vex: write_vex(insn, out, f, w); break;
-        case Encoding::Evex: write_evex(insn, out, f, w); break;
+        case Encoding::Legacy:
+            write_legacy(insn, out, f, w);
+            break;
+        case Encoding::Vex:
+            write_vex(insn, out, f, w);
+            break;
+        case Encoding::Evex:
+            write_evex(insn, out, f, w);
+            break;
     }
     return true;
 }

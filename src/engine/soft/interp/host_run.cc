@@ -1,8 +1,10 @@
-// Host run: data-processing instructions executed by the host CPU itself, on the guest's registers and operand.
+// Host run: data-processing instructions executed by the host CPU itself, on the guest's registers
+// and operand.
 //
-// The operand is RAM itself where it lies in one page (so atomicity and alignment are the hardware's own); a copy where it
-// crosses pages or belongs to a device. Registers are committed after the last thing that can fault. Locked accesses that
-// cross a page run while every other vCPU is stopped.
+// The operand is RAM itself where it lies in one page (so atomicity and alignment are the
+// hardware's own); a copy where it crosses pages or belongs to a device. Registers are committed
+// after the last thing that can fault. Locked accesses that cross a page run while every other vCPU
+// is stopped.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
@@ -27,17 +29,22 @@ std::uint32_t guest_mxcsr(CpuState& cpu) {
     return *reinterpret_cast<const std::uint32_t*>(cpu.xsave + kMxcsrOffset);
 }
 
-/// A host exception inside a stub as the guest sees it. One that no guest operand explains (a page fault: the stub touched memory that
-/// its table row does not tell of) is an error of this engine, and #UD to the guest.
+/// A host exception inside a stub as the guest sees it. One that no guest operand explains (a page
+/// fault: the stub touched memory that its table row does not tell of) is an error of this engine,
+/// and #UD to the guest.
 StepResult guest_exception(CpuState& cpu, const Instruction& insn, std::uint64_t trap) {
     const auto vector = static_cast<std::uint8_t>(trap - 1);
     switch (vector) {
         case vec::kDe:
         case vec::kUd:
-        case vec::kMf: return raise(cpu, vector);
-        case vec::kXm: return (cpu.cr4 & x86::cr4::kOsxmmexcpt) != 0 ? raise(cpu, vec::kXm) : raise_ud(cpu);
-        case vec::kAc: return raise_error(cpu, vec::kAc, 0);
-        case vec::kGp: return raise_gp(cpu);
+        case vec::kMf:
+            return raise(cpu, vector);
+        case vec::kXm:
+            return (cpu.cr4 & x86::cr4::kOsxmmexcpt) != 0 ? raise(cpu, vec::kXm) : raise_ud(cpu);
+        case vec::kAc:
+            return raise_error(cpu, vec::kAc, 0);
+        case vec::kGp:
+            return raise_gp(cpu);
         default:
             save_vector_state(cpu);
             report_unexplained_fault(mnemonic_name(insn), vector);
@@ -75,24 +82,29 @@ StepResult run_split_lock(CpuState& cpu, Op& op, std::uint64_t linear) {
     return result;
 }
 
-bool is_atomic(const Instruction& insn) { return insn.lock || (insn.mnemonic == ZYDIS_MNEMONIC_XCHG && insn.mem.present); }
+bool is_atomic(const Instruction& insn) {
+    return insn.lock || (insn.mnemonic == ZYDIS_MNEMONIC_XCHG && insn.mem.present);
+}
 
 StepResult run_with_memory(CpuState& cpu, Op& op) {
     const Instruction& insn = op.insn;
     const MemoryOperand& mem = insn.mem;
     std::uint64_t linear = 0;
-    if (!segment_linear(cpu, mem.segment, effective_address(cpu, insn), mem.size, mem.write, linear)) {
+    if (!segment_linear(cpu, mem.segment, effective_address(cpu, insn), mem.size, mem.write,
+                        linear)) {
         return StepResult::Exception;
     }
-    if (mem.aligned && (linear & (mem.size - 1U)) != 0 && (insn.encoding != Encoding::Legacy || (guest_mxcsr(cpu) & kMisalignedMask) == 0 ||
-                                                           insn.vector == VectorKind::None)) {
+    if (mem.aligned && (linear & (mem.size - 1U)) != 0 &&
+        (insn.encoding != Encoding::Legacy || (guest_mxcsr(cpu) & kMisalignedMask) == 0 ||
+         insn.vector == VectorKind::None)) {
         return raise_gp(cpu);
     }
     const bool crosses = (linear & 0xfffU) + mem.size > 0x1000;
     if (!crosses) {
         std::byte* host = tlb_hit(cpu, linear, mem.size, mem.write);
         if (host == nullptr) {
-            host = host_pointer(cpu, linear, mem.size, mem.write ? MemAccess::Write : MemAccess::Read);
+            host =
+                host_pointer(cpu, linear, mem.size, mem.write ? MemAccess::Write : MemAccess::Read);
         }
         if (host != nullptr) {
             return run_with_operand(cpu, op, host) ? done(cpu, insn) : StepResult::Exception;
@@ -108,7 +120,8 @@ StepResult run_with_memory(CpuState& cpu, Op& op) {
 }
 
 bool waits_for_x87(const Instruction& insn) {
-    const bool control = insn.mnemonic == ZYDIS_MNEMONIC_FNSTSW || insn.mnemonic == ZYDIS_MNEMONIC_FNSTCW;
+    const bool control =
+        insn.mnemonic == ZYDIS_MNEMONIC_FNSTSW || insn.mnemonic == ZYDIS_MNEMONIC_FNSTCW;
     return (insn.vector == VectorKind::X87 && !control) || insn.vector == VectorKind::Mmx;
 }
 
@@ -116,14 +129,16 @@ bool waits_for_x87(const Instruction& insn) {
 
 bool vector_allowed(CpuState& cpu, const Instruction& insn) noexcept {
     const bool extended = insn.encoding != Encoding::Legacy;
-    if (extended && (cpu.mode & (ModeBits::kProtected | ModeBits::kV8086)) != ModeBits::kProtected) {
+    if (extended &&
+        (cpu.mode & (ModeBits::kProtected | ModeBits::kV8086)) != ModeBits::kProtected) {
         (void)raise_ud(cpu);
         return false;
     }
     bool undefined = false;
     bool not_available = (cpu.cr0 & x86::cr0::kTs) != 0;
     switch (insn.vector) {
-        case VectorKind::None: return true;
+        case VectorKind::None:
+            return true;
         case VectorKind::X87:
             if (insn.mnemonic == ZYDIS_MNEMONIC_FWAIT) {
                 not_available = not_available && (cpu.cr0 & x86::cr0::kMp) != 0;
@@ -131,10 +146,18 @@ bool vector_allowed(CpuState& cpu, const Instruction& insn) noexcept {
                 not_available = not_available || (cpu.cr0 & x86::cr0::kEm) != 0;
             }
             break;
-        case VectorKind::Mmx: undefined = (cpu.cr0 & x86::cr0::kEm) != 0; break;
-        case VectorKind::Sse: undefined = (cpu.cr0 & x86::cr0::kEm) != 0 || (cpu.cr4 & x86::cr4::kOsfxsr) == 0; break;
-        case VectorKind::Avx: undefined = (cpu.cr4 & x86::cr4::kOsxsave) == 0 || (cpu.xcr0 & 6U) != 6; break;
-        case VectorKind::Avx512: undefined = (cpu.cr4 & x86::cr4::kOsxsave) == 0 || (cpu.xcr0 & 0xe6U) != 0xe6; break;
+        case VectorKind::Mmx:
+            undefined = (cpu.cr0 & x86::cr0::kEm) != 0;
+            break;
+        case VectorKind::Sse:
+            undefined = (cpu.cr0 & x86::cr0::kEm) != 0 || (cpu.cr4 & x86::cr4::kOsfxsr) == 0;
+            break;
+        case VectorKind::Avx:
+            undefined = (cpu.cr4 & x86::cr4::kOsxsave) == 0 || (cpu.xcr0 & 6U) != 6;
+            break;
+        case VectorKind::Avx512:
+            undefined = (cpu.cr4 & x86::cr4::kOsxsave) == 0 || (cpu.xcr0 & 0xe6U) != 0xe6;
+            break;
     }
     if (undefined) {
         (void)raise_ud(cpu);
@@ -211,7 +234,8 @@ bool run_with_operand(CpuState& cpu, Op& op, std::byte* host) noexcept {
 
 StepResult op_on_host(CpuState& cpu, Op& op) noexcept {
     const Instruction& insn = op.insn;
-    if ((insn.vector != VectorKind::None || insn.encoding != Encoding::Legacy) && !vector_allowed(cpu, insn)) {
+    if ((insn.vector != VectorKind::None || insn.encoding != Encoding::Legacy) &&
+        !vector_allowed(cpu, insn)) {
         return StepResult::Exception;
     }
     if (insn.mem.present && (insn.mem.read || insn.mem.write)) {

@@ -3,7 +3,8 @@
 
 #include <sys/mman.h>
 
-extern "C" void strata_soft_run_stub(strata::engine::soft::HostFrame* frame, const void* code) noexcept;
+extern "C" void strata_soft_run_stub(strata::engine::soft::HostFrame* frame,
+                                     const void* code) noexcept;
 extern "C" const char strata_soft_stub_fault[];
 
 namespace strata::engine::soft {
@@ -34,10 +35,14 @@ Result<std::unique_ptr<StubArena>> StubArena::create() {
     if (ftruncate(fd.get(), static_cast<off_t>(kArenaBytes)) != 0) {
         return Error::from_errno("sizing the interpreter's code memory");
     }
-    MmapRegion writable = STRATA_TRY(MmapRegion::map(kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get()));
-    MmapRegion executable = STRATA_TRY(MmapRegion::map(kArenaBytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get()));
-    std::unique_ptr<StubArena> arena(new StubArena(std::move(fd), std::move(writable), std::move(executable)));
-    STRATA_TRY_VOID(arena->faults_.add(arena->executable_.data(), kArenaBytes, on_stub_fault, nullptr));
+    MmapRegion writable =
+        STRATA_TRY(MmapRegion::map(kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get()));
+    MmapRegion executable =
+        STRATA_TRY(MmapRegion::map(kArenaBytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get()));
+    std::unique_ptr<StubArena> arena(
+        new StubArena(std::move(fd), std::move(writable), std::move(executable)));
+    STRATA_TRY_VOID(
+        arena->faults_.add(arena->executable_.data(), kArenaBytes, on_stub_fault, nullptr));
     return arena;
 }
 
@@ -63,6 +68,8 @@ bool StubArena::make(const Instruction& insn, HostStub& stub) noexcept {
     return true;
 }
 
-void run_stub(HostFrame& frame, const void* code) noexcept { strata_soft_run_stub(&frame, code); }
+void run_stub(HostFrame& frame, const void* code) noexcept {
+    strata_soft_run_stub(&frame, code);
+}
 
 }  // namespace strata::engine::soft

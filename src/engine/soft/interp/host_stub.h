@@ -1,9 +1,11 @@
 // HostStub: a guest instruction as a tiny host function, and the arena these live in.
 //
-// A stub is the rewritten instruction (host_encoding.h) followed by RET. run_stub() loads all GPRs but rsp and the arithmetic
-// flags from a HostFrame, calls it and stores them back. A host exception inside the stub ends the call with HostFrame::trap set and
-// registers as before the instruction. Vector state is whatever the host registers hold: see interp/execute.cc.
-// The arena is one memfd mapped twice (writable, executable), per thread; when full, all its stubs are forgotten at once.
+// A stub is the rewritten instruction (host_encoding.h) followed by RET. run_stub() loads all GPRs
+// but rsp and the arithmetic flags from a HostFrame, calls it and stores them back. A host
+// exception inside the stub ends the call with HostFrame::trap set and registers as before the
+// instruction. Vector state is whatever the host registers hold: see interp/execute.cc. The arena
+// is one memfd mapped twice (writable, executable), per thread; when full, all its stubs are
+// forgotten at once.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +22,10 @@ namespace strata::engine::soft {
 
 /// What run_stub() loads and stores. Offsets are known to host_stub_glue.S.
 struct HostFrame {
-    std::uint64_t gpr[16];      ///< [4] is not used
-    std::uint64_t flags;        ///< arithmetic flags | IF | fixed bit
-    std::uint64_t trap;         ///< 0, or 1 + exception vector
-    std::uint64_t trap_address; ///< fault address of a #PF or #GP
+    std::uint64_t gpr[16];       ///< [4] is not used
+    std::uint64_t flags;         ///< arithmetic flags | IF | fixed bit
+    std::uint64_t trap;          ///< 0, or 1 + exception vector
+    std::uint64_t trap_address;  ///< fault address of a #PF or #GP
 };
 
 struct HostStub {

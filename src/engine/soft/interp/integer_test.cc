@@ -1,4 +1,5 @@
-// Integer instructions: results and flags against values from the manual's definitions, and exact state at faults.
+// Integer instructions: results and flags against values from the manual's definitions, and exact
+// state at faults.
 #include "engine/soft/interp/guest_fixture.h"
 
 namespace strata::engine::soft {
@@ -43,10 +44,10 @@ TEST_F(IntegerTest, HighByteRegisters) {
     enter_long();
     reg(x86::Rax) = 0x1234;
     reg(x86::Rbx) = 0xff00;
-    code({0x00, 0xfc,               // add ah, bh
-          0x48, 0x0f, 0xb6, 0xc8,   // movzx rcx, al
-          0x0f, 0xb6, 0xd4,         // movzx edx, ah
-          0xb4, 0x55});             // mov ah, 0x55
+    code({0x00, 0xfc,              // add ah, bh
+          0x48, 0x0f, 0xb6, 0xc8,  // movzx rcx, al
+          0x0f, 0xb6, 0xd4,        // movzx edx, ah
+          0xb4, 0x55});            // mov ah, 0x55
     ASSERT_EQ(run(4), StepResult::Done);
     EXPECT_EQ(reg(x86::Rcx), 0x34U);
     EXPECT_EQ(reg(x86::Rdx), 0x11U);
@@ -57,8 +58,8 @@ TEST_F(IntegerTest, WritesOf32BitsClearTheUpperHalf) {
     enter_long();
     reg(x86::Rax) = ~0ULL;
     reg(x86::Rcx) = ~0ULL;
-    code({0x31, 0xc0,               // xor eax, eax
-          0x66, 0x31, 0xc9});       // xor cx, cx
+    code({0x31, 0xc0,          // xor eax, eax
+          0x66, 0x31, 0xc9});  // xor cx, cx
     ASSERT_EQ(run(2), StepResult::Done);
     EXPECT_EQ(reg(x86::Rax), 0U);
     EXPECT_EQ(reg(x86::Rcx), 0xffffffffffff0000ULL);
@@ -140,8 +141,8 @@ TEST_F(IntegerTest, Cmpxchg16bAlignmentAndSuccess) {
     reg(x86::Rdx) = 2;
     reg(x86::Rbx) = 3;
     reg(x86::Rcx) = 4;
-    code({0xf0, 0x48, 0x0f, 0xc7, 0x0e,           // lock cmpxchg16b [rsi]
-          0xf0, 0x48, 0x0f, 0xc7, 0x4e, 0x08});   // lock cmpxchg16b [rsi+8]
+    code({0xf0, 0x48, 0x0f, 0xc7, 0x0e,          // lock cmpxchg16b [rsi]
+          0xf0, 0x48, 0x0f, 0xc7, 0x4e, 0x08});  // lock cmpxchg16b [rsi+8]
     ASSERT_EQ(step(), StepResult::Done);
     EXPECT_EQ(peek<std::uint64_t>(kData), 3U);
     EXPECT_EQ(peek<std::uint64_t>(kData + 8), 4U);
@@ -235,9 +236,9 @@ TEST_F(IntegerTest, DecimalAdjust) {
     enter_protected();
     reg(x86::Rax) = 0x79;
     reg(x86::Rbx) = 0x35;
-    code({0x00, 0xd8, 0x27,    // add al, bl; daa: SDM's example gives 14 with carry
-          0xd4, 0x0a,          // aam
-          0xd5, 0x0a});        // aad
+    code({0x00, 0xd8, 0x27,  // add al, bl; daa: SDM's example gives 14 with carry
+          0xd4, 0x0a,        // aam
+          0xd5, 0x0a});      // aad
     ASSERT_EQ(run(2), StepResult::Done);
     EXPECT_EQ(reg(x86::Rax) & 0xffU, 0x14U);
     EXPECT_TRUE((cpu().rflags & fl::kCf) != 0);
@@ -262,9 +263,9 @@ TEST_F(IntegerTest, SixteenBitOperandsInRealMode) {
     enter_real();
     reg(x86::Rax) = 0x1ffff;
     reg(x86::Rbx) = 0x9000;
-    code({0x05, 0x02, 0x00,          // add ax, 2
-          0x89, 0x07,                // mov [bx], ax
-          0xf7, 0x27});              // mul word [bx]
+    code({0x05, 0x02, 0x00,  // add ax, 2
+          0x89, 0x07,        // mov [bx], ax
+          0xf7, 0x27});      // mul word [bx]
     ASSERT_EQ(run(3), StepResult::Done);
     EXPECT_EQ(peek<std::uint16_t>(kData), 1U);
     EXPECT_EQ(reg(x86::Rax), 0x10001U);

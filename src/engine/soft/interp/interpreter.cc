@@ -1,4 +1,5 @@
-// Interpreter: fetch, the cache of decoded instructions, single-step and breakpoints around one instruction.
+// Interpreter: fetch, the cache of decoded instructions, single-step and breakpoints around one
+// instruction.
 #include "engine/soft/interp/interpreter.h"
 
 #include <Zydis/Mnemonic.h>
@@ -31,7 +32,9 @@ CodeMode code_mode(const CpuState& cpu) {
     return protected_mode(cpu) ? CodeMode::Bits16 : CodeMode::Real16;
 }
 
-StepResult op_too_long(CpuState& cpu, Op& /*op*/) noexcept { return raise_gp(cpu); }
+StepResult op_too_long(CpuState& cpu, Op& /*op*/) noexcept {
+    return raise_gp(cpu);
+}
 
 void set_identity(Op& op, const std::uint8_t* bytes, std::uint32_t length, CodeMode mode) {
     std::uint8_t mask[16] = {};
@@ -46,9 +49,10 @@ void set_identity(Op& op, const std::uint8_t* bytes, std::uint32_t length, CodeM
     op.stub.generation = 0;
 }
 
-/// Decodes `available` bytes at `linear` into `op`. False: fetching the rest of the instruction faults.
-bool decode_into(CpuState& cpu, InterpreterContext& here, Op& op, std::uint64_t linear, const std::uint8_t* bytes,
-                 std::uint32_t available) {
+/// Decodes `available` bytes at `linear` into `op`. False: fetching the rest of the instruction
+/// faults.
+bool decode_into(CpuState& cpu, InterpreterContext& here, Op& op, std::uint64_t linear,
+                 const std::uint8_t* bytes, std::uint32_t available) {
     save_vector_state(cpu);
     const CodeMode mode = code_mode(cpu);
     op.key = ~0U;
@@ -65,10 +69,12 @@ bool decode_into(CpuState& cpu, InterpreterContext& here, Op& op, std::uint64_t 
             op.handler = op_too_long;
             set_identity(op, bytes, available, mode);
             return true;
-        case DecodeStatus::Truncated: break;
+        case DecodeStatus::Truncated:
+            break;
     }
     std::uint64_t physical = 0;
-    if (translate_linear(cpu, linear + available, MemAccess::Execute, Privilege::Current, physical)) {
+    if (translate_linear(cpu, linear + available, MemAccess::Execute, Privilege::Current,
+                         physical)) {
         // It became fetchable in between: the guest may simply try again.
         op.handler = op_undefined;
         (void)raise_ud(cpu);
@@ -86,7 +92,8 @@ Op* fetch_slowly(CpuState& cpu, InterpreterContext& here, std::uint64_t linear) 
     Op& op = here.straddling;
     std::uint64_t words[2];
     __builtin_memcpy(words, bytes, 16);
-    const bool same = op.key == static_cast<std::uint32_t>(code_mode(cpu)) && (words[0] & op.mask[0]) == op.bytes[0] &&
+    const bool same = op.key == static_cast<std::uint32_t>(code_mode(cpu)) &&
+                      (words[0] & op.mask[0]) == op.bytes[0] &&
                       (words[1] & op.mask[1]) == op.bytes[1] && op.insn.length <= got;
     if (!same && !decode_into(cpu, here, op, linear, bytes, got)) {
         return nullptr;
@@ -119,7 +126,8 @@ Op* fetch(CpuState& cpu, InterpreterContext& here) {
         linear = (cs.base + cpu.rip) & 0xffffffffU;
     }
     const std::uint64_t offset = linear & (kPage - 1);
-    if (here.code_page != linear - offset || here.code_epoch != cpu.fetch_epoch || here.code_cpl != cpu.cpl) {
+    if (here.code_page != linear - offset || here.code_epoch != cpu.fetch_epoch ||
+        here.code_cpl != cpu.cpl) {
         if (!enter_page(cpu, here, linear)) {
             return cpu.exception.pending ? nullptr : fetch_slowly(cpu, here, linear);
         }
@@ -134,7 +142,8 @@ Op* fetch(CpuState& cpu, InterpreterContext& here) {
     const std::uint64_t w1 = words[1];
     const std::uint64_t hash = linear ^ (linear >> 12U);
     Op& op = here.ops[hash & (InterpreterContext::kOps - 1)];
-    if (op.key == static_cast<std::uint32_t>(mode) && (((w0 & op.mask[0]) ^ op.bytes[0]) | ((w1 & op.mask[1]) ^ op.bytes[1])) == 0) [[likely]] {
+    if (op.key == static_cast<std::uint32_t>(mode) &&
+        (((w0 & op.mask[0]) ^ op.bytes[0]) | ((w1 & op.mask[1]) ^ op.bytes[1])) == 0) [[likely]] {
         return &op;
     }
     std::uint8_t bytes[16];
@@ -144,7 +153,8 @@ Op* fetch(CpuState& cpu, InterpreterContext& here) {
 }
 
 bool beyond_limit(const CpuState& cpu, const Op& op) {
-    return !code64(cpu) && op.handler != op_undefined && cpu.rip + op.insn.length - 1 > cpu.segments[x86::Cs].limit;
+    return !code64(cpu) && op.handler != op_undefined &&
+           cpu.rip + op.insn.length - 1 > cpu.segments[x86::Cs].limit;
 }
 
 StepResult execute(CpuState& cpu, InterpreterContext& here) {
@@ -184,14 +194,17 @@ bool clears_tf(const Instruction& insn) {
         case ZYDIS_MNEMONIC_INTO:
         case ZYDIS_MNEMONIC_SYSCALL:
         case ZYDIS_MNEMONIC_SYSRET:
-        case ZYDIS_MNEMONIC_SYSENTER: return true;
-        default: return false;
+        case ZYDIS_MNEMONIC_SYSENTER:
+            return true;
+        default:
+            return false;
     }
 }
 
 /// RFLAGS.TF or DR7 armed: SDM 3B, 17.3.
 StepResult execute_traced(CpuState& cpu, InterpreterContext& here, bool resume) {
-    const std::uint64_t linear = code64(cpu) ? cpu.rip : (cpu.segments[x86::Cs].base + cpu.rip) & 0xffffffffU;
+    const std::uint64_t linear =
+        code64(cpu) ? cpu.rip : (cpu.segments[x86::Cs].base + cpu.rip) & 0xffffffffU;
     if (!resume && (cpu.dr7 & 0xffU) != 0) {
         if (const std::uint64_t hits = instruction_breakpoints(cpu, linear); hits != 0) {
             cpu.dr6 = (cpu.dr6 & ~15ULL) | hits;
@@ -271,7 +284,9 @@ InterpreterContext& attach_context(CpuState& cpu) noexcept {
     return here;
 }
 
-void prepare_interpreter_thread(CpuState& cpu) noexcept { (void)attach_context(cpu); }
+void prepare_interpreter_thread(CpuState& cpu) noexcept {
+    (void)attach_context(cpu);
+}
 
 StepResult interpret_one(CpuState& cpu) noexcept {
     InterpreterContext& here = context(cpu);
@@ -282,8 +297,11 @@ StepResult interpret_one(CpuState& cpu) noexcept {
     // RF is good for one whole instruction; IRET and the like load it anew.
     const std::uint64_t start = cpu.rip;
     cpu.rflags &= ~x86::rflags::kRf;
-    const StepResult result = (cpu.mode & ModeBits::kTrap) != 0 ? execute_traced(cpu, here, resume != 0) : execute(cpu, here);
-    if ((result == StepResult::Exception && !cpu.exception.trap) || (result == StepResult::Done && cpu.rip == start)) {
+    const StepResult result = (cpu.mode & ModeBits::kTrap) != 0
+                                  ? execute_traced(cpu, here, resume != 0)
+                                  : execute(cpu, here);
+    if ((result == StepResult::Exception && !cpu.exception.trap) ||
+        (result == StepResult::Done && cpu.rip == start)) {
         cpu.rflags |= resume;
     }
     return result;
@@ -302,8 +320,10 @@ bool special_without_stub(const Instruction& insn) {
         case ZYDIS_MNEMONIC_XSAVEC:
         case ZYDIS_MNEMONIC_XSAVEC64:
         case ZYDIS_MNEMONIC_XRSTOR:
-        case ZYDIS_MNEMONIC_XRSTOR64: return true;
-        default: return false;
+        case ZYDIS_MNEMONIC_XRSTOR64:
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -315,10 +335,14 @@ bool has_plain_handler(const Instruction& insn) noexcept {
         case InsnClass::Stack:
         case InsnClass::Segment:
         case InsnClass::String:
-        case InsnClass::System: return true;
-        case InsnClass::Io: return insn.mnemonic == ZYDIS_MNEMONIC_IN || insn.mnemonic == ZYDIS_MNEMONIC_OUT;
-        case InsnClass::Special: return special_without_stub(insn);
-        default: return false;
+        case InsnClass::System:
+            return true;
+        case InsnClass::Io:
+            return insn.mnemonic == ZYDIS_MNEMONIC_IN || insn.mnemonic == ZYDIS_MNEMONIC_OUT;
+        case InsnClass::Special:
+            return special_without_stub(insn);
+        default:
+            return false;
     }
 }
 
@@ -338,34 +362,61 @@ StepResult execute_decoded(CpuState& cpu, Op& op) noexcept {
     return shadow && result == StepResult::Done ? StepResult::EndBlock : result;
 }
 
-StepResult op_undefined(CpuState& cpu, Op& /*op*/) noexcept { return raise_ud(cpu); }
-StepResult op_nop(CpuState& cpu, Op& op) noexcept { return done(cpu, op.insn); }
+StepResult op_undefined(CpuState& cpu, Op& /*op*/) noexcept {
+    return raise_ud(cpu);
+}
+StepResult op_nop(CpuState& cpu, Op& op) noexcept {
+    return done(cpu, op.insn);
+}
 
 Handler select_handler(const Instruction& insn) noexcept {
     Handler found = nullptr;
     switch (insn.cls) {
-        case InsnClass::Undefined: return op_undefined;
+        case InsnClass::Undefined:
+            return op_undefined;
         case InsnClass::Copy:
             found = select_fast(insn);
             return found != nullptr ? found : op_on_host;
-        case InsnClass::CopyVector: return op_on_host;
-        case InsnClass::Lea: found = select_fast(insn); break;
-        case InsnClass::Special: found = select_special(insn); break;
-        case InsnClass::Nop: return op_nop;
-        case InsnClass::Fence: found = select_fast(insn); break;
+        case InsnClass::CopyVector:
+            return op_on_host;
+        case InsnClass::Lea:
+            found = select_fast(insn);
+            break;
+        case InsnClass::Special:
+            found = select_special(insn);
+            break;
+        case InsnClass::Nop:
+            return op_nop;
+        case InsnClass::Fence:
+            found = select_fast(insn);
+            break;
         case InsnClass::Jcc:
         case InsnClass::Jmp:
         case InsnClass::JmpIndirect:
         case InsnClass::Call:
         case InsnClass::CallIndirect:
         case InsnClass::Ret:
-        case InsnClass::Loop: found = select_flow(insn); break;
-        case InsnClass::FarFlow: found = select_far(insn); break;
-        case InsnClass::String: found = select_string(insn); break;
-        case InsnClass::Stack: found = select_stack(insn); break;
-        case InsnClass::Segment: found = select_segment(insn); break;
-        case InsnClass::System: found = select_system(insn); break;
-        case InsnClass::Io: found = select_io(insn); break;
+        case InsnClass::Loop:
+            found = select_flow(insn);
+            break;
+        case InsnClass::FarFlow:
+            found = select_far(insn);
+            break;
+        case InsnClass::String:
+            found = select_string(insn);
+            break;
+        case InsnClass::Stack:
+            found = select_stack(insn);
+            break;
+        case InsnClass::Segment:
+            found = select_segment(insn);
+            break;
+        case InsnClass::System:
+            found = select_system(insn);
+            break;
+        case InsnClass::Io:
+            found = select_io(insn);
+            break;
     }
     return found != nullptr ? found : op_undefined;
 }

@@ -24,8 +24,8 @@ bool within_limit(const Segment& segment, std::uint64_t offset, std::uint32_t si
 
 }  // namespace
 
-bool segment_check(CpuState& cpu, unsigned number, std::uint64_t offset, std::uint32_t size, bool write,
-                   std::uint64_t& linear) noexcept {
+bool segment_check(CpuState& cpu, unsigned number, std::uint64_t offset, std::uint32_t size,
+                   bool write, std::uint64_t& linear) noexcept {
     const Segment& segment = cpu.segments[number];
     if (protected_mode(cpu)) {
         const unsigned type = segment.attributes & 0xfU;
@@ -42,7 +42,8 @@ bool segment_check(CpuState& cpu, unsigned number, std::uint64_t offset, std::ui
 }
 
 bool access_hooks(CpuState& cpu, std::uint64_t linear, std::uint32_t size, bool write) noexcept {
-    if ((cpu.mode & ModeBits::kAlignCheck) != 0 && size > 1 && (linear & (size - 1)) != 0 && (size & (size - 1)) == 0) {
+    if ((cpu.mode & ModeBits::kAlignCheck) != 0 && size > 1 && (linear & (size - 1)) != 0 &&
+        (size & (size - 1)) == 0) {
         (void)raise_error(cpu, vec::kAc, 0);
         return false;
     }
@@ -64,7 +65,8 @@ bool access_hooks(CpuState& cpu, std::uint64_t linear, std::uint32_t size, bool 
     return true;
 }
 
-bool load_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size, std::uint64_t& value) noexcept {
+bool load_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size,
+                std::uint64_t& value) noexcept {
     std::uint8_t v8 = 0;
     std::uint16_t v16 = 0;
     std::uint32_t v32 = 0;
@@ -87,20 +89,27 @@ bool load_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned 
             }
             value = v32;
             return true;
-        default: return load(cpu, segment, offset, value);
+        default:
+            return load(cpu, segment, offset, value);
     }
 }
 
-bool store_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size, std::uint64_t value) noexcept {
+bool store_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size,
+                 std::uint64_t value) noexcept {
     switch (size) {
-        case 1: return store(cpu, segment, offset, static_cast<std::uint8_t>(value));
-        case 2: return store(cpu, segment, offset, static_cast<std::uint16_t>(value));
-        case 4: return store(cpu, segment, offset, static_cast<std::uint32_t>(value));
-        default: return store(cpu, segment, offset, value);
+        case 1:
+            return store(cpu, segment, offset, static_cast<std::uint8_t>(value));
+        case 2:
+            return store(cpu, segment, offset, static_cast<std::uint16_t>(value));
+        case 4:
+            return store(cpu, segment, offset, static_cast<std::uint32_t>(value));
+        default:
+            return store(cpu, segment, offset, value);
     }
 }
 
-bool read_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::uint64_t& value) noexcept {
+bool read_operand(CpuState& cpu, const Instruction& insn, unsigned size,
+                  std::uint64_t& value) noexcept {
     if (!insn.mem.present) {
         value = get_rm(cpu, insn, size);
         return true;
@@ -108,7 +117,8 @@ bool read_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::ui
     return load_sized(cpu, insn.mem.segment, effective_address(cpu, insn), size, value);
 }
 
-bool write_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::uint64_t value) noexcept {
+bool write_operand(CpuState& cpu, const Instruction& insn, unsigned size,
+                   std::uint64_t value) noexcept {
     if (!insn.mem.present) {
         set_rm(cpu, insn, size, value);
         return true;
@@ -116,13 +126,15 @@ bool write_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::u
     return store_sized(cpu, insn.mem.segment, effective_address(cpu, insn), size, value);
 }
 
-bool load_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, void* out, std::uint32_t size) noexcept {
+bool load_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, void* out,
+                std::uint32_t size) noexcept {
     std::uint64_t linear = 0;
     return segment_linear(cpu, segment, offset, size, false, linear) &&
            (read_linear(cpu, linear, out, size) || memory_fault(cpu, segment));
 }
 
-bool store_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, const void* data, std::uint32_t size) noexcept {
+bool store_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, const void* data,
+                 std::uint32_t size) noexcept {
     std::uint64_t linear = 0;
     return segment_linear(cpu, segment, offset, size, true, linear) &&
            (write_linear(cpu, linear, data, size) || memory_fault(cpu, segment));
@@ -137,7 +149,8 @@ bool probe_write(CpuState& cpu, std::uint64_t linear, std::uint32_t size) noexce
     if (!translate_linear(cpu, linear, MemAccess::Write, Privilege::Current, physical)) {
         return false;
     }
-    return (last >> 12U) == (linear >> 12U) || translate_linear(cpu, last & ~0xfffULL, MemAccess::Write, Privilege::Current, physical);
+    return (last >> 12U) == (linear >> 12U) ||
+           translate_linear(cpu, last & ~0xfffULL, MemAccess::Write, Privilege::Current, physical);
 }
 
 }  // namespace strata::engine::soft

@@ -1,7 +1,8 @@
-// Operands: registers, effective addresses, segment checks and memory access for the interpreter's own code.
+// Operands: registers, effective addresses, segment checks and memory access for the interpreter's
+// own code.
 //
-// Everything that can fault answers false (or null) with cpu.exception set and leaves registers alone. Fast paths read the
-// software TLB inline; everything else goes through mmu.h.
+// Everything that can fault answers false (or null) with cpu.exception set and leaves registers
+// alone. Fast paths read the software TLB inline; everything else goes through mmu.h.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +18,21 @@ namespace strata::engine::soft {
 namespace x86 = arch::x86;
 namespace vec = arch::x86::vector;
 
-inline bool long_mode(const CpuState& cpu) { return (cpu.efer & x86::efer::kLma) != 0; }
-inline bool code64(const CpuState& cpu) { return (cpu.mode & ModeBits::kCs64) != 0; }
+inline bool long_mode(const CpuState& cpu) {
+    return (cpu.efer & x86::efer::kLma) != 0;
+}
+inline bool code64(const CpuState& cpu) {
+    return (cpu.mode & ModeBits::kCs64) != 0;
+}
 inline bool protected_mode(const CpuState& cpu) {
     return (cpu.mode & (ModeBits::kProtected | ModeBits::kV8086)) == ModeBits::kProtected;
 }
-inline bool v8086(const CpuState& cpu) { return (cpu.mode & ModeBits::kV8086) != 0; }
-inline unsigned iopl(const CpuState& cpu) { return static_cast<unsigned>(cpu.rflags >> 12U) & 3U; }
+inline bool v8086(const CpuState& cpu) {
+    return (cpu.mode & ModeBits::kV8086) != 0;
+}
+inline unsigned iopl(const CpuState& cpu) {
+    return static_cast<unsigned>(cpu.rflags >> 12U) & 3U;
+}
 
 // Exceptions.
 inline StepResult raise(CpuState& cpu, std::uint8_t vector) noexcept {
@@ -38,7 +47,9 @@ inline StepResult raise_error(CpuState& cpu, std::uint8_t vector, std::uint32_t 
     cpu.exception.error = error;
     return StepResult::Exception;
 }
-inline StepResult raise_gp(CpuState& cpu, std::uint32_t error = 0) noexcept { return raise_error(cpu, vec::kGp, error); }
+inline StepResult raise_gp(CpuState& cpu, std::uint32_t error = 0) noexcept {
+    return raise_error(cpu, vec::kGp, error);
+}
 /// #GP(0) unless CPL is 0.
 inline bool privileged(CpuState& cpu) noexcept {
     if (cpu.cpl != 0) {
@@ -47,7 +58,9 @@ inline bool privileged(CpuState& cpu) noexcept {
     }
     return true;
 }
-inline StepResult raise_ud(CpuState& cpu) noexcept { return raise(cpu, vec::kUd); }
+inline StepResult raise_ud(CpuState& cpu) noexcept {
+    return raise(cpu, vec::kUd);
+}
 
 // Instruction pointer.
 inline std::uint64_t next_rip(const CpuState& cpu, const Instruction& insn) {
@@ -67,8 +80,12 @@ inline StepResult done_end_block(CpuState& cpu, const Instruction& insn) noexcep
 inline std::uint8_t* byte_register(CpuState& cpu, unsigned number, bool high) {
     return reinterpret_cast<std::uint8_t*>(&cpu.gpr[high ? number - 4 : number]) + (high ? 1 : 0);
 }
-inline std::uint64_t size_mask(unsigned size) { return size >= 8 ? ~0ULL : (1ULL << (size * 8U)) - 1; }
-inline std::uint64_t get_gpr(const CpuState& cpu, unsigned number, unsigned size) { return cpu.gpr[number] & size_mask(size); }
+inline std::uint64_t size_mask(unsigned size) {
+    return size >= 8 ? ~0ULL : (1ULL << (size * 8U)) - 1;
+}
+inline std::uint64_t get_gpr(const CpuState& cpu, unsigned number, unsigned size) {
+    return cpu.gpr[number] & size_mask(size);
+}
 inline void set_gpr(CpuState& cpu, unsigned number, unsigned size, std::uint64_t value) {
     if (size >= 4) {
         cpu.gpr[number] = value & size_mask(size);
@@ -87,7 +104,8 @@ inline void set_rm(CpuState& cpu, const Instruction& insn, unsigned size, std::u
         set_gpr(cpu, insn.rm, size, value);
     }
 }
-inline void set_arithmetic(CpuState& cpu, std::uint64_t flags, std::uint64_t mask = x86::rflags::kArithmetic) {
+inline void set_arithmetic(CpuState& cpu, std::uint64_t flags,
+                           std::uint64_t mask = x86::rflags::kArithmetic) {
     cpu.rflags = (cpu.rflags & ~mask) | (flags & mask);
 }
 
@@ -112,11 +130,14 @@ inline std::uint64_t effective_address(const CpuState& cpu, const Instruction& i
 }
 
 /// The slow half of segment_linear(): legacy segmentation, alignment check, watchpoints.
-bool segment_check(CpuState& cpu, unsigned segment, std::uint64_t offset, std::uint32_t size, bool write, std::uint64_t& linear) noexcept;
+bool segment_check(CpuState& cpu, unsigned segment, std::uint64_t offset, std::uint32_t size,
+                   bool write, std::uint64_t& linear) noexcept;
 bool access_hooks(CpuState& cpu, std::uint64_t linear, std::uint32_t size, bool write) noexcept;
 
-/// Linear address of [segment:offset, +size) after all checks of segmentation. False: cpu.exception is set.
-inline bool segment_linear(CpuState& cpu, unsigned segment, std::uint64_t offset, std::uint32_t size, bool write, std::uint64_t& linear) {
+/// Linear address of [segment:offset, +size) after all checks of segmentation. False: cpu.exception
+/// is set.
+inline bool segment_linear(CpuState& cpu, unsigned segment, std::uint64_t offset,
+                           std::uint32_t size, bool write, std::uint64_t& linear) {
     if (code64(cpu)) [[likely]] {
         linear = segment >= x86::Fs ? cpu.segments[segment].base + offset : offset;
     } else if (!segment_check(cpu, segment, offset, size, write, linear)) {
@@ -141,7 +162,8 @@ inline std::byte* tlb_hit(CpuState& cpu, std::uint64_t linear, std::uint32_t siz
     const TlbEntry& entry = cpu.tlb[(linear >> 12U) & (kTlbEntries - 1)];
     const std::uint64_t offset = linear ^ (write ? entry.tag_write : entry.tag_read);
     // SAFETY: the MMU vouches for host_page while the tag matches.
-    return offset <= 4096U - size ? reinterpret_cast<std::byte*>(entry.host_page + offset) : nullptr;
+    return offset <= 4096U - size ? reinterpret_cast<std::byte*>(entry.host_page + offset)
+                                  : nullptr;
 }
 
 template <typename T>
@@ -171,24 +193,32 @@ inline bool store(CpuState& cpu, unsigned segment, std::uint64_t offset, T value
 }
 
 /// The same with a size known at run time (1, 2, 4, 8); values zero-extended.
-bool load_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size, std::uint64_t& value) noexcept;
-bool store_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size, std::uint64_t value) noexcept;
+bool load_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size,
+                std::uint64_t& value) noexcept;
+bool store_sized(CpuState& cpu, unsigned segment, std::uint64_t offset, unsigned size,
+                 std::uint64_t value) noexcept;
 
 /// The explicit operand: ModRM.rm register or memory, `size` bytes.
-bool read_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::uint64_t& value) noexcept;
-bool write_operand(CpuState& cpu, const Instruction& insn, unsigned size, std::uint64_t value) noexcept;
+bool read_operand(CpuState& cpu, const Instruction& insn, unsigned size,
+                  std::uint64_t& value) noexcept;
+bool write_operand(CpuState& cpu, const Instruction& insn, unsigned size,
+                   std::uint64_t value) noexcept;
 
 /// Any length through a segment, as one access (up to kScratchBytes).
-bool load_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, void* out, std::uint32_t size) noexcept;
-bool store_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, const void* data, std::uint32_t size) noexcept;
+bool load_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, void* out,
+                std::uint32_t size) noexcept;
+bool store_bytes(CpuState& cpu, unsigned segment, std::uint64_t offset, const void* data,
+                 std::uint32_t size) noexcept;
 
 /// Whether [linear, +size) may be written, without writing: false with the exception set.
 bool probe_write(CpuState& cpu, std::uint64_t linear, std::uint32_t size) noexcept;
 
-// Stack access. A StackCursor moves a copy of rsp, committed when the whole instruction has succeeded.
+// Stack access. A StackCursor moves a copy of rsp, committed when the whole instruction has
+// succeeded.
 class StackCursor {
   public:
-    explicit StackCursor(CpuState& cpu) : cpu_(cpu), mask_(size_mask(stack_address_size(cpu))), rsp_(cpu.gpr[x86::Rsp]) {}
+    explicit StackCursor(CpuState& cpu)
+        : cpu_(cpu), mask_(size_mask(stack_address_size(cpu))), rsp_(cpu.gpr[x86::Rsp]) {}
     bool push(unsigned size, std::uint64_t value) noexcept {
         const std::uint64_t at = (rsp_ - size) & mask_;
         if (!store_sized(cpu_, x86::Ss, at, size, value)) {

@@ -1,7 +1,8 @@
-// Port I/O: IN, OUT, INS, OUTS: permission by IOPL and the TSS's bitmap, then the IoDispatcher. SDM 1, 19.5.
-#include <Zydis/Mnemonic.h>
-
+// Port I/O: IN, OUT, INS, OUTS: permission by IOPL and the TSS's bitmap, then the IoDispatcher. SDM
+// 1, 19.5.
 #include <span>
+
+#include <Zydis/Mnemonic.h>
 
 #include "engine/io_dispatcher.h"
 #include "engine/soft/interp/handlers.h"
@@ -63,7 +64,8 @@ unsigned io_size(const Instruction& insn) {
 }
 
 std::uint16_t port_of(const CpuState& cpu, const Instruction& insn) {
-    return static_cast<std::uint16_t>(insn.imm_count != 0 ? static_cast<std::uint64_t>(insn.imm[0]) & 0xffU : cpu.gpr[x86::Rdx]);
+    return static_cast<std::uint16_t>(
+        insn.imm_count != 0 ? static_cast<std::uint64_t>(insn.imm[0]) & 0xffU : cpu.gpr[x86::Rdx]);
 }
 
 StepResult op_in(CpuState& cpu, Op& op) noexcept {
@@ -87,14 +89,16 @@ StepResult op_out(CpuState& cpu, Op& op) noexcept {
 }
 
 void advance(CpuState& cpu, const Instruction& insn, unsigned reg, unsigned size) {
-    const std::uint64_t step = (cpu.rflags & x86::rflags::kDf) != 0 ? ~static_cast<std::uint64_t>(size) + 1 : size;
+    const std::uint64_t step =
+        (cpu.rflags & x86::rflags::kDf) != 0 ? ~static_cast<std::uint64_t>(size) + 1 : size;
     set_gpr(cpu, reg, insn.address_size, cpu.gpr[reg] + step);
 }
 
 bool one_ins(CpuState& cpu, const Instruction& insn, std::uint16_t port, unsigned size) {
     const std::uint64_t offset = get_gpr(cpu, x86::Rdi, insn.address_size);
     std::uint64_t linear = 0;
-    if (!segment_linear(cpu, x86::Es, offset, size, true, linear) || !probe_write(cpu, linear, size)) {
+    if (!segment_linear(cpu, x86::Es, offset, size, true, linear) ||
+        !probe_write(cpu, linear, size)) {
         return false;  // before the port is read: that may have effects
     }
     if (!store_sized(cpu, x86::Es, offset, size, port_in(cpu, port, size))) {
@@ -104,7 +108,8 @@ bool one_ins(CpuState& cpu, const Instruction& insn, std::uint16_t port, unsigne
     return true;
 }
 
-bool one_outs(CpuState& cpu, const Instruction& insn, std::uint16_t port, unsigned size, unsigned segment) {
+bool one_outs(CpuState& cpu, const Instruction& insn, std::uint16_t port, unsigned size,
+              unsigned segment) {
     std::uint64_t value = 0;
     if (!load_sized(cpu, segment, get_gpr(cpu, x86::Rsi, insn.address_size), size, value)) {
         return false;
@@ -130,7 +135,8 @@ StepResult op_string_io(CpuState& cpu, Op& op) noexcept {
     }
     const unsigned most = (cpu.mode & ModeBits::kTrap) != 0 ? 1 : 64;
     for (unsigned i = 0; i < most && count != 0; ++i) {
-        const bool good = input ? one_ins(cpu, insn, port, size) : one_outs(cpu, insn, port, size, insn.implicit_segment);
+        const bool good = input ? one_ins(cpu, insn, port, size)
+                                : one_outs(cpu, insn, port, size, insn.implicit_segment);
         if (!good) {
             return StepResult::Exception;
         }
@@ -146,9 +152,12 @@ StepResult op_string_io(CpuState& cpu, Op& op) noexcept {
 
 Handler select_io(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_IN: return op_in;
-        case ZYDIS_MNEMONIC_OUT: return op_out;
-        default: return op_string_io;
+        case ZYDIS_MNEMONIC_IN:
+            return op_in;
+        case ZYDIS_MNEMONIC_OUT:
+            return op_out;
+        default:
+            return op_string_io;
     }
 }
 

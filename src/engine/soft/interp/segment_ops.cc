@@ -34,7 +34,8 @@ StepResult op_mov_to(CpuState& cpu, Op& op) noexcept {
     if (number == x86::Cs || number > x86::Gs) {
         return raise_ud(cpu);
     }
-    if (!read_operand(cpu, insn, 2, selector) || !load_segment(cpu, number, static_cast<std::uint16_t>(selector))) {
+    if (!read_operand(cpu, insn, 2, selector) ||
+        !load_segment(cpu, number, static_cast<std::uint16_t>(selector))) {
         return StepResult::Exception;
     }
     return loaded(cpu, insn, number);
@@ -65,7 +66,8 @@ StepResult op_pop(CpuState& cpu, Op& op) noexcept {
     const unsigned number = pushed_segment(op.insn);
     StackCursor stack(cpu);
     std::uint64_t selector = 0;
-    if (!stack.pop(item_size(cpu, op.insn), selector) || !load_segment(cpu, number, static_cast<std::uint16_t>(selector))) {
+    if (!stack.pop(item_size(cpu, op.insn), selector) ||
+        !load_segment(cpu, number, static_cast<std::uint16_t>(selector))) {
         return StepResult::Exception;
     }
     stack.commit();
@@ -116,19 +118,32 @@ StepResult op_base(CpuState& cpu, Op& op) noexcept {
 
 Handler select_segment(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_MOV: return insn.opcode == 0x8c ? op_mov_from : op_mov_to;
-        case ZYDIS_MNEMONIC_PUSH: return op_push;
-        case ZYDIS_MNEMONIC_POP: return op_pop;
-        case ZYDIS_MNEMONIC_LES: return op_load_pointer<x86::Es>;
-        case ZYDIS_MNEMONIC_LDS: return op_load_pointer<x86::Ds>;
-        case ZYDIS_MNEMONIC_LSS: return op_load_pointer<x86::Ss>;
-        case ZYDIS_MNEMONIC_LFS: return op_load_pointer<x86::Fs>;
-        case ZYDIS_MNEMONIC_LGS: return op_load_pointer<x86::Gs>;
-        case ZYDIS_MNEMONIC_RDFSBASE: return op_base<x86::Fs, false>;
-        case ZYDIS_MNEMONIC_RDGSBASE: return op_base<x86::Gs, false>;
-        case ZYDIS_MNEMONIC_WRFSBASE: return op_base<x86::Fs, true>;
-        case ZYDIS_MNEMONIC_WRGSBASE: return op_base<x86::Gs, true>;
-        default: return nullptr;
+        case ZYDIS_MNEMONIC_MOV:
+            return insn.opcode == 0x8c ? op_mov_from : op_mov_to;
+        case ZYDIS_MNEMONIC_PUSH:
+            return op_push;
+        case ZYDIS_MNEMONIC_POP:
+            return op_pop;
+        case ZYDIS_MNEMONIC_LES:
+            return op_load_pointer<x86::Es>;
+        case ZYDIS_MNEMONIC_LDS:
+            return op_load_pointer<x86::Ds>;
+        case ZYDIS_MNEMONIC_LSS:
+            return op_load_pointer<x86::Ss>;
+        case ZYDIS_MNEMONIC_LFS:
+            return op_load_pointer<x86::Fs>;
+        case ZYDIS_MNEMONIC_LGS:
+            return op_load_pointer<x86::Gs>;
+        case ZYDIS_MNEMONIC_RDFSBASE:
+            return op_base<x86::Fs, false>;
+        case ZYDIS_MNEMONIC_RDGSBASE:
+            return op_base<x86::Gs, false>;
+        case ZYDIS_MNEMONIC_WRFSBASE:
+            return op_base<x86::Fs, true>;
+        case ZYDIS_MNEMONIC_WRGSBASE:
+            return op_base<x86::Gs, true>;
+        default:
+            return nullptr;
     }
 }
 

@@ -17,9 +17,15 @@ std::uint64_t result_flags(std::uint8_t value) {
     return flags & (fl::kSf | fl::kZf | fl::kPf);
 }
 
-std::uint8_t al(const CpuState& cpu) { return static_cast<std::uint8_t>(cpu.gpr[x86::Rax]); }
-std::uint8_t ah(const CpuState& cpu) { return static_cast<std::uint8_t>(cpu.gpr[x86::Rax] >> 8U); }
-void set_ax(CpuState& cpu, unsigned high, unsigned low) { set_gpr(cpu, x86::Rax, 2, ((high & 0xffU) << 8U) | (low & 0xffU)); }
+std::uint8_t al(const CpuState& cpu) {
+    return static_cast<std::uint8_t>(cpu.gpr[x86::Rax]);
+}
+std::uint8_t ah(const CpuState& cpu) {
+    return static_cast<std::uint8_t>(cpu.gpr[x86::Rax] >> 8U);
+}
+void set_ax(CpuState& cpu, unsigned high, unsigned low) {
+    set_gpr(cpu, x86::Rax, 2, ((high & 0xffU) << 8U) | (low & 0xffU));
+}
 
 /// DAA, DAS: SDM 2.
 StepResult op_decimal(CpuState& cpu, Op& op) noexcept {
@@ -109,7 +115,8 @@ StepResult op_bound(CpuState& cpu, Op& op) noexcept {
     std::uint64_t lower = 0;
     std::uint64_t upper = 0;
     if (!load_sized(cpu, insn.mem.segment, at, size, lower) ||
-        !load_sized(cpu, insn.mem.segment, (at + size) & size_mask(insn.address_size), size, upper)) {
+        !load_sized(cpu, insn.mem.segment, (at + size) & size_mask(insn.address_size), size,
+                    upper)) {
         return StepResult::Exception;
     }
     const std::int64_t index = sign_extend(get_gpr(cpu, insn.reg, size), size);
@@ -141,19 +148,27 @@ enum class Bit : std::uint8_t { Test, Set, Reset, Complement };
 
 Bit bit_operation(const Instruction& insn) {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_BTS: return Bit::Set;
-        case ZYDIS_MNEMONIC_BTR: return Bit::Reset;
-        case ZYDIS_MNEMONIC_BTC: return Bit::Complement;
-        default: return Bit::Test;
+        case ZYDIS_MNEMONIC_BTS:
+            return Bit::Set;
+        case ZYDIS_MNEMONIC_BTR:
+            return Bit::Reset;
+        case ZYDIS_MNEMONIC_BTC:
+            return Bit::Complement;
+        default:
+            return Bit::Test;
     }
 }
 
 std::uint64_t applied(Bit operation, std::uint64_t value, std::uint64_t mask) {
     switch (operation) {
-        case Bit::Set: return value | mask;
-        case Bit::Reset: return value & ~mask;
-        case Bit::Complement: return value ^ mask;
-        case Bit::Test: break;
+        case Bit::Set:
+            return value | mask;
+        case Bit::Reset:
+            return value & ~mask;
+        case Bit::Complement:
+            return value ^ mask;
+        case Bit::Test:
+            break;
     }
     return value;
 }
@@ -163,9 +178,12 @@ std::uint64_t atomic_bit(std::byte* host, Bit operation, T mask) {
     // SAFETY: `host` is guest RAM within one page; x86 locks any alignment.
     T* at = reinterpret_cast<T*>(host);
     switch (operation) {
-        case Bit::Set: return __atomic_fetch_or(at, mask, __ATOMIC_SEQ_CST);
-        case Bit::Reset: return __atomic_fetch_and(at, static_cast<T>(~mask), __ATOMIC_SEQ_CST);
-        default: return __atomic_fetch_xor(at, mask, __ATOMIC_SEQ_CST);
+        case Bit::Set:
+            return __atomic_fetch_or(at, mask, __ATOMIC_SEQ_CST);
+        case Bit::Reset:
+            return __atomic_fetch_and(at, static_cast<T>(~mask), __ATOMIC_SEQ_CST);
+        default:
+            return __atomic_fetch_xor(at, mask, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -177,7 +195,9 @@ StepResult op_bit_string(CpuState& cpu, Op& op) noexcept {
     const std::uint64_t offset = get_gpr(cpu, insn.reg, size);
     const unsigned shift = size == 8 ? 6 : size == 4 ? 5 : 4;
     const std::int64_t units = sign_extend(offset, size) >> shift;
-    const std::uint64_t at = (effective_address(cpu, insn) + static_cast<std::uint64_t>(units) * size) & size_mask(insn.address_size);
+    const std::uint64_t at =
+        (effective_address(cpu, insn) + static_cast<std::uint64_t>(units) * size) &
+        size_mask(insn.address_size);
     const std::uint64_t mask = 1ULL << (offset & (size * 8 - 1));
     std::uint64_t value = 0;
     if (operation == Bit::Test) {
@@ -194,9 +214,10 @@ StepResult op_bit_string(CpuState& cpu, Op& op) noexcept {
     const bool crosses = (linear & 0xfffU) + size > 0x1000;
     std::byte* host = crosses ? nullptr : host_pointer(cpu, linear, size, MemAccess::Write);
     if (host != nullptr) {
-        value = size == 8   ? atomic_bit<std::uint64_t>(host, operation, mask)
-                : size == 4 ? atomic_bit<std::uint32_t>(host, operation, static_cast<std::uint32_t>(mask))
-                            : atomic_bit<std::uint16_t>(host, operation, static_cast<std::uint16_t>(mask));
+        value = size == 8 ? atomic_bit<std::uint64_t>(host, operation, mask)
+                : size == 4
+                    ? atomic_bit<std::uint32_t>(host, operation, static_cast<std::uint32_t>(mask))
+                    : atomic_bit<std::uint16_t>(host, operation, static_cast<std::uint16_t>(mask));
     } else {
         if (cpu.exception.pending || !probe_write(cpu, linear, size)) {
             (void)memory_fault(cpu, insn.mem.segment);
@@ -225,13 +246,16 @@ StepResult op_bit_string(CpuState& cpu, Op& op) noexcept {
 /// CLFLUSH, CLFLUSHOPT, CLWB: checked as a byte load, otherwise nothing.
 StepResult op_cache_line(CpuState& cpu, Op& op) noexcept {
     std::uint8_t byte = 0;
-    return load(cpu, op.insn.mem.segment, effective_address(cpu, op.insn), byte) ? done(cpu, op.insn) : StepResult::Exception;
+    return load(cpu, op.insn.mem.segment, effective_address(cpu, op.insn), byte)
+               ? done(cpu, op.insn)
+               : StepResult::Exception;
 }
 
 StepResult op_clzero(CpuState& cpu, Op& op) noexcept {
     const std::uint8_t zeros[64] = {};
     const std::uint64_t at = cpu.gpr[x86::Rax] & size_mask(op.insn.address_size) & ~63ULL;
-    return store_bytes(cpu, op.insn.implicit_segment, at, zeros, 64) ? done(cpu, op.insn) : StepResult::Exception;
+    return store_bytes(cpu, op.insn.implicit_segment, at, zeros, 64) ? done(cpu, op.insn)
+                                                                     : StepResult::Exception;
 }
 
 }  // namespace
@@ -239,24 +263,36 @@ StepResult op_clzero(CpuState& cpu, Op& op) noexcept {
 Handler select_special(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_DAA:
-        case ZYDIS_MNEMONIC_DAS: return op_decimal;
+        case ZYDIS_MNEMONIC_DAS:
+            return op_decimal;
         case ZYDIS_MNEMONIC_AAA:
-        case ZYDIS_MNEMONIC_AAS: return op_ascii;
-        case ZYDIS_MNEMONIC_AAM: return op_aam;
-        case ZYDIS_MNEMONIC_AAD: return op_aad;
-        case ZYDIS_MNEMONIC_SALC: return op_salc;
-        case ZYDIS_MNEMONIC_XLAT: return op_xlat;
-        case ZYDIS_MNEMONIC_BOUND: return op_bound;
-        case ZYDIS_MNEMONIC_ARPL: return op_arpl;
+        case ZYDIS_MNEMONIC_AAS:
+            return op_ascii;
+        case ZYDIS_MNEMONIC_AAM:
+            return op_aam;
+        case ZYDIS_MNEMONIC_AAD:
+            return op_aad;
+        case ZYDIS_MNEMONIC_SALC:
+            return op_salc;
+        case ZYDIS_MNEMONIC_XLAT:
+            return op_xlat;
+        case ZYDIS_MNEMONIC_BOUND:
+            return op_bound;
+        case ZYDIS_MNEMONIC_ARPL:
+            return op_arpl;
         case ZYDIS_MNEMONIC_BT:
         case ZYDIS_MNEMONIC_BTS:
         case ZYDIS_MNEMONIC_BTR:
-        case ZYDIS_MNEMONIC_BTC: return op_bit_string;
+        case ZYDIS_MNEMONIC_BTC:
+            return op_bit_string;
         case ZYDIS_MNEMONIC_CLFLUSH:
         case ZYDIS_MNEMONIC_CLFLUSHOPT:
-        case ZYDIS_MNEMONIC_CLWB: return op_cache_line;
-        case ZYDIS_MNEMONIC_CLZERO: return op_clzero;
-        default: break;
+        case ZYDIS_MNEMONIC_CLWB:
+            return op_cache_line;
+        case ZYDIS_MNEMONIC_CLZERO:
+            return op_clzero;
+        default:
+            break;
     }
     const Handler image = select_state_image(insn);
     return image != nullptr ? image : select_vector_memory(insn);

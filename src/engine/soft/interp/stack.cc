@@ -126,7 +126,8 @@ StepResult op_enter(CpuState& cpu, Op& op) noexcept {
     stack.add(~bytes + 1);
     // The new top must be writable: SDM 2A, ENTER.
     std::uint64_t linear = 0;
-    if (!segment_linear(cpu, x86::Ss, stack.value() & mask, size, true, linear) || !probe_write(cpu, linear, size)) {
+    if (!segment_linear(cpu, x86::Ss, stack.value() & mask, size, true, linear) ||
+        !probe_write(cpu, linear, size)) {
         (void)memory_fault(cpu, x86::Ss);
         return StepResult::Exception;
     }
@@ -204,21 +205,30 @@ StepResult op_popf(CpuState& cpu, Op& op) noexcept {
 
 Handler select_stack(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_PUSH: return op_push;
-        case ZYDIS_MNEMONIC_POP: return op_pop;
+        case ZYDIS_MNEMONIC_PUSH:
+            return op_push;
+        case ZYDIS_MNEMONIC_POP:
+            return op_pop;
         case ZYDIS_MNEMONIC_PUSHA:
-        case ZYDIS_MNEMONIC_PUSHAD: return op_pusha;
+        case ZYDIS_MNEMONIC_PUSHAD:
+            return op_pusha;
         case ZYDIS_MNEMONIC_POPA:
-        case ZYDIS_MNEMONIC_POPAD: return op_popa;
-        case ZYDIS_MNEMONIC_LEAVE: return op_leave;
-        case ZYDIS_MNEMONIC_ENTER: return op_enter;
+        case ZYDIS_MNEMONIC_POPAD:
+            return op_popa;
+        case ZYDIS_MNEMONIC_LEAVE:
+            return op_leave;
+        case ZYDIS_MNEMONIC_ENTER:
+            return op_enter;
         case ZYDIS_MNEMONIC_PUSHF:
         case ZYDIS_MNEMONIC_PUSHFD:
-        case ZYDIS_MNEMONIC_PUSHFQ: return op_pushf;
+        case ZYDIS_MNEMONIC_PUSHFQ:
+            return op_pushf;
         case ZYDIS_MNEMONIC_POPF:
         case ZYDIS_MNEMONIC_POPFD:
-        case ZYDIS_MNEMONIC_POPFQ: return op_popf;
-        default: return nullptr;
+        case ZYDIS_MNEMONIC_POPFQ:
+            return op_popf;
+        default:
+            return nullptr;
     }
 }
 

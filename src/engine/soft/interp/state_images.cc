@@ -1,7 +1,8 @@
 // State images: FXSAVE, FXRSTOR, XSAVE and its kin, FNSAVE, FNSTENV and their loads.
 //
-// The guest's registers are taken from, put into CpuState::xsave. Instruction and data pointers of the x87 (FIP, FDP, FOP) would show host
-// addresses: they are zero, as AMD processors leave them while no exception is pending. SDM 1, 10.5 and 13.
+// The guest's registers are taken from, put into CpuState::xsave. Instruction and data pointers of
+// the x87 (FIP, FDP, FOP) would show host addresses: they are zero, as AMD processors leave them
+// while no exception is pending. SDM 1, 10.5 and 13.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
@@ -34,7 +35,9 @@ std::uint32_t mxcsr_at(const std::byte* image) {
 }
 
 /// XMM registers visible outside 64-bit mode: eight.
-std::uint32_t xmm_bytes(const CpuState& cpu) { return code64(cpu) ? 256 : 128; }
+std::uint32_t xmm_bytes(const CpuState& cpu) {
+    return code64(cpu) ? 256 : 128;
+}
 
 void clear_pointers(std::byte* fxsave) {
     zero_out(fxsave + 6, 2);
@@ -42,8 +45,10 @@ void clear_pointers(std::byte* fxsave) {
 }
 
 /// Address of the image, after alignment and segmentation.
-bool image_address(CpuState& cpu, const Instruction& insn, std::uint32_t bytes, std::uint32_t alignment, bool write, std::uint64_t& linear) {
-    if (!segment_linear(cpu, insn.mem.segment, effective_address(cpu, insn), bytes, write, linear)) {
+bool image_address(CpuState& cpu, const Instruction& insn, std::uint32_t bytes,
+                   std::uint32_t alignment, bool write, std::uint64_t& linear) {
+    if (!segment_linear(cpu, insn.mem.segment, effective_address(cpu, insn), bytes, write,
+                        linear)) {
         return false;
     }
     if ((linear & (alignment - 1)) != 0) {
@@ -53,10 +58,12 @@ bool image_address(CpuState& cpu, const Instruction& insn, std::uint32_t bytes, 
     return true;
 }
 
-bool read_image(CpuState& cpu, const Instruction& insn, std::uint64_t linear, std::byte* out, std::uint32_t bytes) {
+bool read_image(CpuState& cpu, const Instruction& insn, std::uint64_t linear, std::byte* out,
+                std::uint32_t bytes) {
     return read_linear(cpu, linear, out, bytes) || memory_fault(cpu, insn.mem.segment);
 }
-bool write_image(CpuState& cpu, const Instruction& insn, std::uint64_t linear, const std::byte* data, std::uint32_t bytes) {
+bool write_image(CpuState& cpu, const Instruction& insn, std::uint64_t linear,
+                 const std::byte* data, std::uint32_t bytes) {
     return write_linear(cpu, linear, data, bytes) || memory_fault(cpu, insn.mem.segment);
 }
 
@@ -76,7 +83,8 @@ StepResult op_fxsave(CpuState& cpu, Op& op) noexcept {
     clear_pointers(image);
     const std::uint32_t mask = ~kMxcsrReserved;
     __builtin_memcpy(image + kMaskAt, &mask, 4);
-    return write_image(cpu, insn, linear, image, 160 + xmm_bytes(cpu)) ? done(cpu, insn) : StepResult::Exception;
+    return write_image(cpu, insn, linear, image, 160 + xmm_bytes(cpu)) ? done(cpu, insn)
+                                                                       : StepResult::Exception;
 }
 
 StepResult op_fxrstor(CpuState& cpu, Op& op) noexcept {
@@ -86,7 +94,8 @@ StepResult op_fxrstor(CpuState& cpu, Op& op) noexcept {
     }
     std::uint64_t linear = 0;
     std::byte* image = context(cpu).scratch;
-    if (!image_address(cpu, insn, 512, 16, false, linear) || !read_image(cpu, insn, linear, image, 512)) {
+    if (!image_address(cpu, insn, 512, 16, false, linear) ||
+        !read_image(cpu, insn, linear, image, 512)) {
         return StepResult::Exception;
     }
     if ((mxcsr_at(image) & kMxcsrReserved) != 0) {
@@ -109,10 +118,13 @@ Form form_of(const Instruction& insn) {
         case ZYDIS_MNEMONIC_XSAVEC:
         case ZYDIS_MNEMONIC_XSAVEC64:
         case ZYDIS_MNEMONIC_XSAVES:
-        case ZYDIS_MNEMONIC_XSAVES64: return Form::Compacted;
+        case ZYDIS_MNEMONIC_XSAVES64:
+            return Form::Compacted;
         case ZYDIS_MNEMONIC_XSAVEOPT:
-        case ZYDIS_MNEMONIC_XSAVEOPT64: return Form::Optimized;
-        default: return Form::Standard;
+        case ZYDIS_MNEMONIC_XSAVEOPT64:
+            return Form::Optimized;
+        default:
+            return Form::Standard;
     }
 }
 
@@ -125,8 +137,9 @@ bool xsave_allowed(CpuState& cpu, const Instruction& insn) {
         (void)raise(cpu, vec::kNm);
         return false;
     }
-    const bool supervisor = insn.mnemonic == ZYDIS_MNEMONIC_XSAVES || insn.mnemonic == ZYDIS_MNEMONIC_XSAVES64 ||
-                            insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS || insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
+    const bool supervisor =
+        insn.mnemonic == ZYDIS_MNEMONIC_XSAVES || insn.mnemonic == ZYDIS_MNEMONIC_XSAVES64 ||
+        insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS || insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
     if (supervisor && cpu.cpl != 0) {
         (void)raise_gp(cpu);
         return false;
@@ -154,7 +167,9 @@ XsaveComponent component(CpuState& cpu, unsigned i) {
 }
 
 /// XINUSE. SDM 1, 13.6.
-std::uint64_t components_in_use(const CpuState& cpu) { return xstate_bv(cpu) | (cpu.pkru != 0 ? 1ULL << kPkru : 0U); }
+std::uint64_t components_in_use(const CpuState& cpu) {
+    return xstate_bv(cpu) | (cpu.pkru != 0 ? 1ULL << kPkru : 0U);
+}
 
 ImageLayout image_layout(CpuState& cpu, std::uint64_t components, bool compacted) {
     ImageLayout l;
@@ -185,7 +200,8 @@ void fill_image(const CpuState& cpu, std::byte* image, std::uint64_t bits, const
     }
     for (unsigned i = 2; i < 8; ++i) {
         if (((bits >> i) & 1U) != 0) {
-            copy_out(image + l.offset[i], cpu.xsave + xsave_component(i).offset, xsave_component(i).size);
+            copy_out(image + l.offset[i], cpu.xsave + xsave_component(i).offset,
+                     xsave_component(i).size);
         }
     }
     if (((bits >> kPkru) & 1U) != 0 && l.offset[kPkru] != 0) {
@@ -205,7 +221,8 @@ StepResult op_xsave(CpuState& cpu, Op& op) noexcept {
     std::uint64_t linear = 0;
     std::byte* image = context(cpu).scratch;
     // What is not written keeps its bytes: the image is read, changed and written whole.
-    if (!image_address(cpu, insn, l.size, 64, true, linear) || !probe_write(cpu, linear, l.size) || !read_image(cpu, insn, linear, image, l.size)) {
+    if (!image_address(cpu, insn, l.size, 64, true, linear) || !probe_write(cpu, linear, l.size) ||
+        !read_image(cpu, insn, linear, image, l.size)) {
         return StepResult::Exception;
     }
     save_vector_state(cpu);
@@ -257,7 +274,8 @@ void take_component(CpuState& cpu, const std::byte* image, unsigned i, const Ima
     } else if (i == 1) {
         copy_out(cpu.xsave + 160, image + 160, xmm_bytes(cpu));
     } else {
-        copy_out(cpu.xsave + xsave_component(i).offset, image + l.offset[i], xsave_component(i).size);
+        copy_out(cpu.xsave + xsave_component(i).offset, image + l.offset[i],
+                 xsave_component(i).size);
     }
 }
 
@@ -266,10 +284,12 @@ StepResult op_xrstor(CpuState& cpu, Op& op) noexcept {
     if (!xsave_allowed(cpu, insn)) {
         return StepResult::Exception;
     }
-    const bool supervisor = insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS || insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
+    const bool supervisor =
+        insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS || insn.mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
     std::uint64_t linear = 0;
     std::byte* image = context(cpu).scratch;
-    if (!image_address(cpu, insn, kXsaveHeaderEnd, 64, false, linear) || !read_image(cpu, insn, linear, image, kXsaveHeaderEnd)) {
+    if (!image_address(cpu, insn, kXsaveHeaderEnd, 64, false, linear) ||
+        !read_image(cpu, insn, linear, image, kXsaveHeaderEnd)) {
         return StepResult::Exception;
     }
     if (!header_allowed(cpu, image, supervisor)) {
@@ -278,9 +298,11 @@ StepResult op_xrstor(CpuState& cpu, Op& op) noexcept {
     const bool compacted = (word_at(image + 520) >> 63U) != 0;
     const std::uint64_t wanted = requested(cpu);
     const std::uint64_t loaded = word_at(image + 512) & wanted;
-    const ImageLayout l = image_layout(cpu, compacted ? word_at(image + 520) & ~(1ULL << 63U) : loaded, compacted);
+    const ImageLayout l =
+        image_layout(cpu, compacted ? word_at(image + 520) & ~(1ULL << 63U) : loaded, compacted);
     if (l.size > kXsaveHeaderEnd && (loaded & ~3ULL) != 0 &&
-        !read_image(cpu, insn, linear + kXsaveHeaderEnd, image + kXsaveHeaderEnd, l.size - kXsaveHeaderEnd)) {
+        !read_image(cpu, insn, linear + kXsaveHeaderEnd, image + kXsaveHeaderEnd,
+                    l.size - kXsaveHeaderEnd)) {
         return StepResult::Exception;
     }
     const bool takes_mxcsr = compacted ? (loaded & 2U) != 0 : (wanted & 6U) != 0;
@@ -316,7 +338,9 @@ StepResult op_xrstor(CpuState& cpu, Op& op) noexcept {
 
 // x87 environments.
 
-std::uint32_t environment_bytes(const Instruction& insn) { return insn.operand_size == 2 ? 14 : 28; }
+std::uint32_t environment_bytes(const Instruction& insn) {
+    return insn.operand_size == 2 ? 14 : 28;
+}
 
 /// Zeroes FIP, FCS, FOP, FDP, FDS of an environment as FNSTENV lays it out.
 void clear_environment(const Instruction& insn, std::byte* image) {
@@ -329,8 +353,10 @@ StepResult op_environment(CpuState& cpu, Op& op) noexcept {
     if (!vector_allowed(cpu, insn)) {
         return StepResult::Exception;
     }
-    const bool store = insn.mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE;
-    const bool whole = insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE || insn.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
+    const bool store =
+        insn.mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE;
+    const bool whole =
+        insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE || insn.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     const std::uint32_t bytes = environment_bytes(insn) + (whole ? 80 : 0);
     if (!store && x87_error_pending(cpu)) {
         return raise(cpu, vec::kMf);
@@ -361,9 +387,11 @@ StepResult op_environment(CpuState& cpu, Op& op) noexcept {
 Handler select_state_image(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_FXSAVE:
-        case ZYDIS_MNEMONIC_FXSAVE64: return op_fxsave;
+        case ZYDIS_MNEMONIC_FXSAVE64:
+            return op_fxsave;
         case ZYDIS_MNEMONIC_FXRSTOR:
-        case ZYDIS_MNEMONIC_FXRSTOR64: return op_fxrstor;
+        case ZYDIS_MNEMONIC_FXRSTOR64:
+            return op_fxrstor;
         case ZYDIS_MNEMONIC_XSAVE:
         case ZYDIS_MNEMONIC_XSAVE64:
         case ZYDIS_MNEMONIC_XSAVEC:
@@ -371,16 +399,20 @@ Handler select_state_image(const Instruction& insn) noexcept {
         case ZYDIS_MNEMONIC_XSAVEOPT:
         case ZYDIS_MNEMONIC_XSAVEOPT64:
         case ZYDIS_MNEMONIC_XSAVES:
-        case ZYDIS_MNEMONIC_XSAVES64: return op_xsave;
+        case ZYDIS_MNEMONIC_XSAVES64:
+            return op_xsave;
         case ZYDIS_MNEMONIC_XRSTOR:
         case ZYDIS_MNEMONIC_XRSTOR64:
         case ZYDIS_MNEMONIC_XRSTORS:
-        case ZYDIS_MNEMONIC_XRSTORS64: return op_xrstor;
+        case ZYDIS_MNEMONIC_XRSTORS64:
+            return op_xrstor;
         case ZYDIS_MNEMONIC_FLDENV:
         case ZYDIS_MNEMONIC_FNSTENV:
         case ZYDIS_MNEMONIC_FNSAVE:
-        case ZYDIS_MNEMONIC_FRSTOR: return op_environment;
-        default: return nullptr;
+        case ZYDIS_MNEMONIC_FRSTOR:
+            return op_environment;
+        default:
+            return nullptr;
     }
 }
 

@@ -1,12 +1,13 @@
 // Strings: MOVS, STOS, LODS, SCAS, CMPS with and without REP.
 //
-// A REP instruction works in chunks: as many elements as fit in the pages at hand that follow each other in the host too, all in RAM,
-// at the host's speed; then registers are brought up to date. The step ends, with rip left in place, as soon as a request waits. So it
-// is interruptible and restartable at each chunk. What the fast chunk cannot do (devices, page crossings, DF = 1, watchpoints) goes
-// element by element.
-#include <Zydis/Mnemonic.h>
-
+// A REP instruction works in chunks: as many elements as fit in the pages at hand that follow each
+// other in the host too, all in RAM, at the host's speed; then registers are brought up to date.
+// The step ends, with rip left in place, as soon as a request waits. So it is interruptible and
+// restartable at each chunk. What the fast chunk cannot do (devices, page crossings, DF = 1,
+// watchpoints) goes element by element.
 #include <algorithm>
+
+#include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
 #include "engine/soft/interp/operands.h"
@@ -23,19 +24,24 @@ enum class Kind : std::uint8_t { Movs, Stos, Lods, Scas, Cmps };
 
 Kind kind_of(const Instruction& insn) {
     switch (insn.opcode & 0xfeU) {
-        case 0xa4: return Kind::Movs;
-        case 0xaa: return Kind::Stos;
-        case 0xac: return Kind::Lods;
-        case 0xae: return Kind::Scas;
-        default: return Kind::Cmps;
+        case 0xa4:
+            return Kind::Movs;
+        case 0xaa:
+            return Kind::Stos;
+        case 0xac:
+            return Kind::Lods;
+        case 0xae:
+            return Kind::Scas;
+        default:
+            return Kind::Cmps;
     }
 }
 
 struct StringState {
     CpuState& cpu;
     const Instruction& insn;
-    unsigned size;      ///< of an element
-    unsigned address;   ///< address size
+    unsigned size;     ///< of an element
+    unsigned address;  ///< address size
     bool down;
 
     [[nodiscard]] std::uint64_t reg(unsigned number) const { return get_gpr(cpu, number, address); }
@@ -48,10 +54,18 @@ struct StringState {
 void compare_flags(CpuState& cpu, std::uint64_t a, std::uint64_t b, unsigned size) {
     std::uint64_t flags = 0;
     switch (size) {
-        case 1: __asm__("cmpb %b2, %b1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "q"(a), "q"(b) : "cc"); break;
-        case 2: __asm__("cmpw %w2, %w1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc"); break;
-        case 4: __asm__("cmpl %k2, %k1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc"); break;
-        default: __asm__("cmpq %2, %1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc"); break;
+        case 1:
+            __asm__("cmpb %b2, %b1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "q"(a), "q"(b) : "cc");
+            break;
+        case 2:
+            __asm__("cmpw %w2, %w1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc");
+            break;
+        case 4:
+            __asm__("cmpl %k2, %k1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc");
+            break;
+        default:
+            __asm__("cmpq %2, %1\n\tpushfq\n\tpopq %0" : "=r"(flags) : "r"(a), "r"(b) : "cc");
+            break;
     }
     set_arithmetic(cpu, flags);
 }
@@ -64,7 +78,8 @@ bool one_element(const StringState& s, Kind kind) {
     std::uint64_t b = 0;
     switch (kind) {
         case Kind::Movs:
-            if (!load_sized(cpu, source, s.reg(x86::Rsi), s.size, a) || !store_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, a)) {
+            if (!load_sized(cpu, source, s.reg(x86::Rsi), s.size, a) ||
+                !store_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, a)) {
                 return false;
             }
             s.step(x86::Rsi, s.size);
@@ -92,7 +107,8 @@ bool one_element(const StringState& s, Kind kind) {
             return true;
         case Kind::Cmps:
             // Where both operands fault, processors report the one at ES:rDI.
-            if (!load_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, b) || !load_sized(cpu, source, s.reg(x86::Rsi), s.size, a)) {
+            if (!load_sized(cpu, x86::Es, s.reg(x86::Rdi), s.size, b) ||
+                !load_sized(cpu, source, s.reg(x86::Rsi), s.size, a)) {
                 return false;
             }
             compare_flags(cpu, a, b, s.size);
@@ -110,12 +126,15 @@ std::byte* page_pointer(CpuState& cpu, std::uint64_t linear, std::uint64_t bytes
         // SAFETY: the MMU vouches for the page; the caller stays in it.
         return reinterpret_cast<std::byte*>(entry.host_page + (linear & (kPage - 1)));
     }
-    return host_pointer(cpu, linear, static_cast<std::uint32_t>(bytes), write ? MemAccess::Write : MemAccess::Read);
+    return host_pointer(cpu, linear, static_cast<std::uint32_t>(bytes),
+                        write ? MemAccess::Write : MemAccess::Read);
 }
 
-/// How many of `count` elements from `linear` on lie behind each other in the host's memory too; the first `found`, at `host`, do.
-/// A page that would fault, or holds code to be forgotten, ends the chunk.
-std::uint64_t extend(const StringState& s, std::uint64_t linear, bool write, const std::byte* host, std::uint64_t found, std::uint64_t count) {
+/// How many of `count` elements from `linear` on lie behind each other in the host's memory too;
+/// the first `found`, at `host`, do. A page that would fault, or holds code to be forgotten, ends
+/// the chunk.
+std::uint64_t extend(const StringState& s, std::uint64_t linear, bool write, const std::byte* host,
+                     std::uint64_t found, std::uint64_t count) {
     CpuState& cpu = s.cpu;
     if (((linear + found * s.size) & (kPage - 1)) != 0) {
         return found;  // an element crosses the page's end
@@ -131,20 +150,25 @@ std::uint64_t extend(const StringState& s, std::uint64_t linear, bool write, con
     return found;
 }
 
-/// Host memory for `count` elements at segment:offset; lowers `count` to what fits. Null: go element by element.
-std::byte* chunk(const StringState& s, unsigned segment, std::uint64_t offset, bool write, std::uint64_t& count) {
+/// Host memory for `count` elements at segment:offset; lowers `count` to what fits. Null: go
+/// element by element.
+std::byte* chunk(const StringState& s, unsigned segment, std::uint64_t offset, bool write,
+                 std::uint64_t& count) {
     CpuState& cpu = s.cpu;
     std::uint64_t linear = offset;
-    // 64-bit mode has no segments but FS and GS; that addresses are canonical is seen when a page is looked up.
+    // 64-bit mode has no segments but FS and GS; that addresses are canonical is seen when a page
+    // is looked up.
     const bool flat = s.address == 8 && segment < x86::Fs;
     const auto within = [&](std::uint64_t elements) {
-        return flat || segment_linear(cpu, segment, offset, static_cast<std::uint32_t>(elements * s.size), write, linear);
+        return flat || segment_linear(cpu, segment, offset,
+                                      static_cast<std::uint32_t>(elements * s.size), write, linear);
     };
     if (!within(1)) {
         cpu.exception.pending = false;  // one_element() finds it again
         return nullptr;
     }
-    const std::uint64_t wrap_room = s.address == 8 ? ~0ULL : (size_mask(s.address) - offset + 1) / s.size;
+    const std::uint64_t wrap_room =
+        s.address == 8 ? ~0ULL : (size_mask(s.address) - offset + 1) / s.size;
     const std::uint64_t wanted = std::min(count, wrap_room);
     count = std::min(wanted, (kPage - (linear & (kPage - 1))) / s.size);
     if (count < 2 || !within(count)) {
@@ -161,26 +185,43 @@ std::byte* chunk(const StringState& s, unsigned segment, std::uint64_t offset, b
 
 void host_movs(std::byte* to, const std::byte* from, std::uint64_t count, unsigned size) {
     switch (size) {
-        case 1: __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-        case 2: __asm__ volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-        case 4: __asm__ volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-        default: __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
+        case 1:
+            __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+            break;
+        case 2:
+            __asm__ volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+            break;
+        case 4:
+            __asm__ volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+            break;
+        default:
+            __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+            break;
     }
 }
 
 void host_stos(std::byte* to, std::uint64_t value, std::uint64_t count, unsigned size) {
     switch (size) {
-        case 1: __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-        case 2: __asm__ volatile("rep stosw" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-        case 4: __asm__ volatile("rep stosl" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-        default: __asm__ volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
+        case 1:
+            __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+            break;
+        case 2:
+            __asm__ volatile("rep stosw" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+            break;
+        case 4:
+            __asm__ volatile("rep stosl" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+            break;
+        default:
+            __asm__ volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+            break;
     }
 }
 
 /// Does as many elements of MOVS or STOS as one chunk allows; 0: none.
 std::uint64_t fast_chunk(const StringState& s, Kind kind, std::uint64_t wanted) {
     CpuState& cpu = s.cpu;
-    if (s.down || (kind != Kind::Movs && kind != Kind::Stos) || (cpu.mode & (ModeBits::kTrap | ModeBits::kAlignCheck)) != 0) {
+    if (s.down || (kind != Kind::Movs && kind != Kind::Stos) ||
+        (cpu.mode & (ModeBits::kTrap | ModeBits::kAlignCheck)) != 0) {
         return 0;
     }
     std::uint64_t count = std::min(wanted, kMaxBytes / s.size);
@@ -196,7 +237,8 @@ std::uint64_t fast_chunk(const StringState& s, Kind kind, std::uint64_t wanted) 
         return 0;
     }
     if (kind == Kind::Movs) {
-        host_movs(to, from, count, s.size);  // overlap behaves as on the host: element by element, upward
+        host_movs(to, from, count,
+                  s.size);  // overlap behaves as on the host: element by element, upward
         s.step(x86::Rsi, count * s.size);
     } else {
         host_stos(to, cpu.gpr[x86::Rax], count, s.size);
@@ -239,7 +281,8 @@ StepResult op_string(CpuState& cpu, Op& op) noexcept {
     }
     bool fault = false;
     bool early = false;
-    const std::uint64_t limit = (cpu.mode & ModeBits::kTrap) != 0 ? 1 : std::min<std::uint64_t>(count, 256);
+    const std::uint64_t limit =
+        (cpu.mode & ModeBits::kTrap) != 0 ? 1 : std::min<std::uint64_t>(count, 256);
     do {
         fault = !one_element(s, kind);
         if (fault) {
@@ -250,7 +293,8 @@ StepResult op_string(CpuState& cpu, Op& op) noexcept {
     } while (did < limit && !early && cpu.request.load(std::memory_order_relaxed) == 0);
     count -= did;
     if (did != 0) {
-        set_gpr(cpu, x86::Rcx, insn.address_size, count);  // a fault before the first element leaves even the upper half alone
+        set_gpr(cpu, x86::Rcx, insn.address_size,
+                count);  // a fault before the first element leaves even the upper half alone
     }
     if (fault) {
         return StepResult::Exception;
@@ -260,6 +304,8 @@ StepResult op_string(CpuState& cpu, Op& op) noexcept {
 
 }  // namespace
 
-Handler select_string(const Instruction& /*insn*/) noexcept { return op_string; }
+Handler select_string(const Instruction& /*insn*/) noexcept {
+    return op_string;
+}
 
 }  // namespace strata::engine::soft

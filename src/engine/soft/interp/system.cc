@@ -105,7 +105,9 @@ StepResult op_rdpid(CpuState& cpu, Op& op) noexcept {
 }
 
 /// No performance counters are offered: any index is wrong.
-StepResult op_rdpmc(CpuState& cpu, Op& /*op*/) noexcept { return raise_gp(cpu); }
+StepResult op_rdpmc(CpuState& cpu, Op& /*op*/) noexcept {
+    return raise_gp(cpu);
+}
 
 StepResult op_swapgs(CpuState& cpu, Op& op) noexcept {
     if (!code64(cpu)) {
@@ -133,25 +135,33 @@ StepResult op_access_flag(CpuState& cpu, Op& op) noexcept {
 
 /// How CLI and STI act: 0 #GP, 1 IF, 2 VIF. SDM 2, CLI.
 unsigned interrupt_flag_target(const CpuState& cpu) {
-    if ((cpu.mode & ModeBits::kProtected) == 0 || (!v8086(cpu) && cpu.cpl <= iopl(cpu)) || (v8086(cpu) && iopl(cpu) == 3)) {
+    if ((cpu.mode & ModeBits::kProtected) == 0 || (!v8086(cpu) && cpu.cpl <= iopl(cpu)) ||
+        (v8086(cpu) && iopl(cpu) == 3)) {
         return 1;
     }
-    const bool virtual_flag = v8086(cpu) ? (cpu.cr4 & c4::kVme) != 0 : cpu.cpl == 3 && (cpu.cr4 & c4::kPvi) != 0;
+    const bool virtual_flag =
+        v8086(cpu) ? (cpu.cr4 & c4::kVme) != 0 : cpu.cpl == 3 && (cpu.cr4 & c4::kPvi) != 0;
     return virtual_flag ? 2 : 0;
 }
 
 StepResult op_cli(CpuState& cpu, Op& op) noexcept {
     switch (interrupt_flag_target(cpu)) {
-        case 0: return raise_gp(cpu);
-        case 1: cpu.rflags &= ~fl::kIf; break;
-        default: cpu.rflags &= ~fl::kVif; break;
+        case 0:
+            return raise_gp(cpu);
+        case 1:
+            cpu.rflags &= ~fl::kIf;
+            break;
+        default:
+            cpu.rflags &= ~fl::kVif;
+            break;
     }
     return done(cpu, op.insn);
 }
 
 StepResult op_sti(CpuState& cpu, Op& op) noexcept {
     switch (interrupt_flag_target(cpu)) {
-        case 0: return raise_gp(cpu);
+        case 0:
+            return raise_gp(cpu);
         case 1:
             cpu.interrupt_shadow = (cpu.rflags & fl::kIf) == 0;
             cpu.rflags |= fl::kIf;
@@ -186,7 +196,9 @@ StepResult op_privileged_nop(CpuState& cpu, Op& op) noexcept {
     return privileged(cpu) ? done(cpu, op.insn) : StepResult::Exception;
 }
 
-StepResult op_serialize(CpuState& cpu, Op& op) noexcept { return done_end_block(cpu, op.insn); }
+StepResult op_serialize(CpuState& cpu, Op& op) noexcept {
+    return done_end_block(cpu, op.insn);
+}
 
 StepResult op_invlpg(CpuState& cpu, Op& op) noexcept {
     if (!privileged(cpu)) {
@@ -212,13 +224,20 @@ StepResult op_invpcid(CpuState& cpu, Op& op) noexcept {
     }
     const auto pcid = static_cast<std::uint16_t>(words[0] & 0xfffU);
     const bool no_pcids = (cpu.cr4 & c4::kPcide) == 0 && pcid != 0;
-    if (type > 3 || (type <= 1 && ((words[0] >> 12U) != 0 || no_pcids)) || (type == 0 && !canonical_address(words[1]))) {
+    if (type > 3 || (type <= 1 && ((words[0] >> 12U) != 0 || no_pcids)) ||
+        (type == 0 && !canonical_address(words[1]))) {
         return raise_gp(cpu);
     }
     switch (type) {
-        case 0: flush_tlb_pcid_page(cpu, pcid, words[1]); break;
-        case 1: flush_tlb_pcid(cpu, pcid, true); break;
-        default: flush_tlb_all(cpu); break;  // 2 with, 3 without globals: more is allowed
+        case 0:
+            flush_tlb_pcid_page(cpu, pcid, words[1]);
+            break;
+        case 1:
+            flush_tlb_pcid(cpu, pcid, true);
+            break;
+        default:
+            flush_tlb_all(cpu);
+            break;  // 2 with, 3 without globals: more is allowed
     }
     return done_end_block(cpu, insn);
 }
@@ -229,8 +248,9 @@ StepResult op_hypercall(CpuState& cpu, Op& op) noexcept {
     constexpr std::uint64_t kNotPermitted = ~0ULL;  // -KVM_EPERM
     std::uint64_t answer = kNotPermitted;
     if (cpu.cpl == 0) {
-        answer = cpu.vm->hypercall(cpu, cpu.gpr[x86::Rax] & mask, cpu.gpr[x86::Rbx] & mask, cpu.gpr[x86::Rcx] & mask,
-                                   cpu.gpr[x86::Rdx] & mask, cpu.gpr[x86::Rsi] & mask);
+        answer = cpu.vm->hypercall(cpu, cpu.gpr[x86::Rax] & mask, cpu.gpr[x86::Rbx] & mask,
+                                   cpu.gpr[x86::Rcx] & mask, cpu.gpr[x86::Rdx] & mask,
+                                   cpu.gpr[x86::Rsi] & mask);
     }
     cpu.gpr[x86::Rax] = answer & mask;
     return done_end_block(cpu, op.insn);
@@ -258,7 +278,8 @@ StepResult op_xgetbv(CpuState& cpu, Op& op) noexcept {
 
 bool xcr0_allowed(const InterpreterContext& here, std::uint64_t value) {
     const std::uint64_t avx512 = value & 0xe0U;
-    return (value & 1U) != 0 && (value & ~here.xcr0_supported) == 0 && ((value & 4U) == 0 || (value & 2U) != 0) &&
+    return (value & 1U) != 0 && (value & ~here.xcr0_supported) == 0 &&
+           ((value & 4U) == 0 || (value & 2U) != 0) &&
            (avx512 == 0 || (avx512 == 0xe0 && (value & 4U) != 0));
 }
 
@@ -321,35 +342,60 @@ StepResult op_monitor(CpuState& cpu, Op& op) noexcept {
 
 Handler select_system(const Instruction& insn) noexcept {
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_CPUID: return op_cpuid;
-        case ZYDIS_MNEMONIC_RDMSR: return op_rdmsr;
-        case ZYDIS_MNEMONIC_WRMSR: return op_wrmsr;
+        case ZYDIS_MNEMONIC_CPUID:
+            return op_cpuid;
+        case ZYDIS_MNEMONIC_RDMSR:
+            return op_rdmsr;
+        case ZYDIS_MNEMONIC_WRMSR:
+            return op_wrmsr;
         case ZYDIS_MNEMONIC_RDTSC:
-        case ZYDIS_MNEMONIC_RDTSCP: return op_rdtsc;
-        case ZYDIS_MNEMONIC_RDPID: return op_rdpid;
-        case ZYDIS_MNEMONIC_RDPMC: return op_rdpmc;
-        case ZYDIS_MNEMONIC_SWAPGS: return op_swapgs;
-        case ZYDIS_MNEMONIC_CLAC: return op_access_flag<false>;
-        case ZYDIS_MNEMONIC_STAC: return op_access_flag<true>;
-        case ZYDIS_MNEMONIC_CLI: return op_cli;
-        case ZYDIS_MNEMONIC_STI: return op_sti;
-        case ZYDIS_MNEMONIC_CLD: return op_direction<false>;
-        case ZYDIS_MNEMONIC_STD: return op_direction<true>;
-        case ZYDIS_MNEMONIC_HLT: return op_hlt;
+        case ZYDIS_MNEMONIC_RDTSCP:
+            return op_rdtsc;
+        case ZYDIS_MNEMONIC_RDPID:
+            return op_rdpid;
+        case ZYDIS_MNEMONIC_RDPMC:
+            return op_rdpmc;
+        case ZYDIS_MNEMONIC_SWAPGS:
+            return op_swapgs;
+        case ZYDIS_MNEMONIC_CLAC:
+            return op_access_flag<false>;
+        case ZYDIS_MNEMONIC_STAC:
+            return op_access_flag<true>;
+        case ZYDIS_MNEMONIC_CLI:
+            return op_cli;
+        case ZYDIS_MNEMONIC_STI:
+            return op_sti;
+        case ZYDIS_MNEMONIC_CLD:
+            return op_direction<false>;
+        case ZYDIS_MNEMONIC_STD:
+            return op_direction<true>;
+        case ZYDIS_MNEMONIC_HLT:
+            return op_hlt;
         case ZYDIS_MNEMONIC_INVD:
-        case ZYDIS_MNEMONIC_WBINVD: return op_privileged_nop;
-        case ZYDIS_MNEMONIC_SERIALIZE: return op_serialize;
-        case ZYDIS_MNEMONIC_INVLPG: return op_invlpg;
-        case ZYDIS_MNEMONIC_INVPCID: return op_invpcid;
+        case ZYDIS_MNEMONIC_WBINVD:
+            return op_privileged_nop;
+        case ZYDIS_MNEMONIC_SERIALIZE:
+            return op_serialize;
+        case ZYDIS_MNEMONIC_INVLPG:
+            return op_invlpg;
+        case ZYDIS_MNEMONIC_INVPCID:
+            return op_invpcid;
         case ZYDIS_MNEMONIC_VMCALL:
-        case ZYDIS_MNEMONIC_VMMCALL: return op_hypercall;
-        case ZYDIS_MNEMONIC_XGETBV: return op_xgetbv;
-        case ZYDIS_MNEMONIC_XSETBV: return op_xsetbv;
-        case ZYDIS_MNEMONIC_RDPKRU: return op_rdpkru;
-        case ZYDIS_MNEMONIC_WRPKRU: return op_wrpkru;
+        case ZYDIS_MNEMONIC_VMMCALL:
+            return op_hypercall;
+        case ZYDIS_MNEMONIC_XGETBV:
+            return op_xgetbv;
+        case ZYDIS_MNEMONIC_XSETBV:
+            return op_xsetbv;
+        case ZYDIS_MNEMONIC_RDPKRU:
+            return op_rdpkru;
+        case ZYDIS_MNEMONIC_WRPKRU:
+            return op_wrpkru;
         case ZYDIS_MNEMONIC_MONITOR:
-        case ZYDIS_MNEMONIC_MWAIT: return op_monitor;
-        default: return select_control_register(insn);
+        case ZYDIS_MNEMONIC_MWAIT:
+            return op_monitor;
+        default:
+            return select_control_register(insn);
     }
 }
 

@@ -26,8 +26,12 @@ std::uint16_t get16(const std::uint8_t* at) {
     __builtin_memcpy(&value, at, 2);
     return value;
 }
-void put32(std::uint8_t* at, std::uint64_t value) { __builtin_memcpy(at, &value, 4); }
-void put16(std::uint8_t* at, std::uint64_t value) { __builtin_memcpy(at, &value, 2); }
+void put32(std::uint8_t* at, std::uint64_t value) {
+    __builtin_memcpy(at, &value, 4);
+}
+void put16(std::uint8_t* at, std::uint64_t value) {
+    __builtin_memcpy(at, &value, 2);
+}
 
 TaskState parse(const std::uint8_t* t, bool wide) {
     TaskState s;
@@ -85,7 +89,9 @@ bool save_old(CpuState& cpu, bool wide, std::uint64_t eip, std::uint64_t eflags)
     return write_linear(cpu, cpu.tr.base, t, bytes, Privilege::ImplicitSupervisor);
 }
 
-bool task_fault(CpuState& cpu, std::uint8_t vector, std::uint16_t selector) { return selector_fault(cpu, vector, selector); }
+bool task_fault(CpuState& cpu, std::uint8_t vector, std::uint16_t selector) {
+    return selector_fault(cpu, vector, selector);
+}
 
 /// LDT of the new task: after the point of no return.
 bool load_task_ldt(CpuState& cpu, std::uint16_t selector) {
@@ -214,7 +220,8 @@ bool check_target(CpuState& cpu, std::uint16_t selector, TaskSwitch reason, Desc
 
 }  // namespace
 
-bool switch_task(CpuState& cpu, std::uint16_t selector, TaskSwitch reason, std::uint64_t return_rip) noexcept {
+bool switch_task(CpuState& cpu, std::uint16_t selector, TaskSwitch reason,
+                 std::uint64_t return_rip) noexcept {
     Descriptor d;
     if (!check_target(cpu, selector, reason, d)) {
         return false;
@@ -224,11 +231,13 @@ bool switch_task(CpuState& cpu, std::uint16_t selector, TaskSwitch reason, std::
     const bool old_wide = (cpu.tr.attributes & 8U) != 0;
     const std::uint16_t old_selector = cpu.tr.selector;
     std::uint8_t image[kTss32Bytes] = {};
-    if (!read_linear(cpu, next.base, image, wide ? kTss32Bytes : kTss16Bytes, Privilege::ImplicitSupervisor)) {
+    if (!read_linear(cpu, next.base, image, wide ? kTss32Bytes : kTss16Bytes,
+                     Privilege::ImplicitSupervisor)) {
         return false;
     }
     const bool nests = reason == TaskSwitch::Call || reason == TaskSwitch::Interrupt;
-    const std::uint64_t old_flags = reason == TaskSwitch::Return ? cpu.rflags & ~fl::kNt : cpu.rflags;
+    const std::uint64_t old_flags =
+        reason == TaskSwitch::Return ? cpu.rflags & ~fl::kNt : cpu.rflags;
     if (!save_old(cpu, old_wide, return_rip, old_flags)) {
         return false;
     }

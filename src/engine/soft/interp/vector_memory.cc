@@ -1,7 +1,9 @@
-// Vector memory: instructions that touch only some bytes of their operand, or bytes at addresses held in vectors.
+// Vector memory: instructions that touch only some bytes of their operand, or bytes at addresses
+// held in vectors.
 //
-// Masked AVX-512 operands, VMASKMOV, MASKMOVDQU, compress and expand, gathers and scatters. Faults are exact: a byte whose mask bit is
-// clear is never touched, and gathers keep what they had done when a later element faults. SDM 2, 15.6 and the pages themselves.
+// Masked AVX-512 operands, VMASKMOV, MASKMOVDQU, compress and expand, gathers and scatters. Faults
+// are exact: a byte whose mask bit is clear is never touched, and gathers keep what they had done
+// when a later element faults. SDM 2, 15.6 and the pages themselves.
 #include <Zydis/Zydis.h>
 
 #include "engine/soft/interp/handlers.h"
@@ -13,7 +15,9 @@ namespace {
 
 constexpr std::uint64_t kAvx512State = 0xe6, kAvxState = 6;
 
-std::uint64_t low_bits(unsigned count) { return count >= 64 ? ~0ULL : (1ULL << count) - 1; }
+std::uint64_t low_bits(unsigned count) {
+    return count >= 64 ? ~0ULL : (1ULL << count) - 1;
+}
 
 /// What of a masked operand is active.
 struct Active {
@@ -35,22 +39,29 @@ bool is_run(const Instruction& insn) {
         case ZYDIS_MNEMONIC_VPEXPANDB:
         case ZYDIS_MNEMONIC_VPEXPANDD:
         case ZYDIS_MNEMONIC_VPEXPANDQ:
-        case ZYDIS_MNEMONIC_VPEXPANDW: return true;
-        default: return false;
+        case ZYDIS_MNEMONIC_VPEXPANDW:
+            return true;
+        default:
+            return false;
     }
 }
 
-bool is_vmaskmov(const Instruction& insn) { return insn.encoding == Encoding::Vex; }
+bool is_vmaskmov(const Instruction& insn) {
+    return insn.encoding == Encoding::Vex;
+}
 
-/// Exception classes without fault suppression: the whole operand is accessed whatever the mask says.
+/// Exception classes without fault suppression: the whole operand is accessed whatever the mask
+/// says.
 bool no_suppression(const Instruction& insn) {
     switch (insn.mnemonic) {
         // E4NF by the manual; the decoder's tables say E4.
         case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
         case ZYDIS_MNEMONIC_VDBPSADBW:
         case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
-        case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: return true;
-        default: break;
+        case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+            return true;
+        default:
+            break;
     }
     switch (insn.exception_class) {
         case ZYDIS_EXCEPTION_CLASS_E1NF:
@@ -60,13 +71,16 @@ bool no_suppression(const Instruction& insn) {
         case ZYDIS_EXCEPTION_CLASS_E5NF:
         case ZYDIS_EXCEPTION_CLASS_E6NF:
         case ZYDIS_EXCEPTION_CLASS_E9NF:
-        case ZYDIS_EXCEPTION_CLASS_E10NF: return true;
-        default: return false;
+        case ZYDIS_EXCEPTION_CLASS_E10NF:
+            return true;
+        default:
+            return false;
     }
 }
 
 Active vmaskmov_active(CpuState& cpu, const Instruction& insn) {
-    const bool quad = insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || insn.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
+    const bool quad =
+        insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || insn.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
     Active a;
     a.size = quad ? 8 : 4;
     a.count = insn.mem.size / a.size;
@@ -90,19 +104,23 @@ Active evex_active(CpuState& cpu, const Instruction& insn) {
     }
     if (insn.broadcast) {
         // Lane i shows element i modulo their number.
-        const unsigned lanes = insn.broadcast_lanes != 0 ? insn.broadcast_lanes : insn.vector_length / 8U / a.size;
+        const unsigned lanes =
+            insn.broadcast_lanes != 0 ? insn.broadcast_lanes : insn.vector_length / 8U / a.size;
         for (unsigned i = 0; i < (lanes != 0 ? lanes : 1); ++i) {
             a.elements |= ((mask >> i) & 1U) << (i % a.count);
         }
     } else if (is_run(insn)) {
-        a.elements = low_bits(static_cast<unsigned>(__builtin_popcountll(mask & low_bits(a.count))));
+        a.elements =
+            low_bits(static_cast<unsigned>(__builtin_popcountll(mask & low_bits(a.count))));
     } else {
         a.elements = mask & low_bits(a.count);
     }
     return a;
 }
 
-bool fault(CpuState& cpu, const Instruction& insn) { return memory_fault(cpu, insn.mem.segment); }
+bool fault(CpuState& cpu, const Instruction& insn) {
+    return memory_fault(cpu, insn.mem.segment);
+}
 
 /// Element by element through a copy.
 StepResult run_elements(CpuState& cpu, Op& op, std::uint64_t linear, const Active& active) {
@@ -116,7 +134,9 @@ StepResult run_elements(CpuState& cpu, Op& op, std::uint64_t linear, const Activ
             continue;
         }
         const std::uint64_t at = linear + i * active.size;
-        const bool good = insn.mem.write ? probe_write(cpu, at, active.size) : read_linear(cpu, at, copy + i * active.size, active.size);
+        const bool good = insn.mem.write
+                              ? probe_write(cpu, at, active.size)
+                              : read_linear(cpu, at, copy + i * active.size, active.size);
         if (!good) {
             (void)fault(cpu, insn);
             return StepResult::Exception;
@@ -127,7 +147,8 @@ StepResult run_elements(CpuState& cpu, Op& op, std::uint64_t linear, const Activ
         return StepResult::Exception;
     }
     for (unsigned i = 0; insn.mem.write && i < active.count; ++i) {
-        if (((active.elements >> i) & 1U) != 0 && !write_linear(cpu, linear + i * active.size, copy + i * active.size, active.size)) {
+        if (((active.elements >> i) & 1U) != 0 &&
+            !write_linear(cpu, linear + i * active.size, copy + i * active.size, active.size)) {
             return StepResult::Exception;
         }
     }
@@ -148,7 +169,8 @@ StepResult op_masked(CpuState& cpu, Op& op) noexcept {
     const Active active = is_vmaskmov(insn) ? vmaskmov_active(cpu, insn) : evex_active(cpu, insn);
     std::uint64_t linear = 0;
     const std::uint64_t offset = effective_address(cpu, insn);
-    if (active.elements != 0 && !segment_linear(cpu, insn.mem.segment, offset, insn.mem.size, insn.mem.write, linear)) {
+    if (active.elements != 0 &&
+        !segment_linear(cpu, insn.mem.segment, offset, insn.mem.size, insn.mem.write, linear)) {
         return StepResult::Exception;
     }
     if (insn.mem.aligned && (linear & (insn.mem.size - 1U)) != 0) {
@@ -163,7 +185,8 @@ StepResult op_masked(CpuState& cpu, Op& op) noexcept {
     return run_elements(cpu, op, linear, active);
 }
 
-/// The first MMX instruction after x87 ones: TOP becomes 0 and all registers valid. The image holds ST(i), which are other registers then.
+/// The first MMX instruction after x87 ones: TOP becomes 0 and all registers valid. The image holds
+/// ST(i), which are other registers then.
 void enter_mmx(CpuState& cpu) {
     const unsigned top = static_cast<unsigned>(cpu.xsave[3]) >> 3U & 7U;
     std::byte registers[8][16];
@@ -202,9 +225,12 @@ StepResult op_maskmov_bytes(CpuState& cpu, Op& op) noexcept {
         enter_mmx(cpu);  // processors do so even if the store faults
     }
     const unsigned segment = insn.implicit_segment;
-    // All bytes are accessed whatever the mask, even an empty one: the manuals allow it, and AMD's processors do it.
+    // All bytes are accessed whatever the mask, even an empty one: the manuals allow it, and AMD's
+    // processors do it.
     std::uint64_t linear = 0;
-    if (!segment_linear(cpu, segment, get_gpr(cpu, x86::Rdi, insn.address_size), bytes, true, linear) || !probe_write(cpu, linear, bytes)) {
+    if (!segment_linear(cpu, segment, get_gpr(cpu, x86::Rdi, insn.address_size), bytes, true,
+                        linear) ||
+        !probe_write(cpu, linear, bytes)) {
         (void)memory_fault(cpu, segment);
         return StepResult::Exception;
     }
@@ -232,7 +258,8 @@ GatherShape gather_shape(const Instruction& insn) {
     return s;
 }
 
-std::uint64_t element_address(const CpuState& cpu, const Instruction& insn, const GatherShape& s, const std::uint8_t* indices, unsigned i) {
+std::uint64_t element_address(const CpuState& cpu, const Instruction& insn, const GatherShape& s,
+                              const std::uint8_t* indices, unsigned i) {
     std::int64_t index = 0;
     if (s.index_size == 8) {
         __builtin_memcpy(&index, indices + i * 8, 8);
@@ -241,7 +268,8 @@ std::uint64_t element_address(const CpuState& cpu, const Instruction& insn, cons
         __builtin_memcpy(&narrow, indices + i * 4, 4);
         index = narrow;
     }
-    return (effective_address(cpu, insn) + static_cast<std::uint64_t>(index) * insn.mem.scale) & size_mask(insn.address_size);
+    return (effective_address(cpu, insn) + static_cast<std::uint64_t>(index) * insn.mem.scale) &
+           size_mask(insn.address_size);
 }
 
 std::uint64_t vex_gather_mask(const std::uint8_t* mask, const GatherShape& s) {
@@ -257,9 +285,10 @@ void keep_mask(CpuState& cpu, const Instruction& insn, const GatherShape& s, std
     write_opmask(cpu, insn.mask, (read_opmask(cpu, insn.mask) & ~low_bits(s.count)) | bits);
 }
 
-/// A fault at element `at`: what was gathered is kept and its mask bits are clear; the rest of both registers is as before.
-void keep_gathered(CpuState& cpu, const Instruction& insn, const GatherShape& s, const std::uint8_t* data, std::uint8_t* mask,
-                   std::uint64_t bits, unsigned at) {
+/// A fault at element `at`: what was gathered is kept and its mask bits are clear; the rest of both
+/// registers is as before.
+void keep_gathered(CpuState& cpu, const Instruction& insn, const GatherShape& s,
+                   const std::uint8_t* data, std::uint8_t* mask, std::uint64_t bits, unsigned at) {
     write_vector(cpu, insn.reg, data, 64, 64);
     if (s.evex) {
         keep_mask(cpu, insn, s, bits);
@@ -278,7 +307,8 @@ StepResult op_gather(CpuState& cpu, Op& op) noexcept {
     }
     const GatherShape s = gather_shape(insn);
     const auto index = static_cast<unsigned>(insn.mem.index);
-    if (insn.reg == index || (!s.evex && (insn.vvvv == index || insn.vvvv == insn.reg)) || (s.evex && insn.mask == 0)) {
+    if (insn.reg == index || (!s.evex && (insn.vvvv == index || insn.vvvv == insn.reg)) ||
+        (s.evex && insn.mask == 0)) {
         return raise_ud(cpu);
     }
     save_vector_state(cpu);
@@ -289,13 +319,16 @@ StepResult op_gather(CpuState& cpu, Op& op) noexcept {
     read_vector(cpu, index, indices, 64);
     read_vector(cpu, insn.reg, data, 64);
     read_vector(cpu, insn.vvvv, mask, 64);
-    std::uint64_t bits = s.evex ? read_opmask(cpu, insn.mask) & low_bits(s.count) : vex_gather_mask(mask, s);
+    std::uint64_t bits =
+        s.evex ? read_opmask(cpu, insn.mask) & low_bits(s.count) : vex_gather_mask(mask, s);
     for (unsigned i = 0; i < s.count; ++i) {
         if (((bits >> i) & 1U) == 0) {
             continue;
         }
-        if (!load_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i), data + i * s.data_size, s.data_size)) {
-            // The element may hold half-read bytes: no, load_bytes() is all or nothing. What came before is kept.
+        if (!load_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i),
+                        data + i * s.data_size, s.data_size)) {
+            // The element may hold half-read bytes: no, load_bytes() is all or nothing. What came
+            // before is kept.
             keep_gathered(cpu, insn, s, data, mask, bits, i);
             return StepResult::Exception;
         }
@@ -331,7 +364,8 @@ StepResult op_scatter(CpuState& cpu, Op& op) noexcept {
         if (((bits >> i) & 1U) == 0) {
             continue;
         }
-        if (!store_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i), data + i * s.data_size, s.data_size)) {
+        if (!store_bytes(cpu, insn.mem.segment, element_address(cpu, insn, s, indices, i),
+                         data + i * s.data_size, s.data_size)) {
             keep_mask(cpu, insn, s, bits);
             return StepResult::Exception;
         }

@@ -11,7 +11,8 @@ struct Layout {
     Layout() {
         for (unsigned i = 2; i < 8; ++i) {
             std::uint32_t a = 0, b = 0, c = 0, d = 0;
-            if (__get_cpuid_count(0xd, i, &a, &b, &c, &d) != 0 && a != 0 && b + a <= arch::x86::kXsaveBytes) {
+            if (__get_cpuid_count(0xd, i, &a, &b, &c, &d) != 0 && a != 0 &&
+                b + a <= arch::x86::kXsaveBytes) {
                 parts[i] = {b, a, (c & 2U) != 0};
             }
         }
@@ -24,7 +25,8 @@ const Layout& layout() {
 }
 
 void zero_out(std::byte* at, std::uint32_t bytes) {
-    // SAFETY: writes `bytes` bytes from `at`; a loop over bytes takes a thousand turns for the upper halves of ZMM0 to ZMM15.
+    // SAFETY: writes `bytes` bytes from `at`; a loop over bytes takes a thousand turns for the
+    // upper halves of ZMM0 to ZMM15.
     std::uint64_t count = bytes;
     __asm__ volatile("rep stosb" : "+D"(at), "+c"(count) : "a"(0) : "memory");
 }
@@ -35,7 +37,8 @@ void copy_out(std::byte* to, const std::byte* from, std::uint32_t bytes) {
     }
 }
 
-/// The pieces a vector register is stored in: offset in the image, first byte of the register, bytes.
+/// The pieces a vector register is stored in: offset in the image, first byte of the register,
+/// bytes.
 struct Piece {
     std::uint32_t offset, first, bytes;
 };
@@ -58,7 +61,9 @@ unsigned pieces_of(unsigned number, Piece out[3]) {
 
 }  // namespace
 
-const XsaveComponent& xsave_component(unsigned number) noexcept { return layout().parts[number & 7U]; }
+const XsaveComponent& xsave_component(unsigned number) noexcept {
+    return layout().parts[number & 7U];
+}
 
 std::uint64_t xstate_bv(const CpuState& cpu) noexcept {
     std::uint64_t value = 0;
@@ -66,7 +71,9 @@ std::uint64_t xstate_bv(const CpuState& cpu) noexcept {
     return value;
 }
 
-void set_xstate_bv(CpuState& cpu, std::uint64_t value) noexcept { __builtin_memcpy(cpu.xsave + kXsaveLegacyBytes, &value, 8); }
+void set_xstate_bv(CpuState& cpu, std::uint64_t value) noexcept {
+    __builtin_memcpy(cpu.xsave + kXsaveLegacyBytes, &value, 8);
+}
 
 void materialize(CpuState& cpu, std::uint64_t bits) noexcept {
     const std::uint64_t missing = bits & ~xstate_bv(cpu);
@@ -101,12 +108,14 @@ void read_vector(const CpuState& cpu, unsigned number, void* out, std::uint32_t 
     zero_out(to, size);
     const unsigned count = pieces_of(number, pieces);
     for (unsigned i = 0; i < count && pieces[i].first < size; ++i) {
-        const std::uint32_t bytes = size - pieces[i].first < pieces[i].bytes ? size - pieces[i].first : pieces[i].bytes;
+        const std::uint32_t bytes =
+            size - pieces[i].first < pieces[i].bytes ? size - pieces[i].first : pieces[i].bytes;
         copy_out(to + pieces[i].first, cpu.xsave + pieces[i].offset, bytes);
     }
 }
 
-void write_vector(CpuState& cpu, unsigned number, const void* data, std::uint32_t size, std::uint32_t total) noexcept {
+void write_vector(CpuState& cpu, unsigned number, const void* data, std::uint32_t size,
+                  std::uint32_t total) noexcept {
     std::byte image[64] = {};
     copy_out(image, static_cast<const std::byte*>(data), size);
     Piece pieces[3];

@@ -1,4 +1,5 @@
-// Access: reading and writing guest memory at linear addresses, through the TLB, into RAM or to a device.
+// Access: reading and writing guest memory at linear addresses, through the TLB, into RAM or to a
+// device.
 #include "arch/x86/registers.h"
 #include "engine/io_dispatcher.h"
 #include "engine/soft/apic/local_apic.h"
@@ -25,8 +26,10 @@ std::uint64_t truncate(const CpuState& cpu, std::uint64_t linear) {
 
 bool has_code(const CpuState& cpu, const std::byte* host) {
     const auto page = static_cast<std::uint64_t>(host - cpu.vm->ram->base()) >> 12;
-    // acquire pairs with the translator's setting of the flag; it then waits for us at a safe point anyway.
-    return (cpu.vm->ram->page_flags(page).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+    // acquire pairs with the translator's setting of the flag; it then waits for us at a safe point
+    // anyway.
+    return (cpu.vm->ram->page_flags(page).load(std::memory_order_acquire) &
+            memory::PageFlags::kCode) != 0;
 }
 
 // A write through an entry whose page may be written: grants the tag unless the page holds code.
@@ -36,7 +39,8 @@ void grant_write(CpuState& cpu, TlbEntry& entry, Target& target) {
         return;
     }
     if (cpu.vm->ram->dirty_logging()) {
-        cpu.vm->ram->dirty().mark(static_cast<std::uint64_t>(target.host - cpu.vm->ram->base()) >> 12);
+        cpu.vm->ram->dirty().mark(static_cast<std::uint64_t>(target.host - cpu.vm->ram->base()) >>
+                                  12);
     }
     entry.tag_write = entry.tag_read;
 }
@@ -81,7 +85,8 @@ Reach reach(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights
 
 template <typename T>
 void copy_as(void* to, const void* from) {
-    // SAFETY: guest RAM changes under us; one atomic access of the operand's own width is what the hardware would do.
+    // SAFETY: guest RAM changes under us; one atomic access of the operand's own width is what the
+    // hardware would do.
     T value;
     __builtin_memcpy(&value, from, sizeof(T));
     __builtin_memcpy(to, &value, sizeof(T));
@@ -100,26 +105,34 @@ void store_as(std::byte* to, const void* from) {
     __atomic_store_n(reinterpret_cast<T*>(to), value, __ATOMIC_RELAXED);
 }
 
-bool aligned(const std::byte* at, std::uint32_t size) { return (reinterpret_cast<std::uint64_t>(at) & (size - 1)) == 0; }
+bool aligned(const std::byte* at, std::uint32_t size) {
+    return (reinterpret_cast<std::uint64_t>(at) & (size - 1)) == 0;
+}
 
-// 16 bytes between 16-byte aligned RAM and any buffer, the RAM side in one access. Leaves xmm0 as it was: it may be the guest's.
+// 16 bytes between 16-byte aligned RAM and any buffer, the RAM side in one access. Leaves xmm0 as
+// it was: it may be the guest's.
 void move_16(void* to, const void* from, bool to_ram) {
     alignas(16) std::byte saved[16];
     if (to_ram) {
-        __asm__ volatile("movups %%xmm0, %0\n\tmovups %1, %%xmm0\n\tmovaps %%xmm0, %2\n\tmovups %0, %%xmm0"
-                         : "+m"(saved)
-                         : "m"(*static_cast<const std::byte(*)[16]>(from)), "m"(*static_cast<std::byte(*)[16]>(to))
-                         : "memory");
+        __asm__ volatile(
+            "movups %%xmm0, %0\n\tmovups %1, %%xmm0\n\tmovaps %%xmm0, %2\n\tmovups %0, %%xmm0"
+            : "+m"(saved)
+            : "m"(*static_cast<const std::byte(*)[16]>(from)),
+              "m"(*static_cast<std::byte(*)[16]>(to))
+            : "memory");
     } else {
-        __asm__ volatile("movups %%xmm0, %0\n\tmovaps %1, %%xmm0\n\tmovups %%xmm0, %2\n\tmovups %0, %%xmm0"
-                         : "+m"(saved)
-                         : "m"(*static_cast<const std::byte(*)[16]>(from)), "m"(*static_cast<std::byte(*)[16]>(to))
-                         : "memory");
+        __asm__ volatile(
+            "movups %%xmm0, %0\n\tmovaps %1, %%xmm0\n\tmovups %%xmm0, %2\n\tmovups %0, %%xmm0"
+            : "+m"(saved)
+            : "m"(*static_cast<const std::byte(*)[16]>(from)),
+              "m"(*static_cast<std::byte(*)[16]>(to))
+            : "memory");
     }
 }
 
 void copy_bytes(std::byte* to, const std::byte* from, std::uint32_t size) {
-    constexpr std::uint32_t kLong = 256;  // from here on the host's own string instruction is faster
+    constexpr std::uint32_t kLong =
+        256;  // from here on the host's own string instruction is faster
     if (size >= kLong) {
         std::uint64_t count = size;
         __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
@@ -136,42 +149,63 @@ void copy_bytes(std::byte* to, const std::byte* from, std::uint32_t size) {
 void read_ram(void* out, const std::byte* from, std::uint32_t size) {
     if (aligned(from, size)) {
         switch (size) {
-            case 1: return load_as<std::uint8_t>(out, from);
-            case 2: return load_as<std::uint16_t>(out, from);
-            case 4: return load_as<std::uint32_t>(out, from);
-            case 8: return load_as<std::uint64_t>(out, from);
-            case 16: return move_16(out, from, false);
-            default: break;
+            case 1:
+                return load_as<std::uint8_t>(out, from);
+            case 2:
+                return load_as<std::uint16_t>(out, from);
+            case 4:
+                return load_as<std::uint32_t>(out, from);
+            case 8:
+                return load_as<std::uint64_t>(out, from);
+            case 16:
+                return move_16(out, from, false);
+            default:
+                break;
         }
     }
     switch (size) {
-        case 2: return copy_as<std::uint16_t>(out, from);
-        case 4: return copy_as<std::uint32_t>(out, from);
-        case 8: return copy_as<std::uint64_t>(out, from);
-        default: return copy_bytes(static_cast<std::byte*>(out), from, size);
+        case 2:
+            return copy_as<std::uint16_t>(out, from);
+        case 4:
+            return copy_as<std::uint32_t>(out, from);
+        case 8:
+            return copy_as<std::uint64_t>(out, from);
+        default:
+            return copy_bytes(static_cast<std::byte*>(out), from, size);
     }
 }
 
 void write_ram(std::byte* to, const void* data, std::uint32_t size) {
     if (aligned(to, size)) {
         switch (size) {
-            case 1: return store_as<std::uint8_t>(to, data);
-            case 2: return store_as<std::uint16_t>(to, data);
-            case 4: return store_as<std::uint32_t>(to, data);
-            case 8: return store_as<std::uint64_t>(to, data);
-            case 16: return move_16(to, data, true);
-            default: break;
+            case 1:
+                return store_as<std::uint8_t>(to, data);
+            case 2:
+                return store_as<std::uint16_t>(to, data);
+            case 4:
+                return store_as<std::uint32_t>(to, data);
+            case 8:
+                return store_as<std::uint64_t>(to, data);
+            case 16:
+                return move_16(to, data, true);
+            default:
+                break;
         }
     }
     switch (size) {
-        case 2: return copy_as<std::uint16_t>(to, data);
-        case 4: return copy_as<std::uint32_t>(to, data);
-        case 8: return copy_as<std::uint64_t>(to, data);
-        default: return copy_bytes(to, static_cast<const std::byte*>(data), size);
+        case 2:
+            return copy_as<std::uint16_t>(to, data);
+        case 4:
+            return copy_as<std::uint32_t>(to, data);
+        case 8:
+            return copy_as<std::uint64_t>(to, data);
+        default:
+            return copy_bytes(to, static_cast<const std::byte*>(data), size);
     }
 }
 
-// Device accesses: at most 8 bytes each. Any C++ code may run below, so the guest's vector registers are put away first.
+// Device accesses: at most 8 bytes each. Any C++ code may run below, so the guest's vector
+// registers are put away first.
 void read_device(CpuState& cpu, std::uint64_t physical, std::byte* out, std::uint32_t size) {
     save_vector_state(cpu);
     ++cpu.mmu->device_accesses;
@@ -179,7 +213,8 @@ void read_device(CpuState& cpu, std::uint64_t physical, std::byte* out, std::uin
     while (size > 0) {
         const std::uint32_t part = size < 8 ? size : 8;
         if (apic) {
-            cpu.vm->local_apic(cpu).mmio_read(static_cast<std::uint32_t>(physical & kPageMask), {out, part});
+            cpu.vm->local_apic(cpu).mmio_read(static_cast<std::uint32_t>(physical & kPageMask),
+                                              {out, part});
         } else {
             cpu.vm->io->mmio_read(physical, {out, part});
         }
@@ -189,14 +224,16 @@ void read_device(CpuState& cpu, std::uint64_t physical, std::byte* out, std::uin
     }
 }
 
-void write_device(CpuState& cpu, std::uint64_t physical, const std::byte* data, std::uint32_t size) {
+void write_device(CpuState& cpu, std::uint64_t physical, const std::byte* data,
+                  std::uint32_t size) {
     save_vector_state(cpu);
     ++cpu.mmu->device_accesses;
     const bool apic = (physical >> 12) == cpu.mmu->apic_page;
     while (size > 0) {
         const std::uint32_t part = size < 8 ? size : 8;
         if (apic) {
-            cpu.vm->local_apic(cpu).mmio_write(static_cast<std::uint32_t>(physical & kPageMask), {data, part});
+            cpu.vm->local_apic(cpu).mmio_write(static_cast<std::uint32_t>(physical & kPageMask),
+                                               {data, part});
         } else {
             cpu.vm->io->mmio_write(physical, {data, part});
         }
@@ -206,12 +243,14 @@ void write_device(CpuState& cpu, std::uint64_t physical, const std::byte* data, 
     }
 }
 
-// Both ends of an access that crosses pages, before either page is touched: #GP goes before any page fault.
+// Both ends of an access that crosses pages, before either page is touched: #GP goes before any
+// page fault.
 bool ends_canonical(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     if ((linear & kPageMask) + size <= 0x1000) [[likely]] {
         return true;  // reach() checks
     }
-    return check_canonical(cpu, truncate(cpu, linear)) && check_canonical(cpu, truncate(cpu, linear + size - 1));
+    return check_canonical(cpu, truncate(cpu, linear)) &&
+           check_canonical(cpu, truncate(cpu, linear + size - 1));
 }
 
 // How many of `size` bytes from `linear` on lie in its page.
@@ -220,7 +259,8 @@ std::uint32_t within_page(std::uint64_t linear, std::uint32_t size) {
     return size < room ? size : room;
 }
 
-void write_target(CpuState& cpu, const Target& target, Reach where, const std::byte* data, std::uint32_t size) {
+void write_target(CpuState& cpu, const Target& target, Reach where, const std::byte* data,
+                  std::uint32_t size) {
     if (where == Reach::Device) {
         write_device(cpu, target.physical, data, size);
         return;
@@ -251,7 +291,8 @@ void note_ram_write(CpuState& cpu, std::uint64_t ram_offset, std::uint64_t lengt
     if (ram.dirty_logging()) {
         ram.dirty().mark(page);
     }
-    if (cpu.vm->code != nullptr && (ram.page_flags(page).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0) {
+    if (cpu.vm->code != nullptr &&
+        (ram.page_flags(page).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0) {
         save_vector_state(cpu);
         cpu.vm->code->invalidate(&cpu, ram_offset, length);
     }
@@ -264,7 +305,8 @@ void finish_pending_rewrite(CpuState& cpu) noexcept {
     }
 }
 
-bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t size, Privilege privilege) noexcept {
+bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t size,
+                 Privilege privilege) noexcept {
     if (!ends_canonical(cpu, linear, size)) {
         return false;
     }
@@ -284,7 +326,8 @@ bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t s
                 // A device read has effects: the rest of the access must not fault after it.
                 if (part < size) {
                     Target rest;
-                    if (reach(cpu, truncate(cpu, linear + part), MemAccess::Read, rights, rest) == Reach::Fault) {
+                    if (reach(cpu, truncate(cpu, linear + part), MemAccess::Read, rights, rest) ==
+                        Reach::Fault) {
                         return false;
                     }
                 }
@@ -298,7 +341,8 @@ bool read_linear(CpuState& cpu, std::uint64_t linear, void* out, std::uint32_t s
     return true;
 }
 
-bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::uint32_t size, Privilege privilege) noexcept {
+bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::uint32_t size,
+                  Privilege privilege) noexcept {
     if (!ends_canonical(cpu, linear, size)) {
         return false;
     }
@@ -328,7 +372,8 @@ bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::ui
         from += part;
         linear = truncate(cpu, linear + part);
         part = within_page(linear, size);
-        // Fails only if another vCPU took the page away after the probe, as it could between two accesses of the hardware.
+        // Fails only if another vCPU took the page away after the probe, as it could between two
+        // accesses of the hardware.
         where = reach(cpu, linear, MemAccess::Write, rights, target);
         if (where == Reach::Fault) {
             return false;
@@ -336,12 +381,14 @@ bool write_linear(CpuState& cpu, std::uint64_t linear, const void* data, std::ui
     }
 }
 
-std::byte* host_pointer(CpuState& cpu, std::uint64_t linear, std::uint32_t size, MemAccess access, Privilege privilege) noexcept {
+std::byte* host_pointer(CpuState& cpu, std::uint64_t linear, std::uint32_t size, MemAccess access,
+                        Privilege privilege) noexcept {
     linear = truncate(cpu, linear);
     if (access == MemAccess::Execute) {
         // Fetch rights are not data rights: the data TLB has no say, and learns nothing.
         std::uint64_t physical = 0;
-        if (!translate_linear(cpu, linear, access, privilege, physical) || (physical >> 12) == cpu.mmu->apic_page) {
+        if (!translate_linear(cpu, linear, access, privilege, physical) ||
+            (physical >> 12) == cpu.mmu->apic_page) {
             return nullptr;
         }
         const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(physical));
@@ -352,7 +399,8 @@ std::byte* host_pointer(CpuState& cpu, std::uint64_t linear, std::uint32_t size,
         return nullptr;
     }
     if (target.code) {
-        // The store comes after this call, so the code is forgotten now, and once more at the next poll.
+        // The store comes after this call, so the code is forgotten now, and once more at the next
+        // poll.
         const auto offset = static_cast<std::uint64_t>(target.host - cpu.vm->ram->base());
         finish_pending_rewrite(cpu);
         note_ram_write(cpu, offset, size);
@@ -364,7 +412,8 @@ std::byte* host_pointer(CpuState& cpu, std::uint64_t linear, std::uint32_t size,
     return target.host;
 }
 
-std::uint32_t fetch_code(CpuState& cpu, std::uint64_t linear, std::uint8_t* out, std::uint32_t wanted) noexcept {
+std::uint32_t fetch_code(CpuState& cpu, std::uint64_t linear, std::uint8_t* out,
+                         std::uint32_t wanted) noexcept {
     std::uint32_t done = 0;
     while (done < wanted) {
         const std::uint64_t at = truncate(cpu, linear + done);
@@ -379,7 +428,8 @@ std::uint32_t fetch_code(CpuState& cpu, std::uint64_t linear, std::uint8_t* out,
         }
         const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(physical));
         if (offset) {
-            copy_bytes(reinterpret_cast<std::byte*>(out) + done, cpu.vm->ram->base() + *offset, part);
+            copy_bytes(reinterpret_cast<std::byte*>(out) + done, cpu.vm->ram->base() + *offset,
+                       part);
         } else {
             read_device(cpu, physical, reinterpret_cast<std::byte*>(out) + done, part);
         }

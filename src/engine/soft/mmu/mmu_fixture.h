@@ -16,16 +16,22 @@ namespace strata::engine::soft {
 namespace x86 = arch::x86;
 
 // Bits of page table entries, and where the tables and pages of the tests lie.
-inline constexpr std::uint64_t kP = 1, kW = 2, kU = 4, kA = 0x20, kD = 0x40, kPs = 0x80, kG = 0x100, kNx = 1ULL << 63;
-inline constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000, kLevel1 = 0x13000, kData = 0x20000, kOther = 0x21000;
+inline constexpr std::uint64_t kP = 1, kW = 2, kU = 4, kA = 0x20, kD = 0x40, kPs = 0x80, kG = 0x100,
+                               kNx = 1ULL << 63;
+inline constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000,
+                               kLevel1 = 0x13000, kData = 0x20000, kOther = 0x21000;
 inline constexpr std::uint64_t kLinear = 0x7f0000400000;
 
 class MmuTest : public testing::Test {
   protected:
     MmuTest() : vm_(FakeSoftVm::create(8U << 20)), cpu_(*vm_->cpus()[0]) {}
 
-    void poke(std::uint64_t at, std::uint64_t value) { std::memcpy(vm_->ram->base() + at, &value, 8); }
-    void poke32(std::uint64_t at, std::uint32_t value) { std::memcpy(vm_->ram->base() + at, &value, 4); }
+    void poke(std::uint64_t at, std::uint64_t value) {
+        std::memcpy(vm_->ram->base() + at, &value, 8);
+    }
+    void poke32(std::uint64_t at, std::uint32_t value) {
+        std::memcpy(vm_->ram->base() + at, &value, 4);
+    }
     std::uint64_t peek(std::uint64_t at) {
         std::uint64_t value = 0;
         std::memcpy(&value, vm_->ram->base() + at, 8);

@@ -1,4 +1,5 @@
-// Tests of the MMU: walks in every mode with their error codes, accesses across pages and to devices.
+// Tests of the MMU: walks in every mode with their error codes, accesses across pages and to
+// devices.
 #include "engine/soft/mmu/mmu_fixture.h"
 
 namespace strata::engine::soft {
@@ -32,13 +33,17 @@ TEST_F(MmuTest, APageBesideAKnownOneBringsThoseThatAreTheSame) {
     long_mode();
     constexpr std::uint64_t kAll = kP | kW | kU | kA | kD, kPage = 0x1000;
     map(kAll);
-    const std::uint64_t leaves[] = {kAll, kAll, kAll, kAll & ~kA, kAll & ~kW, 0, kAll | kNx, kAll & ~kD};
+    const std::uint64_t leaves[] = {kAll,       kAll, kAll,       kAll & ~kA,
+                                    kAll & ~kW, 0,    kAll | kNx, kAll & ~kD};
     for (std::uint64_t i = 0; i < std::size(leaves); ++i) {
         poke(kLevel1 + i * 8, (kData + i * kPage) | leaves[i]);
     }
     const auto known = [&](std::uint64_t i) {
         const std::uint64_t linear = kLinear + i * kPage;
-        return current_slot(cpu_).banks[static_cast<std::uint32_t>(access_rights(cpu_, Privilege::Current))].entries[tlb_index(linear)].tag_read == linear;
+        return current_slot(cpu_)
+                   .banks[static_cast<std::uint32_t>(access_rights(cpu_, Privilege::Current))]
+                   .entries[tlb_index(linear)]
+                   .tag_read == linear;
     };
     ASSERT_TRUE(read(kLinear));
     EXPECT_FALSE(known(1));  // nothing says that memory is gone through in order
@@ -153,7 +158,9 @@ TEST_F(MmuTest, SmapStopsSupervisorUnlessAcIsSet) {
     EXPECT_EQ(fault(), 1U);
 }
 
-std::uint64_t with_key(std::uint64_t key) { return kP | kW | kU | (key << 59); }
+std::uint64_t with_key(std::uint64_t key) {
+    return kP | kW | kU | (key << 59);
+}
 
 TEST_F(MmuTest, KeyDeniesDataAccessAndSaysSo) {
     long_mode(x86::cr4::kPke);
@@ -225,7 +232,8 @@ TEST_F(MmuTest, TwoMegabytePageMapsWhole) {
     map(0);
     poke(kLevel2 + ((kLinear >> 21) & 511) * 8, 0x200000 | kP | kW | kU | kPs);
     std::uint64_t physical = 0;
-    ASSERT_TRUE(translate_linear(cpu_, kLinear + 0x12345, MemAccess::Read, Privilege::Current, physical));
+    ASSERT_TRUE(
+        translate_linear(cpu_, kLinear + 0x12345, MemAccess::Read, Privilege::Current, physical));
     EXPECT_EQ(physical, 0x212345U);
 }
 

@@ -1,7 +1,9 @@
-// Page walk: from a linear to a guest physical address through the guest's page tables. SDM 3A, chapter 4.
+// Page walk: from a linear to a guest physical address through the guest's page tables. SDM 3A,
+// chapter 4.
 //
-// A walk reads each entry once and decides on those copies. Only when all levels allow the access are the A bits (and D
-// of the leaf) set, by compare-exchange against the copies; if an entry changed meanwhile, the walk starts over.
+// A walk reads each entry once and decides on those copies. Only when all levels allow the access
+// are the A bits (and D of the leaf) set, by compare-exchange against the copies; if an entry
+// changed meanwhile, the walk starts over.
 #include "arch/x86/registers.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/runtime/soft_vm.h"
@@ -11,7 +13,8 @@ namespace {
 
 namespace x86 = arch::x86;
 
-constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40, kLarge = 0x80, kGlobalBit = 0x100;
+constexpr std::uint64_t kPresent = 1, kWrite = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40,
+                        kLarge = 0x80, kGlobalBit = 0x100;
 constexpr std::uint64_t kNoExecute = 1ULL << 63;
 constexpr std::uint64_t kNotRam = PageWalk::kNoEntry;
 
@@ -37,7 +40,9 @@ struct Walker {
     bool key_denies = false;  // and forbids the access
 
     [[nodiscard]] bool long_mode() const { return (cpu.efer & x86::efer::kLma) != 0; }
-    [[nodiscard]] std::uint64_t address_bits() const { return ((1ULL << cpu.mmu->physical_bits) - 1) & ~kPageMask; }
+    [[nodiscard]] std::uint64_t address_bits() const {
+        return ((1ULL << cpu.mmu->physical_bits) - 1) & ~kPageMask;
+    }
     [[nodiscard]] std::uint64_t always_reserved() const;
     void read_entry(std::uint64_t physical);
     Outcome run(PageWalk& out);
@@ -70,11 +75,14 @@ void Walker::read_entry(std::uint64_t physical) {
     // SAFETY: ram_offset() vouches for the page; entries are naturally aligned and do not cross it.
     const std::byte* at = cpu.vm->ram->base() + *offset;
     step.offset = *offset;
-    step.entry = wide ? __atomic_load_n(reinterpret_cast<const std::uint64_t*>(at), __ATOMIC_RELAXED)
-                      : __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_RELAXED);
+    step.entry =
+        wide ? __atomic_load_n(reinterpret_cast<const std::uint64_t*>(at), __ATOMIC_RELAXED)
+             : __atomic_load_n(reinterpret_cast<const std::uint32_t*>(at), __ATOMIC_RELAXED);
 }
 
-std::uint32_t key_of(std::uint64_t leaf) { return static_cast<std::uint32_t>(leaf >> 59U) & 15U; }
+std::uint32_t key_of(std::uint64_t leaf) {
+    return static_cast<std::uint32_t>(leaf >> 59U) & 15U;
+}
 
 // Protection keys: data accesses to user pages in long mode. SDM 3A, 4.6.2.
 void Walker::check_key() {
@@ -83,7 +91,8 @@ void Walker::check_key() {
         return;
     }
     const std::uint32_t rule = cpu.pkru >> (2 * key_of(steps[count - 1].entry));
-    const bool write_counts = access == MemAccess::Write && (rights == Rights::User || (cpu.cr0 & x86::cr0::kWp) != 0);
+    const bool write_counts =
+        access == MemAccess::Write && (rights == Rights::User || (cpu.cr0 & x86::cr0::kWp) != 0);
     key_denies = (rule & 1U) != 0 || ((rule & 2U) != 0 && write_counts);
 }
 
@@ -123,13 +132,14 @@ bool Walker::set_bits() {
         bool swapped = false;
         if (wide) {
             std::uint64_t expected = step.entry;
-            swapped = __atomic_compare_exchange_n(reinterpret_cast<std::uint64_t*>(at), &expected, wanted, false,
-                                                  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+            swapped =
+                __atomic_compare_exchange_n(reinterpret_cast<std::uint64_t*>(at), &expected, wanted,
+                                            false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
         } else {
             auto expected = static_cast<std::uint32_t>(step.entry);
             swapped = __atomic_compare_exchange_n(reinterpret_cast<std::uint32_t*>(at), &expected,
-                                                  static_cast<std::uint32_t>(wanted), false, __ATOMIC_SEQ_CST,
-                                                  __ATOMIC_SEQ_CST);
+                                                  static_cast<std::uint32_t>(wanted), false,
+                                                  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
         }
         if (!swapped) {
             return false;
@@ -175,7 +185,8 @@ Outcome Walker::run_wide(PageWalk& out) {
     std::uint64_t table = cpu.cr3 & addresses;
     std::uint32_t shift = 39;
     if (!long_mode()) {
-        // The four PDPTEs: no rights, no A bit; bits 2:1 and 8:5 reserved. They are read from memory on each walk.
+        // The four PDPTEs: no rights, no A bit; bits 2:1 and 8:5 reserved. They are read from
+        // memory on each walk.
         table = cpu.cr3 & 0xffffffe0U;
         read_entry(table + ((linear >> 30) & 3) * 8);
         const std::uint64_t pdpte = steps[0].entry;
@@ -222,7 +233,8 @@ Outcome Walker::run_narrow(PageWalk& out) {
     }
     allowed &= pde;
     if ((pde & kLarge) != 0 && (cpu.cr4 & x86::cr4::kPse) != 0) {
-        // PSE-36: bits 20:13 are address bits 39:32, as far as the processor has them; bit 21 is reserved.
+        // PSE-36: bits 20:13 are address bits 39:32, as far as the processor has them; bit 21 is
+        // reserved.
         const std::uint64_t high = (pde >> 13) & 0xff;
         const std::uint32_t bits = cpu.mmu->physical_bits;
         if ((pde & (1U << 21)) != 0 || (bits < 40 && (high >> (bits - 32)) != 0)) {
@@ -239,9 +251,12 @@ Outcome Walker::run_narrow(PageWalk& out) {
     return finish(pte & 0xfffff000U, 0x1000, out);
 }
 
-Outcome Walker::run(PageWalk& out) { return wide ? run_wide(out) : run_narrow(out); }
+Outcome Walker::run(PageWalk& out) {
+    return wide ? run_wide(out) : run_narrow(out);
+}
 
-void raise_page_fault(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights, Outcome outcome, bool key_denies) {
+void raise_page_fault(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights,
+                      Outcome outcome, bool key_denies) {
     std::uint32_t error = outcome == Outcome::NotPresent ? 0U : 1U;
     error |= key_denies ? 0x20U : 0U;
     error |= access == MemAccess::Write ? 2U : 0U;
@@ -261,7 +276,8 @@ void raise_page_fault(CpuState& cpu, std::uint64_t linear, MemAccess access, Rig
 
 }  // namespace
 
-bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights, PageWalk& out) noexcept {
+bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rights rights,
+                      PageWalk& out) noexcept {
     if ((cpu.cr0 & x86::cr0::kPg) == 0) {
         out.physical = linear;
         out.flags = TlbFlags::kWritable;
@@ -270,7 +286,8 @@ bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rig
         return true;
     }
     for (;;) {
-        Walker walker{cpu, linear, access, rights, (cpu.cr4 & x86::cr4::kPae) != 0, {}, 0, kWrite | kUser, false};
+        Walker walker{cpu, linear, access,         rights, (cpu.cr4 & x86::cr4::kPae) != 0,
+                      {},  0,      kWrite | kUser, false};
         const Outcome outcome = walker.run(out);
         if (outcome == Outcome::Translated) {
             return true;
@@ -283,8 +300,17 @@ bool walk_page_tables(CpuState& cpu, std::uint64_t linear, MemAccess access, Rig
 }
 
 bool pdptes_valid(const CpuState& cpu, std::uint64_t cr3) noexcept {
-    // SAFETY: only reading through the walker, which keeps no pointer; it wants a mutable CpuState for faults it never raises here.
-    Walker walker{const_cast<CpuState&>(cpu), 0, MemAccess::Read, Rights::SupervisorOpen, true, {}, 0, 0, false};
+    // SAFETY: only reading through the walker, which keeps no pointer; it wants a mutable CpuState
+    // for faults it never raises here.
+    Walker walker{const_cast<CpuState&>(cpu),
+                  0,
+                  MemAccess::Read,
+                  Rights::SupervisorOpen,
+                  true,
+                  {},
+                  0,
+                  0,
+                  false};
     const std::uint64_t reserved = walker.always_reserved() | kNoExecute | 0x1e6;
     for (std::uint64_t i = 0; i < 4; ++i) {
         walker.count = 0;

@@ -12,11 +12,12 @@ namespace {
 
 namespace x86 = arch::x86;
 
-// What all cached translations depend on beside CR3, CPL and AC. A change without a flush by the caller flushes here.
+// What all cached translations depend on beside CR3, CPL and AC. A change without a flush by the
+// caller flushes here.
 std::uint64_t config_of(const CpuState& cpu) {
     return (cpu.cr0 & (x86::cr0::kPg | x86::cr0::kWp)) |
-           ((cpu.cr4 & (x86::cr4::kPse | x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kSmep | x86::cr4::kPcide | x86::cr4::kSmap |
-                        x86::cr4::kPke))
+           ((cpu.cr4 & (x86::cr4::kPse | x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kSmep |
+                        x86::cr4::kPcide | x86::cr4::kSmap | x86::cr4::kPke))
             << 32) |
            ((cpu.efer & (x86::efer::kLma | x86::efer::kNxe)) << 1);
 }
@@ -35,7 +36,8 @@ void for_each_filled(TlbBank& bank, Visit visit) {
     for (std::uint32_t word = 0; word < kTlbEntries / 64; ++word) {
         std::uint64_t left = bank.valid[word];
         while (left != 0) {
-            const std::uint32_t index = word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(left));
+            const std::uint32_t index =
+                word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(left));
             left &= left - 1;
             visit(index, bank.entries[index]);
         }
@@ -43,7 +45,9 @@ void for_each_filled(TlbBank& bank, Visit visit) {
 }
 
 // User and supervisor have different rights to fetch.
-std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) { return slot.epoch * 2 + (cpu.cpl == 3 ? 1 : 0); }
+std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) {
+    return slot.epoch * 2 + (cpu.cpl == 3 ? 1 : 0);
+}
 
 void clear_words(std::uint64_t* words, std::uint64_t count) {
     __asm__ volatile("rep stosq" : "+D"(words), "+c"(count) : "a"(0) : "memory");
@@ -53,29 +57,52 @@ void copy_words(std::uint64_t* to, const std::uint64_t* from, std::uint64_t coun
     __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
 }
 
-// Regions of different page sizes must not be the same number for the same address by chance: the size is mixed in.
-std::uint64_t region_4m(std::uint64_t linear) { return (linear >> 22) | (1ULL << 60); }
-std::uint64_t region_1g(std::uint64_t linear) { return (linear >> 30) | (1ULL << 61); }
-std::uint64_t filter_bit(std::uint64_t region) { return (region * 0x9e3779b97f4a7c15ULL) >> 54; }
+// Regions of different page sizes must not be the same number for the same address by chance: the
+// size is mixed in.
+std::uint64_t region_4m(std::uint64_t linear) {
+    return (linear >> 22) | (1ULL << 60);
+}
+std::uint64_t region_1g(std::uint64_t linear) {
+    return (linear >> 30) | (1ULL << 61);
+}
+std::uint64_t filter_bit(std::uint64_t region) {
+    return (region * 0x9e3779b97f4a7c15ULL) >> 54;
+}
 
 bool filter_has(const RegionFilter& filter, std::uint64_t linear) {
-    const std::uint64_t small = filter_bit(region_4m(linear)), large = filter_bit(region_1g(linear));
-    return (((filter.words[small / 64] >> (small % 64)) | (filter.words[large / 64] >> (large % 64))) & 1) != 0;
+    const std::uint64_t small = filter_bit(region_4m(linear)),
+                        large = filter_bit(region_1g(linear));
+    return (((filter.words[small / 64] >> (small % 64)) |
+             (filter.words[large / 64] >> (large % 64))) &
+            1) != 0;
 }
 
 // `flags`: TlbFlags of a page that holds `linear`.
 void filter_add(RegionFilter& filter, std::uint64_t linear, std::uint64_t flags) {
-    const std::uint64_t bit = filter_bit((flags & TlbFlags::kLarge1G) != 0 ? region_1g(linear) : region_4m(linear));
+    const std::uint64_t bit =
+        filter_bit((flags & TlbFlags::kLarge1G) != 0 ? region_1g(linear) : region_4m(linear));
     filter.words[bit / 64] |= 1ULL << (bit % 64);
 }
 
-std::uint64_t page_bit(std::uint64_t linear) { return ((linear >> 12) * 0x9e3779b97f4a7c15ULL) >> 50; }
-void pages_add(PageFilter& filter, std::uint64_t linear) { filter.words[page_bit(linear) / 64] |= 1ULL << (page_bit(linear) % 64); }
-bool pages_have(const PageFilter& filter, std::uint64_t linear) { return ((filter.words[page_bit(linear) / 64] >> (page_bit(linear) % 64)) & 1) != 0; }
+std::uint64_t page_bit(std::uint64_t linear) {
+    return ((linear >> 12) * 0x9e3779b97f4a7c15ULL) >> 50;
+}
+void pages_add(PageFilter& filter, std::uint64_t linear) {
+    filter.words[page_bit(linear) / 64] |= 1ULL << (page_bit(linear) % 64);
+}
+bool pages_have(const PageFilter& filter, std::uint64_t linear) {
+    return ((filter.words[page_bit(linear) / 64] >> (page_bit(linear) % 64)) & 1) != 0;
+}
 
-bool upper_half(std::uint64_t linear) { return (linear >> 47) != 0; }
-bool is_current(const CpuState& cpu, const AsidSlot& slot) { return &slot == &cpu.mmu->slots[cpu.mmu->current]; }
-std::uint64_t* user_code(CpuState& cpu, AsidSlot& slot) { return is_current(cpu, slot) ? cpu.translator.code_pages[1] : slot.user_code; }
+bool upper_half(std::uint64_t linear) {
+    return (linear >> 47) != 0;
+}
+bool is_current(const CpuState& cpu, const AsidSlot& slot) {
+    return &slot == &cpu.mmu->slots[cpu.mmu->current];
+}
+std::uint64_t* user_code(CpuState& cpu, AsidSlot& slot) {
+    return is_current(cpu, slot) ? cpu.translator.code_pages[1] : slot.user_code;
+}
 
 void new_epoch(CpuState& cpu, AsidSlot& slot) {
     slot.epoch = ++cpu.mmu->generations;
@@ -98,7 +125,9 @@ void for_each_group(std::uint64_t groups, Visit visit) {
 }
 
 void clear_groups(std::uint64_t* entries, std::uint64_t& groups) {
-    for_each_group(groups, [entries](std::uint64_t at) { clear_words(entries + at, TranslatorState::kCodeGroup); });
+    for_each_group(groups, [entries](std::uint64_t at) {
+        clear_words(entries + at, TranslatorState::kCodeGroup);
+    });
     groups = 0;
 }
 
@@ -107,9 +136,15 @@ void exchange_user_code(CpuState& cpu, AsidSlot& from, AsidSlot& to) {
     std::uint64_t* entries = cpu.translator.code_pages[1];
     std::uint64_t& groups = cpu.translator.code_groups[1];
     from.user_groups = groups;
-    for_each_group(groups, [&](std::uint64_t at) { copy_words(from.user_code + at, entries + at, TranslatorState::kCodeGroup); });
-    for_each_group(groups & ~to.user_groups, [&](std::uint64_t at) { clear_words(entries + at, TranslatorState::kCodeGroup); });
-    for_each_group(to.user_groups, [&](std::uint64_t at) { copy_words(entries + at, to.user_code + at, TranslatorState::kCodeGroup); });
+    for_each_group(groups, [&](std::uint64_t at) {
+        copy_words(from.user_code + at, entries + at, TranslatorState::kCodeGroup);
+    });
+    for_each_group(groups & ~to.user_groups, [&](std::uint64_t at) {
+        clear_words(entries + at, TranslatorState::kCodeGroup);
+    });
+    for_each_group(to.user_groups, [&](std::uint64_t at) {
+        copy_words(entries + at, to.user_code + at, TranslatorState::kCodeGroup);
+    });
     groups = to.user_groups;
 }
 
@@ -118,9 +153,11 @@ void forget_supervisor_code(CpuState& cpu) {
     cpu.translator.local_code = false;
 }
 
-// What chained code relies on in one address space; of the supervisor's, global pages are kept if `keep_global`.
+// What chained code relies on in one address space; of the supervisor's, global pages are kept if
+// `keep_global`.
 void forget_code(CpuState& cpu, AsidSlot& slot, bool keep_global) {
-    clear_groups(user_code(cpu, slot), is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups);
+    clear_groups(user_code(cpu, slot),
+                 is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups);
     if (!keep_global || (is_current(cpu, slot) && cpu.translator.local_code)) {
         forget_supervisor_code(cpu);
     }
@@ -148,7 +185,8 @@ void flush_slot(CpuState& cpu, AsidSlot& slot, bool keep_global) {
     forget_code(cpu, slot, keep_global);
 }
 
-// Drops the entry of `linear` and the fragments of a large page that holds it. `keep` says which entries may stay.
+// Drops the entry of `linear` and the fragments of a large page that holds it. `keep` says which
+// entries may stay.
 template <typename Keep>
 void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
     const std::uint32_t index = tlb_index(linear);
@@ -163,7 +201,8 @@ void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
         for_each_filled(bank, [&](std::uint32_t at, const TlbEntry& fragment) {
             const std::uint64_t flags = fragment.tag_execute_and_page;
             const std::uint64_t differ = fragment.tag_read ^ linear;
-            if (((flags & TlbFlags::kLarge2M) != 0 && (differ >> 22) == 0) || ((flags & TlbFlags::kLarge1G) != 0 && (differ >> 30) == 0)) {
+            if (((flags & TlbFlags::kLarge2M) != 0 && (differ >> 22) == 0) ||
+                ((flags & TlbFlags::kLarge1G) != 0 && (differ >> 30) == 0)) {
                 drop_entry(bank, at);
             }
         });
@@ -173,7 +212,8 @@ void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
 void forget_code_page(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
     const std::uint64_t key = (linear >> 12) & ((1ULL << 36) - 1);
     const std::uint64_t index = (linear >> 12) & (TranslatorState::kCodePages - 1);
-    for (std::uint64_t* entry : {&cpu.translator.code_pages[0][index], &user_code(cpu, slot)[index]}) {
+    for (std::uint64_t* entry :
+         {&cpu.translator.code_pages[0][index], &user_code(cpu, slot)[index]}) {
         if ((*entry >> 28) == key) {
             *entry = 0;
         }
@@ -189,8 +229,8 @@ void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
         forget_code(cpu, slot, false);
         return;
     }
-    // Whatever knows a fetch translation of this page was told by translate_linear(). Most pages hold data: the epoch then stays, and with
-    // it the return stack.
+    // Whatever knows a fetch translation of this page was told by translate_linear(). Most pages
+    // hold data: the epoch then stays, and with it the return stack.
     if (!pages_have(slot.fetched_pages, linear) && !pages_have(cpu.mmu->fetched_pages, linear)) {
         return;
     }
@@ -219,7 +259,8 @@ void flush_page_in_slot(CpuState& cpu, AsidSlot& slot, std::uint64_t linear, Flu
 }
 
 std::uint16_t current_pcid(const CpuState& cpu) {
-    return (cpu.cr4 & x86::cr4::kPcide) != 0 ? static_cast<std::uint16_t>(cpu.cr3 & 0xfff) : std::uint16_t{0};
+    return (cpu.cr4 & x86::cr4::kPcide) != 0 ? static_cast<std::uint16_t>(cpu.cr3 & 0xfff)
+                                             : std::uint16_t{0};
 }
 
 AsidSlot* find_slot(MmuState& mmu, std::uint16_t pcid) {
@@ -231,7 +272,8 @@ AsidSlot* find_slot(MmuState& mmu, std::uint16_t pcid) {
     return nullptr;
 }
 
-// The slot of a PCID that has none: the least recently used one. Its global translations hold for every PCID.
+// The slot of a PCID that has none: the least recently used one. Its global translations hold for
+// every PCID.
 AsidSlot& claim_slot(CpuState& cpu, std::uint16_t pcid) {
     MmuState& mmu = *cpu.mmu;
     AsidSlot* oldest = &mmu.slots[0];
@@ -247,10 +289,13 @@ AsidSlot& claim_slot(CpuState& cpu, std::uint16_t pcid) {
 
 }  // namespace
 
-void MmuStateDeleter::operator()(MmuState* state) const noexcept { std::free(state); }
+void MmuStateDeleter::operator()(MmuState* state) const noexcept {
+    std::free(state);
+}
 
 MmuStatePtr make_mmu_state(std::uint32_t physical_bits, bool gigabyte_pages) {
-    // calloc: the banks are 0.9 MiB of mostly untouched zero pages, and zero is an empty entry everywhere but in slot 0.
+    // calloc: the banks are 0.9 MiB of mostly untouched zero pages, and zero is an empty entry
+    // everywhere but in slot 0.
     auto* state = static_cast<MmuState*>(std::calloc(1, sizeof(MmuState)));
     STRATA_CHECK(state != nullptr, "out of memory");
     for (AsidSlot& slot : state->slots) {
@@ -268,7 +313,9 @@ MmuStatePtr make_mmu_state(std::uint32_t physical_bits, bool gigabyte_pages) {
     return MmuStatePtr(state);
 }
 
-AsidSlot& current_slot(CpuState& cpu) noexcept { return cpu.mmu->slots[cpu.mmu->current]; }
+AsidSlot& current_slot(CpuState& cpu) noexcept {
+    return cpu.mmu->slots[cpu.mmu->current];
+}
 
 Rights access_rights(const CpuState& cpu, Privilege privilege) noexcept {
     if (privilege == Privilege::User || (privilege == Privilege::Current && cpu.cpl == 3)) {
@@ -281,7 +328,8 @@ Rights access_rights(const CpuState& cpu, Privilege privilege) noexcept {
     return open ? Rights::SupervisorOpen : Rights::SupervisorStrict;
 }
 
-TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const PageWalk& walk, std::byte* host_page) noexcept {
+TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const PageWalk& walk,
+                   std::byte* host_page) noexcept {
     const std::uint64_t page = linear & ~kPageMask;
     const std::uint32_t index = tlb_index(linear);
     TlbEntry& entry = bank.entries[index];
@@ -295,11 +343,13 @@ TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const Pag
     if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
         filter_add(upper_half(linear) ? slot.large_high : slot.large_low, linear, walk.flags);
     }
-    slot.global_low = slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
+    slot.global_low =
+        slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
     return entry;
 }
 
-bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Privilege privilege, std::uint64_t& physical) noexcept {
+bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Privilege privilege,
+                      std::uint64_t& physical) noexcept {
     if (!check_canonical(cpu, linear)) {
         return false;
     }
@@ -315,18 +365,21 @@ bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Pri
     AsidSlot& slot = current_slot(cpu);
     TlbBank& bank = slot.banks[static_cast<std::uint32_t>(rights)];
     FetchEntry& entry = bank.fetch[(linear >> 12) % kFetchEntries];
-    const bool current = entry.generation == slot.generation || entry.generation == slot.global_generation;
+    const bool current =
+        entry.generation == slot.generation || entry.generation == slot.global_generation;
     if (!current || entry.linear_page != (linear & ~kPageMask)) {
         if (!walk_page_tables(cpu, linear, access, rights, walk)) {
             return false;
         }
         entry.linear_page = linear & ~kPageMask;
         entry.physical_page = walk.physical & ~kPageMask;
-        entry.generation = (walk.flags & TlbFlags::kGlobal) != 0 ? slot.global_generation : slot.generation;
+        entry.generation =
+            (walk.flags & TlbFlags::kGlobal) != 0 ? slot.global_generation : slot.generation;
         if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
             filter_add(slot.fetched, linear, walk.flags);
         }
-        slot.global_low = slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
+        slot.global_low =
+            slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
     }
     const bool global = entry.generation == slot.global_generation;
     pages_add(global || upper_half(linear) ? cpu.mmu->fetched_pages : slot.fetched_pages, linear);
@@ -414,7 +467,9 @@ void privilege_changed(CpuState& cpu) noexcept {
     TlbBank* banks = current_slot(cpu).banks;
     cpu.tlb = banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
     cpu.tlb_open = banks[static_cast<std::uint32_t>(Rights::SupervisorOpen)].entries;
-    cpu.tlb_strict = banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::ImplicitSupervisor))].entries;
+    cpu.tlb_strict =
+        banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::ImplicitSupervisor))]
+            .entries;
 }
 
 void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {
@@ -426,14 +481,16 @@ void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {
     }
     changed &= cpu.mmu->keys;
     if (changed == 0) {
-        return;  // the usual case: kernels give the keys that nobody uses a value at each process switch
+        return;  // the usual case: kernels give the keys that nobody uses a value at each process
+                 // switch
     }
     cpu.mmu->keys &= ~changed;
     forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {
             for_each_filled(bank, [&](std::uint32_t index, const TlbEntry& entry) {
-                if (((changed >> ((entry.tag_execute_and_page >> TlbFlags::kKeyShift) & 15U)) & 1U) != 0) {
+                if (((changed >> ((entry.tag_execute_and_page >> TlbFlags::kKeyShift) & 15U)) &
+                     1U) != 0) {
                     drop_entry(bank, index);
                 }
             });
@@ -443,7 +500,8 @@ void write_pkru(CpuState& cpu, std::uint32_t value) noexcept {
 
 void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept {
     const auto host = reinterpret_cast<std::uint64_t>(host_page);
-    note_page_event(cpu, (host - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base())) | DirectEvents::kRamPage);
+    note_page_event(cpu, (host - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base())) |
+                             DirectEvents::kRamPage);
     forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {

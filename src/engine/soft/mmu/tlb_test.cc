@@ -144,7 +144,8 @@ TEST_F(MmuTest, DirtyLogMarksAtGrantAndAtCut) {
     vm_->ram->dirty().clear();
     ASSERT_TRUE(write(0x5000));
     cut_write_tags(cpu_, true);
-    EXPECT_TRUE(vm_->ram->dirty().test(5)) << "a write through the tag after the collection is not lost";
+    EXPECT_TRUE(vm_->ram->dirty().test(5))
+        << "a write through the tag after the collection is not lost";
 }
 
 TEST_F(MmuTest, EmptyEntryNeverHits) {

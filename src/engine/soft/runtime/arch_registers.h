@@ -6,7 +6,8 @@
 
 namespace strata::engine::soft {
 
-/// Moves them, in either direction, by one list so that none is forgotten on one side. Not MSRs, events, the APIC or the mode word.
+/// Moves them, in either direction, by one list so that none is forgotten on one side. Not MSRs,
+/// events, the APIC or the mode word.
 template <typename From, typename To>
 void copy_registers(const From& from, To& to) {
     std::copy(std::begin(from.gpr), std::end(from.gpr), std::begin(to.gpr));

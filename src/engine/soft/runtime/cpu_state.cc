@@ -1,6 +1,7 @@
 // CpuState: the mode word, and moving vector values between host registers and the XSAVE image.
 //
-// Compiled for general registers only (the vector moves are assembly): callable from translated code's helpers.
+// Compiled for general registers only (the vector moves are assembly): callable from translated
+// code's helpers.
 #include "engine/soft/runtime/cpu_state.h"
 
 #include "arch/x86/registers.h"
@@ -13,9 +14,13 @@ namespace x86 = arch::x86;
 
 constexpr std::uint16_t kAttributeL = 1U << 13, kAttributeDb = 1U << 14;
 
-bool flat(const Segment& segment) { return !segment.unusable && segment.base == 0 && segment.limit == 0xffffffffU; }
+bool flat(const Segment& segment) {
+    return !segment.unusable && segment.base == 0 && segment.limit == 0xffffffffU;
+}
 
-bool has_breakpoints(std::uint64_t dr7) { return (dr7 & 0xff) != 0; }
+bool has_breakpoints(std::uint64_t dr7) {
+    return (dr7 & 0xff) != 0;
+}
 
 }  // namespace
 
@@ -40,16 +45,20 @@ void update_mode(CpuState& cpu) noexcept {
     put(long_mode, ModeBits::kLong);
     put(cs64, ModeBits::kCs64);
     put(!cs64 && (cs.attributes & kAttributeDb) != 0, ModeBits::kCs32);
-    // 64-bit code has no use for SS.B, and interrupts load a null SS where SYSCALL does not: one translation is enough.
+    // 64-bit code has no use for SS.B, and interrupts load a null SS where SYSCALL does not: one
+    // translation is enough.
     put(!cs64 && (ss.attributes & kAttributeDb) != 0, ModeBits::kSs32);
     put(protected_mode, ModeBits::kProtected);
     put(v8086, ModeBits::kV8086);
     put((cpu.cr0 & x86::cr0::kPg) != 0, ModeBits::kPaging);
-    put(cs64 || (flat(cs) && flat(ss) && flat(cpu.segments[x86::Ds]) && flat(cpu.segments[x86::Es])), ModeBits::kFlat);
+    put(cs64 ||
+            (flat(cs) && flat(ss) && flat(cpu.segments[x86::Ds]) && flat(cpu.segments[x86::Es])),
+        ModeBits::kFlat);
     put((cpu.cr0 & (x86::cr0::kTs | x86::cr0::kEm)) != 0, ModeBits::kFpuBlocked);
     put((cpu.cr4 & x86::cr4::kOsfxsr) != 0, ModeBits::kSse);
     put((cpu.cr4 & x86::cr4::kOsxsave) != 0, ModeBits::kXsave);
-    put(cpl == 3 && (cpu.cr0 & x86::cr0::kAm) != 0 && (cpu.rflags & x86::rflags::kAc) != 0, ModeBits::kAlignCheck);
+    put(cpl == 3 && (cpu.cr0 & x86::cr0::kAm) != 0 && (cpu.rflags & x86::rflags::kAc) != 0,
+        ModeBits::kAlignCheck);
     put((cpu.rflags & x86::rflags::kTf) != 0 || has_breakpoints(cpu.dr7), ModeBits::kTrap);
     const auto xcr0 = static_cast<std::uint32_t>(cpu.xcr0);
     mode |= (((xcr0 >> 1) & 3) | (((xcr0 >> 5) & 7) << 2)) << ModeBits::kXcr0Shift;
@@ -73,7 +82,10 @@ void save_vector_state(CpuState& cpu) noexcept {
     const std::uint64_t mask = host_vector_mask();
     const std::uint32_t host_mxcsr = 0x1f80;
     // Afterwards the host's own settings: C++ code relies on them, whatever the guest's were.
-    __asm__ volatile("xsave64 %0" : "+m"(cpu.xsave) : "a"(static_cast<std::uint32_t>(mask)), "d"(0) : "memory");
+    __asm__ volatile("xsave64 %0"
+                     : "+m"(cpu.xsave)
+                     : "a"(static_cast<std::uint32_t>(mask)), "d"(0)
+                     : "memory");
     __asm__ volatile("fninit\n\tldmxcsr %0" : : "m"(host_mxcsr));
     if ((mask & 4) != 0) {
         __asm__ volatile("vzeroupper");
@@ -86,7 +98,10 @@ void load_vector_state(CpuState& cpu) noexcept {
         return;
     }
     const std::uint64_t mask = host_vector_mask();
-    __asm__ volatile("xrstor64 %0" : : "m"(cpu.xsave), "a"(static_cast<std::uint32_t>(mask)), "d"(0) : "memory");
+    __asm__ volatile("xrstor64 %0"
+                     :
+                     : "m"(cpu.xsave), "a"(static_cast<std::uint32_t>(mask)), "d"(0)
+                     : "memory");
     cpu.vector_live = 1;
 }
 

@@ -1,13 +1,13 @@
 // Host faults: the process-wide signal handler and its table of code ranges.
 #include "engine/soft/runtime/host_faults.h"
 
-#include <signal.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-
 #include <array>
 #include <atomic>
 #include <cerrno>
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
 
 #include "base/log.h"
 #include "base/mutex.h"
@@ -16,11 +16,12 @@ namespace strata::engine::soft {
 namespace {
 
 constexpr std::size_t kSlots = 2048;
-constexpr std::size_t kStackBytes = 64U << 10U;  // AVX-512 frames take about 4 KiB; sanitizers and nested faults more
+constexpr std::size_t kStackBytes =
+    64U << 10U;  // AVX-512 frames take about 4 KiB; sanitizers and nested faults more
 constexpr std::array kSignals = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 
-// Written under the registration mutex; `begin` is stored last with release and cleared first, so that the handler, which
-// takes no lock, never sees a half-written slot.
+// Written under the registration mutex; `begin` is stored last with release and cleared first, so
+// that the handler, which takes no lock, never sees a half-written slot.
 struct Slot {
     std::atomic<std::uint64_t> begin{0};
     std::atomic<std::uint64_t> end{0};
@@ -28,7 +29,8 @@ struct Slot {
     std::atomic<void*> argument{nullptr};
 };
 
-// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal handler has nothing but globals.
+// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal handler has nothing but
+// globals.
 Slot g_slots[kSlots];
 std::atomic<std::size_t> g_used{0};
 Mutex g_mutex;
@@ -40,8 +42,10 @@ bool dispatch(HostFault& fault) noexcept {
     const std::size_t used = g_used.load(std::memory_order_acquire);
     for (std::size_t i = 0; i < used; ++i) {
         const std::uint64_t begin = g_slots[i].begin.load(std::memory_order_acquire);
-        if (begin != 0 && fault.pc >= begin && fault.pc < g_slots[i].end.load(std::memory_order_relaxed)) {
-            return g_slots[i].handler.load(std::memory_order_relaxed)(g_slots[i].argument.load(std::memory_order_relaxed), fault);
+        if (begin != 0 && fault.pc >= begin &&
+            fault.pc < g_slots[i].end.load(std::memory_order_relaxed)) {
+            return g_slots[i].handler.load(std::memory_order_relaxed)(
+                g_slots[i].argument.load(std::memory_order_relaxed), fault);
         }
     }
     return false;
@@ -121,10 +125,12 @@ class AlternateStack {
         if (memory_ != nullptr) {
             return ok();
         }
-        if (sigaltstack(nullptr, &current) == 0 && (current.ss_flags & SS_DISABLE) == 0 && current.ss_size >= kStackBytes / 2) {
+        if (sigaltstack(nullptr, &current) == 0 && (current.ss_flags & SS_DISABLE) == 0 &&
+            current.ss_size >= kStackBytes / 2) {
             return ok();
         }
-        void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void* memory =
+            mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) {
             return Error::from_errno("mapping a signal stack");
         }
@@ -153,7 +159,8 @@ HostFaultRange::~HostFaultRange() {
     }
 }
 
-Result<> HostFaultRange::add(const void* begin, std::uint64_t length, HostFaultHandler handler, void* argument) {
+Result<> HostFaultRange::add(const void* begin, std::uint64_t length, HostFaultHandler handler,
+                             void* argument) {
     const MutexLock lock(g_mutex);
     STRATA_TRY_VOID(install());
     for (std::size_t i = 0; i < kSlots; ++i) {
@@ -178,7 +185,8 @@ Result<> HostFaultRange::add(const void* begin, std::uint64_t length, HostFaultH
 void report_unexplained_fault(std::string_view instruction, std::uint8_t vector) {
     static log::RateLimit limit;
     if (limit.pass()) {
-        log::error("exception {} of {} on the host is not the guest's: the guest gets #UD", vector, instruction);
+        log::error("exception {} of {} on the host is not the guest's: the guest gets #UD", vector,
+                   instruction);
     }
 }
 

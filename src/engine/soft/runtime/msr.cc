@@ -34,10 +34,18 @@ bool memory_types(std::uint64_t eight, bool pat) {
     return true;
 }
 
-bool is_mtrr(std::uint32_t index) { return index >= m::kMtrrPhysBase0 && index <= m::kMtrrDefType && index != m::kPat; }
-bool is_paravirtual(std::uint32_t index) { return index >= m::kKvmWallClock && index <= m::kKvmPollControl; }
-bool is_x2apic(std::uint32_t index) { return index >= m::kX2apicFirst && index <= m::kX2apicLast; }
-bool is_machine_check(std::uint32_t index) { return index >= m::kMc0Ctl && index < m::kMc0Ctl + 40; }
+bool is_mtrr(std::uint32_t index) {
+    return index >= m::kMtrrPhysBase0 && index <= m::kMtrrDefType && index != m::kPat;
+}
+bool is_paravirtual(std::uint32_t index) {
+    return index >= m::kKvmWallClock && index <= m::kKvmPollControl;
+}
+bool is_x2apic(std::uint32_t index) {
+    return index >= m::kX2apicFirst && index <= m::kX2apicLast;
+}
+bool is_machine_check(std::uint32_t index) {
+    return index >= m::kMc0Ctl && index < m::kMc0Ctl + 40;
+}
 
 std::uint64_t efer_bits(const x86::CpuidTable& cpuid) {
     const x86::CpuidRegisters extended = cpuid.find(0x80000001, 0);
@@ -59,17 +67,24 @@ bool offers_pred_cmd(const x86::CpuidTable& cpuid) {
     constexpr std::uint32_t kIbrsAndIbpb = 1U << 26;
     constexpr std::uint32_t kIbpb = 1U << 12;
     constexpr std::uint32_t kSbpb = 1U << 27;
-    return (cpuid.find(7, 0).edx & kIbrsAndIbpb) != 0 || (cpuid.find(0x80000008, 0).ebx & kIbpb) != 0 ||
+    return (cpuid.find(7, 0).edx & kIbrsAndIbpb) != 0 ||
+           (cpuid.find(0x80000008, 0).ebx & kIbpb) != 0 ||
            (cpuid.find(0x80000021, 0).eax & kSbpb) != 0;
 }
 
-bool offers_flush_cmd(const x86::CpuidTable& cpuid) { return (cpuid.find(7, 0).edx & (1U << 28)) != 0; }
+bool offers_flush_cmd(const x86::CpuidTable& cpuid) {
+    return (cpuid.find(7, 0).edx & (1U << 28)) != 0;
+}
 
 }  // namespace
 
 MsrFile::MsrFile(CpuState& cpu, MsrEffects& effects, const x86::CpuidTable& cpuid)
-    : cpu_(cpu), effects_(effects), efer_bits_(efer_bits(cpuid)),
-      has_spec_ctrl_(offers_spec_ctrl(cpuid)), has_pred_cmd_(offers_pred_cmd(cpuid)), has_flush_cmd_(offers_flush_cmd(cpuid)) {
+    : cpu_(cpu),
+      effects_(effects),
+      efer_bits_(efer_bits(cpuid)),
+      has_spec_ctrl_(offers_spec_ctrl(cpuid)),
+      has_pred_cmd_(offers_pred_cmd(cpuid)),
+      has_flush_cmd_(offers_flush_cmd(cpuid)) {
     const std::uint32_t bits = cpuid.find(0x80000008, 0).eax & 0xff;
     physical_mask_ = (1ULL << std::clamp(bits, 36U, 52U)) - 1;
     std::size_t slots = 0;
@@ -81,7 +96,8 @@ MsrFile::MsrFile(CpuState& cpu, MsrEffects& effects, const x86::CpuidTable& cpui
 }
 
 const MsrRow* MsrFile::find(std::uint32_t index) const noexcept {
-    const bool hidden = (index == m::kSpecCtrl && !has_spec_ctrl_) || (index == m::kPredCmd && !has_pred_cmd_) ||
+    const bool hidden = (index == m::kSpecCtrl && !has_spec_ctrl_) ||
+                        (index == m::kPredCmd && !has_pred_cmd_) ||
                         (index == m::kFlushCmd && !has_flush_cmd_);
     return hidden ? nullptr : find_msr(index);
 }
@@ -234,7 +250,8 @@ bool MsrFile::write_mtrr(std::uint32_t index, std::uint64_t value) noexcept {
     } else if (index >= m::kMtrrFix64k) {
         good = memory_types(value, false);
     } else if (index % 2 == 0) {
-        good = memory_type(value & 0xff, false) && (value & ~physical_mask_) == 0 && (value & 0xf00) == 0;
+        good = memory_type(value & 0xff, false) && (value & ~physical_mask_) == 0 &&
+               (value & 0xf00) == 0;
     } else {
         good = (value & ~physical_mask_) == 0 && (value & 0x7ff) == 0;
     }
@@ -335,7 +352,8 @@ Result<> MsrFile::load(std::span<const x86::Msr> msrs) {
             if (msr.value == 0) {
                 continue;
             }
-            return Error(ErrorKind::NotSupported, fmt::format("the soft engine has no MSR {:#x}", msr.index));
+            return Error(ErrorKind::NotSupported,
+                         fmt::format("the soft engine has no MSR {:#x}", msr.index));
         }
         if (msr.index == m::kTscAdjust) {
             tsc_adjust_ = msr.value;  // the TSC itself is in ArchState
@@ -346,7 +364,8 @@ Result<> MsrFile::load(std::span<const x86::Msr> msrs) {
             continue;
         }
         if (!write(msr.index, msr.value)) {
-            return Error(ErrorKind::InvalidArgument, fmt::format("MSR {:#x} cannot hold {:#x}", msr.index, msr.value));
+            return Error(ErrorKind::InvalidArgument,
+                         fmt::format("MSR {:#x} cannot hold {:#x}", msr.index, msr.value));
         }
     }
     return ok();

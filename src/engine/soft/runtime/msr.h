@@ -1,8 +1,9 @@
 // MsrFile: the model-specific registers of one vCPU.
 //
-// A table (msr_table.cc) has one row per register or run of registers: what reads and writes do. Values live in CpuState where
-// the engine itself needs them, else in a slot per register. Registers with effects are handled by name in msr.cc. SDM 4; AMD APM 2.
-// On the vCPU's own thread, or while it does not run.
+// A table (msr_table.cc) has one row per register or run of registers: what reads and writes do.
+// Values live in CpuState where the engine itself needs them, else in a slot per register.
+// Registers with effects are handled by name in msr.cc. SDM 4; AMD APM 2. On the vCPU's own thread,
+// or while it does not run.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,7 @@ struct MsrRow {
     MsrKind kind;
     std::uint64_t value;  ///< after power-on
     std::uint64_t mask;
-    std::uint64_t CpuState::* field;
+    std::uint64_t CpuState::*field;
     bool saved;  ///< part of ArchState::msrs
 };
 
@@ -69,12 +70,14 @@ class MsrFile {
     void reset() noexcept;
     /// ArchState::msrs: all saved registers that are, or start out, not zero.
     [[nodiscard]] std::vector<arch::x86::Msr> save();
-    /// The converse: others get their power-on value. Registers that this engine does not have are refused.
+    /// The converse: others get their power-on value. Registers that this engine does not have are
+    /// refused.
     [[nodiscard]] Result<> load(std::span<const arch::x86::Msr> msrs);
 
   private:
     [[nodiscard]] bool read_special(std::uint32_t index, std::uint64_t& value) noexcept;
-    [[nodiscard]] bool write_special(const MsrRow& row, std::uint32_t index, std::uint64_t value) noexcept;
+    [[nodiscard]] bool write_special(const MsrRow& row, std::uint32_t index,
+                                     std::uint64_t value) noexcept;
     [[nodiscard]] bool write_efer(std::uint64_t value) noexcept;
     [[nodiscard]] bool write_mtrr(std::uint32_t index, std::uint64_t value) noexcept;
     /// The register's row, or null if this processor does not have it.

@@ -9,7 +9,8 @@ namespace {
 namespace m = arch::x86::msr;
 
 constexpr std::uint64_t kEnable = 1;
-// struct kvm_steal_time: u64 steal, u32 version, u32 flags, u8 preempted, …; 64 bytes, aligned to them.
+// struct kvm_steal_time: u64 steal, u32 version, u32 flags, u8 preempted, …; 64 bytes, aligned to
+// them.
 constexpr std::uint64_t kStealTimeBytes = 64, kPreemptedAt = 16;
 constexpr std::uint8_t kPreempted = 1, kFlushTlb = 2;
 
@@ -60,10 +61,13 @@ bool Paravirt::write(std::uint32_t index, std::uint64_t value) noexcept {
             }
             preempted_ = nullptr;
             steal_time_ = value;
-            const auto offset = ram_.ram_offset(memory::GuestAddress(value & ~(kStealTimeBytes - 1)));
+            const auto offset =
+                ram_.ram_offset(memory::GuestAddress(value & ~(kStealTimeBytes - 1)));
             if ((value & kEnable) != 0 && offset) {
-                // SAFETY: 64 aligned bytes from `offset` lie in one page of RAM, which outlives us; only byte atomics are used.
-                preempted_ = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset + kPreemptedAt);
+                // SAFETY: 64 aligned bytes from `offset` lie in one page of RAM, which outlives us;
+                // only byte atomics are used.
+                preempted_ = reinterpret_cast<std::atomic<std::uint8_t>*>(ram_.base() + *offset +
+                                                                          kPreemptedAt);
                 steal_page_ = *offset;
                 (void)steal_clock_.take();  // what was before is not the guest's
             }
@@ -108,7 +112,8 @@ void Paravirt::sleeping() noexcept {
 }
 
 bool Paravirt::awake() noexcept {
-    return preempted_ != nullptr && (preempted_->exchange(0, std::memory_order_seq_cst) & kFlushTlb) != 0;
+    return preempted_ != nullptr &&
+           (preempted_->exchange(0, std::memory_order_seq_cst) & kFlushTlb) != 0;
 }
 
 }  // namespace strata::engine::soft

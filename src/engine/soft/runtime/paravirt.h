@@ -1,7 +1,9 @@
-// Paravirt: the KVM paravirtual registers of one vCPU: kvmclock, steal time with PV TLB flush, PV EOI, poll control.
+// Paravirt: the KVM paravirtual registers of one vCPU: kvmclock, steal time with PV TLB flush, PV
+// EOI, poll control.
 //
-// The guest names addresses; each structure must lie in RAM, whole, when it is written. Async page faults are refused: the soft
-// engine never has a page to wait for. On the vCPU's own thread, or while it does not run.
+// The guest names addresses; each structure must lie in RAM, whole, when it is written. Async page
+// faults are refused: the soft engine never has a page to wait for. On the vCPU's own thread, or
+// while it does not run.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +26,12 @@ class Paravirt {
 
     /// Writes the clock's page anew if the clock or (with `force`) the TSC moved.
     void refresh_clock(bool force) noexcept;
-    /// The vCPU goes to sleep: other vCPUs may leave TLB flushes for it. / It runs again: true if it has to flush its TLB.
+    /// The vCPU goes to sleep: other vCPUs may leave TLB flushes for it. / It runs again: true if
+    /// it has to flush its TLB.
     void sleeping() noexcept;
     [[nodiscard]] bool awake() noexcept;
-    /// From now on the calling thread is the vCPU's. / Tells the guest what the host has stolen of its time since the last call.
+    /// From now on the calling thread is the vCPU's. / Tells the guest what the host has stolen of
+    /// its time since the last call.
     void follow_this_thread() noexcept { steal_clock_.open_for_this_thread(); }
     void account_steal() noexcept;
     /// While restoring a state the wall clock is not written: the guest read it long ago.

@@ -1,8 +1,8 @@
 // PvClock: scaling and the structures in guest memory.
 #include "engine/soft/runtime/pv_clock.h"
 
-#include <cstddef>
 #include <atomic>
+#include <cstddef>
 #include <ctime>
 
 #include "engine/soft/runtime/tsc_clock.h"
@@ -34,8 +34,8 @@ static_assert(sizeof(WallClock) == 12);
 constexpr std::uint8_t kTscStable = 1;
 constexpr std::uint64_t kBillion = 1'000'000'000;
 
-// Writes a structure that starts with a version: odd while the rest changes. A guest address outside of RAM is the
-// guest's own mistake: the write is dropped.
+// Writes a structure that starts with a version: odd while the rest changes. A guest address
+// outside of RAM is the guest's own mistake: the write is dropped.
 template <typename T>
 void publish(memory::GuestRam& ram, std::uint64_t address, T value) {
     const memory::GuestAddress at(address);
@@ -80,7 +80,9 @@ std::uint64_t pv_scale_cycles(const PvScale& scale, std::uint64_t cycles) noexce
 
 PvClock::PvClock(std::uint64_t tsc_khz) : scale_(pv_scale(tsc_khz)), base_tsc_(host_tsc()) {}
 
-std::uint64_t PvClock::now() const noexcept { return base_ns_ + pv_scale_cycles(scale_, host_tsc() - base_tsc_); }
+std::uint64_t PvClock::now() const noexcept {
+    return base_ns_ + pv_scale_cycles(scale_, host_tsc() - base_tsc_);
+}
 
 void PvClock::set(std::uint64_t nanoseconds) noexcept {
     base_ns_ = nanoseconds;
@@ -88,7 +90,8 @@ void PvClock::set(std::uint64_t nanoseconds) noexcept {
     ++generation_;
 }
 
-void PvClock::write_page(memory::GuestRam& ram, std::uint64_t address, std::uint64_t tsc_offset) const noexcept {
+void PvClock::write_page(memory::GuestRam& ram, std::uint64_t address,
+                         std::uint64_t tsc_offset) const noexcept {
     TimeInfo info{};
     info.tsc_timestamp = base_tsc_ + tsc_offset;
     info.system_time = base_ns_;
@@ -101,7 +104,8 @@ void PvClock::write_page(memory::GuestRam& ram, std::uint64_t address, std::uint
 void PvClock::write_wall_clock(memory::GuestRam& ram, std::uint64_t address) const noexcept {
     timespec real{};
     (void)clock_gettime(CLOCK_REALTIME, &real);  // cannot fail with this clock
-    const std::uint64_t at_zero = static_cast<std::uint64_t>(real.tv_sec) * kBillion + static_cast<std::uint64_t>(real.tv_nsec) - now();
+    const std::uint64_t at_zero = static_cast<std::uint64_t>(real.tv_sec) * kBillion +
+                                  static_cast<std::uint64_t>(real.tv_nsec) - now();
     WallClock wall{};
     wall.seconds = static_cast<std::uint32_t>(at_zero / kBillion);
     wall.nanoseconds = static_cast<std::uint32_t>(at_zero % kBillion);

@@ -1,7 +1,7 @@
 // PvClock: kvmclock: the paravirtual clock that KVM guests know, as a function of the host's TSC.
 //
-// All vCPUs show one pair (host TSC, nanoseconds), so the clock is the same everywhere and flagged stable. Linux
-// Documentation/virt/kvm/x86/msr.rst.
+// All vCPUs show one pair (host TSC, nanoseconds), so the clock is the same everywhere and flagged
+// stable. Linux Documentation/virt/kvm/x86/msr.rst.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,10 @@ class PvClock {
     /// Changes with every set(): whose page was written under another number is stale.
     [[nodiscard]] std::uint32_t generation() const noexcept { return generation_; }
 
-    /// Fills the vCPU's structure at `address`, for a guest TSC of host TSC + `tsc_offset`. Addresses outside of RAM: nothing.
-    void write_page(memory::GuestRam& ram, std::uint64_t address, std::uint64_t tsc_offset) const noexcept;
+    /// Fills the vCPU's structure at `address`, for a guest TSC of host TSC + `tsc_offset`.
+    /// Addresses outside of RAM: nothing.
+    void write_page(memory::GuestRam& ram, std::uint64_t address,
+                    std::uint64_t tsc_offset) const noexcept;
     /// The wall-clock time at which now() was 0.
     void write_wall_clock(memory::GuestRam& ram, std::uint64_t address) const noexcept;
 

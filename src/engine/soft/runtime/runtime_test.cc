@@ -73,7 +73,8 @@ TEST_F(MsrTest, MitigationCommandsAreThereOnlyIfOffered) {
         EXPECT_FALSE(msrs_.write(index, 0)) << index;
         EXPECT_TRUE(msrs_.load(std::vector<x86::Msr>{{index, 0}}).ok()) << index;
     }
-    EXPECT_EQ(msrs_.load(std::vector<x86::Msr>{{m::kSpecCtrl, 1}}).error().kind(), ErrorKind::NotSupported);
+    EXPECT_EQ(msrs_.load(std::vector<x86::Msr>{{m::kSpecCtrl, 1}}).error().kind(),
+              ErrorKind::NotSupported);
 }
 
 TEST_F(MsrTest, PowerOnValues) {
@@ -217,7 +218,8 @@ TEST(StealClockTest, NoMoreIsStolenThanTimePassed) {
     clock.open_for_this_thread();
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     const std::uint64_t stolen = clock.take();
-    EXPECT_LE(stolen, static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
+    EXPECT_LE(stolen,
+              static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
 }
 
 TEST(StealClockTest, PageIsPublishedWithAnEvenVersion) {

@@ -1,9 +1,11 @@
 // SafePoints: stopping all vCPUs of a machine for a moment.
 //
-// Each vCPU is Running (it may execute guest code, hold host pointers into RAM, use its TLB) or Safe (parked, outside of run(), or
-// waiting here). An exclusive section asks all to stop, waits until every other one is Safe, works, and lets them go. A vCPU
-// that asks becomes Safe first, so two that ask at once serve each other in turn; when its call returns, others' sections may
-// have run too. State changes and the stop flag form a Dekker pair: both sides store, then load, all seq_cst.
+// Each vCPU is Running (it may execute guest code, hold host pointers into RAM, use its TLB) or
+// Safe (parked, outside of run(), or waiting here). An exclusive section asks all to stop, waits
+// until every other one is Safe, works, and lets them go. A vCPU that asks becomes Safe first, so
+// two that ask at once serve each other in turn; when its call returns, others' sections may have
+// run too. State changes and the stop flag form a Dekker pair: both sides store, then load, all
+// seq_cst.
 #pragma once
 
 #include <atomic>
@@ -28,7 +30,8 @@ class SafePoint {
 
 class SafePoints {
   public:
-    /// Calls `stop` for each vCPU that has to come to a safe point soon; it is called without locks, maybe needlessly.
+    /// Calls `stop` for each vCPU that has to come to a safe point soon; it is called without
+    /// locks, maybe needlessly.
     explicit SafePoints(std::function<void()> stop) : stop_(std::move(stop)) {}
 
     /// Before any vCPU runs; the point outlives this.

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <ctime>
+#include <utility>
+
 #include <linux/futex.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <utility>
 
 #include "arch/x86/registers.h"
 #include "engine/soft/direct/direct_events.h"
@@ -22,7 +22,8 @@ namespace {
 namespace x86 = arch::x86;
 
 // SAFETY: futexes want a plain 32-bit word; a lock-free atomic of that size is one.
-static_assert(sizeof(std::atomic<std::uint32_t>) == 4 && std::atomic<std::uint32_t>::is_always_lock_free);
+static_assert(sizeof(std::atomic<std::uint32_t>) == 4 &&
+              std::atomic<std::uint32_t>::is_always_lock_free);
 
 // Sleeps while *word == value, at most until `deadline` (CLOCK_MONOTONIC nanoseconds).
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t deadline) {
@@ -33,13 +34,20 @@ void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint
         until.tv_nsec = static_cast<long>(deadline % 1'000'000'000U);
     }
     // Any reason to return is fine: the caller looks at the word and the clock.
-    (void)syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, value, timed ? &until : nullptr, nullptr, FUTEX_BITSET_MATCH_ANY);
+    (void)syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, value, timed ? &until : nullptr,
+                  nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
-void futex_wake(std::atomic<std::uint32_t>& word) { (void)syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
+void futex_wake(std::atomic<std::uint32_t>& word) {
+    (void)syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+}
 
-std::uint32_t physical_bits(const x86::CpuidTable& cpuid) { return cpuid.find(0x80000008, 0).eax & 0xff; }
-bool gigabyte_pages(const x86::CpuidTable& cpuid) { return (cpuid.find(0x80000001, 0).edx & (1U << 26)) != 0; }
+std::uint32_t physical_bits(const x86::CpuidTable& cpuid) {
+    return cpuid.find(0x80000008, 0).eax & 0xff;
+}
+bool gigabyte_pages(const x86::CpuidTable& cpuid) {
+    return (cpuid.find(0x80000001, 0).edx & (1U << 26)) != 0;
+}
 
 }  // namespace
 
@@ -187,7 +195,8 @@ SoftVcpu::Next SoftVcpu::after(StepResult result) {
     return result == StepResult::TripleFault ? leave(ExitReason::TripleFault) : Next::Continue;
 }
 
-// Delivers an NMI or a maskable interrupt if one is due. If one waits, notes in interrupt_window for what.
+// Delivers an NMI or a maskable interrupt if one is due. If one waits, notes in interrupt_window
+// for what.
 std::optional<SoftVcpu::Next> SoftVcpu::deliver_pending() {
     CpuState& cpu = *cpu_;
     cpu.interrupt_window = 0;
@@ -278,14 +287,17 @@ void SoftVcpu::wake_up() {
     }
 }
 
-// One NMI goes to its handler at once and one more is latched meanwhile; those that find both places taken are lost. Two that
-// arrive between two instructions, which a real processor would take one by one, are both kept.
+// One NMI goes to its handler at once and one more is latched meanwhile; those that find both
+// places taken are lost. Two that arrive between two instructions, which a real processor would
+// take one by one, are both kept.
 void SoftVcpu::take_nmis() {
     const std::uint32_t most = cpu_->nmi_masked ? 1 : 2;
-    nmis_pending_ = std::min(most, nmis_pending_ + std::min(nmis_arrived_.exchange(0, std::memory_order_relaxed), 2U));
+    nmis_pending_ = std::min(
+        most, nmis_pending_ + std::min(nmis_arrived_.exchange(0, std::memory_order_relaxed), 2U));
 }
 
-// SDM 3A, 10.4.7.3 and table 9-1: registers as after reset, but the TSC, MSRs, caches' mode bits and vector state stay.
+// SDM 3A, 10.4.7.3 and table 9-1: registers as after reset, but the TSC, MSRs, caches' mode bits
+// and vector state stay.
 void SoftVcpu::take_init() {
     CpuState& cpu = *cpu_;
     acknowledged_.reset();

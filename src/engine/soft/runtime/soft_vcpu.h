@@ -1,8 +1,9 @@
 // SoftVcpu: one virtual processor of the software CPU: its state, its parts, and the run loop.
 //
-// The loop: serve request bits; deliver what is pending (exception, then NMI, then interrupts with IF, shadow and priority);
-// sleep while halted or waiting for SIPI; otherwise let the executor run guest code. Sleeping is a futex on CpuState::request:
-// whoever sets a bit wakes it, so no wake-up can be lost, and a sleeping vCPU counts as being at a safe point.
+// The loop: serve request bits; deliver what is pending (exception, then NMI, then interrupts with
+// IF, shadow and priority); sleep while halted or waiting for SIPI; otherwise let the executor run
+// guest code. Sleeping is a futex on CpuState::request: whoever sets a bit wakes it, so no wake-up
+// can be lost, and a sleeping vCPU counts as being at a safe point.
 #pragma once
 
 #include <atomic>
@@ -53,13 +54,23 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     // What MSRs do.
     std::uint64_t apic_base() noexcept override { return apic_.base(); }
     bool write_apic_base(std::uint64_t value) noexcept override;
-    bool read_x2apic(std::uint32_t index, std::uint64_t& value) noexcept override { return apic_.read_msr(index, value); }
-    bool write_x2apic(std::uint32_t index, std::uint64_t value) noexcept override { return apic_.write_msr(index, value); }
+    bool read_x2apic(std::uint32_t index, std::uint64_t& value) noexcept override {
+        return apic_.read_msr(index, value);
+    }
+    bool write_x2apic(std::uint32_t index, std::uint64_t value) noexcept override {
+        return apic_.write_msr(index, value);
+    }
     std::uint64_t tsc_deadline() noexcept override { return apic_.tsc_deadline(); }
-    void write_tsc_deadline(std::uint64_t value) noexcept override { apic_.set_tsc_deadline(value); }
+    void write_tsc_deadline(std::uint64_t value) noexcept override {
+        apic_.set_tsc_deadline(value);
+    }
     void tsc_moved() noexcept override;
-    bool read_paravirtual(std::uint32_t index, std::uint64_t& value) noexcept override { return paravirt_.read(index, value); }
-    bool write_paravirtual(std::uint32_t index, std::uint64_t value) noexcept override { return paravirt_.write(index, value); }
+    bool read_paravirtual(std::uint32_t index, std::uint64_t& value) noexcept override {
+        return paravirt_.read(index, value);
+    }
+    bool write_paravirtual(std::uint32_t index, std::uint64_t value) noexcept override {
+        return paravirt_.write(index, value);
+    }
 
     // The run loop's parts; they answer Exit with exit_ filled when run() has to return.
     Next step();
@@ -85,11 +96,12 @@ class SoftVcpu final : public Vcpu, private MsrEffects {
     SafePoint safe_point_;
     std::unique_ptr<Executor> executor_;
     arch::x86::RunState activity_;  // Running or one of the waits; Halted is CpuState::halted
-    std::thread::id prepared_;  // the thread that prepare_thread() ran on
+    std::thread::id prepared_;      // the thread that prepare_thread() ran on
     VcpuExit exit_;
-    std::uint32_t nmis_pending_ = 0;  // taken from nmis_arrived_, not delivered yet
+    std::uint32_t nmis_pending_ = 0;              // taken from nmis_arrived_, not delivered yet
     std::atomic<std::uint32_t> nmis_arrived_{0};  // since Request::kNmi was last served
-    std::optional<std::uint8_t> acknowledged_;  // PendingEvents::interrupt_vector: its controller has let go of it already
+    std::optional<std::uint8_t>
+        acknowledged_;  // PendingEvents::interrupt_vector: its controller has let go of it already
     std::atomic<bool> sleeping_{false};
     std::atomic<bool> unhalted_{false};
     std::atomic<std::uint64_t> interrupts_{0};

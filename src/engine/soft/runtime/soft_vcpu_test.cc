@@ -1,6 +1,7 @@
 // Tests of the run loop: tiny guests on whole machines of the soft engine, run by the interpreter.
 //
-// Guests run in flat 32-bit protected mode without paging (the second vCPU starts in real mode); a write to port F4h ends the run.
+// Guests run in flat 32-bit protected mode without paging (the second vCPU starts in real mode); a
+// write to port F4h ends the run.
 #include "engine/soft/runtime/soft_vcpu.h"
 
 #include <atomic>
@@ -21,16 +22,21 @@ namespace {
 
 namespace x86 = arch::x86;
 
-constexpr std::uint32_t kCode = 0x1000, kHandler = 0x2000, kIdt = 0x3000, kGdt = 0x4000, kCounter = 0x5000, kStack = 0x7000, kApCode = 0x8000;
+constexpr std::uint32_t kCode = 0x1000, kHandler = 0x2000, kIdt = 0x3000, kGdt = 0x4000,
+                        kCounter = 0x5000, kStack = 0x7000, kApCode = 0x8000;
 constexpr std::uint32_t kApic = 0xfee00000;
 constexpr std::uint8_t kVector = 0x40;
 
 /// Ends the run of the vCPU that writes to port F4h.
 class ExitPort final : public IoDispatcher {
   public:
-    void mmio_read(std::uint64_t, std::span<std::byte> data) override { std::memset(data.data(), 0xff, data.size()); }
+    void mmio_read(std::uint64_t, std::span<std::byte> data) override {
+        std::memset(data.data(), 0xff, data.size());
+    }
     void mmio_write(std::uint64_t, std::span<const std::byte>) override {}
-    void port_read(std::uint16_t, std::span<std::byte> data) override { std::memset(data.data(), 0xff, data.size()); }
+    void port_read(std::uint16_t, std::span<std::byte> data) override {
+        std::memset(data.data(), 0xff, data.size());
+    }
     void port_write(std::uint16_t port, std::span<const std::byte>) override {
         if (port == 0xf4 && target != nullptr) {
             target->request_exit();
@@ -51,12 +57,16 @@ class Code {
         return *this;
     }
     Code& word(std::uint32_t value) {
-        return bytes({static_cast<int>(value & 255), static_cast<int>(value >> 8 & 255), static_cast<int>(value >> 16 & 255),
-                      static_cast<int>(value >> 24)});
+        return bytes({static_cast<int>(value & 255), static_cast<int>(value >> 8 & 255),
+                      static_cast<int>(value >> 16 & 255), static_cast<int>(value >> 24)});
     }
-    Code& store(std::uint32_t address, std::uint32_t value) { return bytes({0xc7, 0x05}).word(address).word(value); }
+    Code& store(std::uint32_t address, std::uint32_t value) {
+        return bytes({0xc7, 0x05}).word(address).word(value);
+    }
     Code& increment(std::uint32_t address) { return bytes({0xff, 0x05}).word(address); }
-    Code& locked_increment(std::uint32_t address) { return bytes({0xf0, 0xff, 0x05}).word(address); }
+    Code& locked_increment(std::uint32_t address) {
+        return bytes({0xf0, 0xff, 0x05}).word(address);
+    }
     Code& out_exit() { return bytes({0xe6, 0xf4}); }
     Code& sti() { return bytes({0xfb}); }
     Code& cli() { return bytes({0xfa}); }
@@ -79,7 +89,8 @@ class Machine {
             VcpuConfig config;
             config.index = config.apic_id = i;
             config.bootstrap = i == 0;
-            config.cpuid = x86::build_cpuid({}, {1, count, 1}, i, supported, host_tsc_khz()).value();
+            config.cpuid =
+                x86::build_cpuid({}, {1, count, 1}, i, supported, host_tsc_khz()).value();
             vcpus.push_back(vm->create_vcpu(config).value());
         }
         port.target = vcpus[0].get();
@@ -105,9 +116,12 @@ class Machine {
         return state;
     }
     void gate(std::uint32_t vector, std::uint32_t target) {
-        poke64(kIdt + vector * 8, (target & 0xffff) | (8U << 16) | (0x8e00ULL << 32) | (static_cast<std::uint64_t>(target >> 16) << 48));
+        poke64(kIdt + vector * 8, (target & 0xffff) | (8U << 16) | (0x8e00ULL << 32) |
+                                      (static_cast<std::uint64_t>(target >> 16) << 48));
     }
-    void put(std::uint32_t at, const Code& code) { std::memcpy(ram->base() + at, code.get().data(), code.get().size()); }
+    void put(std::uint32_t at, const Code& code) {
+        std::memcpy(ram->base() + at, code.get().data(), code.get().size());
+    }
     void poke64(std::uint32_t at, std::uint64_t value) { std::memcpy(ram->base() + at, &value, 8); }
     std::uint32_t peek(std::uint32_t at) {
         std::uint32_t value = 0;
@@ -116,7 +130,8 @@ class Machine {
     }
     // Until the guest stored something there.
     void wait_for(std::uint32_t at) {
-        while (__atomic_load_n(reinterpret_cast<std::uint32_t*>(ram->base() + at), __ATOMIC_ACQUIRE) == 0) {
+        while (__atomic_load_n(reinterpret_cast<std::uint32_t*>(ram->base() + at),
+                               __ATOMIC_ACQUIRE) == 0) {
             std::this_thread::yield();
         }
     }
@@ -143,9 +158,14 @@ class Machine {
     std::vector<std::unique_ptr<Vcpu>> vcpus;
 };
 
-Code enable_apic() { return Code().store(kApic + 0xf0, 0x1ff); }
+Code enable_apic() {
+    return Code().store(kApic + 0xf0, 0x1ff);
+}
 Code start_timer(std::uint32_t nanoseconds) {
-    return enable_apic().store(kApic + 0x320, kVector).store(kApic + 0x3e0, 0xb).store(kApic + 0x380, nanoseconds);
+    return enable_apic()
+        .store(kApic + 0x320, kVector)
+        .store(kApic + 0x3e0, 0xb)
+        .store(kApic + 0x380, nanoseconds);
 }
 
 TEST(SoftVcpuTest, RunsUntilTheGuestSaysSo) {
@@ -179,9 +199,22 @@ TEST(SoftVcpuTest, RunningGuestIsInterruptedByTheTimer) {
 
 TEST(SoftVcpuTest, InterruptWaitsForSti) {
     Machine machine(1);
-    // A self-IPI while IF = 0; the counter is copied before STI. The handler returns to the second store.
-    machine.put(kCode, enable_apic().store(kApic + 0x300, (1U << 18) | kVector).bytes({0xa1}).word(kCounter).bytes({0xa3}).word(kCounter + 4)
-                           .sti().bytes({0x90}).bytes({0xa1}).word(kCounter).bytes({0xa3}).word(kCounter + 8).out_exit().loop_forever());
+    // A self-IPI while IF = 0; the counter is copied before STI. The handler returns to the second
+    // store.
+    machine.put(kCode, enable_apic()
+                           .store(kApic + 0x300, (1U << 18) | kVector)
+                           .bytes({0xa1})
+                           .word(kCounter)
+                           .bytes({0xa3})
+                           .word(kCounter + 4)
+                           .sti()
+                           .bytes({0x90})
+                           .bytes({0xa1})
+                           .word(kCounter)
+                           .bytes({0xa3})
+                           .word(kCounter + 8)
+                           .out_exit()
+                           .loop_forever());
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.peek(kCounter + 4), 0U);
     EXPECT_EQ(machine.peek(kCounter + 8), 1U);
@@ -189,8 +222,14 @@ TEST(SoftVcpuTest, InterruptWaitsForSti) {
 
 TEST(SoftVcpuTest, StiShadowCoversHlt) {
     Machine machine(1);
-    // The interrupt is pending before STI: it must come after HLT began, else the guest would sleep for ever.
-    machine.put(kCode, enable_apic().store(kApic + 0x300, (1U << 18) | kVector).sti().hlt().out_exit().loop_forever());
+    // The interrupt is pending before STI: it must come after HLT began, else the guest would sleep
+    // for ever.
+    machine.put(kCode, enable_apic()
+                           .store(kApic + 0x300, (1U << 18) | kVector)
+                           .sti()
+                           .hlt()
+                           .out_exit()
+                           .loop_forever());
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.counter(), 1U);
 }
@@ -200,7 +239,8 @@ TEST(SoftVcpuTest, NmiEndsHaltWithInterruptsOff) {
     machine.put(kCode, Code().cli().increment(kCounter + 4).hlt().out_exit().loop_forever());
     std::thread device([&] {
         machine.wait_for(kCounter + 4);
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));  // it sleeps by then, most likely; else the test shows less
+        std::this_thread::sleep_for(std::chrono::milliseconds(
+            5));  // it sleeps by then, most likely; else the test shows less
         machine.vm->inject_nmi(0);
     });
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
@@ -210,10 +250,26 @@ TEST(SoftVcpuTest, NmiEndsHaltWithInterruptsOff) {
 
 TEST(SoftVcpuTest, SecondNmiWaitsForIret) {
     Machine machine(1);
-    // Each NMI handler sends one more to itself, up to three; nested delivery would lose the count at the end.
-    machine.put(kHandler, Code().increment(kCounter).bytes({0x83, 0x3d}).word(kCounter).bytes({0x03, 0x73, 0x0a})
-                              .store(kApic + 0x300, (1U << 18) | 0x400).bytes({0xa1}).word(kCounter).bytes({0xa3}).word(kCounter + 4).iret());
-    machine.put(kCode, enable_apic().cli().bytes({0x83, 0x3d}).word(kCounter).bytes({0x03, 0x75, 0xf7}).out_exit().loop_forever());
+    // Each NMI handler sends one more to itself, up to three; nested delivery would lose the count
+    // at the end.
+    machine.put(kHandler, Code()
+                              .increment(kCounter)
+                              .bytes({0x83, 0x3d})
+                              .word(kCounter)
+                              .bytes({0x03, 0x73, 0x0a})
+                              .store(kApic + 0x300, (1U << 18) | 0x400)
+                              .bytes({0xa1})
+                              .word(kCounter)
+                              .bytes({0xa3})
+                              .word(kCounter + 4)
+                              .iret());
+    machine.put(kCode, enable_apic()
+                           .cli()
+                           .bytes({0x83, 0x3d})
+                           .word(kCounter)
+                           .bytes({0x03, 0x75, 0xf7})
+                           .out_exit()
+                           .loop_forever());
     machine.vm->inject_nmi(0);
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.counter(), 3U);
@@ -253,10 +309,18 @@ TEST(SoftVcpuTest, FaultWithoutIdtIsATripleFault) {
 TEST(SoftVcpuTest, SecondProcessorStartsByInitAndSipi) {
     Machine machine(2);
     // Real mode: mov word [5000h], 1; cli; hlt
-    machine.put(kApCode, Code().bytes({0xc7, 0x06, 0x00, 0x50, 0x01, 0x00, 0xfa, 0xf4, 0xeb, 0xfd}));
+    machine.put(kApCode,
+                Code().bytes({0xc7, 0x06, 0x00, 0x50, 0x01, 0x00, 0xfa, 0xf4, 0xeb, 0xfd}));
     // cmp dword [counter], 1; jne -9
-    machine.put(kCode, enable_apic().store(kApic + 0x310, 1U << 24).store(kApic + 0x300, 0x4500).store(kApic + 0x300, 0x4608)
-                           .bytes({0x83, 0x3d}).word(kCounter).bytes({0x01, 0x75, 0xf7}).out_exit().loop_forever());
+    machine.put(kCode, enable_apic()
+                           .store(kApic + 0x310, 1U << 24)
+                           .store(kApic + 0x300, 0x4500)
+                           .store(kApic + 0x300, 0x4608)
+                           .bytes({0x83, 0x3d})
+                           .word(kCounter)
+                           .bytes({0x01, 0x75, 0xf7})
+                           .out_exit()
+                           .loop_forever());
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.counter(), 1U);
 }
@@ -266,9 +330,19 @@ TEST(SoftVcpuTest, LockedIncrementsOfTwoProcessorsAllCount) {
     x86::ArchState second = Machine::flat_state();
     second.apic_base &= ~0x100ULL;
     ASSERT_TRUE(machine.vcpus[1]->set_state(second).ok());
-    // Each: mov ecx, 20000; again: lock inc [counter]; loop again; then lock inc [counter+4]; until it is 2.
-    machine.put(kCode, Code().bytes({0xb9}).word(20000).locked_increment(kCounter).bytes({0xe2, 0xf7}).locked_increment(kCounter + 4)
-                           .bytes({0x83, 0x3d}).word(kCounter + 4).bytes({0x02, 0x75, 0xf7}).out_exit().loop_forever());
+    // Each: mov ecx, 20000; again: lock inc [counter]; loop again; then lock inc [counter+4]; until
+    // it is 2.
+    machine.put(kCode, Code()
+                           .bytes({0xb9})
+                           .word(20000)
+                           .locked_increment(kCounter)
+                           .bytes({0xe2, 0xf7})
+                           .locked_increment(kCounter + 4)
+                           .bytes({0x83, 0x3d})
+                           .word(kCounter + 4)
+                           .bytes({0x02, 0x75, 0xf7})
+                           .out_exit()
+                           .loop_forever());
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(machine.counter(), 40000U);
 }
@@ -298,13 +372,22 @@ TEST(SoftVcpuTest, ExclusiveSectionsStopRunningProcessors) {
 TEST(SoftVcpuTest, SavedStateContinuesInAnotherMachine) {
     Machine first(1);
     // Counts, leaves, and after the exit counts once more.
-    const Code code = start_timer(100'000'000).bytes({0xb8}).word(0x1234).increment(kCounter).out_exit().increment(kCounter).sti().hlt().out_exit();
+    const Code code = start_timer(100'000'000)
+                          .bytes({0xb8})
+                          .word(0x1234)
+                          .increment(kCounter)
+                          .out_exit()
+                          .increment(kCounter)
+                          .sti()
+                          .hlt()
+                          .out_exit();
     first.put(kCode, code);
     EXPECT_EQ(first.run().reason, ExitReason::Interrupted);
     x86::ArchState state;
     ASSERT_TRUE(first.vcpus[0]->get_state(state).ok());
     EXPECT_EQ(state.gpr[x86::Rax], 0x1234U);
-    put_pkru(std::span(state.xsave), pkru_offset(first.vm->cpuid(*first.vm->cpus()[0])), 0x55555554);
+    put_pkru(std::span(state.xsave), pkru_offset(first.vm->cpuid(*first.vm->cpus()[0])),
+             0x55555554);
 
     Machine second(1);
     second.put(kCode, code);
@@ -347,7 +430,12 @@ TEST(SoftVcpuTest, TwoLatchedNmisAreSavedAndDelivered) {
     EXPECT_EQ(state.events.nmis_pending, 2U);
     Machine second(1);
     // Until both handlers have run.
-    second.put(kCode, Code().bytes({0x83, 0x3d}).word(kCounter).bytes({0x02, 0x75, 0xf7}).out_exit().loop_forever());
+    second.put(kCode, Code()
+                          .bytes({0x83, 0x3d})
+                          .word(kCounter)
+                          .bytes({0x02, 0x75, 0xf7})
+                          .out_exit()
+                          .loop_forever());
     ASSERT_TRUE(second.vcpus[0]->set_state(state).ok());
     EXPECT_EQ(second.run().reason, ExitReason::Interrupted);
     EXPECT_EQ(second.counter(), 2U);
@@ -378,7 +466,8 @@ TEST(SoftVcpuTest, TscIsTheSameOnProcessorsLoadedOneAfterTheOther) {
 
 TEST(SoftVcpuTest, DirtyLogCatchesWritesOfTheGuest) {
     Machine machine(1);
-    machine.put(kCode, Code().increment(kCounter).out_exit().increment(kCounter).out_exit().loop_forever());
+    machine.put(
+        kCode, Code().increment(kCounter).out_exit().increment(kCounter).out_exit().loop_forever());
     ASSERT_TRUE(machine.vm->set_dirty_logging(true).ok());
     EXPECT_EQ(machine.run().reason, ExitReason::Interrupted);
     ASSERT_TRUE(machine.vm->sync_dirty_log().ok());

@@ -21,9 +21,15 @@ class FakeDispatcher final : public IoDispatcher {
             std::memcpy(data.data(), &read_value, data.size());
         }
     }
-    void mmio_write(std::uint64_t address, std::span<const std::byte> data) override { keep(address, data); }
-    void port_read(std::uint16_t port, std::span<std::byte> data) override { mmio_read(port, data); }
-    void port_write(std::uint16_t port, std::span<const std::byte> data) override { keep(port, data); }
+    void mmio_write(std::uint64_t address, std::span<const std::byte> data) override {
+        keep(address, data);
+    }
+    void port_read(std::uint16_t port, std::span<std::byte> data) override {
+        mmio_read(port, data);
+    }
+    void port_write(std::uint16_t port, std::span<const std::byte> data) override {
+        keep(port, data);
+    }
     std::uint8_t acknowledge_external_interrupt() override { return external_vector; }
     void end_of_interrupt(std::uint8_t vector) override { ended.push_back(vector); }
 
@@ -66,15 +72,20 @@ class FakeSoftVm final : public SoftVm, public CodeInvalidator {
         return vm;
     }
 
-    void invalidate(CpuState*, std::uint64_t ram_offset, std::uint64_t) noexcept override { invalidated.push_back(ram_offset); }
+    void invalidate(CpuState*, std::uint64_t ram_offset, std::uint64_t) noexcept override {
+        invalidated.push_back(ram_offset);
+    }
     LocalApic& local_apic(CpuState&) noexcept override {
         STRATA_CHECK(apic != nullptr, "the test has no local APIC");
         return *apic;
     }
-    const arch::x86::CpuidTable& cpuid(const CpuState&) const noexcept override { return cpuid_table; }
+    const arch::x86::CpuidTable& cpuid(const CpuState&) const noexcept override {
+        return cpuid_table;
+    }
     bool read_msr(CpuState&, std::uint32_t, std::uint64_t&) noexcept override { return false; }
     bool write_msr(CpuState&, std::uint32_t, std::uint64_t) noexcept override { return false; }
-    std::uint64_t hypercall(CpuState&, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t) noexcept override {
+    std::uint64_t hypercall(CpuState&, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
+                            std::uint64_t) noexcept override {
         return static_cast<std::uint64_t>(-1000);
     }
     void run_exclusive(CpuState*, const std::function<void()>& work) override { work(); }
@@ -84,7 +95,9 @@ class FakeSoftVm final : public SoftVm, public CodeInvalidator {
     }
     const std::vector<CpuState*>& cpus() const noexcept override { return list_; }
 
-    Result<std::unique_ptr<Vcpu>> create_vcpu(const VcpuConfig&) override { return Error(ErrorKind::NotSupported, "a fake has no vCPUs"); }
+    Result<std::unique_ptr<Vcpu>> create_vcpu(const VcpuConfig&) override {
+        return Error(ErrorKind::NotSupported, "a fake has no vCPUs");
+    }
     void set_external_interrupt(bool) override {}
     void set_irq_routes(const std::vector<bus::IrqRoute>&) override {}
     void inject_nmi(std::uint32_t) override {}

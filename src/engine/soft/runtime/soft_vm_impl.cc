@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::uint16_t kClockVersion = 1;
 
-/// What create_vcpu() gives away: a share of the SoftVcpu that the machine keeps for its device threads.
+/// What create_vcpu() gives away: a share of the SoftVcpu that the machine keeps for its device
+/// threads.
 class VcpuHandle final : public Vcpu {
   public:
     explicit VcpuHandle(std::shared_ptr<SoftVcpu> vcpu) : vcpu_(std::move(vcpu)) {}
@@ -19,7 +20,9 @@ class VcpuHandle final : public Vcpu {
     VcpuExit run() override { return vcpu_->run(); }
     void request_exit() override { vcpu_->request_exit(); }
     Result<> get_state(arch::x86::ArchState& state) override { return vcpu_->get_state(state); }
-    Result<> set_state(const arch::x86::ArchState& state) override { return vcpu_->set_state(state); }
+    Result<> set_state(const arch::x86::ArchState& state) override {
+        return vcpu_->set_state(state);
+    }
     [[nodiscard]] VcpuCounters counters() const override { return vcpu_->counters(); }
 
   private:
@@ -28,7 +31,9 @@ class VcpuHandle final : public Vcpu {
 
 class InterpreterFactory final : public ExecutorFactory {
   public:
-    std::unique_ptr<Executor> make_executor(CpuState&) override { return std::make_unique<InterpreterExecutor>(); }
+    std::unique_ptr<Executor> make_executor(CpuState&) override {
+        return std::make_unique<InterpreterExecutor>();
+    }
     CodeInvalidator* invalidator() override { return nullptr; }
 };
 
@@ -45,7 +50,8 @@ SoftVmImpl::SoftVmImpl(memory::GuestRam& guest_ram, IoDispatcher& dispatcher, st
     ram = &guest_ram;
     io = &dispatcher;
     factory_ = std::make_unique<InterpreterFactory>();
-    timers_ = std::make_unique<TimerService>([this](std::uint32_t slot) { vcpus_[slot]->kick(Request::kTimer); });
+    timers_ = std::make_unique<TimerService>(
+        [this](std::uint32_t slot) { vcpus_[slot]->kick(Request::kTimer); });
     ram->set_observer(this);
 }
 
@@ -65,7 +71,9 @@ void SoftVmImpl::set_executor_factory(std::unique_ptr<ExecutorFactory> factory) 
 
 Result<std::unique_ptr<Vcpu>> SoftVmImpl::create_vcpu(const VcpuConfig& config) {
     if (config.index != vcpus_.size() || config.index >= TimerService::kMaxSlots) {
-        return Error(ErrorKind::InvalidArgument, fmt::format("vCPU {} cannot be made now: there are {}", config.index, vcpus_.size()));
+        return Error(
+            ErrorKind::InvalidArgument,
+            fmt::format("vCPU {} cannot be made now: there are {}", config.index, vcpus_.size()));
     }
     auto made = std::make_shared<SoftVcpu>(*this, config);
     made->cpu().index = config.index;
@@ -106,7 +114,8 @@ Result<> SoftVmImpl::set_dirty_logging(bool on) {
 }
 
 Result<> SoftVmImpl::sync_dirty_log() {
-    // A page is marked when its write tag is granted; what was written through the tag since then is marked here.
+    // A page is marked when its write tag is granted; what was written through the tag since then
+    // is marked here.
     run_exclusive(nullptr, [&] {
         for (CpuState* cpu : cpus_) {
             cut_write_tags(*cpu, true);
@@ -167,7 +176,9 @@ void SoftVmImpl::protect_code_page(CpuState& self, std::uint64_t ram_page) noexc
     }
 }
 
-void SoftVmImpl::end_of_interrupt(std::uint8_t vector) noexcept { io->end_of_interrupt(vector); }
+void SoftVmImpl::end_of_interrupt(std::uint8_t vector) noexcept {
+    io->end_of_interrupt(vector);
+}
 
 void SoftVmImpl::arm_timer(CpuState& cpu, std::uint64_t deadline) noexcept {
     if (deadline == kNoDeadline) {

@@ -1,4 +1,5 @@
-// SoftVmImpl: one machine of the software CPU: its vCPUs, their local APICs, clock, timers and exclusive sections.
+// SoftVmImpl: one machine of the software CPU: its vCPUs, their local APICs, clock, timers and
+// exclusive sections.
 #pragma once
 
 #include <atomic>
@@ -36,11 +37,13 @@ class SoftVmImpl final : public SoftVm, public ApicHost, private memory::WriteOb
 
     // SoftVm.
     LocalApic& local_apic(CpuState& cpu) noexcept override { return vcpu(cpu).apic(); }
-    const arch::x86::CpuidTable& cpuid(const CpuState& cpu) const noexcept override { return vcpu(cpu).cpuid(); }
+    const arch::x86::CpuidTable& cpuid(const CpuState& cpu) const noexcept override {
+        return vcpu(cpu).cpuid();
+    }
     bool read_msr(CpuState& cpu, std::uint32_t index, std::uint64_t& value) noexcept override;
     bool write_msr(CpuState& cpu, std::uint32_t index, std::uint64_t value) noexcept override;
-    std::uint64_t hypercall(CpuState& cpu, std::uint64_t number, std::uint64_t a0, std::uint64_t a1, std::uint64_t a2,
-                            std::uint64_t a3) noexcept override;
+    std::uint64_t hypercall(CpuState& cpu, std::uint64_t number, std::uint64_t a0, std::uint64_t a1,
+                            std::uint64_t a2, std::uint64_t a3) noexcept override;
     void run_exclusive(CpuState* self, const std::function<void()>& work) override;
     void protect_code_page(CpuState& self, std::uint64_t ram_page) noexcept override;
     const std::vector<CpuState*>& cpus() const noexcept override { return cpus_; }
@@ -56,15 +59,18 @@ class SoftVmImpl final : public SoftVm, public ApicHost, private memory::WriteOb
     [[nodiscard]] const PvClock& clock() const { return clock_; }
     [[nodiscard]] SafePoints& safe_points() { return safe_points_; }
     [[nodiscard]] TimerService& timers() { return *timers_; }
-    [[nodiscard]] bool external_interrupt() const { return external_.load(std::memory_order_acquire); }
-    /// The offset that makes a vCPU's TSC read `tsc` now. vCPUs whose values lie within a second of each other, being loaded one
-    /// after the other, get one and the same offset.
+    [[nodiscard]] bool external_interrupt() const {
+        return external_.load(std::memory_order_acquire);
+    }
+    /// The offset that makes a vCPU's TSC read `tsc` now. vCPUs whose values lie within a second of
+    /// each other, being loaded one after the other, get one and the same offset.
     [[nodiscard]] std::uint64_t tsc_offset_for(std::uint64_t tsc);
 
   private:
     [[nodiscard]] SoftVcpu& vcpu(const CpuState& cpu) const { return *vcpus_[cpu.index]; }
     void code_page_written(std::uint64_t ram_offset, std::uint64_t length) override;
-    std::uint64_t send_ipi(std::uint64_t low, std::uint64_t high, std::uint64_t first, std::uint64_t icr, bool wide) noexcept;
+    std::uint64_t send_ipi(std::uint64_t low, std::uint64_t high, std::uint64_t first,
+                           std::uint64_t icr, bool wide) noexcept;
 
     std::uint64_t tsc_khz_;
     PvClock clock_;

@@ -1,12 +1,13 @@
-// StealClock: Linux Documentation/scheduler/sched-stats.rst; struct kvm_steal_time of Documentation/virt/kvm/x86/msr.rst.
+// StealClock: Linux Documentation/scheduler/sched-stats.rst; struct kvm_steal_time of
+// Documentation/virt/kvm/x86/msr.rst.
 #include "engine/soft/runtime/steal_clock.h"
-
-#include <fcntl.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <charconv>
 #include <cstring>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -24,7 +25,8 @@ std::uint64_t StealClock::waited() const noexcept {
     char text[96];
     const ssize_t size = file_.valid() ? ::pread(file_.get(), text, sizeof(text), 0) : 0;
     const auto* end = text + (size > 0 ? size : 0);
-    const auto* blank = static_cast<const char*>(std::memchr(text, ' ', static_cast<std::size_t>(end - text)));
+    const auto* blank =
+        static_cast<const char*>(std::memchr(text, ' ', static_cast<std::size_t>(end - text)));
     std::uint64_t value = taken_;
     if (blank != nullptr) {
         (void)std::from_chars(blank + 1, end, value);  // leaves `value` if it is no number
@@ -39,10 +41,13 @@ std::uint64_t StealClock::take() noexcept {
     return stolen;
 }
 
-void add_steal(memory::GuestRam& ram, std::uint64_t ram_offset, std::uint64_t nanoseconds) noexcept {
-    // SAFETY: the caller vouches for 64 aligned bytes of RAM; the guest reads them at any time, so every access is atomic.
+void add_steal(memory::GuestRam& ram, std::uint64_t ram_offset,
+               std::uint64_t nanoseconds) noexcept {
+    // SAFETY: the caller vouches for 64 aligned bytes of RAM; the guest reads them at any time, so
+    // every access is atomic.
     auto& steal = *reinterpret_cast<std::atomic<std::uint64_t>*>(ram.base() + ram_offset);
-    auto& version = *reinterpret_cast<std::atomic<std::uint32_t>*>(ram.base() + ram_offset + kVersionAt);
+    auto& version =
+        *reinterpret_cast<std::atomic<std::uint32_t>*>(ram.base() + ram_offset + kVersionAt);
     const std::uint32_t old = version.load(std::memory_order_relaxed) & ~1U;
     version.store(old + 1, std::memory_order_seq_cst);
     steal.store(steal.load(std::memory_order_relaxed) + nanoseconds, std::memory_order_seq_cst);

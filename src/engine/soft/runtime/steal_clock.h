@@ -1,6 +1,8 @@
-// StealClock: how long a vCPU's thread was ready to run while the host ran others, and the guest's page that says so.
+// StealClock: how long a vCPU's thread was ready to run while the host ran others, and the guest's
+// page that says so.
 //
-// The kernel counts it in /proc/self/task/TID/schedstat (second field). The file is opened before the process gives up the file system.
+// The kernel counts it in /proc/self/task/TID/schedstat (second field). The file is opened before
+// the process gives up the file system.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +26,8 @@ class StealClock {
     std::uint64_t taken_ = 0;
 };
 
-/// Adds to `steal` of the struct kvm_steal_time at `ram_offset` (64 bytes, aligned to them), with its version odd meanwhile.
+/// Adds to `steal` of the struct kvm_steal_time at `ram_offset` (64 bytes, aligned to them), with
+/// its version odd meanwhile.
 void add_steal(memory::GuestRam& ram, std::uint64_t ram_offset, std::uint64_t nanoseconds) noexcept;
 
 }  // namespace strata::engine::soft

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+
 #include <pthread.h>
 #include <sys/prctl.h>
 
@@ -10,7 +11,8 @@
 
 namespace strata::engine::soft {
 
-TimerService::TimerService(std::function<void(std::uint32_t)> expired) : expired_(std::move(expired)) {
+TimerService::TimerService(std::function<void(std::uint32_t)> expired)
+    : expired_(std::move(expired)) {
     for (auto& deadline : deadlines_) {
         deadline.store(kNever, std::memory_order_relaxed);
     }
@@ -33,11 +35,12 @@ TimerService::~TimerService() {
 
 void TimerService::arm(std::uint32_t slot, std::uint64_t deadline) {
     std::uint32_t used = used_.load(std::memory_order_seq_cst);
-    while (used <= slot && !used_.compare_exchange_weak(used, slot + 1, std::memory_order_seq_cst)) {
+    while (used <= slot &&
+           !used_.compare_exchange_weak(used, slot + 1, std::memory_order_seq_cst)) {
     }
     deadlines_[slot].store(deadline, std::memory_order_seq_cst);
-    // Pairs with serve(): it announces kNever, looks at the slots, then announces what it found. Either it sees our
-    // deadline or we see an announcement past it.
+    // Pairs with serve(): it announces kNever, looks at the slots, then announces what it found.
+    // Either it sees our deadline or we see an announcement past it.
     if (deadline < sleeping_until_.load(std::memory_order_seq_cst)) {
         {
             const std::lock_guard lock(mutex_);
@@ -54,7 +57,8 @@ std::uint64_t TimerService::fire_due() {
     for (std::uint32_t slot = 0; slot < used; ++slot) {
         std::uint64_t deadline = deadlines_[slot].load(std::memory_order_seq_cst);
         if (deadline <= now) {
-            if (deadlines_[slot].compare_exchange_strong(deadline, kNever, std::memory_order_seq_cst)) {
+            if (deadlines_[slot].compare_exchange_strong(deadline, kNever,
+                                                         std::memory_order_seq_cst)) {
                 expired_(slot);
                 continue;
             }
@@ -66,7 +70,7 @@ std::uint64_t TimerService::fire_due() {
 
 void TimerService::serve() {
     (void)pthread_setname_np(pthread_self(), "apic-timers");  // only for debuggers
-    (void)prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);  // only makes ticks more punctual
+    (void)prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);          // only makes ticks more punctual
     std::unique_lock lock(mutex_);
     while (!stopping_) {
         woken_ = false;
@@ -77,7 +81,8 @@ void TimerService::serve() {
         if (next == kNever) {
             wake_.wait(lock, woken);
         } else {
-            (void)wake_.wait_until(lock, std::chrono::steady_clock::time_point(std::chrono::nanoseconds(next)), woken);
+            (void)wake_.wait_until(
+                lock, std::chrono::steady_clock::time_point(std::chrono::nanoseconds(next)), woken);
         }
     }
 }

@@ -1,7 +1,8 @@
 // TimerService: one thread that tells running vCPUs that their APIC timer is due.
 //
-// Each vCPU has a slot with its deadline. Arming is a store, and a wake of the thread only if it sleeps past the new deadline. A parked
-// vCPU takes its deadline away (disarm) and sleeps until it by itself.
+// Each vCPU has a slot with its deadline. Arming is a store, and a wake of the thread only if it
+// sleeps past the new deadline. A parked vCPU takes its deadline away (disarm) and sleeps until it
+// by itself.
 #pragma once
 
 #include <array>
@@ -25,10 +26,12 @@ class TimerService {
     TimerService(const TimerService&) = delete;
     TimerService& operator=(const TimerService&) = delete;
 
-    /// Starts the thread, if it does not run yet. What is armed before is not forgotten. Any thread.
+    /// Starts the thread, if it does not run yet. What is armed before is not forgotten. Any
+    /// thread.
     void start();
 
-    /// Calls expired(slot) at `deadline` (monotonic_ns()) once; replaces the slot's deadline before. Any thread.
+    /// Calls expired(slot) at `deadline` (monotonic_ns()) once; replaces the slot's deadline
+    /// before. Any thread.
     void arm(std::uint32_t slot, std::uint64_t deadline);
     /// No call for what was armed, but one may be under way.
     void disarm(std::uint32_t slot) { deadlines_[slot].store(kNever, std::memory_order_seq_cst); }

@@ -1,8 +1,9 @@
 // TscClock: finding the frequency of the host's time stamp counter.
 #include "engine/soft/runtime/tsc_clock.h"
 
-#include <cpuid.h>
 #include <ctime>
+
+#include <cpuid.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -50,7 +51,8 @@ std::uint64_t measure() {
 std::uint64_t monotonic_ns() noexcept {
     timespec now{};
     (void)clock_gettime(CLOCK_MONOTONIC, &now);  // cannot fail with this clock
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+           static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 std::uint64_t host_tsc_khz() noexcept {

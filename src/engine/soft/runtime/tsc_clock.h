@@ -1,4 +1,5 @@
-// TscClock: the host's time stamp counter, its frequency, and the monotonic clock in nanoseconds beside it.
+// TscClock: the host's time stamp counter, its frequency, and the monotonic clock in nanoseconds
+// beside it.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,9 @@
 namespace strata::engine::soft {
 
 /// The host's TSC now. Any thread.
-inline std::uint64_t host_tsc() noexcept { return __builtin_ia32_rdtsc(); }
+inline std::uint64_t host_tsc() noexcept {
+    return __builtin_ia32_rdtsc();
+}
 /// CLOCK_MONOTONIC in nanoseconds. Any thread.
 [[nodiscard]] std::uint64_t monotonic_ns() noexcept;
 

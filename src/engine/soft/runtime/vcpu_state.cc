@@ -25,17 +25,21 @@ bool canonical(std::uint64_t address) {
 
 // What no instruction could have brought about, and what the engine's own code relies on.
 Result<> check_state(const x86::ArchState& state) {
-    const auto refuse = [](std::string_view what) { return Error(ErrorKind::InvalidArgument, fmt::format("vCPU state: {}", what)); };
+    const auto refuse = [](std::string_view what) {
+        return Error(ErrorKind::InvalidArgument, fmt::format("vCPU state: {}", what));
+    };
     const bool paging = (state.cr0 & x86::cr0::kPg) != 0;
     if (paging && (state.cr0 & x86::cr0::kPe) == 0) {
         return refuse("paging without protection");
     }
     const bool lma = (state.efer & x86::efer::kLma) != 0;
-    if (lma != (paging && (state.efer & x86::efer::kLme) != 0) || (lma && (state.cr4 & x86::cr4::kPae) == 0)) {
+    if (lma != (paging && (state.efer & x86::efer::kLme) != 0) ||
+        (lma && (state.cr4 & x86::cr4::kPae) == 0)) {
         return refuse("EFER.LMA does not fit CR0, CR4 and EFER.LME");
     }
     if ((state.xcr0 & 1) == 0 || (state.xcr0 & ~(host_vector_mask() | kXcr0Pkru)) != 0) {
-        return Error(ErrorKind::NotSupported, fmt::format("vCPU state: XCR0 {:#x} is not offered on this host", state.xcr0));
+        return Error(ErrorKind::NotSupported,
+                     fmt::format("vCPU state: XCR0 {:#x} is not offered on this host", state.xcr0));
     }
     for (const x86::Segment& segment : state.segments) {
         if (!canonical(segment.base)) {
@@ -74,13 +78,16 @@ Result<> SoftVcpu::get_state(x86::ArchState& state) {
             state.cr2 = cpu.exception.fault_address;
         }
     }
-    const std::uint32_t arrived = (bits & Request::kNmi) != 0 ? nmis_arrived_.load(std::memory_order_relaxed) : 0;
-    state.events.nmis_pending = static_cast<std::uint8_t>(std::min(2U, nmis_pending_ + std::min(arrived, 2U)));
+    const std::uint32_t arrived =
+        (bits & Request::kNmi) != 0 ? nmis_arrived_.load(std::memory_order_relaxed) : 0;
+    state.events.nmis_pending =
+        static_cast<std::uint8_t>(std::min(2U, nmis_pending_ + std::min(arrived, 2U)));
     state.events.nmi_masked = cpu.nmi_masked;
     state.events.interrupt_shadow = cpu.interrupt_shadow;
     state.events.interrupt_pending = acknowledged_.has_value();
     state.events.interrupt_vector = acknowledged_.value_or(0);
-    state.run_state = activity_ == x86::RunState::Running && cpu.halted ? x86::RunState::Halted : activity_;
+    state.run_state =
+        activity_ == x86::RunState::Running && cpu.halted ? x86::RunState::Halted : activity_;
     return ok();
 }
 
@@ -103,7 +110,8 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     cpu.exception.has_error = state.events.exception_has_error;
     cpu.exception.error = state.events.exception_error;
     cpu.exception.fault_address = state.cr2;
-    cpu.request.fetch_and(~(Request::kNmi | Request::kInit | Request::kSipi | Request::kTimer), std::memory_order_acq_rel);
+    cpu.request.fetch_and(~(Request::kNmi | Request::kInit | Request::kSipi | Request::kTimer),
+                          std::memory_order_acq_rel);
     nmis_arrived_.store(0, std::memory_order_relaxed);
     nmis_pending_ = std::min<std::uint32_t>(state.events.nmis_pending, 2);
     acknowledged_.reset();
@@ -124,7 +132,9 @@ Result<> SoftVcpu::set_state(const x86::ArchState& state) {
     const Result<> loaded = msrs_.load(state.msrs);
     paravirt_.set_restoring(false);
     STRATA_TRY_VOID(loaded);
-    const auto deadline = std::find_if(state.msrs.begin(), state.msrs.end(), [](const x86::Msr& msr) { return msr.index == x86::msr::kTscDeadline; });
+    const auto deadline =
+        std::find_if(state.msrs.begin(), state.msrs.end(),
+                     [](const x86::Msr& msr) { return msr.index == x86::msr::kTscDeadline; });
     apic_.restart_timer(deadline != state.msrs.end() ? deadline->value : 0);
     return ok();
 }

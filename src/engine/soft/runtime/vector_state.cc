@@ -35,12 +35,14 @@ void reset_xsave(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint16
 
 std::uint32_t pkru_offset(const arch::x86::CpuidTable& cpuid) {
     const arch::x86::CpuidEntry* entry = cpuid.entry(0xd, kPkruComponent);
-    const bool fits = entry != nullptr && entry->registers.eax == kPkruBytes && entry->registers.ebx >= kHeaderEnd &&
+    const bool fits = entry != nullptr && entry->registers.eax == kPkruBytes &&
+                      entry->registers.ebx >= kHeaderEnd &&
                       entry->registers.ebx <= arch::x86::kXsaveBytes - kPkruBytes;
     return fits ? entry->registers.ebx : 0;
 }
 
-std::uint32_t pkru_in(std::span<const std::byte, arch::x86::kXsaveBytes> image, std::uint32_t offset) noexcept {
+std::uint32_t pkru_in(std::span<const std::byte, arch::x86::kXsaveBytes> image,
+                      std::uint32_t offset) noexcept {
     std::uint64_t present = 0;
     std::memcpy(&present, &image[kHeader], sizeof present);
     std::uint32_t value = 0;
@@ -50,7 +52,8 @@ std::uint32_t pkru_in(std::span<const std::byte, arch::x86::kXsaveBytes> image, 
     return value;
 }
 
-void put_pkru(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint32_t offset, std::uint32_t value) noexcept {
+void put_pkru(std::span<std::byte, arch::x86::kXsaveBytes> image, std::uint32_t offset,
+              std::uint32_t value) noexcept {
     if (offset == 0) {
         return;
     }

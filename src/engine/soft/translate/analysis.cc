@@ -1,10 +1,10 @@
 // Analysis: flags backwards, stack groups forwards.
 #include "engine/soft/translate/analysis.h"
 
-#include <Zydis/Zydis.h>
-
 #include <algorithm>
 #include <array>
+
+#include <Zydis/Zydis.h>
 
 #include "arch/x86/registers.h"
 #include "engine/soft/runtime/cpu_state.h"
@@ -17,7 +17,8 @@ constexpr std::int32_t kGroupLimit = 2048;
 constexpr std::uint8_t kRsp = 4;
 constexpr std::uint8_t kDs = 3, kSs = 2;
 
-// Shifts and rotates by CL, or by an immediate that may be masked to zero, may leave the flags as they were.
+// Shifts and rotates by CL, or by an immediate that may be masked to zero, may leave the flags as
+// they were.
 bool conditional_flags(const Instruction& insn) {
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_SHL:
@@ -29,19 +30,23 @@ bool conditional_flags(const Instruction& insn) {
         case ZYDIS_MNEMONIC_RCR:
         case ZYDIS_MNEMONIC_SHLD:
         case ZYDIS_MNEMONIC_SHRD: {
-            const bool by_one = insn.opcode_map == 0 && (insn.opcode == 0xD0 || insn.opcode == 0xD1);
+            const bool by_one =
+                insn.opcode_map == 0 && (insn.opcode == 0xD0 || insn.opcode == 0xD1);
             const unsigned mask = insn.operand_size == 8 ? 63 : 31;
-            return !by_one && (insn.imm_count == 0 || (static_cast<unsigned>(insn.imm[0]) & mask) == 0);
+            return !by_one &&
+                   (insn.imm_count == 0 || (static_cast<unsigned>(insn.imm[0]) & mask) == 0);
         }
         // Only ZF is defined; processors leave others, or even all, alone.
         case ZYDIS_MNEMONIC_BSF:
-        case ZYDIS_MNEMONIC_BSR: return true;
-        default: return false;
+        case ZYDIS_MNEMONIC_BSR:
+            return true;
+        default:
+            return false;
     }
 }
 
-// Flags that the instruction surely replaces. Undefined ones may be left alone (multiplication on AMD), but logic and
-// shifts do write theirs.
+// Flags that the instruction surely replaces. Undefined ones may be left alone (multiplication on
+// AMD), but logic and shifts do write theirs.
 std::uint32_t flags_replaced(const Instruction& insn) {
     switch (insn.mnemonic) {
         case ZYDIS_MNEMONIC_AND:
@@ -50,8 +55,12 @@ std::uint32_t flags_replaced(const Instruction& insn) {
         case ZYDIS_MNEMONIC_TEST:
         case ZYDIS_MNEMONIC_SHL:
         case ZYDIS_MNEMONIC_SHR:
-        case ZYDIS_MNEMONIC_SAR: return conditional_flags(insn) ? 0 : insn.flags_written & kArithmetic;
-        default: return conditional_flags(insn) ? 0 : insn.flags_written & ~insn.flags_undefined & kArithmetic;
+        case ZYDIS_MNEMONIC_SAR:
+            return conditional_flags(insn) ? 0 : insn.flags_written & kArithmetic;
+        default:
+            return conditional_flags(insn)
+                       ? 0
+                       : insn.flags_written & ~insn.flags_undefined & kArithmetic;
     }
 }
 
@@ -66,16 +75,19 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
             }
             if (insn.mnemonic == ZYDIS_MNEMONIC_POP) {
                 change = 8;
-                return (insn.gpr_write & (1U << kRsp)) == 0 || (insn.opcode_reg_is_gpr && insn.opcode_reg != kRsp);
+                return (insn.gpr_write & (1U << kRsp)) == 0 ||
+                       (insn.opcode_reg_is_gpr && insn.opcode_reg != kRsp);
             }
             return false;
         case InsnClass::Copy: {
             if ((insn.gpr_write & (1U << kRsp)) == 0) {
                 return true;
             }
-            const bool immediate = insn.opcode_map == 0 && (insn.opcode == 0x81 || insn.opcode == 0x83);
+            const bool immediate =
+                insn.opcode_map == 0 && (insn.opcode == 0x81 || insn.opcode == 0x83);
             const bool add = insn.mnemonic == ZYDIS_MNEMONIC_ADD;
-            if (immediate && insn.operand_size == 8 && insn.mod == 3 && (add || insn.mnemonic == ZYDIS_MNEMONIC_SUB)) {
+            if (immediate && insn.operand_size == 8 && insn.mod == 3 &&
+                (add || insn.mnemonic == ZYDIS_MNEMONIC_SUB)) {
                 const std::int64_t by = add ? insn.imm[0] : -insn.imm[0];
                 change = static_cast<std::int32_t>(by);
                 return by > -kGroupLimit && by < kGroupLimit;
@@ -86,16 +98,22 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
             if ((insn.gpr_write & (1U << kRsp)) == 0) {
                 return true;
             }
-            const bool plain = insn.mem.base == kRsp && insn.mem.index == kNoRegister && insn.operand_size == 8 && insn.address_size == 8;
+            const bool plain = insn.mem.base == kRsp && insn.mem.index == kNoRegister &&
+                               insn.operand_size == 8 && insn.address_size == 8;
             change = static_cast<std::int32_t>(insn.mem.displacement);
-            return plain && insn.mem.displacement > -kGroupLimit && insn.mem.displacement < kGroupLimit;
+            return plain && insn.mem.displacement > -kGroupLimit &&
+                   insn.mem.displacement < kGroupLimit;
         }
-        default: return (insn.gpr_write & (1U << kRsp)) == 0;
+        default:
+            return (insn.gpr_write & (1U << kRsp)) == 0;
     }
 }
 
-// What the interpreter does may change translations or rights; and so does CLAC, where it is done in place.
-bool ends_checks(const Unit& unit) { return unit.interpreted || (unit.inlined && unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC); }
+// What the interpreter does may change translations or rights; and so does CLAC, where it is done
+// in place.
+bool ends_checks(const Unit& unit) {
+    return unit.interpreted || (unit.inlined && unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC);
+}
 
 struct Group {
     std::size_t start = 0;
@@ -146,32 +164,39 @@ StackAccess stack_access(const Instruction& insn) {
             }
             return {};
         case InsnClass::Call:
-        case InsnClass::CallIndirect: return {true, -8, 0};
-        case InsnClass::Ret: return {true, 0, 8};
+        case InsnClass::CallIndirect:
+            return {true, -8, 0};
+        case InsnClass::Ret:
+            return {true, 0, 8};
         case InsnClass::Copy:
         case InsnClass::CopyVector: {
             const MemoryOperand& mem = insn.mem;
-            const bool plain = mem.present && (mem.read || mem.write) && !mem.vsib && mem.base == kRsp && mem.index == kNoRegister &&
-                               insn.address_size == 8 && (mem.segment == kSs || mem.segment == kDs) && !insn.uses_high_byte;
+            const bool plain = mem.present && (mem.read || mem.write) && !mem.vsib &&
+                               mem.base == kRsp && mem.index == kNoRegister &&
+                               insn.address_size == 8 &&
+                               (mem.segment == kSs || mem.segment == kDs) && !insn.uses_high_byte;
             if (!plain || mem.displacement < -kGroupLimit || mem.displacement > kGroupLimit) {
                 return {};
             }
             const auto low = static_cast<std::int32_t>(mem.displacement);
             return {true, low, low + static_cast<std::int32_t>(access_bytes(insn))};
         }
-        default: return {};
+        default:
+            return {};
     }
 }
 
 namespace {
 
-// The check of the group that starts at `from` clobbers flags: if they live there, it goes up to an instruction before which they do
-// not, as long as rsp is the same. Never across an access of another group, which relies on that group's page being the one kept.
+// The check of the group that starts at `from` clobbers flags: if they live there, it goes up to an
+// instruction before which they do not, as long as rsp is the same. Never across an access of
+// another group, which relies on that group's page being the one kept.
 void move_group_check(std::vector<Unit>& units, std::size_t from) {
     std::size_t to = from;
     while (units[to].need_before != FlagsNeed::None) {
         std::int32_t change = 0;
-        if (to == 0 || units[to].group_start != (to == from) || ends_checks(units[to - 1]) || units[to - 1].grouped || units[to - 1].insn.cls == InsnClass::Jcc ||
+        if (to == 0 || units[to].group_start != (to == from) || ends_checks(units[to - 1]) ||
+            units[to - 1].grouped || units[to - 1].insn.cls == InsnClass::Jcc ||
             !rsp_change(units[to - 1].insn, change) || change != 0) {
             return;
         }
@@ -194,8 +219,10 @@ void group_stack_accesses(std::vector<Unit>& units) {
         Unit& unit = units[i];
         const StackAccess access = unit.interpreted ? StackAccess{} : stack_access(unit.insn);
         if (access.present) {
-            const std::int32_t low = group.open ? std::min(group.low, group.rsp + access.low) : access.low;
-            const std::int32_t high = group.open ? std::max(group.high, group.rsp + access.high) : access.high;
+            const std::int32_t low =
+                group.open ? std::min(group.low, group.rsp + access.low) : access.low;
+            const std::int32_t high =
+                group.open ? std::max(group.high, group.rsp + access.high) : access.high;
             if (group.open && high - low > kGroupLimit) {
                 close(units, group);
             }
@@ -223,7 +250,8 @@ void group_stack_accesses(std::vector<Unit>& units) {
 
 namespace {
 
-constexpr std::uint16_t kNotABase = 0x0E10;  // rsp has groups of its own; guest r9 to r11 are not in registers
+constexpr std::uint16_t kNotABase =
+    0x0E10;  // rsp has groups of its own; guest r9 to r11 are not in registers
 constexpr std::int64_t kFarDisplacement = 1 << 20;
 constexpr std::int8_t kRunSlots = 8;  // of TranslatorState::deltas
 
@@ -237,10 +265,11 @@ bool run_access(const Unit& unit) {
     const Instruction& insn = unit.insn;
     const MemoryOperand& mem = insn.mem;
     const bool copy = insn.cls == InsnClass::Copy || insn.cls == InsnClass::CopyVector;
-    return copy && !unit.interpreted && mem.present && (mem.read || mem.write) && !mem.vsib && mem.base >= 0 && mem.base < 16 &&
-           ((kNotABase >> mem.base) & 1) == 0 && mem.index == kNoRegister && insn.address_size == 8 &&
-           (mem.segment == kDs || mem.segment == kSs) && !insn.uses_high_byte && mem.displacement > -kFarDisplacement &&
-           mem.displacement < kFarDisplacement;
+    return copy && !unit.interpreted && mem.present && (mem.read || mem.write) && !mem.vsib &&
+           mem.base >= 0 && mem.base < 16 && ((kNotABase >> mem.base) & 1) == 0 &&
+           mem.index == kNoRegister && insn.address_size == 8 &&
+           (mem.segment == kDs || mem.segment == kSs) && !insn.uses_high_byte &&
+           mem.displacement > -kFarDisplacement && mem.displacement < kFarDisplacement;
 }
 
 void close_run(std::vector<Unit>& units, Run& run, std::int8_t& slots) {
@@ -269,7 +298,8 @@ void group_base_accesses(std::vector<Unit>& units) {
             Run& run = runs[static_cast<std::size_t>(insn.mem.base)];
             const auto low = static_cast<std::int32_t>(insn.mem.displacement);
             const std::int32_t high = low + static_cast<std::int32_t>(access_bytes(insn));
-            if (!run.members.empty() && std::max(run.high, high) - std::min(run.low, low) > kGroupLimit) {
+            if (!run.members.empty() &&
+                std::max(run.high, high) - std::min(run.low, low) > kGroupLimit) {
                 close_run(units, run, slots);
             }
             run.low = run.members.empty() ? low : std::min(run.low, low);
@@ -291,8 +321,8 @@ void group_base_accesses(std::vector<Unit>& units) {
 }
 
 bool masked_copy(const Instruction& insn) {
-    return insn.cls == InsnClass::Special && insn.encoding == Encoding::Evex && insn.mask != 0 && insn.mem.present && !insn.mem.vsib &&
-           (insn.mem.read || insn.mem.write);
+    return insn.cls == InsnClass::Special && insn.encoding == Encoding::Evex && insn.mask != 0 &&
+           insn.mem.present && !insn.mem.vsib && (insn.mem.read || insn.mem.write);
 }
 
 std::uint32_t access_bytes(const Instruction& insn) {

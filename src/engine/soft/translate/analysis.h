@@ -1,8 +1,10 @@
-// Analysis: what a translator must know about a run of guest instructions before it emits code for them.
+// Analysis: what a translator must know about a run of guest instructions before it emits code for
+// them.
 //
-// Flags: going backwards, whether the arithmetic flags before each instruction are needed by a reader in the block (they stay
-// in host RFLAGS), only by whatever follows the block (they may be put away in memory), or by nobody.
-// Stack: runs of accesses at known distances from one rsp share one check ("group").
+// Flags: going backwards, whether the arithmetic flags before each instruction are needed by a
+// reader in the block (they stay in host RFLAGS), only by whatever follows the block (they may be
+// put away in memory), or by nobody. Stack: runs of accesses at known distances from one rsp share
+// one check ("group").
 #pragma once
 
 #include <cstdint>
@@ -23,9 +25,11 @@ struct Unit {
     FlagsNeed need_before = FlagsNeed::Exit;
     FlagsNeed need_after = FlagsNeed::Exit;
     bool writes_flags = false;
-    bool interpreted = false;    ///< called out to the interpreter, from within the block
-    Op* op = nullptr;            ///< of an interpreted instruction: its decoded form, called without fetching it again
-    bool inlined = false;        ///< a system instruction that is done in place; `op` is for when it cannot
+    bool interpreted = false;  ///< called out to the interpreter, from within the block
+    Op* op = nullptr;  ///< of an interpreted instruction: its decoded form, called without fetching
+                       ///< it again
+    bool inlined =
+        false;  ///< a system instruction that is done in place; `op` is for when it cannot
     bool grouped = false;        ///< its stack access is covered by a group check
     bool group_start = false;    ///< the check stands before it:
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here
@@ -34,9 +38,10 @@ struct Unit {
     static constexpr std::int8_t kNoSlot = -1;
     std::int8_t slot = kNoSlot;  ///< the operand's address is deltas[slot] + base + displacement
     bool run_start = false, run_write = false;
-    std::int32_t run_low = 0;    ///< relative to the base register
+    std::int32_t run_low = 0;  ///< relative to the base register
     std::int32_t run_bytes = 0;
-    // In a loop (loops.h) the slot's base covers the access: its address is deltas[slot] + stepping register * scale + displacement.
+    // In a loop (loops.h) the slot's base covers the access: its address is deltas[slot] + stepping
+    // register * scale + displacement.
     bool hoisted = false;
     std::int8_t stepping = kNoRegister;
     std::int32_t displacement = 0;
@@ -52,12 +57,15 @@ struct StackAccess {
 void analyse_flags(std::vector<Unit>& units);
 /// The group fields.
 void group_stack_accesses(std::vector<Unit>& units);
-/// The slot and run fields: at least two accesses off one register that does not change between them.
+/// The slot and run fields: at least two accesses off one register that does not change between
+/// them.
 void group_base_accesses(std::vector<Unit>& units);
 /// The access `insn` makes through rsp (64-bit mode), if it is one that a group can cover.
 [[nodiscard]] StackAccess stack_access(const Instruction& insn);
-/// Whether a mask chooses which elements of the memory operand are accessed (EVEX; gathers and scatters have none). Such an instruction is copied where its
-/// whole operand is known to be accessible, and interpreted where it is not: elements that are masked out must not fault, nor mark pages.
+/// Whether a mask chooses which elements of the memory operand are accessed (EVEX; gathers and
+/// scatters have none). Such an instruction is copied where its whole operand is known to be
+/// accessible, and interpreted where it is not: elements that are masked out must not fault, nor
+/// mark pages.
 [[nodiscard]] bool masked_copy(const Instruction& insn);
 /// Bytes that the check of the memory operand must cover.
 [[nodiscard]] std::uint32_t access_bytes(const Instruction& insn);

@@ -7,7 +7,9 @@ namespace {
 
 using enum Reg;
 
-bool fits32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
+bool fits32(std::int64_t value) {
+    return value == static_cast<std::int32_t>(value);
+}
 
 }  // namespace
 
@@ -65,7 +67,8 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
     emit_landing(landing, unit.rip, next);
 }
 
-// Minus the guest's return address, so that a return can compare without flags; the host's call leaves its own beside it. Clobbers r11.
+// Minus the guest's return address, so that a return can compare without flags; the host's call
+// leaves its own beside it. Clobbers r11.
 void BlockEmitter::push_return(std::uint64_t next) {
     const std::uint64_t negative = 0 - next;
     if (fits32(static_cast<std::int64_t>(negative))) {
@@ -81,7 +84,8 @@ void BlockEmitter::call_exit(std::uint64_t target) {
     a_.call(exit_label(target, Exit::Kind::Direct, here() + 1, flags_place()));
 }
 
-// Where the host's return comes back to, with flags where flags_in_host says. They are put in order only where somebody wants them.
+// Where the host's return comes back to, with flags where flags_in_host says. They are put in order
+// only where somebody wants them.
 void BlockEmitter::emit_landing(Label landing, std::uint64_t call, std::uint64_t next) {
     a_.bind(landing);
     a_.lea(Rsp, Mem::at(Rsp, 8));
@@ -104,7 +108,8 @@ void BlockEmitter::emit_landing(Label landing, std::uint64_t call, std::uint64_t
 }
 
 void BlockEmitter::emit_return(const Unit& unit) {
-    const auto released = unit.insn.imm_count > 0 ? static_cast<std::int32_t>(unit.insn.imm[0] & 0xFFFF) : 0;
+    const auto released =
+        unit.insn.imm_count > 0 ? static_cast<std::int32_t>(unit.insn.imm[0] & 0xFFFF) : 0;
     if (unit.grouped) {
         a_.load(R10, Mem::gs_at(layout::kStackHost));
         a_.load(R10, Mem::at(R10, R9, 1, 0));
@@ -143,7 +148,8 @@ void BlockEmitter::emit_predicted_return(const Unit& unit, std::int32_t released
     a_.ret();
     host_valid_ = false;
     memory_valid_ = true;  // at the interpreter's exit, behind the miss
-    misses_.push_back({miss, exit_label(unit.rip, Exit::Kind::Interpret, 0, FlagsPlace::Memory), released, true, host});
+    misses_.push_back({miss, exit_label(unit.rip, Exit::Kind::Interpret, 0, FlagsPlace::Memory),
+                       released, true, host});
 }
 
 void BlockEmitter::emit_jump_misses() {

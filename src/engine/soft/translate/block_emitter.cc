@@ -16,8 +16,12 @@ constexpr std::uint8_t kFs = 4, kGs = 5;
 constexpr std::uint32_t kMaxAccess = 64;
 constexpr std::int32_t kPage = 4096;
 
-Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
-bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
+Reg home_of(unsigned guest) {
+    return Rewrite{}.home[guest];
+}
+bool in_memory(unsigned guest) {
+    return ((kInMemory >> guest) & 1U) != 0;
+}
 
 // Guest registers named by ModRM.reg, ModRM.rm, vvvv or the opcode.
 std::uint16_t data_registers(const Instruction& insn) {
@@ -34,7 +38,9 @@ std::uint16_t data_registers(const Instruction& insn) {
     return set;
 }
 
-bool touches_memory(const Instruction& insn) { return insn.mem.present && (insn.mem.read || insn.mem.write); }
+bool touches_memory(const Instruction& insn) {
+    return insn.mem.present && (insn.mem.read || insn.mem.write);
+}
 
 bool vector_allowed(const Instruction& insn, std::uint32_t mode) {
     constexpr std::uint32_t kNeedAvx = 3, kNeedAvx512 = 31;
@@ -46,10 +52,14 @@ bool vector_allowed(const Instruction& insn, std::uint32_t mode) {
     switch (insn.vector) {
         case VectorKind::None:
         case VectorKind::X87:
-        case VectorKind::Mmx: return true;
-        case VectorKind::Sse: return (mode & ModeBits::kSse) != 0;
-        case VectorKind::Avx: return xsave && (xcr0 & kNeedAvx) == kNeedAvx;
-        case VectorKind::Avx512: return xsave && (xcr0 & kNeedAvx512) == kNeedAvx512;
+        case VectorKind::Mmx:
+            return true;
+        case VectorKind::Sse:
+            return (mode & ModeBits::kSse) != 0;
+        case VectorKind::Avx:
+            return xsave && (xcr0 & kNeedAvx) == kNeedAvx;
+        case VectorKind::Avx512:
+            return xsave && (xcr0 & kNeedAvx512) == kNeedAvx512;
     }
     return false;
 }
@@ -108,8 +118,10 @@ bool plain_vector_store(const Instruction& insn) {
         case ZYDIS_MNEMONIC_MOVDQU:
         case ZYDIS_MNEMONIC_VMOVUPS:
         case ZYDIS_MNEMONIC_VMOVUPD:
-        case ZYDIS_MNEMONIC_VMOVDQU: return insn.mem.write && !insn.mem.read;
-        default: return false;
+        case ZYDIS_MNEMONIC_VMOVDQU:
+            return insn.mem.write && !insn.mem.read;
+        default:
+            return false;
     }
 }
 
@@ -127,28 +139,39 @@ Reg unused_low_register(const Instruction& insn) {
 
 bool can_translate(const Instruction& insn, std::uint32_t mode) {
     switch (insn.cls) {
-        case InsnClass::Copy: return copyable(insn);
-        case InsnClass::CopyVector: return copyable(insn) && vector_allowed(insn, mode);
-        case InsnClass::Special: return masked_copy(insn) && copyable(insn) && vector_allowed(insn, mode);
-        case InsnClass::Nop: return true;
-        case InsnClass::Fence: return true;
-        case InsnClass::Lea: return insn.address_size >= 4;
+        case InsnClass::Copy:
+            return copyable(insn);
+        case InsnClass::CopyVector:
+            return copyable(insn) && vector_allowed(insn, mode);
+        case InsnClass::Special:
+            return masked_copy(insn) && copyable(insn) && vector_allowed(insn, mode);
+        case InsnClass::Nop:
+            return true;
+        case InsnClass::Fence:
+            return true;
+        case InsnClass::Lea:
+            return insn.address_size >= 4;
         case InsnClass::Jcc:
-        case InsnClass::Jmp: return !has_operand_size_prefix(insn);
+        case InsnClass::Jmp:
+            return !has_operand_size_prefix(insn);
         case InsnClass::JmpIndirect:
         case InsnClass::CallIndirect:
-            return !has_operand_size_prefix(insn) && (!insn.mem.present || (insn.mem.size == 8 && insn.address_size >= 4));
+            return !has_operand_size_prefix(insn) &&
+                   (!insn.mem.present || (insn.mem.size == 8 && insn.address_size >= 4));
         case InsnClass::Call:
-        case InsnClass::Ret: return insn.stack_size == 8 && !has_operand_size_prefix(insn);
+        case InsnClass::Ret:
+            return insn.stack_size == 8 && !has_operand_size_prefix(insn);
         case InsnClass::Loop:
-            return insn.address_size == 8 && (insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_JRCXZ);
+            return insn.address_size == 8 &&
+                   (insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_JRCXZ);
         case InsnClass::Stack:
             if (insn.stack_size != 8 || has_operand_size_prefix(insn)) {
                 return false;
             }
             return insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.mnemonic == ZYDIS_MNEMONIC_LEAVE ||
                    (insn.mnemonic == ZYDIS_MNEMONIC_POP && !insn.mem.present);
-        default: return false;
+        default:
+            return false;
     }
 }
 
@@ -165,8 +188,10 @@ bool can_interpret_in_place(const Instruction& insn) {
         case InsnClass::Stack:
         case InsnClass::Segment:
         case InsnClass::System:
-        case InsnClass::Io: return true;
-        default: return false;
+        case InsnClass::Io:
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -193,7 +218,8 @@ void BlockEmitter::address_of_operand(const Unit& unit) {
     const MemoryOperand& mem = unit.insn.mem;
     const bool narrow = unit.insn.address_size == 4;
     if (mem.base == kRipRegister) {
-        const std::uint64_t linear = unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
+        const std::uint64_t linear =
+            unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
         a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);
     } else if (mem.base == kNoRegister && mem.index == kNoRegister) {
         const auto linear = static_cast<std::uint64_t>(mem.displacement);
@@ -203,10 +229,12 @@ void BlockEmitter::address_of_operand(const Unit& unit) {
         ea.disp = static_cast<std::int32_t>(mem.displacement);
         ea.scale = mem.scale;
         if (mem.base >= 0) {
-            ea.base = static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.base), R10));
+            ea.base =
+                static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.base), R10));
         }
         if (mem.index >= 0) {
-            ea.index = static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.index), R11));
+            ea.index =
+                static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.index), R11));
         }
         if (narrow) {
             a_.lea32(R10, ea);
@@ -226,17 +254,25 @@ void BlockEmitter::address_of_operand(const Unit& unit) {
 
 void BlockEmitter::emit_address(const Unit& unit, const Address& address) {
     switch (address.kind) {
-        case Address::Kind::Operand: address_of_operand(unit); break;
-        case Address::Kind::Stack: a_.lea(R10, Mem::at(R9, address.displacement)); break;
-        case Address::Kind::FramePointer: a_.mov(R10, Rbp); break;
+        case Address::Kind::Operand:
+            address_of_operand(unit);
+            break;
+        case Address::Kind::Stack:
+            a_.lea(R10, Mem::at(R9, address.displacement));
+            break;
+        case Address::Kind::FramePointer:
+            a_.mov(R10, Rbp);
+            break;
     }
 }
 
 void BlockEmitter::constant_check(std::uint64_t linear, bool write, Label slow) {
-    const auto entry = static_cast<std::int32_t>(((linear >> 12) & (kTlbEntries - 1)) * sizeof(TlbEntry));
+    const auto entry =
+        static_cast<std::int32_t>(((linear >> 12) & (kTlbEntries - 1)) * sizeof(TlbEntry));
     a_.load(R11, Mem::gs_at(layout::kTlb));
     a_.mov_imm(R10, linear & ~std::uint64_t{kPage - 1});
-    a_.alu(Alu::Cmp, OpSize::Bits64, R10, Mem::at(R11, entry + (write ? layout::kTagWrite : layout::kTagRead)));
+    a_.alu(Alu::Cmp, OpSize::Bits64, R10,
+           Mem::at(R11, entry + (write ? layout::kTagWrite : layout::kTagRead)));
     a_.jcc(Cond::Ne, slow);
     a_.load(R10, Mem::at(R11, entry + layout::kHostPage));
     if (const auto offset = static_cast<std::int32_t>(linear & (kPage - 1)); offset != 0) {
@@ -244,14 +280,16 @@ void BlockEmitter::constant_check(std::uint64_t linear, bool write, Label slow) 
     }
 }
 
-void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write) {
+void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t bytes,
+                         bool write) {
     if (loop_ != nullptr) {
         check_or_bail(unit, bytes, write);
         return;
     }
     SlowSite site{a_.label(), a_.label(), after_, current_, address, bytes, false};
-    site.word |= (write ? SiteWord::kWrite : 0) |
-                 (address.kind == Address::Kind::Operand && unit.insn.mem.aligned ? SiteWord::kAligned : 0);
+    site.word |=
+        (write ? SiteWord::kWrite : 0) |
+        (address.kind == Address::Kind::Operand && unit.insn.mem.aligned ? SiteWord::kAligned : 0);
     if (address.kind == Address::Kind::Operand && plain_vector_store(unit.insn)) {
         site.word |= SiteWord::kCopyOut;
     }
@@ -259,7 +297,8 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
         site.word |= SiteWord::kMasked;
     }
     std::uint64_t linear = 0;
-    if (address.kind == Address::Kind::Operand && constant_address(unit, linear) && (linear & (kPage - 1)) + bytes <= kPage) {
+    if (address.kind == Address::Kind::Operand && constant_address(unit, linear) &&
+        (linear & (kPage - 1)) + bytes <= kPage) {
         site.live = begin_clobber(unit);
         constant_check(linear, write, site.entry);
         end_clobber(site.live);
@@ -279,7 +318,8 @@ void BlockEmitter::tlb_check(std::uint32_t bytes, bool write, Label miss) {
     a_.rorx(OpSize::Bits32, R11, R10, 7);
     a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
     a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
-    a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, write ? layout::kTagWrite : layout::kTagRead));
+    a_.alu(Alu::Xor, OpSize::Bits64, R10,
+           Mem::at(R11, write ? layout::kTagWrite : layout::kTagRead));
     a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - static_cast<std::int32_t>(bytes));
     a_.jcc(Cond::A, miss);
     a_.alu(Alu::Add, OpSize::Bits64, R10, Mem::at(R11, layout::kHostPage));
@@ -299,7 +339,8 @@ void BlockEmitter::group_check(const Unit& unit) {
     stack_.push_back(site);
 }
 
-// Compares as a single access would, for all bytes of the run, and keeps the distance to the host page.
+// Compares as a single access would, for all bytes of the run, and keeps the distance to the host
+// page.
 void BlockEmitter::run_check(const Unit& unit) {
     RunSite site{a_.label(), a_.label(), current_, FlagsPlace::Dead, false};
     a_.lea(R10, Mem::at(home_of(static_cast<unsigned>(unit.insn.mem.base)), unit.run_low));
@@ -354,7 +395,8 @@ void BlockEmitter::emit_copy(const Unit& unit) {
         rewrite.memory = hoisted_operand(unit);
     } else if (memory && unit.slot != Unit::kNoSlot) {
         load_delta(unit.slot);
-        rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1, static_cast<std::int32_t>(insn.mem.displacement));
+        rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1,
+                                 static_cast<std::int32_t>(insn.mem.displacement));
     } else if (memory) {
         check(unit, {}, access_bytes(insn), insn.mem.write);
         rewrite.memory = Mem::at(R10);
@@ -409,14 +451,18 @@ bool BlockEmitter::keeps_r10(const Unit& unit) const {
     }
     switch (insn.cls) {
         case InsnClass::Nop:
-        case InsnClass::Fence: return true;
+        case InsnClass::Fence:
+            return true;
         case InsnClass::Copy:
         case InsnClass::CopyVector: {
-            const bool checked = touches_memory(insn) && !unit.grouped && unit.slot == Unit::kNoSlot;
+            const bool checked =
+                touches_memory(insn) && !unit.grouped && unit.slot == Unit::kNoSlot;
             return !checked && __builtin_popcount(data_registers(insn) & kInMemory) <= 1;
         }
-        case InsnClass::Stack: return unit.grouped && !insn.mem.present && insn.mnemonic != ZYDIS_MNEMONIC_LEAVE;
-        default: return false;
+        case InsnClass::Stack:
+            return unit.grouped && !insn.mem.present && insn.mnemonic != ZYDIS_MNEMONIC_LEAVE;
+        default:
+            return false;
     }
 }
 
@@ -451,12 +497,23 @@ void BlockEmitter::emit_unit(std::size_t index) {
     switch (unit.insn.cls) {
         case InsnClass::Copy:
         case InsnClass::Special:
-        case InsnClass::CopyVector: emit_copy(unit); break;
-        case InsnClass::Lea: emit_lea(unit); break;
-        case InsnClass::Nop: break;
-        case InsnClass::Fence: emit_rewritten(a_, unit.insn, {}); break;
-        case InsnClass::Stack: emit_stack(unit); break;
-        default: emit_flow(unit); break;
+        case InsnClass::CopyVector:
+            emit_copy(unit);
+            break;
+        case InsnClass::Lea:
+            emit_lea(unit);
+            break;
+        case InsnClass::Nop:
+            break;
+        case InsnClass::Fence:
+            emit_rewritten(a_, unit.insn, {});
+            break;
+        case InsnClass::Stack:
+            emit_stack(unit);
+            break;
+        default:
+            emit_flow(unit);
+            break;
     }
     if (unit.writes_flags && !ended_) {
         host_valid_ = true;

@@ -1,14 +1,20 @@
 // BlockEmitter: the host code of one block.
 //
-// Template translation: each guest instruction is copied with registers renamed and its memory operand replaced by a host address
-// that came through an inline TLB check. Slow paths, exit stubs and vector loading stand behind the block's main path.
+// Template translation: each guest instruction is copied with registers renamed and its memory
+// operand replaced by a host address that came through an inline TLB check. Slow paths, exit stubs
+// and vector loading stand behind the block's main path.
 //
 // Invariants that precise exceptions and safety rest on:
-//   - between two instructions of the main path all guest registers are in their homes (no lazy moves);
-//   - an instruction does every check that can fault before it changes anything; a slow path starts the instruction anew;
-//   - a host address is used only if the very same instruction, or the group check of its run of stack accesses, compared the page
-//     tag with the address in the register that is used, and nothing between could change that register or flush;
-//   - a size given to a check covers every byte the host instruction may touch, and never more than a page.
+//   - between two instructions of the main path all guest registers are in their homes (no lazy
+//   moves);
+//   - an instruction does every check that can fault before it changes anything; a slow path starts
+//   the instruction anew;
+//   - a host address is used only if the very same instruction, or the group check of its run of
+//   stack accesses, compared the page
+//     tag with the address in the register that is used, and nothing between could change that
+//     register or flush;
+//   - a size given to a check covers every byte the host instruction may touch, and never more than
+//   a page.
 #pragma once
 
 #include <memory>
@@ -26,26 +32,28 @@ namespace strata::engine::soft {
 
 /// Each optimisation can be switched off, to find out which one is wrong.
 struct TranslateOptions {
-    bool group_stack = true;      ///< one check for a run of stack accesses
-    bool group_runs = true;       ///< one check for a run of accesses off one register
-    bool hoist_loops = true;      ///< one check for many iterations of a loop
-    bool extend_blocks = true;    ///< go on behind a conditional branch that is not taken
-    bool chain = true;            ///< direct jumps between blocks
-    bool chain_pages = true;      ///< … also across pages, guarded
-    bool jump_cache = true;       ///< inline lookup of indirect targets
-    bool return_stack = true;     ///< calls and returns by the host's own
-    bool track_flags = true;      ///< false: every check saves and restores the flags
+    bool group_stack = true;         ///< one check for a run of stack accesses
+    bool group_runs = true;          ///< one check for a run of accesses off one register
+    bool hoist_loops = true;         ///< one check for many iterations of a loop
+    bool extend_blocks = true;       ///< go on behind a conditional branch that is not taken
+    bool chain = true;               ///< direct jumps between blocks
+    bool chain_pages = true;         ///< … also across pages, guarded
+    bool jump_cache = true;          ///< inline lookup of indirect targets
+    bool return_stack = true;        ///< calls and returns by the host's own
+    bool track_flags = true;         ///< false: every check saves and restores the flags
     bool interpret_in_place = true;  ///< blocks call the interpreter and go on
-    bool direct_faults = true;    ///< page faults enter the guest's handler without leaving translated code
-    bool inline_system = true;    ///< the most frequent of them are done in place
-    bool direct_system = true;    ///< system instructions are called decoded; those that go elsewhere go on through the jump cache
-    bool vectors = true;          ///< false: vector instructions go to the interpreter
-    std::uint32_t max_units = 48; ///< instructions in a block
-    bool small_cache = false;     ///< 4 MiB of code memory, to see evictions
-    bool trace_blocks = false;    ///< print guest and host code of every block to standard error
-    int profile_fd = -1;          ///< blocks count their executions; where that is written at the end
-    bool report = false;          ///< print the counters at the end
-    bool direct = false;          ///< user code in stub processes (direct/), where the host allows
+    bool direct_faults =
+        true;  ///< page faults enter the guest's handler without leaving translated code
+    bool inline_system = true;  ///< the most frequent of them are done in place
+    bool direct_system = true;  ///< system instructions are called decoded; those that go elsewhere
+                                ///< go on through the jump cache
+    bool vectors = true;        ///< false: vector instructions go to the interpreter
+    std::uint32_t max_units = 48;  ///< instructions in a block
+    bool small_cache = false;      ///< 4 MiB of code memory, to see evictions
+    bool trace_blocks = false;     ///< print guest and host code of every block to standard error
+    int profile_fd = -1;  ///< blocks count their executions; where that is written at the end
+    bool report = false;  ///< print the counters at the end
+    bool direct = false;  ///< user code in stub processes (direct/), where the host allows
 };
 
 /// What a block is made from.
@@ -54,14 +62,18 @@ struct BlockSource {
     std::uint64_t ram_offset = 0;
     std::uint32_t key_mode = 0;
     bool ungrouped = false;
-    bool flat = false;                ///< a loop whose checks were hoisted, and that did not pay
-    std::uint64_t next_page = 0;      ///< RAM offset of the next page, if rip is near its page's end and that can be fetched
-    std::uint64_t second_offset = 0;  ///< RAM offset of the next page, if the only instruction reaches into it
+    bool flat = false;  ///< a loop whose checks were hoisted, and that did not pay
+    std::uint64_t next_page =
+        0;  ///< RAM offset of the next page, if rip is near its page's end and that can be fetched
+    std::uint64_t second_offset =
+        0;  ///< RAM offset of the next page, if the only instruction reaches into it
 };
 
-/// Whether tier 1 can emit code for the instruction under `mode`; otherwise the interpreter executes it.
+/// Whether tier 1 can emit code for the instruction under `mode`; otherwise the interpreter
+/// executes it.
 [[nodiscard]] bool can_translate(const Instruction& insn, std::uint32_t mode);
-/// Whether it usually goes on with the next one, so that the block can call the interpreter and continue.
+/// Whether it usually goes on with the next one, so that the block can call the interpreter and
+/// continue.
 [[nodiscard]] bool can_interpret_in_place(const Instruction& insn);
 /// Whether a system instruction can be done in place under `mode`.
 [[nodiscard]] bool can_inline(const Instruction& insn, std::uint32_t mode);
@@ -70,11 +82,12 @@ struct BlockSource {
 
 class BlockEmitter {
   public:
-    /// `units` are instructions that can_translate() allowed, in order; the last may be a branch. `stop`: the
-    /// instruction behind them is the interpreter's. `base` is where the code memory begins, `cold` where cold code will run, `scratch`
-    /// memory to work in.
-    BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source, std::vector<Unit>& units,
-                 bool stop, std::uint64_t base, std::uint64_t cold, std::span<std::byte> scratch);
+    /// `units` are instructions that can_translate() allowed, in order; the last may be a branch.
+    /// `stop`: the instruction behind them is the interpreter's. `base` is where the code memory
+    /// begins, `cold` where cold code will run, `scratch` memory to work in.
+    BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options,
+                 const BlockSource& source, std::vector<Unit>& units, bool stop, std::uint64_t base,
+                 std::uint64_t cold, std::span<std::byte> scratch);
     /// Emits everything and returns the block, but for its code bytes.
     std::unique_ptr<Block> emit();
 
@@ -120,7 +133,8 @@ class BlockEmitter {
     struct JumpMiss {
         Label entry, refused;
         std::int32_t released;
-        bool is_return = false;   ///< the return stack disagreed: it is emptied, then the jump table is asked
+        bool is_return =
+            false;  ///< the return stack disagreed: it is emptied, then the jump table is asked
         bool host_flags = false;  ///< to be put away first
     };
     struct CallMiss {
@@ -137,7 +151,8 @@ class BlockEmitter {
     void note_loop_end();
     void check_or_bail(const Unit& unit, std::uint32_t bytes, bool write);
     void emit_loop_sites();
-    /// Jumps to `miss` unless the access at r10 is in a page that the TLB knows, else r10 = its host address. Clobbers r11 and flags.
+    /// Jumps to `miss` unless the access at r10 is in a page that the TLB knows, else r10 = its
+    /// host address. Clobbers r11 and flags.
     void tlb_check(std::uint32_t bytes, bool write, Label miss);
     [[nodiscard]] Mem hoisted_operand(const Unit& unit);
     void check_second_page();
@@ -154,7 +169,8 @@ class BlockEmitter {
     void emit_system_sites();
     void reload_flags(const Unit& unit);
     void emit_copy(const Unit& unit);
-    /// A data instruction of which one operand is a guest register in memory: works on that memory, if there is such a form. Else false.
+    /// A data instruction of which one operand is a guest register in memory: works on that memory,
+    /// if there is such a form. Else false.
     bool emit_on_home(const Unit& unit);
     void emit_lea(const Unit& unit);
     void emit_stack(const Unit& unit);
@@ -176,7 +192,8 @@ class BlockEmitter {
 
     void address_of_operand(const Unit& unit);
     void emit_address(const Unit& unit, const Address& address);
-    /// r10 = what is to be added to a linear address of the stack group, of the run, unless it is there already.
+    /// r10 = what is to be added to a linear address of the stack group, of the run, unless it is
+    /// there already.
     void load_stack_host();
     void load_delta(std::int8_t slot);
     /// Whether the code of the unit leaves r10 alone.
@@ -189,7 +206,8 @@ class BlockEmitter {
     /// Emits what begin_clobber() emits for kept flags.
     void flags_into_rax();
     void vector_check(const Unit& unit);
-    /// Host flags are about to be lost: puts them where they are needed. True: they are kept in rax and come back in end.
+    /// Host flags are about to be lost: puts them where they are needed. True: they are kept in rax
+    /// and come back in end.
     bool begin_clobber(const Unit& unit);
     void end_clobber(bool live);
     void put_away_flags();
@@ -209,7 +227,9 @@ class BlockEmitter {
     void emit_exit_stubs();
     void mark(std::size_t unit);
     /// Offset in the code memory.
-    [[nodiscard]] std::uint32_t here() const { return static_cast<std::uint32_t>(a_.here() - base_); }
+    [[nodiscard]] std::uint32_t here() const {
+        return static_cast<std::uint32_t>(a_.here() - base_);
+    }
 
     Assembler& a_;
     const Glue& glue_;

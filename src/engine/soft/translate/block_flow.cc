@@ -13,22 +13,35 @@ using enum Reg;
 constexpr std::uint16_t kInMemory = 0x0E00;
 constexpr std::uint8_t kRsp = 4;
 constexpr std::int32_t kPage = 4096;
-bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
-Reg home_of(unsigned guest) { return Rewrite{}.home[guest]; }
+bool in_memory(unsigned guest) {
+    return ((kInMemory >> guest) & 1U) != 0;
+}
+Reg home_of(unsigned guest) {
+    return Rewrite{}.home[guest];
+}
 
 }  // namespace
 
-BlockEmitter::BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options, const BlockSource& source,
-                           std::vector<Unit>& units, bool stop, std::uint64_t base, std::uint64_t cold, std::span<std::byte> scratch)
-    : a_(a), glue_(glue), options_(options), source_(source), units_(units), stop_(stop), base_(base), cold_(cold),
+BlockEmitter::BlockEmitter(Assembler& a, const Glue& glue, const TranslateOptions& options,
+                           const BlockSource& source, std::vector<Unit>& units, bool stop,
+                           std::uint64_t base, std::uint64_t cold, std::span<std::byte> scratch)
+    : a_(a),
+      glue_(glue),
+      options_(options),
+      source_(source),
+      units_(units),
+      stop_(stop),
+      base_(base),
+      cold_(cold),
       arena_(scratch.data(), scratch.size()) {
     marks_.reserve(4 * units.size());
 }
 
 void BlockEmitter::mark(std::size_t unit) {
     const auto guest = static_cast<std::uint16_t>(units_[unit].rip - source_.rip);
-    marks_.push_back({static_cast<std::uint16_t>(a_.offset()),
-                      static_cast<std::uint16_t>(guest | (host_valid_ ? InsnMark::kHostFlags : 0))});
+    marks_.push_back(
+        {static_cast<std::uint16_t>(a_.offset()),
+         static_cast<std::uint16_t>(guest | (host_valid_ ? InsnMark::kHostFlags : 0))});
 }
 
 FlagsPlace BlockEmitter::flags_place() const {
@@ -41,7 +54,8 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->rip = source_.rip;
     block->key_mode = source_.key_mode;
     block->second_offset = source_.second_offset;
-    block->guest_length = static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
+    block->guest_length =
+        static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
     block->code = here();
     analyse_flags(units_);
     if (!options_.track_flags) {
@@ -114,11 +128,13 @@ void BlockEmitter::count_execution(Block& block) {
     a_.store(Mem::at(R11), R10);
 }
 
-// A block with a backward branch looks at `request` when it is entered, so no loop of direct jumps can ignore one.
+// A block with a backward branch looks at `request` when it is entered, so no loop of direct jumps
+// can ignore one.
 void BlockEmitter::emit_head() {
     const Unit& last = units_.back();
     const InsnClass cls = last.insn.cls;
-    const bool direct = cls == InsnClass::Jcc || cls == InsnClass::Jmp || cls == InsnClass::Call || cls == InsnClass::Loop;
+    const bool direct = cls == InsnClass::Jcc || cls == InsnClass::Jmp || cls == InsnClass::Call ||
+                        cls == InsnClass::Loop;
     if (!direct || last.insn.imm[0] + last.insn.length > 0) {
         return;
     }
@@ -138,11 +154,12 @@ void BlockEmitter::emit_head() {
     a_.mov(Rcx, R11);
 }
 
-// The rest of the instruction lies in another page: the vCPU must see there what the block was made from. Else the interpreter
-// fetches it, which may fault.
+// The rest of the instruction lies in another page: the vCPU must see there what the block was made
+// from. Else the interpreter fetches it, which may fault.
 void BlockEmitter::check_second_page() {
     const std::uint64_t page = (source_.rip & ~std::uint64_t{kPage - 1}) + kPage;
-    const Mem slot = Mem::gs_at(layout::code_page_slot(page, source_.key_mode & ModeBits::kCplMask));
+    const Mem slot =
+        Mem::gs_at(layout::code_page_slot(page, source_.key_mode & ModeBits::kCplMask));
     const std::uint64_t key = layout::code_page_key(page, source_.second_offset);
     const Label leave = exit_label(source_.rip, Exit::Kind::Interpret, 0, flags_place());
     exits_.back().exit.second_page = true;
@@ -166,9 +183,15 @@ void BlockEmitter::check_second_page() {
 
 void BlockEmitter::emit_stack(const Unit& unit) {
     switch (unit.insn.mnemonic) {
-        case ZYDIS_MNEMONIC_PUSH: emit_push(unit); break;
-        case ZYDIS_MNEMONIC_POP: emit_pop(unit); break;
-        default: emit_leave(unit); break;
+        case ZYDIS_MNEMONIC_PUSH:
+            emit_push(unit);
+            break;
+        case ZYDIS_MNEMONIC_POP:
+            emit_pop(unit);
+            break;
+        default:
+            emit_leave(unit);
+            break;
     }
 }
 
@@ -248,9 +271,15 @@ void BlockEmitter::emit_flow(const Unit& unit) {
             }
             jump_exit(next);
             break;
-        case InsnClass::Jmp: jump_exit(target); break;
-        case InsnClass::Call: emit_call(unit, false); break;
-        case InsnClass::CallIndirect: emit_call(unit, true); break;
+        case InsnClass::Jmp:
+            jump_exit(target);
+            break;
+        case InsnClass::Call:
+            emit_call(unit, false);
+            break;
+        case InsnClass::CallIndirect:
+            emit_call(unit, true);
+            break;
         case InsnClass::JmpIndirect:
             if (insn.mem.present) {
                 check(unit, {}, 8, false);
@@ -263,8 +292,12 @@ void BlockEmitter::emit_flow(const Unit& unit) {
             }
             emit_indirect_jump(unit, 0);
             break;
-        case InsnClass::Ret: emit_return(unit); break;
-        default: emit_loop(unit); break;
+        case InsnClass::Ret:
+            emit_return(unit);
+            break;
+        default:
+            emit_loop(unit);
+            break;
     }
     ended_ = true;
 }
@@ -284,7 +317,8 @@ void BlockEmitter::emit_loop(const Unit& unit) {
     jump_exit(counts ? next : target);
 }
 
-// r10 = target: to `refused` unless it is canonical: the branch itself raises #GP then, not the fetch of the target. Clobbers r11 and flags.
+// r10 = target: to `refused` unless it is canonical: the branch itself raises #GP then, not the
+// fetch of the target. Clobbers r11 and flags.
 void BlockEmitter::refuse_target(Label refused) {
     a_.rorx(OpSize::Bits64, R11, R10, 47);
     a_.alu_imm(Alu::Add, OpSize::Bits32, R11, 1);
@@ -293,13 +327,14 @@ void BlockEmitter::refuse_target(Label refused) {
     a_.jcc(Cond::A, refused);
 }
 
-// r10 = target; guest rsp was raised by `released`. Hits only where the whole address is the same; the thunk it jumps to checks mode,
-// request and page.
+// r10 = target; guest rsp was raised by `released`. Hits only where the whole address is the same;
+// the thunk it jumps to checks mode, request and page.
 void BlockEmitter::emit_indirect_jump(const Unit& unit, std::int32_t released) {
     put_away_flags();
     host_valid_ = false;
     const Label miss = a_.label();
-    misses_.push_back({miss, exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()), released});
+    misses_.push_back(
+        {miss, exit_label(unit.rip, Exit::Kind::Interpret, 0, flags_place()), released});
     if (!options_.jump_cache) {
         a_.jmp(miss);
         return;
@@ -307,7 +342,8 @@ void BlockEmitter::emit_indirect_jump(const Unit& unit, std::int32_t released) {
     emit_jump_lookup(a_, miss);
 }
 
-Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch, FlagsPlace flags) {
+Label BlockEmitter::exit_label(std::uint64_t target, Exit::Kind kind, std::uint32_t patch,
+                               FlagsPlace flags) {
     PendingExit pending{a_.label(), {}};
     pending.exit.target = target;
     pending.exit.kind = kind;
@@ -328,7 +364,8 @@ void BlockEmitter::branch_exit(Cond cond, std::uint64_t target) {
 }
 
 // Leaves here and now, without a jump that could be patched.
-void BlockEmitter::emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPlace flags, bool ungrouped) {
+void BlockEmitter::emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPlace flags,
+                                  bool ungrouped) {
     PendingExit pending{a_.label(), {}};
     pending.exit.target = target;
     pending.exit.kind = kind;
@@ -364,7 +401,10 @@ void BlockEmitter::emit_slow_sites() {
             a_.pop(layout::flags());
         }
         emit_address(unit, site.address);
-        a_.mov_imm(R11, site.word | (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift) | (unit.rip << SiteWord::kRipShift));
+        a_.mov_imm(R11,
+                   site.word |
+                       (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift) |
+                       (unit.rip << SiteWord::kRipShift));
         a_.call_to(glue_.slow);
         const Label pointer = site.live ? a_.label() : site.resume;
         a_.jmp(pointer);
@@ -412,7 +452,8 @@ void BlockEmitter::emit_run_sites() {
             a_.pop(layout::flags());
         }
         a_.lea(R10, low);
-        a_.mov_imm(R11, static_cast<std::uint32_t>(unit.run_bytes) | (unit.run_write ? RunWord::kWrite : 0));
+        a_.mov_imm(R11, static_cast<std::uint32_t>(unit.run_bytes) |
+                            (unit.run_write ? RunWord::kWrite : 0));
         a_.call_to(glue_.run);
         a_.jmp(filled);
         if (site.live) {

@@ -8,11 +8,14 @@ namespace {
 
 using enum Reg;
 
-Reg home_of(std::int8_t guest) { return Rewrite{}.home[guest & 15]; }
+Reg home_of(std::int8_t guest) {
+    return Rewrite{}.home[guest & 15];
+}
 
 }  // namespace
 
-// Entered from elsewhere the block looks its pages up; its own jump back goes to loop_entry, which compares whether they are still good for an iteration.
+// Entered from elsewhere the block looks its pages up; its own jump back goes to loop_entry, which
+// compares whether they are still good for an iteration.
 void BlockEmitter::emit_loop_head(Block& block) {
     const Label leave = exit_label(source_.rip, Exit::Kind::Poll, 0, FlagsPlace::Dead);
     const Label body = a_.label();
@@ -36,7 +39,8 @@ void BlockEmitter::emit_loop_head(Block& block) {
     if (options_.profile_fd >= 0) {
         count_execution(block);
     }
-    a_.alu(Alu::Cmp, OpSize::Bits64, home_of(loop_->steppers[0].reg), layout::delta(LoopWindows::kStop));
+    a_.alu(Alu::Cmp, OpSize::Bits64, home_of(loop_->steppers[0].reg),
+           layout::delta(LoopWindows::kStop));
     a_.jcc(Cond::E, loop_again_);
     a_.bind(body);
 }
@@ -56,7 +60,8 @@ Mem BlockEmitter::hoisted_operand(const Unit& unit) {
     return Mem::at(R10, home_of(unit.stepping), scale, unit.displacement);
 }
 
-// An access that no window covers. What the TLB does not know leaves the loop: no C++ code may run between two accesses of an iteration.
+// An access that no window covers. What the TLB does not know leaves the loop: no C++ code may run
+// between two accesses of an iteration.
 void BlockEmitter::check_or_bail(const Unit& unit, std::uint32_t bytes, bool write) {
     BailSite site{a_.label(), current_, FlagsPlace::Dead, false};
     address_of_operand(unit);

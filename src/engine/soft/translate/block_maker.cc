@@ -15,12 +15,13 @@ using enum Reg;
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kSpare = 64U << 10U;  // room for one block and its thunks
-constexpr std::uint64_t kThunkRoom = 64;     // of the thunk before a block
+constexpr std::uint64_t kThunkRoom = 64;      // of the thunk before a block
 constexpr std::uint32_t kUngrouped = 1U << 30U;
 constexpr std::uint32_t kMaxLength = 15;
 constexpr std::size_t kMostSystemOps = 1U << 14U;  // a guest can make up any number of encodings
 constexpr std::size_t kManyLoops = 1U << 16U;
-constexpr unsigned kMostWaits = 3;           // for stores of other vCPUs before the interpreter is asked instead
+constexpr unsigned kMostWaits =
+    3;  // for stores of other vCPUs before the interpreter is asked instead
 constexpr unsigned kMaxBranches = 3;  // that a block may go on behind
 
 bool ends_block(InsnClass cls) {
@@ -31,8 +32,10 @@ bool ends_block(InsnClass cls) {
         case InsnClass::Call:
         case InsnClass::CallIndirect:
         case InsnClass::Ret:
-        case InsnClass::Loop: return true;
-        default: return false;
+        case InsnClass::Loop:
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -65,7 +68,8 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
                 kill_range(block->ram_offset, 1);
             } else if (block != nullptr) {
                 connect(cpu, *block, next);
-                const bool elsewhere = block->second_offset != 0 && block->second_offset != source.next_page;
+                const bool elsewhere =
+                    block->second_offset != 0 && block->second_offset != source.next_page;
                 return block->guest_length == 0 || elsewhere ? nullptr : block;
             }
         }
@@ -85,9 +89,11 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
 
 bool Translator::pages_are_code(const BlockSource& source) const {
     const auto is_code = [this](std::uint64_t offset) {
-        return (vm_.ram->page_flags(offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+        return (vm_.ram->page_flags(offset >> 12).load(std::memory_order_acquire) &
+                memory::PageFlags::kCode) != 0;
     };
-    return is_code(source.ram_offset) && (source.second_offset == 0 || is_code(source.second_offset));
+    return is_code(source.ram_offset) &&
+           (source.second_offset == 0 || is_code(source.second_offset));
 }
 
 void Translator::protect_pages(CpuState& cpu, const BlockSource& source) {
@@ -110,7 +116,8 @@ void Translator::connect(CpuState& cpu, Block& block, const Next& next) {
     }
 }
 
-void Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on) {
+void Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop,
+                              bool& reaches_on) {
     units_.clear();
     std::uint64_t at = 0;
     const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
@@ -121,7 +128,8 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
         auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
         std::memcpy(bytes, vm_.ram->base() + source.ram_offset + at, available);
         if (source.second_offset != 0) {
-            std::memcpy(bytes + available, vm_.ram->base() + source.second_offset, kMaxLength - available);
+            std::memcpy(bytes + available, vm_.ram->base() + source.second_offset,
+                        kMaxLength - available);
             available = kMaxLength;
         }
         Unit& unit = units_.emplace_back();
@@ -133,14 +141,17 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
             break;
         }
         const bool good = status == DecodeStatus::Ok && unit.insn.cls != InsnClass::Undefined;
-        const bool refused = good && (unit.insn.cls == InsnClass::CopyVector || masked_copy(unit.insn)) && !options_.vectors;
+        const bool refused = good &&
+                             (unit.insn.cls == InsnClass::CopyVector || masked_copy(unit.insn)) &&
+                             !options_.vectors;
         unit.interpreted = good && (refused || !can_translate(unit.insn, mode));
         if (unit.interpreted && options_.direct_system && has_plain_handler(unit.insn)) {
             unit.op = system_ops_.find(unit.insn);
             unit.inlined = options_.inline_system && can_inline(unit.insn, mode);
             unit.interpreted = !unit.inlined;
         }
-        if (!good || (unit.interpreted && unit.op == nullptr && !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
+        if (!good || (unit.interpreted && unit.op == nullptr &&
+                      !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
             stop = true;
             units_.pop_back();
             break;
@@ -150,8 +161,10 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
             break;
         }
         if (!unit.interpreted && ends_block(unit.insn.cls)) {
-            // Behind a forward branch that is not taken the block goes on; a backward one usually is.
-            const bool on = options_.extend_blocks && unit.insn.cls == InsnClass::Jcc && unit.insn.imm[0] > 0 && branches < kMaxBranches;
+            // Behind a forward branch that is not taken the block goes on; a backward one usually
+            // is.
+            const bool on = options_.extend_blocks && unit.insn.cls == InsnClass::Jcc &&
+                            unit.insn.imm[0] > 0 && branches < kMaxBranches;
             if (!on) {
                 break;
             }
@@ -178,7 +191,8 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         const std::uint64_t room = indirect ? kThunkRoom : 0;
         Assembler& a = assembler_;
         a.restart(memory_->next() + room);
-        BlockEmitter emitter(a, glue_, options_, source, units_, stop, memory_->base(), memory_->next_cold(), scratch_);
+        BlockEmitter emitter(a, glue_, options_, source, units_, stop, memory_->base(),
+                             memory_->next_cold(), scratch_);
         block = emitter.emit();
         STRATA_CHECK(!a.overflowed(), "a block is larger than its buffer");
         if (indirect) {
@@ -203,13 +217,16 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
     return &table_.insert(std::move(block), memory_->current_region());
 }
 
-// r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks it up.
+// r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks
+// it up.
 void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
-    a.op(OpSize::Bits64, 0x81, 7, Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
+    a.op(OpSize::Bits64, 0x81, 7,
+         Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
     a.u32(to.key_mode & ~kUngrouped);
     a.jcc_to(Cond::Ne, glue_.indirect);
     a.mov_imm(R11, layout::code_page_key(to.rip, to.ram_offset));
-    a.alu(Alu::Cmp, OpSize::Bits64, R11, Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask)));
+    a.alu(Alu::Cmp, OpSize::Bits64, R11,
+          Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask)));
     a.jcc_to(Cond::Ne, glue_.indirect);
     if (to.entry_flags == FlagsPlace::Host) {
         a.push(layout::flags());
@@ -217,13 +234,15 @@ void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
     }
 }
 
-// One that falls through ends where the block begins, kThunkRoom bytes from here; it starts as late as that allows.
+// One that falls through ends where the block begins, kThunkRoom bytes from here; it starts as late
+// as that allows.
 std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_through) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
     std::array<std::uint8_t, 2 * kThunkRoom> code;
     Assembler a(code, memory_->next());
     if (falls_through) {
-        // Jumps to the glue are relative: where the code will run must be known, so its length is found first.
+        // Jumps to the glue are relative: where the code will run must be known, so its length is
+        // found first.
         emit_indirect_thunk(a, to);
         const std::uint32_t length = (a.offset() + 7) & ~7U;
         STRATA_CHECK(length <= kThunkRoom, "a thunk is larger than its room");
@@ -239,7 +258,8 @@ std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_throug
     return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
 }
 
-// A thunk: checks the page, moves flags, jumps to the block. Failing, it leaves with the block's own address as target.
+// A thunk: checks the page, moves flags, jumps to the block. Failing, it leaves with the block's
+// own address as target.
 std::uint32_t Translator::make_thunk(Block& to, bool check_page, bool host_flags) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
     Assembler a(buffer_, memory_->next());
@@ -301,7 +321,8 @@ std::uint32_t Translator::make_return_thunk(const Block& to) {
 
 std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool host = from.flags == FlagsPlace::Host;
-    const bool same_page = (from.owner->rip ^ to.rip) >> 12 == 0 && (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
+    const bool same_page = (from.owner->rip ^ to.rip) >> 12 == 0 &&
+                           (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
     if (!same_page) {
         if (!options_.chain_pages || from.flags == FlagsPlace::Either) {
             return 0;
@@ -313,7 +334,8 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
         }
         return entry;
     }
-    const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags || from.flags == FlagsPlace::Dead;
+    const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags ||
+                      from.flags == FlagsPlace::Dead;
     if (fits) {
         const bool again = from.owner == &to && !from.ungrouped && to.loop_entry != 0;
         return again ? to.loop_entry : to.code;
@@ -332,7 +354,8 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
 }
 
 void Translator::link(Exit& from, Block& to) {
-    if (from.patch == 0 || from.linked == &to || from.owner->dead || memory_->free() <= kSpare / 2) {
+    if (from.patch == 0 || from.linked == &to || from.owner->dead ||
+        memory_->free() <= kSpare / 2) {
         return;
     }
     const std::uint32_t entry = entry_for(from, to);
@@ -381,21 +404,24 @@ void Translator::kill(Block& block) {
     }
 }
 
-void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset, std::uint64_t length) noexcept {
+void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset,
+                            std::uint64_t length) noexcept {
     if (length == 0 || ram_offset >= vm_.ram->size()) {
         return;
     }
     counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
     const MutexLock lock(mutex_);
     kill_range(ram_offset, length);
-    // After a small store of a vCPU more are to come, and new code: making it a page of code again would cost more than they do.
+    // After a small store of a vCPU more are to come, and new code: making it a page of code again
+    // would cost more than they do.
     constexpr std::uint64_t kLarge = 512;
     if (cpu != nullptr && length < kLarge) {
         return;
     }
     for (std::uint64_t page = ram_offset >> 12; page <= (ram_offset + length - 1) >> 12; ++page) {
         if (!table_.page_has_blocks(page)) {
-            vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+            vm_.ram->page_flags(page).fetch_and(
+                static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
         }
     }
 }
@@ -408,7 +434,8 @@ void Translator::kill_range(std::uint64_t ram_offset, std::uint64_t length) {
     }
 }
 
-bool Translator::kill_before_store(std::uint64_t ram_offset, std::uint64_t length, std::uint64_t pc) noexcept {
+bool Translator::kill_before_store(std::uint64_t ram_offset, std::uint64_t length,
+                                   std::uint64_t pc) noexcept {
     counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
     const MutexLock lock(mutex_);
     kill_range(ram_offset, length);
@@ -420,7 +447,8 @@ bool Translator::kill_before_store(std::uint64_t ram_offset, std::uint64_t lengt
 void Translator::release_page(std::uint64_t ram_page) noexcept {
     const MutexLock lock(mutex_);
     if (!table_.page_has_blocks(ram_page)) {
-        vm_.ram->page_flags(ram_page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+        vm_.ram->page_flags(ram_page).fetch_and(
+            static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
     }
 }
 
@@ -428,7 +456,8 @@ bool Translator::settled(const CpuState& cpu, const Block& block) const {
     for (const CpuState* other : vm_.cpus()) {
         const std::uint64_t stored = other->translator.stored_page.load(std::memory_order_seq_cst);
         if (other != &cpu && stored != 0 &&
-            (stored - 1 == block.ram_offset >> 12 || (block.second_offset != 0 && stored - 1 == block.second_offset >> 12))) {
+            (stored - 1 == block.ram_offset >> 12 ||
+             (block.second_offset != 0 && stored - 1 == block.second_offset >> 12))) {
             return false;
         }
     }
@@ -455,7 +484,8 @@ void Translator::flatten_loop(CpuState& cpu, const LoopWindows& loop) noexcept {
     invalidate(&cpu, loop.ram_offset, 1);
 }
 
-// Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but this thread, which forgets it.
+// Every vCPU is at a safe point: nobody is in the code, and none holds a pointer to a block but
+// this thread, which forgets it.
 void Translator::make_room(CpuState& cpu) {
     vm_.run_exclusive(&cpu, [this] {
         const MutexLock lock(mutex_);
@@ -486,7 +516,9 @@ void Translator::evict(std::uint32_t region) {
     for (const auto& block : blocks) {
         for (const std::uint64_t page : {block->ram_offset >> 12, block->second_offset >> 12}) {
             if (!table_.page_has_blocks(page)) {
-                vm_.ram->page_flags(page).fetch_and(static_cast<std::uint8_t>(~memory::PageFlags::kCode), std::memory_order_release);
+                vm_.ram->page_flags(page).fetch_and(
+                    static_cast<std::uint8_t>(~memory::PageFlags::kCode),
+                    std::memory_order_release);
             }
         }
         if (options_.profile_fd >= 0) {
@@ -526,7 +558,8 @@ namespace {
 std::string most_interpreted(const TranslatorCounters& counters) {
     std::vector<std::pair<std::uint64_t, std::uint32_t>> counts;
     for (std::uint32_t i = 0; i < TranslatorCounters::kMnemonics; ++i) {
-        if (const std::uint64_t count = counters.by_mnemonic[i].load(std::memory_order_relaxed); count != 0) {
+        if (const std::uint64_t count = counters.by_mnemonic[i].load(std::memory_order_relaxed);
+            count != 0) {
             counts.emplace_back(count, i);
         }
     }
@@ -535,7 +568,8 @@ std::string most_interpreted(const TranslatorCounters& counters) {
     for (std::size_t i = 0; i < counts.size() && i < 30; ++i) {
         Instruction insn;
         insn.mnemonic = static_cast<std::uint16_t>(counts[i].second);
-        text += "  " + std::string(mnemonic_name(insn)) + " " + std::to_string(counts[i].first) + "\n";
+        text +=
+            "  " + std::string(mnemonic_name(insn)) + " " + std::to_string(counts[i].first) + "\n";
     }
     return text;
 }
@@ -555,14 +589,19 @@ std::string Translator::profile() {
 
 std::string Translator::report() const {
     const auto line = [](const char* name, const std::atomic<std::uint64_t>& value) {
-        return std::string(name) + " " + std::to_string(value.load(std::memory_order_relaxed)) + "\n";
+        return std::string(name) + " " + std::to_string(value.load(std::memory_order_relaxed)) +
+               "\n";
     };
     const TranslatorCounters& c = counters_;
-    return line("blocks", c.blocks) + line("guest_bytes", c.guest_bytes) + line("host_bytes", c.host_bytes) + line("links", c.links) +
-           line("page_links", c.page_links) + line("thunks", c.thunks) + line("enters", c.enters) + line("site_exits", c.site_exits) +
-           line("indirect_exits", c.indirect_exits) + line("lookups", c.lookups) + line("interpreted", c.interpreted) +
-           line("interpreted_in_block", c.interpreted_in_block) + line("interpreted_in_place", c.interpreted_in_place) + line("slow_accesses", c.slow_accesses) +
-           line("host_faults", c.host_faults) + line("invalidations", c.invalidations) + line("killed", c.killed) +
+    return line("blocks", c.blocks) + line("guest_bytes", c.guest_bytes) +
+           line("host_bytes", c.host_bytes) + line("links", c.links) +
+           line("page_links", c.page_links) + line("thunks", c.thunks) + line("enters", c.enters) +
+           line("site_exits", c.site_exits) + line("indirect_exits", c.indirect_exits) +
+           line("lookups", c.lookups) + line("interpreted", c.interpreted) +
+           line("interpreted_in_block", c.interpreted_in_block) +
+           line("interpreted_in_place", c.interpreted_in_place) +
+           line("slow_accesses", c.slow_accesses) + line("host_faults", c.host_faults) +
+           line("invalidations", c.invalidations) + line("killed", c.killed) +
            line("evictions", c.evictions) + most_interpreted(c);
 }
 

@@ -14,17 +14,25 @@ using enum Reg;
 constexpr std::uint32_t kArithmetic = static_cast<std::uint32_t>(arch::x86::rflags::kArithmetic);
 constexpr std::uint16_t kInMemory = 0x0E00;
 constexpr std::uint8_t kGs = 5;
-bool in_memory(unsigned guest) { return ((kInMemory >> guest) & 1U) != 0; }
+bool in_memory(unsigned guest) {
+    return ((kInMemory >> guest) & 1U) != 0;
+}
 
 // Offset of a control register in CpuState; 0: there is none of that number.
 std::size_t control_register(unsigned number) {
     switch (number) {
-        case 0: return layout::kCr0;
-        case 2: return layout::kCr2;
-        case 3: return layout::kCr3;
-        case 4: return layout::kCr4;
-        case 8: return layout::kCr8;
-        default: return 0;
+        case 0:
+            return layout::kCr0;
+        case 2:
+            return layout::kCr2;
+        case 3:
+            return layout::kCr3;
+        case 4:
+            return layout::kCr4;
+        case 8:
+            return layout::kCr8;
+        default:
+            return 0;
     }
 }
 
@@ -37,18 +45,25 @@ bool can_inline(const Instruction& insn, std::uint32_t mode) {
         case ZYDIS_MNEMONIC_STI:
         case ZYDIS_MNEMONIC_SWAPGS:
         case ZYDIS_MNEMONIC_CLAC:
-        case ZYDIS_MNEMONIC_STAC: return supervisor;
+        case ZYDIS_MNEMONIC_STAC:
+            return supervisor;
         case ZYDIS_MNEMONIC_CLD:
         case ZYDIS_MNEMONIC_RDTSC:
-        case ZYDIS_MNEMONIC_RDTSCP: return true;
-        case ZYDIS_MNEMONIC_PUSHFQ: return insn.stack_size == 8;
+        case ZYDIS_MNEMONIC_RDTSCP:
+            return true;
+        case ZYDIS_MNEMONIC_PUSHFQ:
+            return insn.stack_size == 8;
         case ZYDIS_MNEMONIC_MOV:
-            return insn.cls == InsnClass::System && insn.opcode == 0x20 && supervisor && !insn.lock && control_register(insn.reg) != 0;
-        default: return false;
+            return insn.cls == InsnClass::System && insn.opcode == 0x20 && supervisor &&
+                   !insn.lock && control_register(insn.reg) != 0;
+        default:
+            return false;
     }
 }
 
-bool leaves_block(const Instruction& insn) { return insn.cls == InsnClass::FarFlow || insn.mnemonic == ZYDIS_MNEMONIC_HLT; }
+bool leaves_block(const Instruction& insn) {
+    return insn.cls == InsnClass::FarFlow || insn.mnemonic == ZYDIS_MNEMONIC_HLT;
+}
 
 // The helper has left if the instruction did anything that the rest of the block could depend on.
 void BlockEmitter::emit_system(const Unit& unit) {
@@ -71,7 +86,9 @@ void BlockEmitter::emit_system(const Unit& unit) {
 
 void BlockEmitter::emit_inlined(const Unit& unit) {
     switch (unit.insn.mnemonic) {
-        case ZYDIS_MNEMONIC_CLI: emit_interrupt_flag(unit, false); break;
+        case ZYDIS_MNEMONIC_CLI:
+            emit_interrupt_flag(unit, false);
+            break;
         case ZYDIS_MNEMONIC_STI:
             // Its shadow covers the next instruction: that must be in the block too.
             if (current_ + 1 == units_.size()) {
@@ -80,22 +97,36 @@ void BlockEmitter::emit_inlined(const Unit& unit) {
                 emit_interrupt_flag(unit, true);
             }
             break;
-        case ZYDIS_MNEMONIC_SWAPGS: emit_swapgs(); break;
-        case ZYDIS_MNEMONIC_CLAC: emit_access_flag(unit, false); break;
-        case ZYDIS_MNEMONIC_STAC: emit_access_flag(unit, true); break;
+        case ZYDIS_MNEMONIC_SWAPGS:
+            emit_swapgs();
+            break;
+        case ZYDIS_MNEMONIC_CLAC:
+            emit_access_flag(unit, false);
+            break;
+        case ZYDIS_MNEMONIC_STAC:
+            emit_access_flag(unit, true);
+            break;
         case ZYDIS_MNEMONIC_CLD: {
             const bool live = begin_clobber(unit);
-            a_.alu_imm(Alu::And, OpSize::Bits32, Mem::gs_at(layout::kRflags), ~static_cast<std::int32_t>(arch::x86::rflags::kDf));
+            a_.alu_imm(Alu::And, OpSize::Bits32, Mem::gs_at(layout::kRflags),
+                       ~static_cast<std::int32_t>(arch::x86::rflags::kDf));
             end_clobber(live);
             break;
         }
-        case ZYDIS_MNEMONIC_PUSHFQ: emit_pushfq(unit); break;
-        case ZYDIS_MNEMONIC_MOV: emit_read_control(unit); break;
-        default: emit_rdtsc(unit); break;
+        case ZYDIS_MNEMONIC_PUSHFQ:
+            emit_pushfq(unit);
+            break;
+        case ZYDIS_MNEMONIC_MOV:
+            emit_read_control(unit);
+            break;
+        default:
+            emit_rdtsc(unit);
+            break;
     }
 }
 
-// Nobody looks for interrupts here: with one waiting, STI is the handler's. What comes later sets `request`.
+// Nobody looks for interrupts here: with one waiting, STI is the handler's. What comes later sets
+// `request`.
 void BlockEmitter::emit_interrupt_flag(const Unit& unit, bool set) {
     constexpr auto kIf = static_cast<std::int32_t>(arch::x86::rflags::kIf);
     const Mem flags = Mem::gs_at(layout::kRflags);
@@ -123,16 +154,19 @@ void BlockEmitter::emit_swapgs() {
     a_.store(other, R10);
 }
 
-// At CPL 0 the flag says which bank of the TLB counts, and nothing else. What may be reached without it may be reached with it.
+// At CPL 0 the flag says which bank of the TLB counts, and nothing else. What may be reached
+// without it may be reached with it.
 void BlockEmitter::emit_access_flag(const Unit& unit, bool set) {
     constexpr auto kAc = static_cast<std::int32_t>(arch::x86::rflags::kAc);
     const bool live = begin_clobber(unit);
-    a_.alu_imm(set ? Alu::Or : Alu::And, OpSize::Bits32, Mem::gs_at(layout::kRflags), set ? kAc : ~kAc);
+    a_.alu_imm(set ? Alu::Or : Alu::And, OpSize::Bits32, Mem::gs_at(layout::kRflags),
+               set ? kAc : ~kAc);
     end_clobber(live);
     a_.load(R10, Mem::gs_at(set ? layout::kTlbOpen : layout::kTlbStrict));
     a_.store(Mem::gs_at(layout::kTlb), R10);
     if (!set) {
-        a_.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kStackTag), static_cast<std::int32_t>(TranslatorState::kNoStack));
+        a_.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kStackTag),
+                       static_cast<std::int32_t>(TranslatorState::kNoStack));
         a_.mov_imm(R10, TranslatorState::kNoStackHost);
         a_.store(Mem::gs_at(layout::kStackHost), R10);
     }
@@ -174,7 +208,8 @@ void BlockEmitter::emit_rdtsc(const Unit& unit) {
 
 // The image: what CpuState holds, with the arithmetic flags of now, without RF and VM.
 void BlockEmitter::emit_pushfq(const Unit& unit) {
-    constexpr auto kHidden = static_cast<std::uint32_t>(arch::x86::rflags::kRf | arch::x86::rflags::kVm);
+    constexpr auto kHidden =
+        static_cast<std::uint32_t>(arch::x86::rflags::kRf | arch::x86::rflags::kVm);
     put_away_flags();
     drop_host_flags();
     Mem slot = Mem::at(R10);
@@ -224,7 +259,8 @@ void BlockEmitter::emit_system_sites() {
             a_.pop(layout::flags());
         }
         a_.mov_imm(R11, unit.rip);
-        a_.mov_imm(R10, reinterpret_cast<std::uint64_t>(unit.op) | (site.unit + 1 == units_.size() ? SystemWord::kLast : 0));
+        a_.mov_imm(R10, reinterpret_cast<std::uint64_t>(unit.op) |
+                            (site.unit + 1 == units_.size() ? SystemWord::kLast : 0));
         a_.call_to(glue_.system);
         if (site.live) {
             a_.push(layout::flags());

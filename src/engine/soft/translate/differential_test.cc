@@ -1,12 +1,12 @@
-// Differential tests: random instruction sequences under the translator and under the interpreter end in the same state.
-#include <Zydis/Zydis.h>
-
+// Differential tests: random instruction sequences under the translator and under the interpreter
+// end in the same state.
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
 #include <string>
 
+#include <Zydis/Zydis.h>
 #include <gtest/gtest.h>
 
 #include "engine/soft/translate/translate_test_machine.h"
@@ -19,22 +19,36 @@ using Random = std::mt19937_64;
 
 constexpr std::uint64_t kArithmetic = arch::x86::rflags::kArithmetic;
 
-std::uint64_t pick(Random& random, std::uint64_t below) { return random() % below; }
+std::uint64_t pick(Random& random, std::uint64_t below) {
+    return random() % below;
+}
 
 std::uint64_t random_value(Random& random) {
     switch (pick(random, 16)) {
-        case 0: return Machine::kData + 4096 - pick(random, 70);          // crosses into the second page
-        case 1: return Machine::kData + 8192 - pick(random, 70);          // crosses into nothing
-        case 2: return Machine::kReadOnly + pick(random, 4000);
-        case 3: return 0x8000000000000000ULL + pick(random, 1U << 20U);   // not canonical
-        case 4: return 0x00007FFFFFFFFFF0ULL + pick(random, 32);          // around the canonical border
-        case 5: return ~0ULL - pick(random, 64);                          // wraps around
-        case 6: return random();
+        case 0:
+            return Machine::kData + 4096 - pick(random, 70);  // crosses into the second page
+        case 1:
+            return Machine::kData + 8192 - pick(random, 70);  // crosses into nothing
+        case 2:
+            return Machine::kReadOnly + pick(random, 4000);
+        case 3:
+            return 0x8000000000000000ULL + pick(random, 1U << 20U);  // not canonical
+        case 4:
+            return 0x00007FFFFFFFFFF0ULL + pick(random, 32);  // around the canonical border
+        case 5:
+            return ~0ULL - pick(random, 64);  // wraps around
+        case 6:
+            return random();
         case 7:
-        case 8: return pick(random, 256);
-        case 9: return Machine::kCode + 0x3000 + pick(random, 64);        // a page of code that is not run
-        case 10: return Machine::kStack + 4096 + pick(random, 64);
-        default: return Machine::kData + 1024 + pick(random, 32) * 64 + (pick(random, 2) != 0 ? pick(random, 64) : 0);
+        case 8:
+            return pick(random, 256);
+        case 9:
+            return Machine::kCode + 0x3000 + pick(random, 64);  // a page of code that is not run
+        case 10:
+            return Machine::kStack + 4096 + pick(random, 64);
+        default:
+            return Machine::kData + 1024 + pick(random, 32) * 64 +
+                   (pick(random, 2) != 0 ? pick(random, 64) : 0);
     }
 }
 
@@ -49,16 +63,26 @@ void random_encoding(Random& random, std::uint8_t* out) {
     random_bytes(random, out, 16);
     std::size_t at = 0;
     if (pick(random, 8) == 0) {
-        out[at++] = static_cast<std::uint8_t>(std::array{0x66, 0xF2, 0xF3, 0xF0, 0x67, 0x64, 0x65, 0x2E}[pick(random, 8)]);
+        out[at++] = static_cast<std::uint8_t>(
+            std::array{0x66, 0xF2, 0xF3, 0xF0, 0x67, 0x64, 0x65, 0x2E}[pick(random, 8)]);
     }
     if (pick(random, 8) == 0) {
         out[at++] = 0x66;
     }
     switch (pick(random, 10)) {
         case 0:
-        case 1: out[at] = 0xC5; break;
-        case 2: out[at] = 0xC4; out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xE0) | (1 + pick(random, 3))); break;
-        case 3: out[at] = 0x62; out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xF0) | (1 + pick(random, 3))); out[at + 3] &= static_cast<std::uint8_t>(pick(random, 3) != 0 ? 0xFF : 0xF8); break;
+        case 1:
+            out[at] = 0xC5;
+            break;
+        case 2:
+            out[at] = 0xC4;
+            out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xE0) | (1 + pick(random, 3)));
+            break;
+        case 3:
+            out[at] = 0x62;
+            out[at + 1] = static_cast<std::uint8_t>((out[at + 1] & 0xF0) | (1 + pick(random, 3)));
+            out[at + 3] &= static_cast<std::uint8_t>(pick(random, 3) != 0 ? 0xFF : 0xF8);
+            break;
         default:
             if (pick(random, 2) != 0) {
                 out[at++] = static_cast<std::uint8_t>(0x40 | pick(random, 16));
@@ -78,21 +102,26 @@ bool wanted(const Instruction& insn) {
     switch (insn.isa_set) {
         case ZYDIS_ISA_SET_RDRAND:
         case ZYDIS_ISA_SET_RDSEED:
-        case ZYDIS_ISA_SET_SHA: return false;
-        default: break;
+        case ZYDIS_ISA_SET_SHA:
+            return false;
+        default:
+            break;
     }
     switch (insn.cls) {
         case InsnClass::Copy:
         case InsnClass::CopyVector:
         case InsnClass::Lea:
         case InsnClass::Stack:
-        case InsnClass::Nop: return true;
-        default: return masked_copy(insn);
+        case InsnClass::Nop:
+            return true;
+        default:
+            return masked_copy(insn);
     }
 }
 
 // Appends one random instruction that will stand at linear address `at`.
-Instruction append_random(Random& random, const IsaSupport& isa, std::uint64_t at, std::vector<std::uint8_t>& code) {
+Instruction append_random(Random& random, const IsaSupport& isa, std::uint64_t at,
+                          std::vector<std::uint8_t>& code) {
     for (;;) {
         std::uint8_t bytes[16];
         random_encoding(random, bytes);
@@ -167,13 +196,15 @@ std::string hex(const std::vector<std::uint8_t>& bytes) {
 
 class Pair {
   public:
-    explicit Pair(const TranslateOptions& options) : translated_(options), exact_flags_(!options.track_flags) {}
+    explicit Pair(const TranslateOptions& options)
+        : translated_(options), exact_flags_(!options.track_flags) {}
 
     // One sequence from one random state on both; empty, or what differs.
     std::string run(std::uint64_t seed) {
         Random random(seed);
         static const IsaSupport isa(translated_.vm().cpuid_table);
-        const std::uint64_t start = pick(random, 8) == 0 ? 4096 - 1 - pick(random, 30) : 64 * pick(random, 8);
+        const std::uint64_t start =
+            pick(random, 8) == 0 ? 4096 - 1 - pick(random, 30) : 64 * pick(random, 8);
         std::vector<std::uint8_t> code;
         const std::uint64_t count = 1 + pick(random, 8);
         for (std::uint64_t i = 0; i < count; ++i) {
@@ -187,13 +218,15 @@ class Pair {
         const ExecResult right = interpreted_.run_interpreted();
         std::string difference = compare(left, right);
         if (!difference.empty()) {
-            difference = "seed " + std::to_string(seed) + ": " + difference + "\n  code " + hex(code);
+            difference =
+                "seed " + std::to_string(seed) + ": " + difference + "\n  code " + hex(code);
         }
         return difference;
     }
 
   private:
-    static void prepare(Machine& machine, const std::vector<std::uint8_t>& code, std::uint64_t start, std::uint64_t seed) {
+    static void prepare(Machine& machine, const std::vector<std::uint8_t>& code,
+                        std::uint64_t start, std::uint64_t seed) {
         Random random(seed);
         machine.reset();
         machine.load(code, start);
@@ -205,7 +238,8 @@ class Pair {
                 cpu.gpr[i] = value;
             }
         }
-        cpu.gpr[4] = Machine::kStack + (pick(random, 8) == 0 ? 4096 - pick(random, 40) : 4096 + 8 * pick(random, 100));
+        cpu.gpr[4] = Machine::kStack + (pick(random, 8) == 0 ? 4096 - pick(random, 40)
+                                                             : 4096 + 8 * pick(random, 100));
         cpu.rflags = 2 | (random() & kArithmetic);
         Random content(seed);
         for (std::size_t i = 0; i < machine.data().size(); i += 8) {
@@ -243,7 +277,8 @@ class Pair {
             differ("error", a.exception.error, b.exception.error);
             differ("address", a.exception.fault_address, b.exception.fault_address);
         }
-        if (std::memcmp(translated_.data().data(), interpreted_.data().data(), translated_.data().size()) != 0) {
+        if (std::memcmp(translated_.data().data(), interpreted_.data().data(),
+                        translated_.data().size()) != 0) {
             text += "memory differs; ";
         }
         if (vector_state(a) != vector_state(b)) {
@@ -266,7 +301,8 @@ void run_many(TranslateOptions options, std::uint64_t first, std::uint64_t count
     }
     Pair pair(options);
     unsigned failures = 0;
-    for (std::uint64_t seed = first; seed < first + (more != nullptr ? std::strtoull(more, nullptr, 0) : count); ++seed) {
+    for (std::uint64_t seed = first;
+         seed < first + (more != nullptr ? std::strtoull(more, nullptr, 0) : count); ++seed) {
         const std::string difference = pair.run(seed);
         if (!difference.empty()) {
             ADD_FAILURE() << difference;
@@ -277,7 +313,9 @@ void run_many(TranslateOptions options, std::uint64_t first, std::uint64_t count
     }
 }
 
-TEST(DifferentialTest, RandomSequences) { run_many({}, 1, 6000); }
+TEST(DifferentialTest, RandomSequences) {
+    run_many({}, 1, 6000);
+}
 
 TEST(DifferentialTest, RandomSequencesWithoutGroups) {
     TranslateOptions options;

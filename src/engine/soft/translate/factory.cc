@@ -1,12 +1,12 @@
 // Translator factory: executors that share one Translator, and the developer's switches.
 #include "engine/soft/translate/factory.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+
+#include <unistd.h>
 
 #include "engine/soft/translate/translator.h"
 
@@ -17,7 +17,9 @@ class SharedExecutor final : public Executor {
   public:
     explicit SharedExecutor(Translator& translator) : translator_(translator) {}
     ExecResult run(CpuState& cpu) noexcept override { return translator_.run(cpu); }
-    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override { return translator_.blocks_translated(); }
+    [[nodiscard]] std::uint64_t blocks_translated() const noexcept override {
+        return translator_.blocks_translated();
+    }
 
   private:
     Translator& translator_;
@@ -26,7 +28,9 @@ class SharedExecutor final : public Executor {
 class TranslatorFactory final : public ExecutorFactory {
   public:
     TranslatorFactory(std::unique_ptr<Translator> translator, const TranslateOptions& options)
-        : translator_(std::move(translator)), report_(options.report), profile_fd_(options.profile_fd) {}
+        : translator_(std::move(translator)),
+          report_(options.report),
+          profile_fd_(options.profile_fd) {}
     TranslatorFactory(const TranslatorFactory&) = delete;
     TranslatorFactory& operator=(const TranslatorFactory&) = delete;
     ~TranslatorFactory() override {
@@ -34,10 +38,13 @@ class TranslatorFactory final : public ExecutorFactory {
             write_profile();
         }
         if (report_) {
-            (void)std::fputs(translator_->report().c_str(), stderr);  // a report that cannot be written is no error
+            (void)std::fputs(translator_->report().c_str(),
+                             stderr);  // a report that cannot be written is no error
         }
     }
-    std::unique_ptr<Executor> make_executor(CpuState&) override { return std::make_unique<SharedExecutor>(*translator_); }
+    std::unique_ptr<Executor> make_executor(CpuState&) override {
+        return std::make_unique<SharedExecutor>(*translator_);
+    }
     CodeInvalidator* invalidator() override { return translator_.get(); }
 
   private:
@@ -46,7 +53,8 @@ class TranslatorFactory final : public ExecutorFactory {
         for (std::size_t done = 0; done < text.size();) {
             const ssize_t count = ::write(profile_fd_, text.data() + done, text.size() - done);
             if (count <= 0 && errno != EINTR) {
-                std::fprintf(stderr, "strata: the profile could not be written: %s\n", std::strerror(errno));
+                std::fprintf(stderr, "strata: the profile could not be written: %s\n",
+                             std::strerror(errno));
                 return;
             }
             done += count > 0 ? static_cast<std::size_t>(count) : 0;
@@ -59,7 +67,7 @@ class TranslatorFactory final : public ExecutorFactory {
 
 struct Switch {
     std::string_view word;
-    bool TranslateOptions::* field;
+    bool TranslateOptions::*field;
     bool value;
 };
 
@@ -87,9 +95,12 @@ constexpr std::array kSwitches = {
 
 }  // namespace
 
-Result<std::unique_ptr<ExecutorFactory>> make_translator_factory(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
+Result<std::unique_ptr<ExecutorFactory>> make_translator_factory(SoftVm& vm,
+                                                                 const TranslateOptions& options,
+                                                                 std::uint64_t cache_bytes) {
     auto translator = STRATA_TRY(Translator::create(vm, options, cache_bytes));
-    return std::unique_ptr<ExecutorFactory>(std::make_unique<TranslatorFactory>(std::move(translator), options));
+    return std::unique_ptr<ExecutorFactory>(
+        std::make_unique<TranslatorFactory>(std::move(translator), options));
 }
 
 Result<TranslateOptions> parse_translate_options(std::string_view text) {
@@ -109,7 +120,8 @@ Result<TranslateOptions> parse_translate_options(std::string_view text) {
             }
         }
         if (!known) {
-            return Error(ErrorKind::InvalidArgument, "unknown translator option '" + std::string(word) + "'");
+            return Error(ErrorKind::InvalidArgument,
+                         "unknown translator option '" + std::string(word) + "'");
         }
     }
     return options;

@@ -1,5 +1,6 @@
-// FindTarget: the way of an indirect branch that its vCPU's jump table does not know. Compiled for general registers only, as
-// a whole: it runs while guest vector values are in host registers, and without a lock.
+// FindTarget: the way of an indirect branch that its vCPU's jump table does not know. Compiled for
+// general registers only, as a whole: it runs while guest vector values are in host registers, and
+// without a lock.
 #include "engine/soft/mmu/mmu.h"
 #include "engine/soft/translate/layout.h"
 #include "engine/soft/translate/translator.h"
@@ -13,9 +14,12 @@ constexpr std::uint64_t kPage = 4096;
 
 bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t& ram_offset) const {
     const std::uint32_t side = cpu.cpl == 3 ? 1 : 0;
-    const std::uint64_t slot = cpu.translator.code_pages[side][(linear >> 12) & (TranslatorState::kCodePages - 1)];
-    const auto canonical = static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << 16) >> 16);
-    if (slot != 0 && canonical == linear && (slot >> 28) == (layout::code_page_key(linear, 0) >> 28)) {
+    const std::uint64_t slot =
+        cpu.translator.code_pages[side][(linear >> 12) & (TranslatorState::kCodePages - 1)];
+    const auto canonical =
+        static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << 16) >> 16);
+    if (slot != 0 && canonical == linear &&
+        (slot >> 28) == (layout::code_page_key(linear, 0) >> 28)) {
         ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (linear & (kPage - 1));
         return true;
     }
@@ -37,7 +41,8 @@ bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t&
 std::uint64_t Translator::locate_next_page(CpuState& cpu) const {
     constexpr std::uint64_t kLongest = 15;
     std::uint64_t offset = 0;
-    if ((cpu.rip & (kPage - 1)) <= kPage - kLongest || !locate_code(cpu, (cpu.rip | (kPage - 1)) + 1, offset)) {
+    if ((cpu.rip & (kPage - 1)) <= kPage - kLongest ||
+        !locate_code(cpu, (cpu.rip | (kPage - 1)) + 1, offset)) {
         return 0;
     }
     return offset;
@@ -45,15 +50,16 @@ std::uint64_t Translator::locate_next_page(CpuState& cpu) const {
 
 std::uint64_t Translator::find_target(CpuState& cpu) noexcept {
     std::uint64_t ram_offset = 0;
-    if (cpu.request.load(std::memory_order_acquire) != 0 || cpu.interrupt_shadow || !layout::mode_translatable(cpu.mode) ||
-        !locate_code(cpu, cpu.rip, ram_offset)) {
+    if (cpu.request.load(std::memory_order_acquire) != 0 || cpu.interrupt_shadow ||
+        !layout::mode_translatable(cpu.mode) || !locate_code(cpu, cpu.rip, ram_offset)) {
         return 0;
     }
     const Block* block = index_.find(ram_offset, cpu.rip, cpu.mode);
     if (block != nullptr && block->second_offset != 0) {
         (void)locate_next_page(cpu);  // the block itself compares
     }
-    const std::uint32_t entry = block != nullptr ? block->indirect_entry.load(std::memory_order_acquire) : 0;
+    const std::uint32_t entry =
+        block != nullptr ? block->indirect_entry.load(std::memory_order_acquire) : 0;
     if (entry == 0) {
         return 0;
     }

@@ -1,10 +1,10 @@
-// Glue: its code. Register homes are those of cpu_state.h: guest rsp in r9, guest r9 to r11 in memory, r10 and r11 scratch.
+// Glue: its code. Register homes are those of cpu_state.h: guest rsp in r9, guest r9 to r11 in
+// memory, r10 and r11 scratch.
 #include "engine/soft/translate/glue.h"
 
 #include <array>
 
 #include "base/check.h"
-
 #include "engine/soft/translate/layout.h"
 
 namespace strata::engine::soft {
@@ -18,8 +18,10 @@ struct Home {
 };
 
 // Guest registers that live in host registers.
-constexpr std::array kHomes = {Home{Rax, 0},  Home{Rcx, 1},  Home{Rdx, 2},  Home{Rbx, 3},  Home{R9, 4},   Home{Rbp, 5},  Home{Rsi, 6},
-                               Home{Rdi, 7},  Home{R8, 8},   Home{R12, 12}, Home{R13, 13}, Home{R14, 14}, Home{R15, 15}};
+constexpr std::array kHomes = {Home{Rax, 0}, Home{Rcx, 1},  Home{Rdx, 2},  Home{Rbx, 3},
+                               Home{R9, 4},  Home{Rbp, 5},  Home{Rsi, 6},  Home{Rdi, 7},
+                               Home{R8, 8},  Home{R12, 12}, Home{R13, 13}, Home{R14, 14},
+                               Home{R15, 15}};
 constexpr std::array kCalleeSaved = {Rbx, Rbp, R12, R13, R14, R15};
 constexpr std::int32_t kPage = 4096;
 
@@ -35,8 +37,11 @@ void load_homes(Assembler& a) {
     }
 }
 
-// rdi = CpuState: the gs base itself. RDGSBASE needs CR4.FSGSBASE, so a copy of the pointer is kept in spill[3].
-void load_self(Assembler& a) { a.load(Rdi, layout::spill(3)); }
+// rdi = CpuState: the gs base itself. RDGSBASE needs CR4.FSGSBASE, so a copy of the pointer is kept
+// in spill[3].
+void load_self(Assembler& a) {
+    a.load(Rdi, layout::spill(3));
+}
 
 void restore_host_and_return(Assembler& a) {
     a.load(Rsp, Mem::gs_at(layout::kHostRsp));
@@ -54,7 +59,8 @@ void begin_returns(Assembler& a) {
 }
 
 void leave(Assembler& a, std::uint64_t reason) {
-    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason), static_cast<std::int32_t>(reason));
+    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason),
+                  static_cast<std::int32_t>(reason));
     store_homes(a);
     restore_host_and_return(a);
 }
@@ -112,8 +118,8 @@ void emit_enter(Assembler& a) {
     a.jmp(R11);
 }
 
-// Guest registers are in memory: takes them and goes on at cpu.rip. Mode or address space may be others: pairs of the return
-// stack do not hold any more.
+// Guest registers are in memory: takes them and goes on at cpu.rip. Mode or address space may be
+// others: pairs of the return stack do not hold any more.
 void emit_go_on(Assembler& a, std::uint64_t indirect) {
     const Label miss = a.label();
     begin_returns(a);
@@ -172,7 +178,8 @@ void emit_indirect(Assembler& a, const GlueHelpers& helpers) {
     a.load(R10, Mem::gs_at(layout::kRip));
     a.jmp(R11);
     a.bind(stop);
-    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason), static_cast<std::int32_t>(ExitReasonCode::kIndirect));
+    a.store_imm32(OpSize::Bits64, Mem::gs_at(layout::kExitReason),
+                  static_cast<std::int32_t>(ExitReasonCode::kIndirect));
     restore_host_and_return(a);
 }
 
@@ -226,7 +233,8 @@ void emit_stack(Assembler& a, const GlueHelpers& helpers) {
     emit_stack_lookup(a, again_fails, again_fails);
 }
 
-// Back to the block after a helper that looked pages up: to the call if it answered other than 0, else behind it (return_behind()).
+// Back to the block after a helper that looked pages up: to the call if it answered other than 0,
+// else behind it (return_behind()).
 void return_by_answer(Assembler& a) {
     const Label fail = a.label();
     a.alu_imm(Alu::Cmp, OpSize::Bits64, Rax, 0);
@@ -328,10 +336,13 @@ void emit_flags_place(Assembler& a, Label memory) {
     a.mov(Rcx, R11);
 }
 
-void take_flags_place(Assembler& a) { a.mov(Rcx, R11); }
+void take_flags_place(Assembler& a) {
+    a.mov(Rcx, R11);
+}
 
 void emit_jump_lookup(Assembler& a, Label miss, bool call) {
-    static_assert(sizeof(TranslatorState::JumpEntry) == 16 && layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0x3FFF));
+    static_assert(sizeof(TranslatorState::JumpEntry) == 16 &&
+                  layout::jump_slot(0xABCDE123) == ((0xABCDE ^ 0xABCDE123) & 0x3FFF));
     a.rorx(OpSize::Bits64, R11, R10, 12);
     a.alu(Alu::Xor, OpSize::Bits32, R11, R10);
     a.alu_imm(Alu::And, OpSize::Bits32, R11, TranslatorState::kJumpEntries - 1);

@@ -1,7 +1,8 @@
-// Kernel entry: the C++ functions through which translated code runs system instructions and enters the guest's kernel.
+// Kernel entry: the C++ functions through which translated code runs system instructions and enters
+// the guest's kernel.
 //
-// Compiled for general registers only, as slow_path.cc: the guest's vector values stay where they are. In sanitizer builds each
-// function saves them first.
+// Compiled for general registers only, as slow_path.cc: the guest's vector values stay where they
+// are. In sanitizer builds each function saves them first.
 #include "arch/x86/registers.h"
 #include "engine/soft/direct/direct_events.h"
 #include "engine/soft/interp/context.h"
@@ -34,7 +35,8 @@ bool enter_helper(CpuState& cpu) {
 }
 
 Op& op_of(std::uint64_t word) {
-    // SAFETY: the block that called holds the address of an Op that lives as long as the block's code.
+    // SAFETY: the block that called holds the address of an Op that lives as long as the block's
+    // code.
     return *reinterpret_cast<Op*>(word & ~SystemWord::kBits);
 }
 
@@ -46,9 +48,11 @@ StepResult execute(CpuState& cpu, Op& op) {
     return step;
 }
 
-// Whether translated code may go on without a look at what waits. `shadow`: an interrupt shadow is no obstacle.
+// Whether translated code may go on without a look at what waits. `shadow`: an interrupt shadow is
+// no obstacle.
 bool goes_on(const CpuState& cpu, StepResult step, bool shadow) {
-    if ((step != StepResult::Done && step != StepResult::EndBlock) || cpu.request.load(std::memory_order_acquire) != 0) {
+    if ((step != StepResult::Done && step != StepResult::EndBlock) ||
+        cpu.request.load(std::memory_order_acquire) != 0) {
         return false;
     }
     if (cpu.interrupt_shadow) {
@@ -59,7 +63,9 @@ bool goes_on(const CpuState& cpu, StepResult step, bool shadow) {
 
 // The vCPU's record of the fetch translation of the page at cpu.rip; 0: none.
 std::uint64_t code_page(const CpuState& cpu, std::uint64_t rip) {
-    const std::uint64_t entry = cpu.translator.code_pages[cpu.cpl == 3 ? 1 : 0][(rip >> 12) & (TranslatorState::kCodePages - 1)];
+    const std::uint64_t entry =
+        cpu.translator
+            .code_pages[cpu.cpl == 3 ? 1 : 0][(rip >> 12) & (TranslatorState::kCodePages - 1)];
     return entry >> 28 == layout::code_page_key(rip, 0) >> 28 ? entry : 0;
 }
 
@@ -76,7 +82,8 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     const bool live = enter_helper(cpu);
     Op& op = op_of(word);
     const Translator& translator = translator_of(cpu);
-    // What the block relies on between two of its instructions: that it is alive, its mode, and where its page lies.
+    // What the block relies on between two of its instructions: that it is alive, its mode, and
+    // where its page lies.
     const std::uint64_t killed = translator.killed();
     const std::uint64_t epoch = cpu.fetch_epoch;
     const std::uint64_t page = code_page(cpu, cpu.rip);
@@ -85,17 +92,20 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     const std::uint64_t rip = cpu.rip;
     StepResult step = execute(cpu, op);
     // A REP instruction works in chunks.
-    while (step == StepResult::Done && cpu.rip == rip && cpu.request.load(std::memory_order_relaxed) == 0) {
+    while (step == StepResult::Done && cpu.rip == rip &&
+           cpu.request.load(std::memory_order_relaxed) == 0) {
         step = execute(cpu, op);
     }
     const bool last = (word & SystemWord::kLast) != 0;
-    if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode || translator.killed() != killed) {
+    if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode ||
+        translator.killed() != killed) {
         return leave(cpu, step);
     }
     if (cpu.fetch_epoch != epoch && (page == 0 || code_page(cpu, next - 1) != page)) {
         return leave(cpu, step);  // the page that the block was made from may be another now
     }
-    cpu.interrupt_shadow = false;  // nothing waits, and one instruction follows before anybody looks
+    cpu.interrupt_shadow =
+        false;  // nothing waits, and one instruction follows before anybody looks
     if (live) {
         load_vector_state(cpu);
     }

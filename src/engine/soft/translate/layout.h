@@ -8,7 +8,8 @@
 
 namespace strata::engine::soft::layout {
 
-// SAFETY: CpuState is only ever laid out by this compiler; offsetof of its plain members is what generated code uses.
+// SAFETY: CpuState is only ever laid out by this compiler; offsetof of its plain members is what
+// generated code uses.
 inline constexpr std::size_t kGpr = offsetof(CpuState, gpr);
 inline constexpr std::size_t kRip = offsetof(CpuState, rip);
 inline constexpr std::size_t kRflags = offsetof(CpuState, rflags);
@@ -21,7 +22,8 @@ inline constexpr std::size_t kTlbStrict = offsetof(CpuState, tlb_strict);
 inline constexpr std::size_t kInterruptWindow = offsetof(CpuState, interrupt_window);
 inline constexpr std::size_t kKernelGsBase = offsetof(CpuState, kernel_gs_base);
 inline constexpr std::size_t kTscAux = offsetof(CpuState, tsc_aux);
-inline constexpr std::size_t kCr0 = offsetof(CpuState, cr0), kCr2 = offsetof(CpuState, cr2), kCr3 = offsetof(CpuState, cr3);
+inline constexpr std::size_t kCr0 = offsetof(CpuState, cr0), kCr2 = offsetof(CpuState, cr2),
+                             kCr3 = offsetof(CpuState, cr3);
 inline constexpr std::size_t kCr4 = offsetof(CpuState, cr4), kCr8 = offsetof(CpuState, cr8);
 inline constexpr std::size_t kTscOffset = offsetof(CpuState, tsc_offset);
 inline constexpr std::size_t kSegments = offsetof(CpuState, segments);
@@ -44,10 +46,18 @@ inline constexpr std::size_t kJumps = kTranslator + offsetof(TranslatorState, ju
 
 static_assert(kRequest == kMode + 4 && kMode % 8 == 0, "compared as one word");
 
-inline Mem gpr(unsigned number) { return Mem::gs_at(kGpr + 8 * number); }
-inline Mem spill(unsigned number) { return Mem::gs_at(kSpill + 8 * number); }
-inline Mem delta(unsigned slot) { return Mem::gs_at(kDeltas + 8 * slot); }
-inline Mem flags() { return Mem::gs_at(kFlags); }
+inline Mem gpr(unsigned number) {
+    return Mem::gs_at(kGpr + 8 * number);
+}
+inline Mem spill(unsigned number) {
+    return Mem::gs_at(kSpill + 8 * number);
+}
+inline Mem delta(unsigned slot) {
+    return Mem::gs_at(kDeltas + 8 * slot);
+}
+inline Mem flags() {
+    return Mem::gs_at(kFlags);
+}
 inline Mem segment_base(unsigned number) {
     return Mem::gs_at(kSegments + number * sizeof(Segment) + offsetof(Segment, base));
 }
@@ -56,13 +66,15 @@ inline constexpr std::int32_t kTagWrite = offsetof(TlbEntry, tag_write);
 inline constexpr std::int32_t kHostPage = offsetof(TlbEntry, host_page);
 inline constexpr std::int32_t kTlbMask = (kTlbEntries - 1) * sizeof(TlbEntry);
 
-/// Where the entry for a code page stands, and what it must hold for a block of `rip` made from `ram_offset`.
+/// Where the entry for a code page stands, and what it must hold for a block of `rip` made from
+/// `ram_offset`.
 inline std::size_t code_page_slot(std::uint64_t rip, std::uint32_t cpl) {
     const std::size_t side = cpl == 3 ? 1 : 0;
-    return kCodePages + 8 * (side * TranslatorState::kCodePages + ((rip >> 12) & (TranslatorState::kCodePages - 1)));
+    return kCodePages + 8 * (side * TranslatorState::kCodePages +
+                             ((rip >> 12) & (TranslatorState::kCodePages - 1)));
 }
-/// RAM of at most 1 TiB has 28-bit page numbers; canonical 48-bit addresses have 36-bit ones. Never 0 for RAM page > 0 or
-/// address > 4095: the first page of both is left to the interpreter.
+/// RAM of at most 1 TiB has 28-bit page numbers; canonical 48-bit addresses have 36-bit ones. Never
+/// 0 for RAM page > 0 or address > 4095: the first page of both is left to the interpreter.
 inline std::uint64_t code_page_key(std::uint64_t rip, std::uint64_t ram_offset) {
     return (((rip >> 12) & ((1ULL << 36) - 1)) << 28) | (ram_offset >> 12);
 }

@@ -1,10 +1,10 @@
 // Loops: registers by how they change, then accesses by what they are sums of.
 #include "engine/soft/translate/loops.h"
 
-#include <Zydis/Zydis.h>
-
 #include <algorithm>
 #include <optional>
+
+#include <Zydis/Zydis.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -16,7 +16,9 @@ constexpr std::uint16_t kInMemory = 0x0E00;  // guest r9 to r11
 constexpr unsigned kRsp = 4;
 constexpr std::uint8_t kFs = 4;
 
-bool is(std::uint16_t set, unsigned reg) { return ((set >> reg) & 1U) != 0; }
+bool is(std::uint16_t set, unsigned reg) {
+    return ((set >> reg) & 1U) != 0;
+}
 
 // What `insn` adds to all 64 bits of `reg`, if that is all it does to it.
 std::optional<std::int64_t> step_of(const Instruction& insn, unsigned reg) {
@@ -25,23 +27,31 @@ std::optional<std::int64_t> step_of(const Instruction& insn, unsigned reg) {
         return std::nullopt;
     }
     if (insn.cls == InsnClass::Lea) {
-        const bool plain = insn.address_size == 8 && mem.base == static_cast<std::int8_t>(reg) && mem.index == kNoRegister;
+        const bool plain = insn.address_size == 8 && mem.base == static_cast<std::int8_t>(reg) &&
+                           mem.index == kNoRegister;
         return plain ? std::optional(mem.displacement) : std::nullopt;
     }
-    if (insn.cls != InsnClass::Copy || mem.present || insn.opcode_map != 0 || insn.encoding != Encoding::Legacy) {
+    if (insn.cls != InsnClass::Copy || mem.present || insn.opcode_map != 0 ||
+        insn.encoding != Encoding::Legacy) {
         return std::nullopt;
     }
-    const bool group = insn.mod == 3 && insn.rm == reg && (insn.opcode == 0x81 || insn.opcode == 0x83 || insn.opcode == 0xFF);
+    const bool group = insn.mod == 3 && insn.rm == reg &&
+                       (insn.opcode == 0x81 || insn.opcode == 0x83 || insn.opcode == 0xFF);
     const bool accumulator = (insn.opcode == 0x05 || insn.opcode == 0x2D) && reg == 0;
     if (!group && !accumulator) {
         return std::nullopt;
     }
     switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_ADD: return insn.imm[0];
-        case ZYDIS_MNEMONIC_SUB: return -insn.imm[0];
-        case ZYDIS_MNEMONIC_INC: return 1;
-        case ZYDIS_MNEMONIC_DEC: return -1;
-        default: return std::nullopt;
+        case ZYDIS_MNEMONIC_ADD:
+            return insn.imm[0];
+        case ZYDIS_MNEMONIC_SUB:
+            return -insn.imm[0];
+        case ZYDIS_MNEMONIC_INC:
+            return 1;
+        case ZYDIS_MNEMONIC_DEC:
+            return -1;
+        default:
+            return std::nullopt;
     }
 }
 
@@ -55,7 +65,8 @@ class Finder {
         }
         std::array<std::int64_t, 16> moved{};
         for (Unit& unit : units_) {
-            const bool accesses = unit.insn.mem.present && (unit.insn.mem.read || unit.insn.mem.write);
+            const bool accesses =
+                unit.insn.mem.present && (unit.insn.mem.read || unit.insn.mem.write);
             if (accesses && unit.insn.cls != InsnClass::Lea && unit.insn.cls != InsnClass::Nop) {
                 ++(place(unit, moved) ? hoisted_ : others_);
             }
@@ -67,11 +78,14 @@ class Finder {
     }
 
   private:
-    // Only classes whose code calls nothing, and a branch back to the start, where no flags are awaited.
+    // Only classes whose code calls nothing, and a branch back to the start, where no flags are
+    // awaited.
     bool plain() const {
         const Unit& last = units_.back();
-        const std::uint64_t target = last.rip + last.insn.length + static_cast<std::uint64_t>(last.insn.imm[0]);
-        if (last.insn.cls != InsnClass::Jcc || target != units_.front().rip || units_.front().need_before != FlagsNeed::None) {
+        const std::uint64_t target =
+            last.rip + last.insn.length + static_cast<std::uint64_t>(last.insn.imm[0]);
+        if (last.insn.cls != InsnClass::Jcc || target != units_.front().rip ||
+            units_.front().need_before != FlagsNeed::None) {
             return false;
         }
         return std::all_of(units_.begin(), units_.end(), [](const Unit& unit) {
@@ -82,8 +96,10 @@ class Finder {
                 case InsnClass::Lea:
                 case InsnClass::Nop:
                 case InsnClass::Fence:
-                case InsnClass::Jcc: return !unit.interpreted && !unit.inlined && unit.op == nullptr;
-                default: return false;
+                case InsnClass::Jcc:
+                    return !unit.interpreted && !unit.inlined && unit.op == nullptr;
+                default:
+                    return false;
             }
         });
     }
@@ -137,7 +153,8 @@ class Finder {
         stepping = kNoRegister;
         wanted.low = static_cast<std::int32_t>(mem.displacement);
         if (mem.base == kRipRegister) {
-            const std::uint64_t linear = unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
+            const std::uint64_t linear =
+                unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
             wanted.constant = linear & ~kPageMask;
             wanted.low = static_cast<std::int32_t>(linear & kPageMask);
         } else if (mem.base >= 0) {
@@ -168,8 +185,10 @@ class Finder {
     bool place(Unit& unit, const std::array<std::int64_t, 16>& moved) {
         const Instruction& insn = unit.insn;
         const MemoryOperand& mem = insn.mem;
-        const bool form = !mem.vsib && insn.address_size == 8 && mem.segment < kFs && !insn.uses_high_byte &&
-                          (mem.base == kRipRegister || (mem.displacement > -kFarDisplacement && mem.displacement < kFarDisplacement));
+        const bool form =
+            !mem.vsib && insn.address_size == 8 && mem.segment < kFs && !insn.uses_high_byte &&
+            (mem.base == kRipRegister ||
+             (mem.displacement > -kFarDisplacement && mem.displacement < kFarDisplacement));
         LoopWindows::Base wanted;
         std::int8_t stepping = kNoRegister;
         if (!form || !sum(unit, wanted, stepping)) {
@@ -203,8 +222,10 @@ class Finder {
             LoopWindows::Base& base = loop_.bases[i];
             const std::int32_t low = std::min(base.low, wanted.low);
             const std::int32_t high = std::max(base.low + base.bytes, wanted.low + wanted.bytes);
-            if (base.constant == wanted.constant && base.base == wanted.base && base.index == wanted.index && base.index_scale == wanted.index_scale &&
-                base.stepper == wanted.stepper && base.shift == wanted.shift && high - low <= kMaxSpan) {
+            if (base.constant == wanted.constant && base.base == wanted.base &&
+                base.index == wanted.index && base.index_scale == wanted.index_scale &&
+                base.stepper == wanted.stepper && base.shift == wanted.shift &&
+                high - low <= kMaxSpan) {
                 base.low = low;
                 base.bytes = high - low;
                 base.write = base.write || wanted.write;

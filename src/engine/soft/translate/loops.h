@@ -1,4 +1,5 @@
-// Loops: which blocks are loops whose memory accesses can be checked once for many iterations (loop_windows.h).
+// Loops: which blocks are loops whose memory accesses can be checked once for many iterations
+// (loop_windows.h).
 #pragma once
 
 #include <memory>
@@ -9,8 +10,10 @@
 
 namespace strata::engine::soft {
 
-/// If `units` end with a branch to the first of them and step through memory: how, with `slot` and `hoist` of the units that are covered. Else null.
-/// Flags were analysed. A register counts as stepping only if all its 64 bits do, for an address wraps around where 32 bits do not.
-[[nodiscard]] std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units, std::uint64_t ram_offset);
+/// If `units` end with a branch to the first of them and step through memory: how, with `slot` and
+/// `hoist` of the units that are covered. Else null. Flags were analysed. A register counts as
+/// stepping only if all its 64 bits do, for an address wraps around where 32 bits do not.
+[[nodiscard]] std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units,
+                                                     std::uint64_t ram_offset);
 
 }  // namespace strata::engine::soft

@@ -1,4 +1,5 @@
-// Tests of loops with hoisted checks: random loops under the translator and under the interpreter end in the same state.
+// Tests of loops with hoisted checks: random loops under the translator and under the interpreter
+// end in the same state.
 #include "engine/soft/translate/loops.h"
 
 #include <random>
@@ -17,7 +18,9 @@ using Random = std::mt19937_64;
 
 constexpr unsigned kRcx = 1, kRdx = 2, kRbx = 3, kRsi = 6, kRdi = 7, kR9 = 9;
 
-std::uint64_t pick(Random& random, std::uint64_t below) { return random() % below; }
+std::uint64_t pick(Random& random, std::uint64_t below) {
+    return random() % below;
+}
 
 // A body instruction: its bytes, and whether the last of them is drawn.
 struct Template {
@@ -27,29 +30,29 @@ struct Template {
 
 const std::vector<Template>& templates() {
     static const std::vector<Template> all = {
-        {{0x48, 0x8B, 0x46, 0}, true},               // mov rax, [rsi + d]
-        {{0x48, 0x89, 0x47, 0}, true},               // mov [rdi + d], rax
-        {{0x88, 0x07}, false},                       // mov [rdi], al
-        {{0x48, 0x03, 0x04, 0x32}, false},           // add rax, [rdx + rsi]
-        {{0x48, 0x33, 0x04, 0xF2}, false},           // xor rax, [rdx + rsi*8]
-        {{0x89, 0x44, 0xBA, 0}, true},               // mov [rdx + rdi*4 + d], eax
-        {{0x4D, 0x8B, 0x0C, 0x31}, false},           // mov r9, [r9 + rsi]
-        {{0x43, 0x8A, 0x44, 0x0D, 0}, true},         // mov al, [r13 + r9 + d]
-        {{0xF3, 0x0F, 0x6F, 0x46, 0}, true},         // movdqu xmm0, [rsi + d]
-        {{0xF3, 0x0F, 0x7F, 0x47, 0}, true},         // movdqu [rdi + d], xmm0
-        {{0x48, 0x01, 0x44, 0x24, 0}, true},         // add [rsp + d], rax
-        {{0xF0, 0xFF, 0x07}, false},                 // lock inc dword [rdi]
-        {{0x8A, 0x03}, false},                       // mov al, [rbx]
+        {{0x48, 0x8B, 0x46, 0}, true},                  // mov rax, [rsi + d]
+        {{0x48, 0x89, 0x47, 0}, true},                  // mov [rdi + d], rax
+        {{0x88, 0x07}, false},                          // mov [rdi], al
+        {{0x48, 0x03, 0x04, 0x32}, false},              // add rax, [rdx + rsi]
+        {{0x48, 0x33, 0x04, 0xF2}, false},              // xor rax, [rdx + rsi*8]
+        {{0x89, 0x44, 0xBA, 0}, true},                  // mov [rdx + rdi*4 + d], eax
+        {{0x4D, 0x8B, 0x0C, 0x31}, false},              // mov r9, [r9 + rsi]
+        {{0x43, 0x8A, 0x44, 0x0D, 0}, true},            // mov al, [r13 + r9 + d]
+        {{0xF3, 0x0F, 0x6F, 0x46, 0}, true},            // movdqu xmm0, [rsi + d]
+        {{0xF3, 0x0F, 0x7F, 0x47, 0}, true},            // movdqu [rdi + d], xmm0
+        {{0x48, 0x01, 0x44, 0x24, 0}, true},            // add [rsp + d], rax
+        {{0xF0, 0xFF, 0x07}, false},                    // lock inc dword [rdi]
+        {{0x8A, 0x03}, false},                          // mov al, [rbx]
         {{0x48, 0x8B, 0x05, 0x00, 0x0E, 0, 0}, false},  // mov rax, [rip + 0xE00]
-        {{0x48, 0x83, 0xC6, 0}, true},               // add rsi, d
-        {{0x48, 0x83, 0xEF, 0}, true},               // sub rdi, d
-        {{0x48, 0xFF, 0xC7}, false},                 // inc rdi
-        {{0x48, 0x8D, 0x76, 0}, true},               // lea rsi, [rsi + d]
-        {{0x48, 0x01, 0xD6}, false},                 // add rsi, rdx
-        {{0x83, 0xC6, 0}, true},                     // add esi, d
-        {{0x48, 0x8D, 0x1C, 0x32}, false},           // lea rbx, [rdx + rsi]
-        {{0x3C, 0x77}, false},                       // cmp al, 77h
-        {{0x48, 0x0F, 0x44, 0xF0}, false},           // cmove rsi, rax
+        {{0x48, 0x83, 0xC6, 0}, true},                  // add rsi, d
+        {{0x48, 0x83, 0xEF, 0}, true},                  // sub rdi, d
+        {{0x48, 0xFF, 0xC7}, false},                    // inc rdi
+        {{0x48, 0x8D, 0x76, 0}, true},                  // lea rsi, [rsi + d]
+        {{0x48, 0x01, 0xD6}, false},                    // add rsi, rdx
+        {{0x83, 0xC6, 0}, true},                        // add esi, d
+        {{0x48, 0x8D, 0x1C, 0x32}, false},              // lea rbx, [rdx + rsi]
+        {{0x3C, 0x77}, false},                          // cmp al, 77h
+        {{0x48, 0x0F, 0x44, 0xF0}, false},              // cmove rsi, rax
     };
     return all;
 }
@@ -62,7 +65,8 @@ Bytes random_loop(Random& random) {
         const Template& chosen = templates()[pick(random, templates().size())];
         code.insert(code.end(), chosen.bytes.begin(), chosen.bytes.end());
         if (chosen.drawn) {
-            code.back() = pick(random, 3) == 0 ? static_cast<std::uint8_t>(random()) : static_cast<std::uint8_t>(pick(random, 9));
+            code.back() = pick(random, 3) == 0 ? static_cast<std::uint8_t>(random())
+                                               : static_cast<std::uint8_t>(pick(random, 9));
         }
         if (pick(random, 8) == 0) {
             code.insert(code.end(), {0x3C, 0x55, 0x74, 0x00});  // cmp al, 55h; je to the next
@@ -76,14 +80,22 @@ Bytes random_loop(Random& random) {
 
 std::uint64_t address(Random& random) {
     switch (pick(random, 12)) {
-        case 0: return Machine::kData + 0x2000 - pick(random, 300);
-        case 1: return Machine::kReadOnly + pick(random, 4096);
-        case 2: return 0x00007FFFFFFFFFF0ULL + pick(random, 32);
-        case 3: return pick(random, 64);
-        case 4: return 0 - pick(random, 64);
-        case 5: return Machine::kCode + 0x1000 + pick(random, 64);
-        case 6: return random();
-        default: return Machine::kData + pick(random, 0x2000);
+        case 0:
+            return Machine::kData + 0x2000 - pick(random, 300);
+        case 1:
+            return Machine::kReadOnly + pick(random, 4096);
+        case 2:
+            return 0x00007FFFFFFFFFF0ULL + pick(random, 32);
+        case 3:
+            return pick(random, 64);
+        case 4:
+            return 0 - pick(random, 64);
+        case 5:
+            return Machine::kCode + 0x1000 + pick(random, 64);
+        case 6:
+            return random();
+        default:
+            return Machine::kData + pick(random, 0x2000);
     }
 }
 
@@ -120,10 +132,15 @@ std::string difference(Machine& translated, Machine& interpreted) {
         text += a.gpr[i] == b.gpr[i] ? "" : "gpr" + std::to_string(i) + "; ";
     }
     text += a.rip == b.rip ? "" : "rip; ";
-    const bool same = a.exception.pending == b.exception.pending && a.exception.vector == b.exception.vector && a.exception.error == b.exception.error &&
+    const bool same = a.exception.pending == b.exception.pending &&
+                      a.exception.vector == b.exception.vector &&
+                      a.exception.error == b.exception.error &&
                       a.exception.fault_address == b.exception.fault_address;
     text += same || !b.exception.pending ? "" : "exception; ";
-    text += std::equal(translated.data().begin(), translated.data().end(), interpreted.data().begin()) ? "" : "memory; ";
+    text +=
+        std::equal(translated.data().begin(), translated.data().end(), interpreted.data().begin())
+            ? ""
+            : "memory; ";
     return text;
 }
 
@@ -147,8 +164,12 @@ void run_random_loops(bool alias, std::uint64_t first, std::uint64_t count) {
     }
 }
 
-TEST(LoopsTest, RandomLoopsEndAsInTheInterpreter) { run_random_loops(false, 1, 2000); }
-TEST(LoopsTest, RandomLoopsOverPagesThatAreNoNeighbours) { run_random_loops(true, 100000, 2000); }
+TEST(LoopsTest, RandomLoopsEndAsInTheInterpreter) {
+    run_random_loops(false, 1, 2000);
+}
+TEST(LoopsTest, RandomLoopsOverPagesThatAreNoNeighbours) {
+    run_random_loops(true, 100000, 2000);
+}
 
 // The interpreter's part of a copy of a page: nothing but the iterations at the page's ends.
 TEST(LoopsTest, ACopyStaysInTheLoop) {
@@ -166,7 +187,8 @@ TEST(LoopsTest, ACopyStaysInTheLoop) {
     machine.cpu().gpr[kRdi] = Machine::kData + Machine::kPage;
     machine.cpu().gpr[kRcx] = Machine::kPage;
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
-    EXPECT_TRUE(std::equal(machine.data().begin(), machine.data().begin() + Machine::kPage, machine.data().begin() + Machine::kPage));
+    EXPECT_TRUE(std::equal(machine.data().begin(), machine.data().begin() + Machine::kPage,
+                           machine.data().begin() + Machine::kPage));
     EXPECT_EQ(machine.cpu().gpr[kRsi], Machine::kData + Machine::kPage);
     EXPECT_LE(machine.translator().counters().slow_accesses.load(), 4U);
 }
@@ -174,10 +196,10 @@ TEST(LoopsTest, ACopyStaysInTheLoop) {
 // A register of which 32 bits are stepped wraps around: it is no window's.
 TEST(LoopsTest, A32BitIndexWrapsAround) {
     Machine machine;
-    machine.load(Bytes{0x8A, 0x04, 0x32,        // mov al, [rdx + rsi]
-                       0x83, 0xC6, 0x01,        // add esi, 1
-                       0xFF, 0xC9,              // dec ecx
-                       0x75, 0xF6, 0xF4});      // jnz
+    machine.load(Bytes{0x8A, 0x04, 0x32,    // mov al, [rdx + rsi]
+                       0x83, 0xC6, 0x01,    // add esi, 1
+                       0xFF, 0xC9,          // dec ecx
+                       0x75, 0xF6, 0xF4});  // jnz
     machine.cpu().gpr[kRdx] = Machine::kData - 0xFFFFFF00ULL;
     machine.cpu().gpr[kRsi] = 0xFFFFFF00ULL;
     machine.cpu().gpr[kRcx] = 0x200;

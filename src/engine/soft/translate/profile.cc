@@ -1,10 +1,10 @@
 // BlockProfile: adding up and sorting.
 #include "engine/soft/translate/profile.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "engine/soft/runtime/cpu_state.h"
 
@@ -69,13 +69,19 @@ std::string BlockProfile::text() const {
         sorted.emplace_back(address, &entry);
         all += entry.guest_instructions;
     }
-    std::sort(sorted.begin(), sorted.end(),
-              [](const auto& a, const auto& b) { return a.second->guest_instructions > b.second->guest_instructions; });
-    std::string text = "# share rip cpl executions guest_instructions guest_bytes host_bytes cold_bytes blocks code\n";
+    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+        return a.second->guest_instructions > b.second->guest_instructions;
+    });
+    std::string text =
+        "# share rip cpl executions guest_instructions guest_bytes host_bytes cold_bytes blocks "
+        "code\n";
     for (const auto& [address, entry] : sorted) {
-        const double share = 100.0 * static_cast<double>(entry->guest_instructions) / static_cast<double>(all);
-        text += fmt::format("{:.3f}% {:#x} {} {} {} {} {} {} {} {:#x}\n", share, address.first, address.second, entry->executions,
-                            entry->guest_instructions, entry->guest_bytes, entry->host_bytes, entry->cold_bytes, entry->blocks, entry->code);
+        const double share =
+            100.0 * static_cast<double>(entry->guest_instructions) / static_cast<double>(all);
+        text += fmt::format("{:.3f}% {:#x} {} {} {} {} {} {} {} {:#x}\n", share, address.first,
+                            address.second, entry->executions, entry->guest_instructions,
+                            entry->guest_bytes, entry->host_bytes, entry->cold_bytes, entry->blocks,
+                            entry->code);
     }
     return text + fmt::format("# others: {} guest instructions\n", others_);
 }

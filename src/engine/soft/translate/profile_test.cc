@@ -25,10 +25,12 @@ TEST(BlockProfile, AddsUpByAddressAndSorts) {
     add(profile, 0x1000, 4);
     add(profile, 0x2000, 100);
     add(profile, 0x3000, 0);
-    EXPECT_EQ(profile.text(), "# share rip cpl executions guest_instructions guest_bytes host_bytes cold_bytes blocks code\n"
-                              "93.458% 0x2000 0 100 200 3 40 0 1 0x100\n"
-                              "6.542% 0x1000 0 7 14 3 40 0 2 0x100\n"
-                              "# others: 0 guest instructions\n");
+    EXPECT_EQ(profile.text(),
+              "# share rip cpl executions guest_instructions guest_bytes host_bytes cold_bytes "
+              "blocks code\n"
+              "93.458% 0x2000 0 100 200 3 40 0 1 0x100\n"
+              "6.542% 0x1000 0 7 14 3 40 0 2 0x100\n"
+              "# others: 0 guest instructions\n");
 }
 
 TEST(BlockProfile, TranslatedCodeCountsItself) {

@@ -1,6 +1,7 @@
-// Slow path: the C++ functions that generated code calls. Compiled for general registers only, as a whole: guest vector
-// values may be in host registers. Whatever needs more saves them first. In sanitizer builds only this file and cpu_state.cc
-// are compiled so, and not instrumented: what they call uses vectors anywhere, so each function here saves them at once.
+// Slow path: the C++ functions that generated code calls. Compiled for general registers only, as a
+// whole: guest vector values may be in host registers. Whatever needs more saves them first. In
+// sanitizer builds only this file and cpu_state.cc are compiled so, and not instrumented: what they
+// call uses vectors anywhere, so each function here saves them at once.
 #include "arch/x86/registers.h"
 #include "engine/soft/interp/handlers.h"
 #include "engine/soft/mmu/mmu_state.h"
@@ -39,26 +40,32 @@ void restore_vectors(CpuState& cpu, bool live) {
 }
 
 bool page_has_code(const CpuState& cpu, std::uint64_t ram_offset) {
-    return (cpu.vm->ram->page_flags(ram_offset >> 12).load(std::memory_order_acquire) & memory::PageFlags::kCode) != 0;
+    return (cpu.vm->ram->page_flags(ram_offset >> 12).load(std::memory_order_acquire) &
+            memory::PageFlags::kCode) != 0;
 }
 
-// A store to code that the TLB knows: it is done and followed by one invalidation in the interpreter.
+// A store to code that the TLB knows: it is done and followed by one invalidation in the
+// interpreter.
 bool known_code(const CpuState& cpu, std::uint64_t linear) {
     const TlbEntry& entry = cpu.tlb[tlb_index(linear)];
     return entry.tag_read == (linear & ~(kPage - 1)) &&
-           page_has_code(cpu, entry.host_page - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base()));
+           page_has_code(cpu,
+                         entry.host_page - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base()));
 }
 
-// A store to a page of code that known_code() knows: where it goes, or null if the interpreter has to do it, since the page may not be
-// written as it is or the running block is one that the store hits.
-std::byte* code_store(CpuState& cpu, std::uint64_t linear, std::uint32_t size, std::uint64_t pc, bool live) {
+// A store to a page of code that known_code() knows: where it goes, or null if the interpreter has
+// to do it, since the page may not be written as it is or the running block is one that the store
+// hits.
+std::byte* code_store(CpuState& cpu, std::uint64_t linear, std::uint32_t size, std::uint64_t pc,
+                      bool live) {
     constexpr std::uint32_t kIdle = 64;
     TlbEntry& entry = cpu.tlb[tlb_index(linear)];
     if ((entry.tag_execute_and_page & TlbFlags::kWritable) == 0) {
         return nullptr;
     }
     memory::GuestRam& ram = *cpu.vm->ram;
-    const std::uint64_t offset = entry.host_page - reinterpret_cast<std::uint64_t>(ram.base()) + (linear & (kPage - 1));
+    const std::uint64_t offset =
+        entry.host_page - reinterpret_cast<std::uint64_t>(ram.base()) + (linear & (kPage - 1));
     Translator* translator = translator_of(cpu);
     if (cpu.vm->cpus().size() > 1) {
         cpu.translator.stored_page.store((offset >> 12) + 1, std::memory_order_seq_cst);
@@ -98,14 +105,18 @@ bool copy_in(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     if (low.tag_read == page && high.tag_read == next) {
         // SAFETY: the TLB vouches for both pages.
         const auto first = static_cast<std::uint32_t>(next - linear);
-        copy_bytes(cpu.translator.bounce, reinterpret_cast<const std::byte*>(low.host_page + (linear & (kPage - 1))), first);
-        copy_bytes(cpu.translator.bounce + first, reinterpret_cast<const std::byte*>(high.host_page), size - first);
+        copy_bytes(cpu.translator.bounce,
+                   reinterpret_cast<const std::byte*>(low.host_page + (linear & (kPage - 1))),
+                   first);
+        copy_bytes(cpu.translator.bounce + first,
+                   reinterpret_cast<const std::byte*>(high.host_page), size - first);
         return true;
     }
     return read_linear(cpu, linear, cpu.translator.bounce, size);
 }
 
-// A store that crosses pages goes to the copy; finish_store() brings it to where it belongs, before anything else happens.
+// A store that crosses pages goes to the copy; finish_store() brings it to where it belongs, before
+// anything else happens.
 bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     TranslatorState& state = cpu.translator;
     const auto first = static_cast<std::uint32_t>(kPage - (linear & (kPage - 1)));
@@ -127,7 +138,8 @@ bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
         }
     }
     std::byte* low = host_pointer(cpu, linear, first, MemAccess::Write);
-    std::byte* high = low == nullptr ? nullptr : host_pointer(cpu, second, size - first, MemAccess::Write);
+    std::byte* high =
+        low == nullptr ? nullptr : host_pointer(cpu, second, size - first, MemAccess::Write);
     if (high == nullptr || cpu.mmu->rewrite_pending) {
         cpu.exception = {};
         return false;
@@ -141,11 +153,13 @@ void finish_store(CpuState* cpu) noexcept {
     const TranslatorState& state = cpu->translator;
     const bool live = enter_slow_path(*cpu);
     copy_bytes(state.bounce_low, state.bounce, state.bounce_first);
-    copy_bytes(state.bounce_high, state.bounce + state.bounce_first, state.bounce_size - state.bounce_first);
+    copy_bytes(state.bounce_high, state.bounce + state.bounce_first,
+               state.bounce_size - state.bounce_first);
     restore_vectors(*cpu, live);
 }
 
-std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t site_and_rip, std::uint64_t pc) noexcept {
+std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t site_and_rip,
+                          std::uint64_t pc) noexcept {
     const bool live = enter_slow_path(*cpu);
     Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
@@ -162,7 +176,8 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
         restore_vectors(*cpu, live);
         return reinterpret_cast<std::uint64_t>(static_cast<std::byte*>(cpu->translator.bounce));
     }
-    if (crosses && !misaligned && (site & SiteWord::kCopyOut) != 0 && prepare_copy_out(*cpu, linear, size)) {
+    if (crosses && !misaligned && (site & SiteWord::kCopyOut) != 0 &&
+        prepare_copy_out(*cpu, linear, size)) {
         restore_vectors(*cpu, live);
         return GlueHelpers::kCopyOut;
     }
@@ -173,17 +188,22 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
             return reinterpret_cast<std::uint64_t>(host);
         }
     } else if (!misaligned && !crosses) {
-        std::byte* host = host_pointer(*cpu, linear, size, write ? MemAccess::Write : MemAccess::Read);
-        // A store into a page of code must be followed by an invalidation, and maybe by leaving the block.
+        std::byte* host =
+            host_pointer(*cpu, linear, size, write ? MemAccess::Write : MemAccess::Read);
+        // A store into a page of code must be followed by an invalidation, and maybe by leaving the
+        // block.
         if (host != nullptr && !cpu->mmu->rewrite_pending) {
             restore_vectors(*cpu, live);
             return reinterpret_cast<std::uint64_t>(host);
         }
-        // Not canonical: #GP or #SS, which the interpreter tells apart; and so it does #MF, which goes before them.
-        if (host == nullptr && cpu->exception.pending && cpu->exception.vector == arch::x86::vector::kPf &&
-            !x87_error_pending(*cpu)) {
+        // Not canonical: #GP or #SS, which the interpreter tells apart; and so it does #MF, which
+        // goes before them.
+        if (host == nullptr && cpu->exception.pending &&
+            cpu->exception.vector == arch::x86::vector::kPf && !x87_error_pending(*cpu)) {
             if (translator->delivers_faults()) {
-                return deliver_fault(*cpu, static_cast<std::uint64_t>(static_cast<std::int64_t>(site_and_rip) >> SiteWord::kRipShift));
+                return deliver_fault(
+                    *cpu, static_cast<std::uint64_t>(static_cast<std::int64_t>(site_and_rip) >>
+                                                     SiteWord::kRipShift));
             }
             cpu->translator.exit_reason = ExitReasonCode::kException;
             return 1;
@@ -196,8 +216,10 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
 
 // A page that cannot be reached now is no failure: the caller then checks each access by itself.
 bool fill(CpuState& cpu, std::uint64_t linear, MemAccess access) {
-    // Asking for a writable pointer to code would drop that code although nothing is written yet: reading comes first.
-    if (access == MemAccess::Write && (host_pointer(cpu, linear, 1, MemAccess::Read) == nullptr || known_code(cpu, linear))) {
+    // Asking for a writable pointer to code would drop that code although nothing is written yet:
+    // reading comes first.
+    if (access == MemAccess::Write &&
+        (host_pointer(cpu, linear, 1, MemAccess::Read) == nullptr || known_code(cpu, linear))) {
         cpu.exception = {};
         return false;
     }
@@ -230,14 +252,18 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
 void note_run(const CpuState& cpu, LoopWindows& loop) {
     constexpr std::uint64_t kLong = 10, kFar = 1U << 20U;
     const std::int64_t step = loop.steppers[0].step;
-    const std::uint64_t moved = cpu.translator.deltas[LoopWindows::kLast] - loop.first.load(std::memory_order_relaxed);
-    const std::uint64_t way = step < 0 ? 0 - moved : moved, by = static_cast<std::uint64_t>(step < 0 ? -step : step);
+    const std::uint64_t moved =
+        cpu.translator.deltas[LoopWindows::kLast] - loop.first.load(std::memory_order_relaxed);
+    const std::uint64_t way = step < 0 ? 0 - moved : moved,
+                        by = static_cast<std::uint64_t>(step < 0 ? -step : step);
     if (way < kFar && way >= kLong * by) {
-        loop.long_ones.store(loop.long_ones.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+        loop.long_ones.store(loop.long_ones.load(std::memory_order_relaxed) + 1,
+                             std::memory_order_relaxed);
     }
 }
 
-// Notes a fill; every 1024 of them (a loop may be left early for a while): whether enough were followed by many iterations.
+// Notes a fill; every 1024 of them (a loop may be left early for a while): whether enough were
+// followed by many iterations.
 bool pays(CpuState& cpu, LoopWindows& loop) {
     constexpr std::uint32_t kFills = 1024, kEnough = kFills / 4;
     std::uint64_t& owner = cpu.translator.deltas[LoopWindows::kOwner];
@@ -247,7 +273,8 @@ bool pays(CpuState& cpu, LoopWindows& loop) {
     }
     owner = reinterpret_cast<std::uint64_t>(&loop);
     const std::uint64_t now = cpu.gpr[loop.steppers[0].reg & 15];
-    cpu.translator.deltas[LoopWindows::kLast] = now;  // left in another way: as if no iteration had been
+    cpu.translator.deltas[LoopWindows::kLast] =
+        now;  // left in another way: as if no iteration had been
     loop.first.store(now, std::memory_order_relaxed);
     const std::uint32_t fills = loop.fills.load(std::memory_order_relaxed) + 1;
     loop.fills.store(fills % kFills, std::memory_order_relaxed);
@@ -262,7 +289,8 @@ std::uint64_t reach_range(CpuState& cpu, std::uint64_t linear, std::uint32_t byt
         return 0;
     }
     if ((write ? entry.tag_write : entry.tag_read) != page) {
-        if (!fill(cpu, linear, write ? MemAccess::Write : MemAccess::Read) || (write ? entry.tag_write : entry.tag_read) != page) {
+        if (!fill(cpu, linear, write ? MemAccess::Write : MemAccess::Read) ||
+            (write ? entry.tag_write : entry.tag_read) != page) {
             return 0;
         }
     }
@@ -270,25 +298,34 @@ std::uint64_t reach_range(CpuState& cpu, std::uint64_t linear, std::uint32_t byt
 }
 
 // How many more iterations stay in the page of `linear`, where the range of a base is now.
-std::uint32_t iterations_left(const LoopWindows& loop, const LoopWindows::Base& base, std::uint64_t linear) {
+std::uint32_t iterations_left(const LoopWindows& loop, const LoopWindows::Base& base,
+                              std::uint64_t linear) {
     const auto offset = static_cast<std::uint32_t>(linear & (kPage - 1));
     const std::int32_t step = loop.steppers[static_cast<std::uint8_t>(base.stepper)].step;
     if (step < 0) {
         return (offset >> base.shift) / static_cast<std::uint32_t>(-step);
     }
-    return ((static_cast<std::uint32_t>(kPage) - static_cast<std::uint32_t>(base.bytes) - offset) >> base.shift) / static_cast<std::uint32_t>(step);
+    return ((static_cast<std::uint32_t>(kPage) - static_cast<std::uint32_t>(base.bytes) - offset) >>
+            base.shift) /
+           static_cast<std::uint32_t>(step);
 }
 
 bool make_windows(CpuState& cpu, const LoopWindows& loop) {
     std::uint32_t most = LoopWindows::kMostIterations;
     for (std::uint32_t i = 0; i < loop.base_count; ++i) {
         const LoopWindows::Base& base = loop.bases[i];
-        const std::uint64_t fixed = base.constant + (base.base >= 0 ? cpu.gpr[base.base & 15] : 0) +
-                                    (base.index >= 0 ? cpu.gpr[base.index & 15] * base.index_scale : 0);
+        const std::uint64_t fixed =
+            base.constant + (base.base >= 0 ? cpu.gpr[base.base & 15] : 0) +
+            (base.index >= 0 ? cpu.gpr[base.index & 15] * base.index_scale : 0);
         const bool steps = base.stepper >= 0;
-        const std::uint64_t moving = steps ? cpu.gpr[loop.steppers[static_cast<std::uint8_t>(base.stepper)].reg & 15] << base.shift : 0;
-        const std::uint64_t linear = fixed + moving + static_cast<std::uint64_t>(static_cast<std::int64_t>(base.low));
-        const std::uint64_t host = reach_range(cpu, linear, static_cast<std::uint32_t>(base.bytes), base.write);
+        const std::uint64_t moving =
+            steps ? cpu.gpr[loop.steppers[static_cast<std::uint8_t>(base.stepper)].reg & 15]
+                        << base.shift
+                  : 0;
+        const std::uint64_t linear =
+            fixed + moving + static_cast<std::uint64_t>(static_cast<std::int64_t>(base.low));
+        const std::uint64_t host =
+            reach_range(cpu, linear, static_cast<std::uint32_t>(base.bytes), base.write);
         if (host == 0) {
             return false;
         }
@@ -297,7 +334,8 @@ bool make_windows(CpuState& cpu, const LoopWindows& loop) {
         most = left < most ? left : most;
     }
     const LoopWindows::Stepper& lead = loop.steppers[0];
-    cpu.translator.deltas[LoopWindows::kStop] = cpu.gpr[lead.reg & 15] + static_cast<std::uint64_t>(std::int64_t{lead.step}) * (most + 1);
+    cpu.translator.deltas[LoopWindows::kStop] =
+        cpu.gpr[lead.reg & 15] + static_cast<std::uint64_t>(std::int64_t{lead.step}) * (most + 1);
     return true;
 }
 
@@ -314,7 +352,8 @@ std::uint64_t fill_loop(CpuState* cpu, LoopWindows* loop) noexcept {
     return made ? 1 : 0;
 }
 
-static_assert(LoopWindows::kBases <= LoopWindows::kStop && LoopWindows::kOwner < TranslatorState::kDeltas);
+static_assert(LoopWindows::kBases <= LoopWindows::kStop &&
+              LoopWindows::kOwner < TranslatorState::kDeltas);
 
 std::uint64_t find_target(CpuState* cpu) noexcept {
     const bool live = enter_slow_path(*cpu);
@@ -323,13 +362,16 @@ std::uint64_t find_target(CpuState* cpu) noexcept {
     return host;
 }
 
-void load_vectors(CpuState* cpu) noexcept { load_vector_state(*cpu); }
+void load_vectors(CpuState* cpu) noexcept {
+    load_vector_state(*cpu);
+}
 
 void flags_to_guest(CpuState& cpu) {
     cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
 }
 
-// What a block relies on between two of its instructions: that it is alive, its mode, and where its page lies.
+// What a block relies on between two of its instructions: that it is alive, its mode, and where its
+// page lies.
 struct Footing {
     std::uint64_t killed, epoch;
     std::uint32_t mode;
@@ -349,13 +391,17 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
     StepResult step = StepResult::Done;
     do {
         step = interpret_one(cpu);
-    } while (step == StepResult::Done && cpu.rip == rip && cpu.request.load(std::memory_order_relaxed) == 0);
+    } while (step == StepResult::Done && cpu.rip == rip &&
+             cpu.request.load(std::memory_order_relaxed) == 0);
     cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase;
-    const bool goes_on = (step == StepResult::Done || step == StepResult::EndBlock) && cpu.rip == rip + length &&
-                         before == footing() && cpu.request.load(std::memory_order_acquire) == 0 &&
-                         (cpu.interrupt_window == 0 || (!cpu.interrupt_shadow && !window_open(cpu, step == StepResult::EndBlock)));
+    const bool goes_on =
+        (step == StepResult::Done || step == StepResult::EndBlock) && cpu.rip == rip + length &&
+        before == footing() && cpu.request.load(std::memory_order_acquire) == 0 &&
+        (cpu.interrupt_window == 0 ||
+         (!cpu.interrupt_shadow && !window_open(cpu, step == StepResult::EndBlock)));
     if (goes_on) {
-        cpu.interrupt_shadow = false;  // nothing waits, and one instruction follows before anybody looks
+        cpu.interrupt_shadow =
+            false;  // nothing waits, and one instruction follows before anybody looks
         restore_vectors(cpu, live);
         return 0;
     }
@@ -367,7 +413,8 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 }  // namespace
 
 GlueHelpers glue_helpers() {
-    return {slow_access, finish_store, fill_stack, fill_run, fill_loop, load_vectors, find_target, interpret_here, run_system, run_transfer};
+    return {slow_access,  finish_store, fill_stack,     fill_run,   fill_loop,
+            load_vectors, find_target,  interpret_here, run_system, run_transfer};
 }
 
 }  // namespace strata::engine::soft

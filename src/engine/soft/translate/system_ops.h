@@ -1,7 +1,9 @@
-// SystemOps: the decoded forms of system instructions that translated code hands to the interpreter's handlers.
+// SystemOps: the decoded forms of system instructions that translated code hands to the
+// interpreter's handlers.
 //
-// One per encoding, wherever it stands in guest memory: handlers take the address from cpu.rip. Pointers hold until clear(), which
-// happens with the code that contains them. The translator's lock guards it.
+// One per encoding, wherever it stands in guest memory: handlers take the address from cpu.rip.
+// Pointers hold until clear(), which happens with the code that contains them. The translator's
+// lock guards it.
 #pragma once
 
 #include <array>

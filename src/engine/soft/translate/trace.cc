@@ -1,9 +1,9 @@
 // Trace: Zydis's formatter over both sides.
 #include "engine/soft/translate/trace.h"
 
-#include <Zydis/Zydis.h>
-
 #include <cstdio>
+
+#include <Zydis/Zydis.h>
 
 namespace strata::engine::soft {
 namespace {
@@ -11,7 +11,8 @@ namespace {
 constexpr std::size_t kText = 160;
 
 // Prints one instruction and answers its length; 1 for a byte that is none.
-std::size_t print_one(const char* side, const std::uint8_t* bytes, std::size_t left, std::uint64_t address) {
+std::size_t print_one(const char* side, const std::uint8_t* bytes, std::size_t left,
+                      std::uint64_t address) {
     ZydisDecoder decoder;
     ZydisFormatter formatter;
     ZydisDecodedInstruction insn;
@@ -23,14 +24,16 @@ std::size_t print_one(const char* side, const std::uint8_t* bytes, std::size_t l
         std::fprintf(stderr, "%s %016lx %02x %s\n", side, address, bytes[0], text);
         return 1;
     }
-    (void)ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible, text, sizeof text, address, nullptr);
+    (void)ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible,
+                                          text, sizeof text, address, nullptr);
     std::fprintf(stderr, "%s %016lx %s\n", side, address, text);
     return insn.length;
 }
 
 }  // namespace
 
-void trace_block(const std::vector<Unit>& units, std::span<const std::uint8_t> code, std::uint64_t address, std::span<const std::uint8_t> cold,
+void trace_block(const std::vector<Unit>& units, std::span<const std::uint8_t> code,
+                 std::uint64_t address, std::span<const std::uint8_t> cold,
                  std::uint64_t cold_address) {
     std::fprintf(stderr, "block %016lx\n", units.front().rip);
     for (const Unit& unit : units) {

@@ -1,16 +1,17 @@
-// TranslateTestMachine: a long-mode guest for tests of the translator: page tables, code, data, stack, one vCPU.
+// TranslateTestMachine: a long-mode guest for tests of the translator: page tables, code, data,
+// stack, one vCPU.
 //
-// The same program can be run by the interpreter and by the translator from the same state; what is compared is registers,
-// flags, the pending exception, vector state and the data pages.
+// The same program can be run by the interpreter and by the translator from the same state; what is
+// compared is registers, flags, the pending exception, vector state and the data pages.
 #pragma once
-
-#include <cpuid.h>
 
 #include <cstring>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include <cpuid.h>
 
 #include "arch/x86/registers.h"
 #include "engine/soft/runtime/soft_vm_fake.h"
@@ -22,14 +23,16 @@ namespace strata::engine::soft {
 class TranslateTestMachine {
   public:
     // Linear addresses. Each region's pages are user pages unless said otherwise.
-    static constexpr std::uint64_t kCode = 0x400000;      // 4 pages, writable
-    static constexpr std::uint64_t kData = 0x600000;      // 2 pages, writable; the next is not mapped
-    static constexpr std::uint64_t kReadOnly = 0x603000;  // 1 page
-    static constexpr std::uint64_t kStack = 0x700000;     // 2 pages, writable
-    static constexpr std::uint64_t kCodeAlias = 0x800000; // the code pages again
+    static constexpr std::uint64_t kCode = 0x400000;  // 4 pages, writable
+    static constexpr std::uint64_t kData = 0x600000;  // 2 pages, writable; the next is not mapped
+    static constexpr std::uint64_t kReadOnly = 0x603000;   // 1 page
+    static constexpr std::uint64_t kStack = 0x700000;      // 2 pages, writable
+    static constexpr std::uint64_t kCodeAlias = 0x800000;  // the code pages again
     static constexpr std::uint64_t kPage = 4096;
 
-    explicit TranslateTestMachine(TranslateOptions options = {}, std::uint64_t cache_bytes = 4U << 20U) : vm_(FakeSoftVm::create(2U << 20)), cpu_(*vm_->cpus()[0]) {
+    explicit TranslateTestMachine(TranslateOptions options = {},
+                                  std::uint64_t cache_bytes = 4U << 20U)
+        : vm_(FakeSoftVm::create(2U << 20)), cpu_(*vm_->cpus()[0]) {
         fill_cpuid();
         map(kCode, kCodePhysical, 4, kWritable);
         map(kCodeAlias, kCodePhysical, 4, kWritable);
@@ -52,7 +55,9 @@ class TranslateTestMachine {
 
     /// Makes the page of `linear` show what the page of `other` shows. The TLB is the caller's.
     void remap(std::uint64_t linear, std::uint64_t other) {
-        const auto entry = [](std::uint64_t at) { return kTables + ((at >> 21) & 15) * kPage + ((at >> 12) & 511) * 8; };
+        const auto entry = [](std::uint64_t at) {
+            return kTables + ((at >> 21) & 15) * kPage + ((at >> 12) & 511) * 8;
+        };
         std::memcpy(vm_->ram->base() + entry(linear), vm_->ram->base() + entry(other), 8);
     }
 
@@ -72,9 +77,14 @@ class TranslateTestMachine {
         cpu.xcr0 = host_vector_mask();
         cpu.rflags = 2;
         for (Segment& segment : cpu.segments) {
-            segment = {.selector = 16, .attributes = 0xC093, .limit = 0xFFFFFFFF, .base = 0, .unusable = false};
+            segment = {.selector = 16,
+                       .attributes = 0xC093,
+                       .limit = 0xFFFFFFFF,
+                       .base = 0,
+                       .unusable = false};
         }
-        cpu.segments[x86::Cs] = {.selector = 8, .attributes = 0xA09B, .limit = 0xFFFFFFFF, .base = 0, .unusable = false};
+        cpu.segments[x86::Cs] = {
+            .selector = 8, .attributes = 0xA09B, .limit = 0xFFFFFFFF, .base = 0, .unusable = false};
         cpu.segments[x86::Fs].base = kData + 0x100;
         cpu.segments[x86::Gs].base = kData + 0x200;
         for (unsigned i = 0; i < 16; ++i) {
@@ -105,24 +115,32 @@ class TranslateTestMachine {
     ExecResult run_interpreted() {
         for (int i = 0; i < 100000; ++i) {
             switch (interpret_one(cpu_)) {
-                case StepResult::Exception: return ExecResult::Exception;
-                case StepResult::Halted: return ExecResult::Halted;
-                case StepResult::TripleFault: return ExecResult::TripleFault;
-                default: break;
+                case StepResult::Exception:
+                    return ExecResult::Exception;
+                case StepResult::Halted:
+                    return ExecResult::Halted;
+                case StepResult::TripleFault:
+                    return ExecResult::TripleFault;
+                default:
+                    break;
             }
         }
         return ExecResult::Polled;
     }
 
   private:
-    static constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000, kTables = 0x13000;
-    static constexpr std::uint64_t kCodePhysical = 0x80000, kDataPhysical = 0x90000, kReadOnlyPhysical = 0x92000,
-                                   kStackPhysical = 0x93000;
+    static constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000,
+                                   kTables = 0x13000;
+    static constexpr std::uint64_t kCodePhysical = 0x80000, kDataPhysical = 0x90000,
+                                   kReadOnlyPhysical = 0x92000, kStackPhysical = 0x93000;
     static constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4;
 
-    void poke(std::uint64_t at, std::uint64_t value) { std::memcpy(vm_->ram->base() + at, &value, 8); }
+    void poke(std::uint64_t at, std::uint64_t value) {
+        std::memcpy(vm_->ram->base() + at, &value, 8);
+    }
 
-    void map(std::uint64_t linear, std::uint64_t physical, std::uint64_t pages, std::uint64_t bits) {
+    void map(std::uint64_t linear, std::uint64_t physical, std::uint64_t pages,
+             std::uint64_t bits) {
         constexpr std::uint64_t kAll = kPresent | kWritable | kUser;
         poke(kRoot, kLevel3 | kAll);
         poke(kLevel3, kLevel2 | kAll);
@@ -141,7 +159,8 @@ class TranslateTestMachine {
                 entry.leaf = leaf;
                 entry.subleaf = sub;
                 entry.subleaf_matters = leaf == 7 || leaf == 0xD;
-                __cpuid_count(leaf, sub, entry.registers.eax, entry.registers.ebx, entry.registers.ecx, entry.registers.edx);
+                __cpuid_count(leaf, sub, entry.registers.eax, entry.registers.ebx,
+                              entry.registers.ecx, entry.registers.edx);
                 vm_->cpuid_table.entries.push_back(entry);
             }
         }

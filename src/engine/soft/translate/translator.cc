@@ -1,12 +1,12 @@
 // Translator: running blocks, and everything that happens between two of them.
 #include "engine/soft/translate/translator.h"
 
+#include <algorithm>
+
 #include <asm/prctl.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 #include "arch/x86/registers.h"
 #include "engine/soft/direct/direct_events.h"
@@ -18,7 +18,8 @@ namespace strata::engine::soft {
 namespace {
 
 constexpr std::uint64_t kArithmetic = arch::x86::rflags::kArithmetic;
-constexpr std::uint64_t kFlagsBase = 0x202;  // what the host's own RFLAGS hold beside: the fixed bit and IF
+constexpr std::uint64_t kFlagsBase =
+    0x202;  // what the host's own RFLAGS hold beside: the fixed bit and IF
 constexpr std::uint64_t kHwcap2Fsgsbase = 2;
 
 // The vCPU that runs on this thread: what the signal handler reports to.
@@ -34,16 +35,27 @@ void set_gs_base(const CpuState* cpu) {
     }
 }
 
-void flags_to_guest(CpuState& cpu) { cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic); }
-void flags_from_guest(CpuState& cpu) { cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase; }
-
+void flags_to_guest(CpuState& cpu) {
+    cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
+}
+void flags_from_guest(CpuState& cpu) {
+    cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase;
+}
 
 }  // namespace
 
 Translator::Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines)
-    : vm_(vm), options_(options), table_(std::move(lines)), index_(table_.index()), lines_(table_.lines()), buffer_(32768), scratch_(65536), assembler_(buffer_, 0) {}
+    : vm_(vm),
+      options_(options),
+      table_(std::move(lines)),
+      index_(table_.index()),
+      lines_(table_.lines()),
+      buffer_(32768),
+      scratch_(65536),
+      assembler_(buffer_, 0) {}
 
-Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const TranslateOptions& options, std::uint64_t cache_bytes) {
+Result<std::unique_ptr<Translator>> Translator::create(SoftVm& vm, const TranslateOptions& options,
+                                                       std::uint64_t cache_bytes) {
     CodeLines lines = STRATA_TRY(CodeLines::create(vm.ram->size()));
     std::unique_ptr<Translator> translator(new Translator(vm, options, std::move(lines)));
     STRATA_TRY_VOID(translator->prepare_memory(cache_bytes));
@@ -64,7 +76,8 @@ Result<> Translator::prepare_memory(std::uint64_t cache_bytes) {
     glue_end_ = memory_->next() - memory_->base();
     memory_->keep();
     // SAFETY: the range is this object's code memory, unregistered before it is unmapped.
-    STRATA_TRY_VOID(faults_.add(reinterpret_cast<const void*>(memory_->base()), memory_->size(), on_host_fault, this));
+    STRATA_TRY_VOID(faults_.add(reinterpret_cast<const void*>(memory_->base()), memory_->size(),
+                                on_host_fault, this));
     return ok();
 }
 
@@ -108,18 +121,26 @@ void Translator::enter_thread(CpuState& cpu) {
     }
     if (t_current != &cpu) {
         t_current = &cpu;
-        // Without its own signal stack the thread still works; a fault of a native instruction then ends the process.
+        // Without its own signal stack the thread still works; a fault of a native instruction then
+        // ends the process.
         (void)prepare_host_fault_thread();
     }
 }
 
 bool Translator::ends_run(CpuState& cpu, StepResult step, ExecResult& result) {
     switch (step) {
-        case StepResult::Exception: result = ExecResult::Exception; return true;
-        case StepResult::Halted: result = ExecResult::Halted; return true;
-        case StepResult::TripleFault: result = ExecResult::TripleFault; return true;
+        case StepResult::Exception:
+            result = ExecResult::Exception;
+            return true;
+        case StepResult::Halted:
+            result = ExecResult::Halted;
+            return true;
+        case StepResult::TripleFault:
+            result = ExecResult::TripleFault;
+            return true;
         case StepResult::Done:
-        case StepResult::EndBlock: break;
+        case StepResult::EndBlock:
+            break;
     }
     result = ExecResult::Polled;
     return window_open(cpu, step == StepResult::EndBlock);
@@ -172,7 +193,8 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
     ExecResult result = ExecResult::Polled;
     Next next;
     while (cpu.request.load(std::memory_order_acquire) == 0) {
-        const Block* block = next.interpret || cpu.interrupt_shadow ? nullptr : block_for(cpu, next);
+        const Block* block =
+            next.interpret || cpu.interrupt_shadow ? nullptr : block_for(cpu, next);
         if (block == nullptr) {
             next = {};
             if (step(cpu, result)) {
@@ -184,13 +206,18 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
         next.generation = generation_.load(std::memory_order_acquire);
         execute(cpu, *block);
         switch (cpu.translator.exit_reason) {
-            case ExitReasonCode::kIndirect: TranslatorCounters::bump(counters_.indirect_exits); break;
+            case ExitReasonCode::kIndirect:
+                TranslatorCounters::bump(counters_.indirect_exits);
+                break;
             case ExitReasonCode::kResume:
-                if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result) || (cpu.direct != nullptr && cpu.direct->enter)) {
+                if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result) ||
+                    (cpu.direct != nullptr && cpu.direct->enter)) {
                     return result;
                 }
                 break;
-            case ExitReasonCode::kException: (void)after_block(cpu); return ExecResult::Exception;
+            case ExitReasonCode::kException:
+                (void)after_block(cpu);
+                return ExecResult::Exception;
             default: {
                 const std::uint64_t generation = next.generation;
                 next = after_block(cpu);
@@ -202,7 +229,8 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
     return result;
 }
 
-std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc, bool vectors) noexcept {
+std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, std::uint64_t pc,
+                                             bool vectors) noexcept {
     TranslatorCounters::bump(counters_.interpreted_in_block);
     const auto at = static_cast<std::uint32_t>(pc - 1 - memory_->base());
     const Block* block = nullptr;
@@ -211,7 +239,8 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
         block = locate(at);
     }
     STRATA_CHECK(block != nullptr, "slow path of no block");
-    const bool alive = !block->dead;  // only this thread's own store can have killed it, in asking for the page
+    const bool alive =
+        !block->dead;  // only this thread's own store can have killed it, in asking for the page
     cpu.rip = block->rip + (block->mark_at(at).guest & ~InsnMark::kHostFlags);
     const std::uint64_t next = cpu.rip + (site >> SiteWord::kLengthShift);
     const std::uint64_t killed_before = killed();
@@ -220,7 +249,8 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     const StepResult step = interpret_one(cpu);
     finish_pending_rewrite(cpu);
     flags_from_guest(cpu);
-    const bool on = step == StepResult::Done && cpu.rip == next && !ends && killed() == killed_before && alive;
+    const bool on =
+        step == StepResult::Done && cpu.rip == next && !ends && killed() == killed_before && alive;
     if (on && cpu.request.load(std::memory_order_acquire) == 0) {
         if (vectors) {
             load_vector_state(cpu);

@@ -53,7 +53,8 @@ TEST(TranslatorTest, FlagsSurviveCallAndReturn) {
                        0xF4,                          // hlt
                        0xB8, 0x2A, 0x00, 0x00, 0x00,  // mov eax, 42
                        0xF4});
-    machine.load(Bytes{0x48, 0x8B, 0x14, 0x25, 0x00, 0x00, 0x60, 0x00, 0xC3}, 0x1000);  // mov rdx, [data]; ret
+    machine.load(Bytes{0x48, 0x8B, 0x14, 0x25, 0x00, 0x00, 0x60, 0x00, 0xC3},
+                 0x1000);  // mov rdx, [data]; ret
     machine.cpu().gpr[kRcx] = 5;
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
     EXPECT_EQ(machine.cpu().gpr[kRax], 42U);
@@ -86,11 +87,11 @@ TEST(TranslatorTest, RequestStopsAnEndlessLoop) {
 
 TEST(TranslatorTest, RequestStopsALoopThatCarriesFlags) {
     Machine machine;
-    machine.load(Bytes{0xF9,                      // stc
-                       0x48, 0x83, 0xD0, 0x00,    // adc rax, 0
-                       0x72, 0xFA,                // jc to adc
-                       0xF9,                      // stc
-                       0xEB, 0xF7});              // jmp to adc
+    machine.load(Bytes{0xF9,                    // stc
+                       0x48, 0x83, 0xD0, 0x00,  // adc rax, 0
+                       0x72, 0xFA,              // jc to adc
+                       0xF9,                    // stc
+                       0xEB, 0xF7});            // jmp to adc
     machine.cpu().gpr[kRax] = 0;
     std::thread other([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -113,12 +114,12 @@ TEST(TranslatorTest, StoreIntoTheRunningBlockTakesEffectAtTheNextInstruction) {
 TEST(TranslatorTest, StoreThroughAnotherMappingInvalidates) {
     Machine machine;
     // Twice: mov eax, N; then patches N through the alias and runs again.
-    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00,                          // mov eax, 1
-                       0x01, 0xC3,                                            // add ebx, eax
-                       0xFF, 0xC9,                                            // dec ecx
-                       0x74, 0x0A,                                            // jz to hlt
-                       0xC6, 0x04, 0x25, 0x01, 0x00, 0x80, 0x00, 0x64,        // mov byte [alias+1], 100
-                       0xEB, 0xEB,                                            // jmp to the start
+    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00,                    // mov eax, 1
+                       0x01, 0xC3,                                      // add ebx, eax
+                       0xFF, 0xC9,                                      // dec ecx
+                       0x74, 0x0A,                                      // jz to hlt
+                       0xC6, 0x04, 0x25, 0x01, 0x00, 0x80, 0x00, 0x64,  // mov byte [alias+1], 100
+                       0xEB, 0xEB,                                      // jmp to the start
                        0xF4});
     machine.cpu().gpr[3] = 0;
     machine.cpu().gpr[kRcx] = 3;
@@ -133,7 +134,8 @@ TEST(TranslatorTest, DeviceWriteInvalidates) {
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
     EXPECT_EQ(machine.cpu().gpr[kRax], 1U);
     std::memset(machine.code(1), 9, 1);
-    machine.translator().invalidate(nullptr, static_cast<std::uint64_t>(machine.code(1) - machine.vm().ram->base()), 1);
+    machine.translator().invalidate(
+        nullptr, static_cast<std::uint64_t>(machine.code(1) - machine.vm().ram->base()), 1);
     machine.reset();
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
     EXPECT_EQ(machine.cpu().gpr[kRax], 9U);
@@ -141,9 +143,9 @@ TEST(TranslatorTest, DeviceWriteInvalidates) {
 
 TEST(TranslatorTest, RemappedPageIsNotEnteredThroughAnOldLink) {
     Machine machine;
-    machine.load(Bytes{0xE9, 0xFB, 0x0F, 0x00, 0x00});                   // jmp to page 1
-    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00, 0xF4}, 0x1000);     // mov eax, 1; hlt
-    machine.load(Bytes{0xB8, 0x02, 0x00, 0x00, 0x00, 0xF4}, 0x2000);     // mov eax, 2; hlt
+    machine.load(Bytes{0xE9, 0xFB, 0x0F, 0x00, 0x00});                // jmp to page 1
+    machine.load(Bytes{0xB8, 0x01, 0x00, 0x00, 0x00, 0xF4}, 0x1000);  // mov eax, 1; hlt
+    machine.load(Bytes{0xB8, 0x02, 0x00, 0x00, 0x00, 0xF4}, 0x2000);  // mov eax, 2; hlt
     for (int i = 0; i < 3; ++i) {
         machine.reset();
         EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
@@ -159,12 +161,12 @@ TEST(TranslatorTest, RemappedPageIsNotEnteredThroughAnOldLink) {
 
 TEST(TranslatorTest, CallsThatNeverReturnDoNotFillTheHostsStack) {
     Machine machine;
-    machine.load(Bytes{0xB9, 0x40, 0x0D, 0x03, 0x00,        // mov ecx, 200000
-                       0xE8, 0x00, 0x00, 0x00, 0x00,        // call the next instruction
-                       0x48, 0x8D, 0x64, 0x24, 0x08,        // lea rsp, [rsp+8]
-                       0x83, 0xC0, 0x01,                    // add eax, 1
-                       0xFF, 0xC9,                          // dec ecx
-                       0x75, 0xEF,                          // jnz to the call
+    machine.load(Bytes{0xB9, 0x40, 0x0D, 0x03, 0x00,  // mov ecx, 200000
+                       0xE8, 0x00, 0x00, 0x00, 0x00,  // call the next instruction
+                       0x48, 0x8D, 0x64, 0x24, 0x08,  // lea rsp, [rsp+8]
+                       0x83, 0xC0, 0x01,              // add eax, 1
+                       0xFF, 0xC9,                    // dec ecx
+                       0x75, 0xEF,                    // jnz to the call
                        0xF4});
     machine.cpu().gpr[kRax] = 0;
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
@@ -190,13 +192,13 @@ TEST(TranslatorTest, ReturnsGoWhereTheGuestSays) {
 
 TEST(TranslatorTest, ReturnToChangedCodeRunsTheNewCode) {
     Machine machine;
-    machine.load(Bytes{0xB9, 0x03, 0x00, 0x00, 0x00,                    // mov ecx, 3
-                       0xE8, 0x0A, 0x00, 0x00, 0x00,                    // call f
-                       0xB8, 0x00, 0x00, 0x00, 0x00,                    // mov eax, 0: the immediate is written by f
-                       0xFF, 0xC9,                                      // dec ecx
-                       0x75, 0xF2,                                      // jnz to the call
-                       0xF4,                                            // hlt
-                       0x88, 0x0D, 0xF1, 0xFF, 0xFF, 0xFF,              // f: mov [rip-15], cl
+    machine.load(Bytes{0xB9, 0x03, 0x00, 0x00, 0x00,  // mov ecx, 3
+                       0xE8, 0x0A, 0x00, 0x00, 0x00,  // call f
+                       0xB8, 0x00, 0x00, 0x00, 0x00,  // mov eax, 0: the immediate is written by f
+                       0xFF, 0xC9,                    // dec ecx
+                       0x75, 0xF2,                    // jnz to the call
+                       0xF4,                          // hlt
+                       0x88, 0x0D, 0xF1, 0xFF, 0xFF, 0xFF,  // f: mov [rip-15], cl
                        0xC3});
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
     EXPECT_EQ(machine.cpu().gpr[kRax], 1U);
@@ -219,11 +221,12 @@ TEST(TranslatorTest, FlagsComeBackFromACall) {
 
 // A loop whose `mov eax, imm32` begins three bytes before the end of its page.
 void load_straddling_loop(Machine& machine) {
-    machine.load(Bytes{0xB8, 0x05, 0x00}, 0xFFD);                    // mov eax, 5 …
-    machine.load(Bytes{0x00, 0x00, 0x01, 0xC3,                       // … add ebx, eax
-                       0xFF, 0xC9,                                   // dec ecx
-                       0x75, 0xF5,                                   // jnz to the mov
-                       0xF4}, 0x1000);
+    machine.load(Bytes{0xB8, 0x05, 0x00}, 0xFFD);  // mov eax, 5 …
+    machine.load(Bytes{0x00, 0x00, 0x01, 0xC3,     // … add ebx, eax
+                       0xFF, 0xC9,                 // dec ecx
+                       0x75, 0xF5,                 // jnz to the mov
+                       0xF4},
+                 0x1000);
     machine.cpu().rip = Machine::kCode + 0xFFD;
     machine.cpu().gpr[3] = 0;
     machine.cpu().gpr[kRcx] = 1000;
@@ -270,16 +273,18 @@ TEST(TranslatorTest, FullCacheIsEvictedAndRefilled) {
     EXPECT_GE(machine.translator().counters().evictions.load(), 1U);
 }
 
-// A function is written anew before each call, by three stores from a page of its own: only the first finds code that has to go.
+// A function is written anew before each call, by three stores from a page of its own: only the
+// first finds code that has to go.
 TEST(TranslatorTest, StoresToCodeStayInTranslatedCode) {
     Machine machine;
-    machine.load(Bytes{0x41, 0xC6, 0x45, 0x00, 0xB8,              // mov byte [r13], B8h
-                       0x41, 0x89, 0x4D, 0x01,                    // mov [r13+1], ecx
-                       0x41, 0xC6, 0x45, 0x05, 0xC3,              // mov byte [r13+5], C3h
-                       0x41, 0xFF, 0xD5,                          // call r13: mov eax, ecx; ret
-                       0x48, 0x01, 0xC3,                          // add rbx, rax
-                       0x41, 0xFF, 0x85, 0x80, 0x00, 0x00, 0x00,  // inc dword [r13+80h]: data beside the code
-                       0xFF, 0xC9, 0x75, 0xE1, 0xF4});            // dec ecx; jnz; hlt
+    machine.load(Bytes{0x41, 0xC6, 0x45, 0x00, 0xB8,  // mov byte [r13], B8h
+                       0x41, 0x89, 0x4D, 0x01,        // mov [r13+1], ecx
+                       0x41, 0xC6, 0x45, 0x05, 0xC3,  // mov byte [r13+5], C3h
+                       0x41, 0xFF, 0xD5,              // call r13: mov eax, ecx; ret
+                       0x48, 0x01, 0xC3,              // add rbx, rax
+                       0x41, 0xFF, 0x85, 0x80, 0x00,
+                       0x00, 0x00,                      // inc dword [r13+80h]: data beside the code
+                       0xFF, 0xC9, 0x75, 0xE1, 0xF4});  // dec ecx; jnz; hlt
     machine.load(Bytes{0xCC}, 0x1000);
     machine.cpu().gpr[13] = Machine::kCode + 0x1000;
     machine.cpu().gpr[1] = 1000;
@@ -294,22 +299,30 @@ TEST(TranslatorTest, StoresToCodeStayInTranslatedCode) {
     EXPECT_LT(counters.interpreted_in_block.load(), 10U);
 }
 
-// Lasting code jumps to code that changes and back, across pages, until every region has been used several times.
+// Lasting code jumps to code that changes and back, across pages, until every region has been used
+// several times.
 TEST(TranslatorTest, LastingCodeSurvivesEvictions) {
     Machine machine({}, 1U << 20U);
-    machine.load(Bytes{0x01, 0xC3, 0xE9, 0xF9, 0x0F, 0x00, 0x00, 0xF4, 0xE9, 0xF3, 0x1F, 0x00, 0x00}, 0x0);  // add ebx, eax; jmp +1000h; hlt; jmp +2000h
+    machine.load(
+        Bytes{0x01, 0xC3, 0xE9, 0xF9, 0x0F, 0x00, 0x00, 0xF4, 0xE9, 0xF3, 0x1F, 0x00, 0x00},
+        0x0);  // add ebx, eax; jmp +1000h; hlt; jmp +2000h
     machine.load(Bytes{0x01, 0xC3, 0x41, 0xFF, 0xE5}, 0x20);  // add ebx, eax; jmp r13
-    machine.load(Bytes{0x43, 0x8D, 0x04, 0x24, 0x90, 0xE9, 0xFE, 0xEF, 0xFF, 0xFF}, 0x1000);  // lea eax, [r12 + r12]; nop; jmp 0x1008 - 1000h
+    machine.load(Bytes{0x43, 0x8D, 0x04, 0x24, 0x90, 0xE9, 0xFE, 0xEF, 0xFF, 0xFF},
+                 0x1000);  // lea eax, [r12 + r12]; nop; jmp 0x1008 - 1000h
     std::uint32_t sum = 0;
     for (std::uint32_t i = 0; i < 30000; ++i) {
-        Bytes program{0xB8, 0, 0, 0, 0, 0xEB, 0x00, 0xE9, 0xFB, 0xDF, 0xFF, 0xFF};  // mov eax, i; jmp +0; jmp 0x7
+        Bytes program{0xB8, 0,    0,    0,    0,    0xEB,
+                      0x00, 0xE9, 0xFB, 0xDF, 0xFF, 0xFF};  // mov eax, i; jmp +0; jmp 0x7
         std::memcpy(&program[1], &i, 4);
         machine.reset();
         machine.cpu().gpr[3] = sum;
         machine.cpu().gpr[kRax] = 1;
         machine.cpu().gpr[12] = i;
         machine.cpu().gpr[13] = Machine::kCode + 0x1000;
-        machine.cpu().rip += i % 3000 < 1000 ? 0 : 0x20;  // by a jump whose target is known, then by one whose target is not
+        machine.cpu().rip +=
+            i % 3000 < 1000
+                ? 0
+                : 0x20;  // by a jump whose target is known, then by one whose target is not
         machine.load(program, 0x2000);
         ASSERT_EQ(machine.run_translated(), ExecResult::Halted);
         ++sum;
@@ -321,7 +334,8 @@ TEST(TranslatorTest, LastingCodeSurvivesEvictions) {
 
 TEST(TranslatorTest, StackAcrossAPageUsesSingleChecks) {
     Machine machine;
-    machine.load(Bytes{0x50, 0x53, 0x6A, 0x07, 0x58, 0x5B, 0x5A, 0xF4});  // push rax; push rbx; push 7; pop rax; pop rbx; pop rdx; hlt
+    machine.load(Bytes{0x50, 0x53, 0x6A, 0x07, 0x58, 0x5B, 0x5A,
+                       0xF4});  // push rax; push rbx; push 7; pop rax; pop rbx; pop rdx; hlt
     machine.cpu().gpr[4] = Machine::kStack + 0x1000 + 12;
     EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
     EXPECT_EQ(machine.cpu().gpr[kRax], 7U);
@@ -331,7 +345,8 @@ TEST(TranslatorTest, StackAcrossAPageUsesSingleChecks) {
 
 TEST(TranslatorTest, AddressesInPageZeroNeverReachTheHost) {
     Machine machine;
-    machine.load(Bytes{0x58, 0xF4});  // pop rax from linear 8: not mapped, but what "no stack page" matches
+    machine.load(
+        Bytes{0x58, 0xF4});  // pop rax from linear 8: not mapped, but what "no stack page" matches
     machine.cpu().gpr[4] = 8;
     EXPECT_EQ(machine.run_translated(), ExecResult::Exception);
     EXPECT_EQ(machine.cpu().exception.vector, arch::x86::vector::kPf);
@@ -340,11 +355,12 @@ TEST(TranslatorTest, AddressesInPageZeroNeverReachTheHost) {
 }
 
 TEST(TranslatorTest, NonCanonicalTargetFaultsBeforeAnythingChanges) {
-    const Bytes programs[] = {{0x50, 0xC3},                     // push rax; ret
-                              {0x90, 0xFF, 0xE0},               // nop; jmp rax
-                              {0x90, 0xFF, 0xD0},               // nop; call rax
-                              {0xF9, 0xFF, 0x55, 0x00},         // stc; call [rbp]
-                              {0x90, 0x50, 0x53, 0x5B, 0xC3}};  // nop; push rax; push rbx; pop rbx; ret
+    const Bytes programs[] = {
+        {0x50, 0xC3},                     // push rax; ret
+        {0x90, 0xFF, 0xE0},               // nop; jmp rax
+        {0x90, 0xFF, 0xD0},               // nop; call rax
+        {0xF9, 0xFF, 0x55, 0x00},         // stc; call [rbp]
+        {0x90, 0x50, 0x53, 0x5B, 0xC3}};  // nop; push rax; push rbx; pop rbx; ret
     const std::uint64_t starts[] = {1, 1, 1, 1, 4};
     for (std::size_t i = 0; i < std::size(programs); ++i) {
         Machine machine;
@@ -367,11 +383,11 @@ TEST(TranslatorTest, NonCanonicalTargetFaultsBeforeAnythingChanges) {
 
 TEST(TranslatorTest, VectorAccessAcrossPagesWorksOnACopy) {
     Machine machine;
-    machine.load(Bytes{0xF9,                                            // stc
-                       0x0F, 0x10, 0x06,                                // movups xmm0, [rsi]
-                       0x0F, 0x11, 0x07,                                // movups [rdi], xmm0
-                       0x0F, 0x11, 0x46, 0x01,                          // movups [rsi+1], xmm0
-                       0x48, 0x83, 0xD0, 0x00, 0xF4});                  // adc rax, 0; hlt
+    machine.load(Bytes{0xF9,                            // stc
+                       0x0F, 0x10, 0x06,                // movups xmm0, [rsi]
+                       0x0F, 0x11, 0x07,                // movups [rdi], xmm0
+                       0x0F, 0x11, 0x46, 0x01,          // movups [rsi+1], xmm0
+                       0x48, 0x83, 0xD0, 0x00, 0xF4});  // adc rax, 0; hlt
     for (std::size_t i = 0; i < 16; ++i) {
         machine.data()[0xFF9 + i] = static_cast<std::byte>(i + 1);
     }
@@ -403,7 +419,8 @@ TEST(TranslatorTest, MaskedAccessTouchesOnlyWhatTheMaskLetsIn) {
     }
     Machine machine;
     // kmovd k1, eax; vmovdqu8 [rdi]{k1}, ymm0; vpcmpub k2{k1}, ymm0, [rdi], 0; kmovd ecx, k2; hlt
-    machine.load(Bytes{0xC5, 0xFB, 0x92, 0xC8, 0x62, 0xF1, 0x7F, 0x29, 0x7F, 0x07, 0x62, 0xF3, 0x7D, 0x29, 0x3E, 0x17, 0x00, 0xC5, 0xFB, 0x93, 0xCA, 0xF4});
+    machine.load(Bytes{0xC5, 0xFB, 0x92, 0xC8, 0x62, 0xF1, 0x7F, 0x29, 0x7F, 0x07, 0x62,
+                       0xF3, 0x7D, 0x29, 0x3E, 0x17, 0x00, 0xC5, 0xFB, 0x93, 0xCA, 0xF4});
     const auto run = [&](std::uint64_t mask, std::uint64_t at) {
         machine.reset();
         machine.cpu().gpr[kRax] = mask;

@@ -1,4 +1,5 @@
-// VirtioPciTransport: saving and loading its registers; the device follows with sections of its own.
+// VirtioPciTransport: saving and loading its registers; the device follows with sections of its
+// own.
 #include <bit>
 
 #include <fmt/format.h>

@@ -17,10 +17,18 @@ constexpr std::uint32_t kNotifyMultiplier = 4;
 pci::Identity identity_of(DeviceType type) {
     std::uint32_t class_code = 0xff0000;
     switch (type) {
-        case DeviceType::Net: class_code = 0x020000; break;
-        case DeviceType::Block: class_code = 0x010000; break;
-        case DeviceType::Console: class_code = 0x078000; break;
-        case DeviceType::Entropy: class_code = 0xff0000; break;
+        case DeviceType::Net:
+            class_code = 0x020000;
+            break;
+        case DeviceType::Block:
+            class_code = 0x010000;
+            break;
+        case DeviceType::Console:
+            class_code = 0x078000;
+            break;
+        case DeviceType::Entropy:
+            class_code = 0xff0000;
+            break;
     }
     return {.vendor = 0x1af4,
             .device = static_cast<std::uint16_t>(0x1040 + static_cast<std::uint16_t>(type)),
@@ -39,9 +47,12 @@ std::uint64_t little_endian(std::span<const std::byte> data) {
 
 }  // namespace
 
-VirtioPciTransport::VirtioPciTransport(std::unique_ptr<VirtioDevice> device, const memory::GuestMemory& memory,
-                                       RingFormats formats)
-    : PciDevice(identity_of(device->type())), device_(std::move(device)), memory_(memory), formats_(formats),
+VirtioPciTransport::VirtioPciTransport(std::unique_ptr<VirtioDevice> device,
+                                       const memory::GuestMemory& memory, RingFormats formats)
+    : PciDevice(identity_of(device->type())),
+      device_(std::move(device)),
+      memory_(memory),
+      formats_(formats),
       vectors_(device_->queue_sizes().size()) {
     STRATA_CHECK(device_->queue_sizes().size() <= kMaxQueues, "too many queues");
     for (const std::uint16_t size : device_->queue_sizes()) {
@@ -63,7 +74,8 @@ VirtioPciTransport::~VirtioPciTransport() = default;
 
 void VirtioPciTransport::describe_capabilities() {
     constexpr std::uint8_t kVendorSpecific = 0x09;
-    const auto region = [](std::uint8_t type, std::uint64_t offset, std::uint64_t size, std::size_t extra) {
+    const auto region = [](std::uint8_t type, std::uint64_t offset, std::uint64_t size,
+                           std::size_t extra) {
         return PciCapability{static_cast<std::uint8_t>(2 + sizeof(PciCapability) + extra),
                              type,
                              0,
@@ -83,14 +95,16 @@ void VirtioPciTransport::describe_capabilities() {
     add(region(PciCapabilityType::kCommon, 0, sizeof(PciCommonConfig), 0));
     add(region(PciCapabilityType::kIsr, kIsrOffset, 1, 0));
     add(region(PciCapabilityType::kDevice, kDeviceOffset, kRegionSize, 0));
-    add(Extended{region(PciCapabilityType::kNotify, kNotifyOffset, device_->queue_sizes().size() * kNotifyMultiplier, 4),
+    add(Extended{region(PciCapabilityType::kNotify, kNotifyOffset,
+                        device_->queue_sizes().size() * kNotifyMultiplier, 4),
                  kNotifyMultiplier});
     window_ = add(Extended{region(PciCapabilityType::kPciConfig, 0, 0, 4), 0U});
     describe().make_writable<std::uint8_t>(window_ + 4, 0xff);
     describe().make_writable<std::uint32_t>(window_ + 8, 0xffffffff);
     describe().make_writable<std::uint32_t>(window_ + 12, 0xffffffff);
     describe().make_writable<std::uint32_t>(window_ + 16, 0xffffffff);
-    add_msix(static_cast<unsigned>(device_->queue_sizes().size()) + 1, 0, kTableOffset, kPendingOffset);
+    add_msix(static_cast<unsigned>(device_->queue_sizes().size()) + 1, 0, kTableOffset,
+             kPendingOffset);
 }
 
 std::uint64_t VirtioPciTransport::offered() const {
@@ -106,7 +120,8 @@ VirtioPciTransport::WindowPlace VirtioPciTransport::window_place() {
     const auto bar = std::to_integer<unsigned>(raw[4]);
     const auto offset = static_cast<std::uint32_t>(little_endian(std::span(raw).subspan(8, 4)));
     const auto length = static_cast<std::uint32_t>(little_endian(std::span(raw).subspan(12, 4)));
-    const bool sane = bar == 0 && (length == 1 || length == 2 || length == 4) && offset % length == 0 && offset < kBarSize;
+    const bool sane = bar == 0 && (length == 1 || length == 2 || length == 4) &&
+                      offset % length == 0 && offset < kBarSize;
     return sane ? WindowPlace{offset, length} : WindowPlace{};
 }
 
@@ -139,7 +154,8 @@ void VirtioPciTransport::config_write(unsigned offset, std::span<const std::byte
 
 // --- BAR 0 ---
 
-void VirtioPciTransport::bar_read(unsigned /*bar*/, std::uint64_t offset, std::span<std::byte> data) {
+void VirtioPciTransport::bar_read(unsigned /*bar*/, std::uint64_t offset,
+                                  std::span<std::byte> data) {
     if (offset < sizeof(PciCommonConfig)) {
         const MutexLock lock(registers_mutex_);
         const PciCommonConfig registers = common();
@@ -160,7 +176,8 @@ void VirtioPciTransport::bar_read(unsigned /*bar*/, std::uint64_t offset, std::s
     }
 }
 
-void VirtioPciTransport::bar_write(unsigned /*bar*/, std::uint64_t offset, std::span<const std::byte> data) {
+void VirtioPciTransport::bar_write(unsigned /*bar*/, std::uint64_t offset,
+                                   std::span<const std::byte> data) {
     if (offset >= kNotifyOffset && offset < kNotifyOffset + kRegionSize) {
         device_->notify(static_cast<unsigned>((offset - kNotifyOffset) / kNotifyMultiplier));
     } else if (offset < sizeof(PciCommonConfig)) {
@@ -178,10 +195,15 @@ PciCommonConfig VirtioPciTransport::common() {
     }
     PciCommonConfig out{};
     out.device_feature_select = device_feature_select_;
-    out.device_feature = device_feature_select_ < 2 ? static_cast<std::uint32_t>(offered() >> (32 * device_feature_select_)) : 0;
+    out.device_feature =
+        device_feature_select_ < 2
+            ? static_cast<std::uint32_t>(offered() >> (32 * device_feature_select_))
+            : 0;
     out.driver_feature_select = driver_feature_select_;
     out.driver_feature =
-        driver_feature_select_ < 2 ? static_cast<std::uint32_t>(driver_features_ >> (32 * driver_feature_select_)) : 0;
+        driver_feature_select_ < 2
+            ? static_cast<std::uint32_t>(driver_features_ >> (32 * driver_feature_select_))
+            : 0;
     out.config_msix_vector = config_vector_.load(std::memory_order_relaxed);
     out.num_queues = static_cast<std::uint16_t>(queues_.size());
     out.device_status = status_;
@@ -279,19 +301,22 @@ void VirtioPciTransport::write_queue(std::uint64_t offset, std::size_t size, std
     if (offset < first || offset >= first + 24 || offset % 4 != 0 || size < 4 || queue.enabled) {
         return;
     }
-    const std::array<memory::GuestAddress*, 3> addresses{&queue.setup.descriptors, &queue.setup.driver, &queue.setup.device};
+    const std::array<memory::GuestAddress*, 3> addresses{&queue.setup.descriptors,
+                                                         &queue.setup.driver, &queue.setup.device};
     memory::GuestAddress& address = *addresses[(offset - first) / 8];
     const std::uint64_t old = address.value();
     if (offset % 8 == 4) {
         address = memory::GuestAddress((old & 0xffffffff) | value << 32);
     } else {
-        address = memory::GuestAddress(size >= 8 ? value : (old & ~0xffffffffULL) | (value & 0xffffffff));
+        address =
+            memory::GuestAddress(size >= 8 ? value : (old & ~0xffffffffULL) | (value & 0xffffffff));
     }
 }
 
 void VirtioPciTransport::write_queue_size(Queue& queue, std::uint16_t size) {
     const bool packed = (driver_features_ & Feature::kRingPacked) != 0;
-    if (!queue.enabled && size != 0 && size <= queue.max_size && (packed || std::has_single_bit(size))) {
+    if (!queue.enabled && size != 0 && size <= queue.max_size &&
+        (packed || std::has_single_bit(size))) {
         queue.setup.size = size;
     }
 }
@@ -307,7 +332,8 @@ void VirtioPciTransport::write_status(std::uint8_t value) {
         return;
     }
     const auto set = static_cast<std::uint8_t>(value & ~status_);
-    status_ |= static_cast<std::uint8_t>(value & ~(DeviceStatus::kFeaturesOk | DeviceStatus::kDriverOk | DeviceStatus::kNeedsReset));
+    status_ |= static_cast<std::uint8_t>(
+        value & ~(DeviceStatus::kFeaturesOk | DeviceStatus::kDriverOk | DeviceStatus::kNeedsReset));
     if ((set & DeviceStatus::kFeaturesOk) != 0) {
         const bool subset = (driver_features_ & ~offered()) == 0;
         if (subset && (driver_features_ & Feature::kVersion1) != 0) {
@@ -324,8 +350,8 @@ void VirtioPciTransport::start_device() {
     static log::RateLimit limit;
     const auto activated = device_->activate(activation());
     if (!activated.ok()) {
-        log::guest(limit, "a virtio device was started with unusable queues device={} reason='{}'", label(),
-                   activated.error().text());
+        log::guest(limit, "a virtio device was started with unusable queues device={} reason='{}'",
+                   label(), activated.error().text());
         request_reset();
     }
 }
@@ -346,14 +372,16 @@ void VirtioPciTransport::enable_queue(Queue& queue) {
     queue.enabled = true;
     if ((status_ & DeviceStatus::kDriverOk) != 0) {
         // Only after a queue reset may a queue be enabled while the device runs. VIRTIO 1.2, 2.6.1.
-        if ((driver_features_ & Feature::kRingReset) == 0 || !device_->start_queue(queue_select_, queue.setup).ok()) {
+        if ((driver_features_ & Feature::kRingReset) == 0 ||
+            !device_->start_queue(queue_select_, queue.setup).ok()) {
             request_reset();
         }
     }
 }
 
 void VirtioPciTransport::reset_queue(Queue& queue) {
-    if ((driver_features_ & Feature::kRingReset) == 0 || (status_ & DeviceStatus::kDriverOk) == 0 || !queue.enabled) {
+    if ((driver_features_ & Feature::kRingReset) == 0 || (status_ & DeviceStatus::kDriverOk) == 0 ||
+        !queue.enabled) {
         return;
     }
     device_->stop_queue(queue_select_);
@@ -418,7 +446,9 @@ void VirtioPciTransport::raise_queue(unsigned queue) {
     raise(vectors_[queue].load(std::memory_order_relaxed), kIsrQueue);
 }
 
-void VirtioPciTransport::raise_config() { raise(config_vector_.load(std::memory_order_relaxed), kIsrConfig); }
+void VirtioPciTransport::raise_config() {
+    raise(config_vector_.load(std::memory_order_relaxed), kIsrConfig);
+}
 
 void VirtioPciTransport::request_reset() {
     needs_reset_.store(true, std::memory_order_relaxed);

@@ -1,11 +1,12 @@
 // VirtioPciTransport: a virtio device as a modern PCI function. VIRTIO 1.2, 4.1.
 //
-// One 64-bit BAR of 32 KiB holds everything: common configuration at 0, ISR at 0x1000, device configuration at 0x2000, one
-// notification word a queue at 0x3000, the MSI-X table at 0x4000 and its pending bits at 0x5000. One vector a queue and one for
-// configuration changes; without MSI-X, INTA# and the ISR register.
-// A reset is complete when the device has no I/O under way in guest memory; the status register reads nonzero until then.
-// Threads: registers from any vCPU under registers_mutex_; interrupts from the device's loop without it. A notification
-// takes no lock and only wakes the device.
+// One 64-bit BAR of 32 KiB holds everything: common configuration at 0, ISR at 0x1000, device
+// configuration at 0x2000, one notification word a queue at 0x3000, the MSI-X table at 0x4000 and
+// its pending bits at 0x5000. One vector a queue and one for configuration changes; without MSI-X,
+// INTA# and the ISR register. A reset is complete when the device has no I/O under way in guest
+// memory; the status register reads nonzero until then. Threads: registers from any vCPU under
+// registers_mutex_; interrupts from the device's loop without it. A notification takes no lock and
+// only wakes the device.
 #pragma once
 
 #include <array>
@@ -70,9 +71,11 @@ class VirtioPciTransport final : public pci::PciDevice, private DeviceHost {
 
     void describe_capabilities();
     [[nodiscard]] PciCommonConfig common() STRATA_REQUIRES(registers_mutex_);
-    void write_common(std::uint64_t offset, std::span<const std::byte> data) STRATA_EXCLUDES(registers_mutex_);
+    void write_common(std::uint64_t offset, std::span<const std::byte> data)
+        STRATA_EXCLUDES(registers_mutex_);
     void write_global(std::uint64_t offset, std::uint64_t value) STRATA_REQUIRES(registers_mutex_);
-    void write_queue(std::uint64_t offset, std::size_t size, std::uint64_t value) STRATA_REQUIRES(registers_mutex_);
+    void write_queue(std::uint64_t offset, std::size_t size, std::uint64_t value)
+        STRATA_REQUIRES(registers_mutex_);
     void write_status(std::uint8_t value) STRATA_REQUIRES(registers_mutex_);
     void write_queue_size(Queue& queue, std::uint16_t size) STRATA_REQUIRES(registers_mutex_);
     void enable_queue(Queue& queue) STRATA_REQUIRES(registers_mutex_);
@@ -106,7 +109,8 @@ class VirtioPciTransport final : public pci::PciDevice, private DeviceHost {
     bool resetting_ STRATA_GUARDED_BY(registers_mutex_) = false;
     std::vector<Queue> queues_ STRATA_GUARDED_BY(registers_mutex_);
 
-    // Read by the device's loop without the register lock; relaxed: the guest orders its own vector changes.
+    // Read by the device's loop without the register lock; relaxed: the guest orders its own vector
+    // changes.
     std::atomic<bool> needs_reset_{false};
     std::atomic<std::uint16_t> config_vector_{kNoVector};
     std::vector<std::atomic<std::uint16_t>> vectors_;

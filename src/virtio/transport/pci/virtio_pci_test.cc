@@ -28,7 +28,8 @@ class VirtioPciTest : public testing::Test {
         transport_ = make();
     }
     std::unique_ptr<VirtioPciTransport> make() {
-        auto made = std::make_unique<VirtioPciTransport>(std::make_unique<RngDevice>(RngConfig{}, *loop_), host_.memory());
+        auto made = std::make_unique<VirtioPciTransport>(
+            std::make_unique<RngDevice>(RngConfig{}, *loop_), host_.memory());
         made->connect(sink_, line_);
         return made;
     }
@@ -115,7 +116,8 @@ TEST_F(VirtioPciTest, BadDescriptorMakesTheDeviceNeedAReset) {
 
 TEST_F(VirtioPciTest, QueueOutsideRamNeedsAReset) {
     negotiate(0, 1);
-    set_queue({16, memory::GuestAddress(1ULL << 40), memory::GuestAddress(0), memory::GuestAddress(0x1000)});
+    set_queue({16, memory::GuestAddress(1ULL << 40), memory::GuestAddress(0),
+               memory::GuestAddress(0x1000)});
     set<std::uint8_t>(0x14, 15);
     EXPECT_NE(status() & DeviceStatus::kNeedsReset, 0);
 }
