@@ -110,6 +110,10 @@ class Translator final : public Executor, public CodeInvalidator {
     void flatten_loop(CpuState& cpu, const LoopWindows& loop) noexcept;
 
   private:
+    static constexpr std::uint64_t kSpare = 64U << 10U;     ///< room for one block and its thunks
+    static constexpr std::uint64_t kThunkRoom = 64;         ///< of the thunk before a block
+    static constexpr std::uint32_t kUngrouped = 1U << 30U;  ///< in Block::key_mode
+
     Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines);
     Result<> prepare_memory(std::uint64_t cache_bytes);
     static bool on_host_fault(void* self, HostFault& fault) noexcept;
