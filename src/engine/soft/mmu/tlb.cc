@@ -294,7 +294,7 @@ void MmuStateDeleter::operator()(MmuState* state) const noexcept {
 }
 
 MmuStatePtr make_mmu_state(std::uint32_t physical_bits, bool gigabyte_pages) {
-    // calloc: the banks are 0.9 MiB of mostly untouched zero pages, and zero is an empty entry
+    // calloc: the banks are 3.4 MiB of mostly untouched zero pages, and zero is an empty entry
     // everywhere but in slot 0.
     auto* state = static_cast<MmuState*>(std::calloc(1, sizeof(MmuState)));
     STRATA_CHECK(state != nullptr, "out of memory");

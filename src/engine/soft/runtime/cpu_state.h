@@ -65,7 +65,7 @@ struct TlbEntry {
 static_assert(sizeof(TlbEntry) == 32);
 
 inline constexpr std::uint32_t kTlbEntries =
-    1024;  ///< per bank, direct-mapped by linear page number
+    4096;  ///< per bank, direct-mapped by linear page number
 
 /// The translator's own part of a vCPU: reached by generated code at fixed gs: offsets. Others
 /// leave it alone, but for the MMU, which forgets the stack page and code_pages whenever a

@@ -115,6 +115,30 @@ bool copy_in(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
     return read_linear(cpu, linear, cpu.translator.bounce, size);
 }
 
+// A load of which a mask chooses the elements: all of it, if all of it can be read. The A bit of a
+// page whose elements are all masked out may be set, as processors may by speculation. Null: some
+// of it cannot be, which matters only if the mask wants it.
+std::byte* masked_load(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
+    const std::uint64_t last = linear + size - 1;
+    for (const std::uint64_t at : {linear, last}) {
+        if (cpu.tlb[tlb_index(at)].tag_read != (at & ~(kPage - 1)) &&
+            host_pointer(cpu, at, 1, MemAccess::Read) == nullptr) {
+            cpu.exception = {};
+            return nullptr;
+        }
+    }
+    if (((linear ^ last) & ~(kPage - 1)) != 0) {
+        if (!copy_in(cpu, linear, size)) {
+            cpu.exception = {};
+            return nullptr;
+        }
+        return cpu.translator.bounce;
+    }
+    const TlbEntry& entry = cpu.tlb[tlb_index(linear)];
+    // SAFETY: the TLB vouches for the page, and no byte of the operand lies beyond it.
+    return reinterpret_cast<std::byte*>(entry.host_page + (linear & (kPage - 1)));
+}
+
 // A store that crosses pages goes to the copy; finish_store() brings it to where it belongs, before
 // anything else happens.
 bool prepare_copy_out(CpuState& cpu, std::uint64_t linear, std::uint32_t size) {
@@ -164,12 +188,16 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
     Translator* translator = translator_of(*cpu);
     translator->count_slow_access();
     const auto site = static_cast<std::uint32_t>(site_and_rip) & SiteWord::kMask;
+    const std::uint32_t size = site & SiteWord::kSizeMask;
+    const bool write = (site & SiteWord::kWrite) != 0;
     if ((site & SiteWord::kMasked) != 0) {
+        if (std::byte* host = write ? nullptr : masked_load(*cpu, linear, size); host != nullptr) {
+            restore_vectors(*cpu, live);
+            return reinterpret_cast<std::uint64_t>(host);
+        }
         save_vector_state(*cpu);
         return translator->interpret_in_block(*cpu, site, pc, live);
     }
-    const std::uint32_t size = site & SiteWord::kSizeMask;
-    const bool write = (site & SiteWord::kWrite) != 0;
     const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
     const bool crosses = (linear & (kPage - 1)) + size > kPage;
     if (crosses && !misaligned && !write && copy_in(*cpu, linear, size)) {
