@@ -214,6 +214,18 @@ Reg BlockEmitter::source_register(unsigned guest, Reg temporary) {
     return temporary;
 }
 
+// As source_register(), of an address that has `other` as its second register: what is held need
+// not be loaded, unless that would be overwritten by the second one.
+Reg BlockEmitter::address_register(std::int8_t guest, std::int8_t other, Reg temporary) {
+    const auto number = static_cast<unsigned>(guest);
+    if (in_memory(number) && (other < 0 || !in_memory(static_cast<unsigned>(other)))) {
+        if (const Held* held = holder(number); held != nullptr) {
+            return held->reg;
+        }
+    }
+    return source_register(number, temporary);
+}
+
 void BlockEmitter::address_of_operand(const Unit& unit) {
     const MemoryOperand& mem = unit.insn.mem;
     const bool narrow = unit.insn.address_size == 4;
@@ -229,12 +241,10 @@ void BlockEmitter::address_of_operand(const Unit& unit) {
         ea.disp = static_cast<std::int32_t>(mem.displacement);
         ea.scale = mem.scale;
         if (mem.base >= 0) {
-            ea.base =
-                static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.base), R10));
+            ea.base = static_cast<std::int8_t>(address_register(mem.base, mem.index, R10));
         }
         if (mem.index >= 0) {
-            ea.index =
-                static_cast<std::int8_t>(source_register(static_cast<unsigned>(mem.index), R11));
+            ea.index = static_cast<std::int8_t>(address_register(mem.index, mem.base, R11));
         }
         if (narrow) {
             a_.lea32(R10, ea);
@@ -286,6 +296,7 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
         check_or_bail(unit, bytes, write);
         return;
     }
+    after_used_ = true;
     SlowSite site{a_.label(), a_.label(), after_, current_, address, bytes, false};
     site.word |=
         (write ? SiteWord::kWrite : 0) |
@@ -299,6 +310,7 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
     std::uint64_t linear = 0;
     if (address.kind == Address::Kind::Operand && constant_address(unit, linear) &&
         (linear & (kPage - 1)) + bytes <= kPage) {
+        drop_held();
         site.live = begin_clobber(unit);
         constant_check(linear, write, site.entry);
         end_clobber(site.live);
@@ -307,6 +319,7 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
         return;
     }
     emit_address(unit, address);
+    drop_held();
     site.live = begin_clobber(unit);
     tlb_check(bytes, write, site.entry);
     end_clobber(site.live);
@@ -368,6 +381,7 @@ void BlockEmitter::vector_check(const Unit& unit) {
     }
     vectors_checked_ = true;
     r10_holds_ = kNothing;  // the helper has clobbered it
+    drop_held();
     const VectorSite site{a_.label(), a_.label()};
     const bool live = begin_clobber(unit);
     a_.alu_imm(Alu::Cmp, OpSize::Bits32, Mem::gs_at(layout::kVectorLive), 0);
@@ -407,22 +421,17 @@ void BlockEmitter::emit_copy(const Unit& unit) {
             rewrite.memory = Mem::at(borrowed);
         }
     }
-    const std::uint16_t held = data_registers(insn) & kInMemory;
-    Reg temporary = R11;
+    const std::uint16_t used = data_registers(insn) & kInMemory;
     for (unsigned guest = 9; guest <= 11; ++guest) {
-        if (((held >> guest) & 1U) != 0) {
-            rewrite.home[guest] = temporary;
-            if (((insn.gpr_read >> guest) & 1U) != 0) {
-                a_.load(temporary, layout::gpr(guest));
-            }
-            temporary = R10;
+        if (((used >> guest) & 1U) != 0) {
+            rewrite.home[guest] = hold(guest, ((insn.gpr_read >> guest) & 1U) != 0, used, memory);
         }
     }
     mark(current_);  // where the flags are if the host refuses the instruction
     emit_rewritten(a_, insn, rewrite);
     for (unsigned guest = 9; guest <= 11; ++guest) {
-        if (((held & insn.gpr_write) >> guest & 1U) != 0) {
-            a_.store(layout::gpr(guest), rewrite.home[guest]);
+        if (((used & insn.gpr_write) >> guest & 1U) != 0) {
+            note_written(guest);
         }
     }
     if (borrowed != Rsp) {
@@ -432,6 +441,7 @@ void BlockEmitter::emit_copy(const Unit& unit) {
 
 void BlockEmitter::load_stack_host() {
     if (r10_holds_ != kStackHeld) {
+        release(held_[0]);
         a_.load(R10, Mem::gs_at(layout::kStackHost));
         r10_holds_ = kStackHeld;
     }
@@ -439,6 +449,7 @@ void BlockEmitter::load_stack_host() {
 
 void BlockEmitter::load_delta(std::int8_t slot) {
     if (r10_holds_ != slot) {
+        release(held_[0]);
         a_.load(R10, layout::delta(static_cast<unsigned>(slot)));
         r10_holds_ = slot;
     }
@@ -470,8 +481,10 @@ void BlockEmitter::emit_unit(std::size_t index) {
     const Unit& unit = units_[index];
     current_ = index;
     after_ = a_.label();
+    after_used_ = false;
+    prepare_held(unit);
     mark(index);
-    if (!keeps_r10(unit)) {
+    if (!calm(unit) && !keeps_r10(unit)) {
         r10_holds_ = kNothing;
     }
     if (unit.group_start) {
@@ -518,6 +531,9 @@ void BlockEmitter::emit_unit(std::size_t index) {
     if (unit.writes_flags && !ended_) {
         host_valid_ = true;
         memory_valid_ = false;
+    }
+    if (after_used_ || !options_.hold_registers) {
+        write_back_and_drop();
     }
     a_.bind(after_);
 }

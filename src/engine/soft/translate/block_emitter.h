@@ -5,8 +5,9 @@
 // and vector loading stand behind the block's main path.
 //
 // Invariants that precise exceptions and safety rest on:
-//   - between two instructions of the main path all guest registers are in their homes (no lazy
-//   moves);
+//   - between two instructions of the main path all guest registers are in their homes, but where
+//   the next one is calm: it cannot fault, leave or call anything, and scratch registers may hold
+//   what belongs to guest r9 to r11 (block_homes.cc);
 //   - an instruction does every check that can fault before it changes anything; a slow path starts
 //   the instruction anew;
 //   - a host address is used only if the very same instruction, or the group check of its run of
@@ -17,6 +18,7 @@
 //   a page.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <memory_resource>
 #include <span>
@@ -34,6 +36,7 @@ namespace strata::engine::soft {
 struct TranslateOptions {
     bool group_stack = true;         ///< one check for a run of stack accesses
     bool group_runs = true;          ///< one check for a run of accesses off one register
+    bool hold_registers = true;      ///< guest r9 to r11 in scratch registers for a while
     bool hoist_loops = true;         ///< one check for many iterations of a loop
     bool extend_blocks = true;       ///< go on behind a conditional branch that is not taken
     bool chain = true;               ///< direct jumps between blocks
@@ -79,6 +82,15 @@ struct BlockSource {
 [[nodiscard]] bool can_inline(const Instruction& insn, std::uint32_t mode);
 /// Whether it never goes on with the next one within the block.
 [[nodiscard]] bool leaves_block(const Instruction& insn);
+
+/// A scratch register that holds a guest register of those that live in memory; `dirty`: memory has
+/// an older value.
+struct Held {
+    Reg reg = Reg::R10;
+    std::int8_t guest = -1;
+    bool dirty = false;
+};
+inline constexpr std::array<Held, 2> kNoneHeld = {Held{Reg::R10}, Held{Reg::R11}};
 
 class BlockEmitter {
   public:
@@ -170,9 +182,34 @@ class BlockEmitter {
     void reload_flags(const Unit& unit);
     void emit_copy(const Unit& unit);
     /// A data instruction of which one operand is a guest register in memory: works on that memory,
-    /// if there is such a form. Else false.
+    /// if there is such a form and that register is not worth holding. Else false.
     bool emit_on_home(const Unit& unit);
     void emit_lea(const Unit& unit);
+    void emit_calm_lea(const Unit& unit);
+    /// Whether the unit can neither fault nor leave nor call anything, nor clobber what is held.
+    [[nodiscard]] bool calm(const Unit& unit) const;
+    /// Whether a calm instruction soon reads what the guest register has then.
+    [[nodiscard]] bool soon_read(unsigned guest) const;
+    /// The scratch register that holds guest r9 to r11, or null.
+    [[nodiscard]] Held* holder(unsigned guest);
+    /// The scratch register of a guest register from now on, with its value if `load`. `busy`:
+    /// guest registers that must stay held; `r10_taken`: r10 has other work.
+    Reg hold(unsigned guest, bool load, std::uint16_t busy, bool r10_taken);
+    void note_written(unsigned guest);
+    /// Whether what is held, and in memory too, stays good while the unit begins.
+    [[nodiscard]] bool keeps_held(const Unit& unit) const;
+    /// Brings what is held to where it has to be when the unit begins.
+    void prepare_held(const Unit& unit);
+    void release(Held& held);
+    Reg address_register(std::int8_t guest, std::int8_t other, Reg temporary);
+    /// Brings what is held into memory; it stays held.
+    void write_back();
+    /// Nothing is held any more; all is in memory.
+    void drop_held() { held_ = kNoneHeld; }
+    void write_back_and_drop() {
+        write_back();
+        drop_held();
+    }
     void emit_stack(const Unit& unit);
     void emit_push(const Unit& unit);
     void emit_pop(const Unit& unit);
@@ -244,6 +281,8 @@ class BlockEmitter {
     bool vectors_checked_ = false;
     static constexpr std::int8_t kNothing = -1, kStackHeld = -2;
     std::int8_t r10_holds_ = kNothing;  ///< the delta of this slot, or of the stack group
+    std::array<Held, 2> held_ = kNoneHeld;
+    bool after_used_ = false;  ///< a slow path goes on at `after_`, where nothing is held
     bool ended_ = false;
     std::pmr::monotonic_buffer_resource arena_;
     std::pmr::vector<SlowSite> slow_{&arena_};

@@ -92,6 +92,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     for (std::size_t i = 0; i < units_.size(); ++i) {
         emit_unit(i);
     }
+    write_back_and_drop();
     emit_end();
     a_.begin_cold(cold_);
     emit_slow_sites();

@@ -1,5 +1,6 @@
-// BlockEmitter: guest registers that live in memory as memory operands, and addresses that go into
-// registers.
+// BlockEmitter: guest registers that live in memory: as memory operands, or held in r10 and r11
+// from one calm instruction to the next; and addresses that go into registers.
+#include <algorithm>
 #include <utility>
 
 #include <Zydis/Zydis.h>
@@ -73,40 +74,221 @@ bool has_memory_form(const Instruction& insn) {
 
 }  // namespace
 
+bool BlockEmitter::calm(const Unit& unit) const {
+    const Instruction& insn = unit.insn;
+    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.group_start ||
+        unit.run_start) {
+        return false;
+    }
+    switch (insn.cls) {
+        case InsnClass::Nop:
+            return true;
+        case InsnClass::Lea:
+            return insn.operand_size >= 4;
+        case InsnClass::Copy: {
+            const bool faults = insn.mnemonic == ZYDIS_MNEMONIC_DIV ||
+                                insn.mnemonic == ZYDIS_MNEMONIC_IDIV || insn.lock ||
+                                insn.mem.aligned;
+            const bool checked = insn.mem.present && (insn.mem.read || insn.mem.write) &&
+                                 !unit.grouped && unit.slot == Unit::kNoSlot;
+            return !faults && !checked;
+        }
+        default:
+            return false;
+    }
+}
+
+bool BlockEmitter::soon_read(unsigned guest) const {
+    constexpr std::size_t kSoon = 8;
+    const auto in = [guest](std::uint16_t set) { return ((set >> guest) & 1U) != 0; };
+    const std::size_t end = std::min(units_.size(), current_ + 1 + kSoon);
+    for (std::size_t i = current_ + 1; i < end; ++i) {
+        const Instruction& insn = units_[i].insn;
+        if (!calm(units_[i])) {
+            const auto number = static_cast<std::int8_t>(guest);
+            return keeps_held(units_[i]) && insn.mem.present &&
+                   (insn.mem.base == number || insn.mem.index == number);
+        }
+        if (in(insn.gpr_read) || in(insn.gpr_write)) {
+            return in(insn.gpr_read);
+        }
+    }
+    return false;
+}
+
+bool BlockEmitter::keeps_held(const Unit& unit) const {
+    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.group_start ||
+        unit.run_start) {
+        return false;
+    }
+    switch (unit.insn.cls) {
+        case InsnClass::Copy:
+        case InsnClass::CopyVector:
+        case InsnClass::Special:
+        case InsnClass::Jcc:
+            return true;
+        default:
+            return calm(unit);
+    }
+}
+
+void BlockEmitter::prepare_held(const Unit& unit) {
+    if (calm(unit)) {
+        return;
+    }
+    write_back();
+    if (!keeps_held(unit)) {
+        drop_held();
+    }
+}
+
+Held* BlockEmitter::holder(unsigned guest) {
+    for (Held& held : held_) {
+        if (held.guest == static_cast<std::int8_t>(guest)) {
+            return &held;
+        }
+    }
+    return nullptr;
+}
+
+Reg BlockEmitter::hold(unsigned guest, bool load, std::uint16_t busy, bool r10_taken) {
+    if (const Held* held = holder(guest); held != nullptr) {
+        return held->reg;
+    }
+    auto& [low, high] = held_;
+    const auto needed = [busy](const Held& held) {
+        return held.guest >= 0 && ((busy >> held.guest) & 1U) != 0;
+    };
+    bool use_low = false;
+    if (high.guest >= 0 && !r10_taken && !needed(low)) {
+        const bool idle = low.guest < 0 && r10_holds_ == kNothing;
+        use_low = idle || needed(high) || soon_read(static_cast<unsigned>(high.guest));
+    }
+    Held& chosen = use_low ? low : high;
+    release(chosen);
+    if (use_low) {
+        r10_holds_ = kNothing;
+    }
+    chosen.guest = static_cast<std::int8_t>(guest);
+    if (load) {
+        a_.load(chosen.reg, layout::gpr(guest));
+    }
+    return chosen.reg;
+}
+
+void BlockEmitter::release(Held& held) {
+    if (held.dirty) {
+        a_.store(layout::gpr(static_cast<unsigned>(held.guest)), held.reg);
+    }
+    held = {held.reg, kNothing, false};
+}
+
+void BlockEmitter::note_written(unsigned guest) {
+    if (Held* held = holder(guest); held != nullptr) {
+        held->dirty = true;
+    }
+}
+
+void BlockEmitter::write_back() {
+    for (Held& held : held_) {
+        if (held.dirty) {
+            a_.store(layout::gpr(static_cast<unsigned>(held.guest)), held.reg);
+            held.dirty = false;
+        }
+    }
+}
+
 bool BlockEmitter::emit_on_home(const Unit& unit) {
     const Instruction& insn = unit.insn;
     const bool two_fields = insn.cls == InsnClass::Copy && insn.encoding == Encoding::Legacy &&
                             !insn.mem.present && insn.modrm_offset != kNoOffset && insn.mod == 3 &&
                             insn.rm_is_gpr && !insn.opcode_reg_is_gpr && !insn.uses_high_byte &&
                             !insn.lock;
-    if (!two_fields || !has_memory_form(insn)) {
+    if (!two_fields || !has_memory_form(insn) || (insn.reg_is_gpr && insn.reg == insn.rm)) {
         return false;
     }
-    const bool rm_held = in_memory(insn.rm), reg_held = insn.reg_is_gpr && in_memory(insn.reg);
-    if (rm_held == reg_held || (reg_held && !swappable(insn))) {
+    const auto written = [&insn](unsigned guest) { return ((insn.gpr_write >> guest) & 1U) != 0; };
+    // A 32-bit write makes the upper half zero, which memory would not know.
+    const auto stays = [&](unsigned guest) {
+        return in_memory(guest) && holder(guest) == nullptr &&
+               !(written(guest) && insn.operand_size == 4) && !soon_read(guest);
+    };
+    const bool swap = !stays(insn.rm);
+    if (swap && !(insn.reg_is_gpr && swappable(insn) && stays(insn.reg))) {
         return false;
     }
     Instruction on_memory = insn;
-    if (reg_held) {
+    if (swap) {
         std::swap(on_memory.reg, on_memory.rm);
         if (!is_test(insn)) {
             on_memory.bytes[insn.opcode_offset] ^= 2;
         }
     }
-    const unsigned held = on_memory.rm;
-    if (((insn.gpr_write >> held) & 1U) != 0 && insn.operand_size == 4) {
-        return false;  // the upper half becomes zero
-    }
     on_memory.mem.present = true;
     Rewrite rewrite;
-    rewrite.memory = layout::gpr(held);
+    rewrite.memory = layout::gpr(on_memory.rm);
+    const unsigned other = on_memory.reg & 15U;
+    const bool other_held = insn.reg_is_gpr && in_memory(other);
+    if (other_held) {
+        const bool read = ((insn.gpr_read >> other) & 1U) != 0;
+        rewrite.home[other] = hold(other, read, 0, false);
+    }
     mark(current_);
     emit_rewritten(a_, on_memory, rewrite);
+    if (other_held && written(other)) {
+        note_written(other);
+    }
     return true;
+}
+
+// Sources first: the destination's register may be one of theirs, since LEA reads them before it
+// writes.
+void BlockEmitter::emit_calm_lea(const Unit& unit) {
+    const Instruction& insn = unit.insn;
+    const MemoryOperand& mem = insn.mem;
+    const bool narrow = insn.operand_size == 4 || insn.address_size == 4;
+    const bool constant =
+        mem.base == kRipRegister || (mem.base == kNoRegister && mem.index == kNoRegister);
+    const auto number = [](std::int8_t guest) { return static_cast<unsigned>(guest) & 15U; };
+    const auto bit = [](std::int8_t guest) {
+        return guest < 0 ? 0U : 1U << (static_cast<unsigned>(guest) & 15U);
+    };
+    const auto sources = static_cast<std::uint16_t>(bit(mem.base) | bit(mem.index));
+    const auto source = [&](std::int8_t guest) {
+        return static_cast<std::int8_t>(in_memory(number(guest))
+                                            ? hold(number(guest), true, sources, false)
+                                            : home_of(number(guest)));
+    };
+    Mem ea;
+    ea.disp = static_cast<std::int32_t>(mem.displacement);
+    ea.scale = mem.scale;
+    if (!constant && mem.base >= 0) {
+        ea.base = source(mem.base);
+    }
+    if (!constant && mem.index >= 0) {
+        ea.index = source(mem.index);
+    }
+    const Reg to = in_memory(insn.reg) ? hold(insn.reg, false, 0, false) : home_of(insn.reg);
+    if (constant) {
+        const std::uint64_t end = mem.base == kRipRegister ? unit.rip + insn.length : 0;
+        const std::uint64_t linear = end + static_cast<std::uint64_t>(mem.displacement);
+        a_.mov_imm(to, narrow ? (linear & 0xFFFFFFFFU) : linear);
+    } else if (narrow) {
+        a_.lea32(to, ea);
+    } else {
+        a_.lea(to, ea);
+    }
+    if (in_memory(insn.reg)) {
+        note_written(insn.reg);
+    }
 }
 
 void BlockEmitter::emit_lea(const Unit& unit) {
     const Instruction& insn = unit.insn;
+    if (calm(unit)) {
+        emit_calm_lea(unit);
+        return;
+    }
     const unsigned to = insn.reg;
     const MemoryOperand& mem = insn.mem;
     const auto held = [](std::int8_t reg) {

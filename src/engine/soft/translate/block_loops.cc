@@ -65,6 +65,7 @@ Mem BlockEmitter::hoisted_operand(const Unit& unit) {
 void BlockEmitter::check_or_bail(const Unit& unit, std::uint32_t bytes, bool write) {
     BailSite site{a_.label(), current_, FlagsPlace::Dead, false};
     address_of_operand(unit);
+    drop_held();
     site.live = begin_clobber(unit);
     site.flags = flags_place();
     tlb_check(bytes, write, site.entry);

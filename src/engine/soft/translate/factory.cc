@@ -74,6 +74,7 @@ struct Switch {
 constexpr std::array kSwitches = {
     Switch{"no-groups", &TranslateOptions::group_stack, false},
     Switch{"no-runs", &TranslateOptions::group_runs, false},
+    Switch{"no-held", &TranslateOptions::hold_registers, false},
     Switch{"no-loops", &TranslateOptions::hoist_loops, false},
     Switch{"no-extend", &TranslateOptions::extend_blocks, false},
     Switch{"no-chain", &TranslateOptions::chain, false},

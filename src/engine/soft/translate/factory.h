@@ -17,8 +17,8 @@ Result<std::unique_ptr<ExecutorFactory>> make_translator_factory(SoftVm& vm,
                                                                  std::uint64_t cache_bytes);
 
 /// Options from words like "no-chain,no-groups,trace,report" (any of: no-groups, no-runs,
-/// no-extend, no-chain, no-page-chain, no-jump-cache, exact-flags, no-vectors, no-in-place, single,
-/// trace, report). Unknown words are an error.
+/// no-held, no-extend, no-chain, no-page-chain, no-jump-cache, exact-flags, no-vectors,
+/// no-in-place, single, trace, report). Unknown words are an error.
 Result<TranslateOptions> parse_translate_options(std::string_view text);
 
 }  // namespace strata::engine::soft
