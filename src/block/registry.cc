@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "block/formats/bochs/bochs.h"
@@ -25,6 +27,7 @@
 #include "block/formats/vmdk/vmdk.h"
 #include "block/nbd/client/nbd_node.h"
 #include "block/protocols/file/file_node.h"
+#include "block/wording.h"
 
 namespace strata::block {
 namespace {
@@ -305,8 +308,18 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
             options.extra.emplace_back(name.substr(kBelow.size()), value);
         }
     }
+    const std::string path = options.path;
+    const bool plain = options.tree.empty() && options.protocol.empty();
     auto node = co_await open_node(loop, std::move(options));
     if (!node.ok()) {
+        if (wording() == Wording::Qemu && reference.kind == Reference::Kind::Backing && plain &&
+            ::access(path.c_str(), F_OK) != 0) {
+            const int code = node.error().system_errno();
+            co_return Error{node.error().kind(),
+                            fmt::format("Could not open backing file: Could not open '{}': {}",
+                                        path, std::strerror(code)),
+                            code};
+        }
         co_return std::move(node).error().context(what);
     }
     co_return std::move(node).value();

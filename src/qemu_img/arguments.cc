@@ -207,6 +207,15 @@ bool valid_list(std::string_view text) {
     return commas % 2 == 0;
 }
 
+Result<> check_lists(const std::vector<std::string>& lists) {
+    for (const std::string& list : lists) {
+        if (!valid_list(list)) {
+            return failure(fmt::format("Invalid option list: {}", list));
+        }
+    }
+    return ok();
+}
+
 }  // namespace
 
 Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text,
@@ -234,10 +243,8 @@ Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string
 Result<std::vector<std::pair<std::string, std::string>>> option_list(
     const std::vector<std::string>& lists) {
     std::vector<std::pair<std::string, std::string>> result;
+    STRATA_TRY_VOID(check_lists(lists));
     for (const std::string& list : lists) {
-        if (!valid_list(list)) {
-            return failure(fmt::format("Invalid option list: {}", list));
-        }
         for (auto& pair : STRATA_TRY(parse_pairs(list))) {
             result.push_back(std::move(pair));
         }
@@ -245,7 +252,8 @@ Result<std::vector<std::pair<std::string, std::string>>> option_list(
     return result;
 }
 
-bool asks_for_help(const std::vector<std::string>& lists) {
+Result<bool> asks_for_help(const std::vector<std::string>& lists) {
+    STRATA_TRY_VOID(check_lists(lists));
     return std::ranges::any_of(lists, [](std::string_view text) {
         while (!text.empty()) {
             const std::string part = take_part(text);

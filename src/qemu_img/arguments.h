@@ -60,7 +60,7 @@ Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string
 /// All -o lists in one; an error names the one that cannot be joined.
 Result<std::vector<std::pair<std::string, std::string>>> option_list(
     const std::vector<std::string>& lists);
-/// "help" or "?" stands among the lists' parts.
-bool asks_for_help(const std::vector<std::string>& lists);
+/// "help" or "?" stands among the lists' parts; an error as option_list()'s comes first.
+Result<bool> asks_for_help(const std::vector<std::string>& lists);
 
 }  // namespace strata::qemu_img

@@ -13,6 +13,7 @@ namespace strata::qemu_img {
 block::Node* find_layer(block::Node& top, const std::string& name);
 
 /// How to open `layer`, which lies below `top`, once more.
-Result<ImageSpec> spec_of_layer(Session& session, block::Node& top, block::Node& layer);
+Result<ImageSpec> spec_of_layer(Session& session, const ImageSpec& top_spec, block::Node& top,
+                                block::Node& layer);
 
 }  // namespace strata::qemu_img

@@ -18,7 +18,11 @@ namespace {
 using block::CreateOption;
 
 /// What the peer tells file systems to place files better. No file is different for it.
-constexpr std::array<std::string_view, 2> kHints = {"extent_size_hint", "nocow"};
+constexpr std::array kFileOptions = {
+    CreateOption{"extent_size_hint", CreateOption::Kind::Size,
+                 "Extent size hint for the image file, 0 to disable"},
+    CreateOption{"nocow", CreateOption::Kind::Flag,
+                 "Turn off copy-on-write (valid only on btrfs)"}};
 
 /// qcow2's options in the order in which the peer tells them; others come behind.
 constexpr std::array<std::string_view, 20> kOrder = {"encryption",
@@ -117,9 +121,15 @@ Result<std::string> checked(const CreateOption& option, const std::string& name,
         }
         return std::to_string(*bytes);
     }
-    if (option.kind == CreateOption::Kind::Number &&
-        (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)) {
-        return failure(fmt::format("Parameter '{}' expects a number", name));
+    if (option.kind == CreateOption::Kind::Number) {
+        // As strtoull(3) has it: "-1" is the largest.
+        const bool negative = value.starts_with('-');
+        const std::string digits = value.substr(negative ? 1 : 0);
+        if (digits.empty() || digits.size() > 19 ||
+            digits.find_first_not_of("0123456789") != std::string::npos) {
+            return failure(fmt::format("Parameter '{}' expects a number", name));
+        }
+        return negative ? std::to_string(0 - std::stoull(digits)) : value;
     }
     return value;
 }
@@ -153,7 +163,7 @@ Result<> NewImage::set(const std::string& name, const std::string& value) {
         }
         return ok();
     }
-    if (std::ranges::find(kHints, name) != kHints.end()) {
+    if (find_option(kFileOptions, name) != nullptr) {
         return ok();
     }
     const CreateOption* option = find_option(*driver, name);
@@ -258,6 +268,11 @@ Result<int> print_option_help(const std::string& format, bool with_file) {
                     : fmt::format("Supported {} options:\n", format));
     std::vector<CreateOption> known(image.driver->create_options.begin(),
                                     image.driver->create_options.end());
+    if (with_file) {
+        known.insert(known.end(), kFileOptions.begin(), kFileOptions.end());
+    } else if (format == "raw") {
+        std::erase_if(known, [](const CreateOption& one) { return one.name == "preallocation"; });
+    }
     if (find_option(*image.driver, "size") == nullptr) {
         known.push_back({"size", CreateOption::Kind::Size, "Virtual disk size"});
     }

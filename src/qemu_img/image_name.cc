@@ -220,7 +220,16 @@ Result<NodeTree> tree_of_name(const std::string& name) {
 }
 
 Result<NodeTree> tree_of_options(const std::string& text) {
-    NodeTree tree(STRATA_TRY(parse_pairs(text, "file")));
+    OptionList last;  // of each name the last one counts
+    for (auto& [name, value] : STRATA_TRY(parse_pairs(text, "file"))) {
+        const auto known = std::ranges::find(last, name, &OptionList::value_type::first);
+        if (known == last.end()) {
+            last.emplace_back(std::move(name), std::move(value));
+        } else {
+            known->second = std::move(value);
+        }
+    }
+    NodeTree tree(std::move(last));
     if (auto path = tree.take("file")) {
         tree.graft("file", STRATA_TRY(tree_of_name(*path)));
     }

@@ -63,9 +63,10 @@ TEST(Pairs, ListsThatCannotBeJoinedAreRefused) {
         EXPECT_FALSE(option_list({text}).ok()) << text;
     }
     EXPECT_TRUE(option_list({"backing_file=a,,"}).ok());
-    EXPECT_TRUE(asks_for_help({"size=1,help"}));
-    EXPECT_TRUE(asks_for_help({"?"}));
-    EXPECT_FALSE(asks_for_help({"backing_file=help"}));
+    EXPECT_TRUE(asks_for_help({"size=1,help"}).value());
+    EXPECT_TRUE(asks_for_help({"?"}).value());
+    EXPECT_FALSE(asks_for_help({"backing_file=help"}).value());
+    EXPECT_FALSE(asks_for_help({"backing_file=a,", "help"}).ok());
 }
 
 TEST(JsonText, HasThePeersOrderAndLayout) {

@@ -316,7 +316,8 @@ Result<> Session::expand_credentials(block::OptionList& options) const {
     return ok();
 }
 
-Result<OpenOptions> Session::options_of_tree(const ImageSpec& spec, OpenOptions options) const {
+Result<OpenOptions> Session::options_of_tree(const ImageSpec& spec, const OpenMode& mode,
+                                             OpenOptions options) const {
     NodeTree tree = STRATA_TRY(spec.options ? tree_of_options(spec.text)
                                             : over_protocol(spec.text, spec.format.value_or("")));
     if (wants_nbd(tree)) {
@@ -325,13 +326,13 @@ Result<OpenOptions> Session::options_of_tree(const ImageSpec& spec, OpenOptions 
         if (!spec.options && block::is_location(spec.text)) {
             options.path = spec.text;
         }
-        STRATA_TRY_VOID(resolve_secrets(options.extra));
+        STRATA_TRY_VOID(take_secrets(options.extra, mode));
         return options;
     }
     options.path = name_of_tree(tree);
     OptionList list = tree.options();
     list.insert(list.end(), options.extra.begin(), options.extra.end());
-    STRATA_TRY_VOID(resolve_secrets(list));
+    STRATA_TRY_VOID(take_secrets(list, mode));
     options.tree = NodeTree(std::move(list));
     return options;
 }
@@ -351,7 +352,7 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
     options.extra = mode.extra;
     const auto path = spec.options ? std::nullopt : path_of_name(spec.text);
     if (!path) {
-        return options_of_tree(spec, std::move(options));
+        return options_of_tree(spec, mode, std::move(options));
     }
     options.path = *path;
     options.format = spec.format ? *spec.format : STRATA_TRY(probe_path(options.path));
@@ -365,8 +366,15 @@ Result<OpenOptions> Session::options_of(const ImageSpec& spec, const OpenMode& m
     if (spec.guessed) {
         options.extra.emplace_back("guessed", "on");
     }
-    STRATA_TRY_VOID(resolve_secrets(options.extra));
+    STRATA_TRY_VOID(take_secrets(options.extra, mode));
     return options;
+}
+
+Result<> Session::take_secrets(block::OptionList& options, const OpenMode& mode) const {
+    if (!mode.data) {
+        std::erase_if(options, [](const auto& each) { return each.first.ends_with("-secret"); });
+    }
+    return resolve_secrets(options);
 }
 
 Result<> Session::resolve_secrets(block::OptionList& options) const {
@@ -478,7 +486,8 @@ Result<std::string> snapshot_name(const std::string& text) {
     const auto id = take(pairs, "snapshot.id");
     const auto name = take(pairs, "snapshot.name");
     if (!pairs.empty()) {
-        return failure(fmt::format("Invalid parameter '{}'", pairs[0].first));
+        report_error(fmt::format("Invalid parameter '{}'", pairs[0].first));
+        return failure(fmt::format("Failed in parsing snapshot param '{}'", text));
     }
     if (!id && !name) {
         return failure(fmt::format("Failed in parsing snapshot param '{}'", text));

@@ -83,8 +83,10 @@ class Session {
   private:
     explicit Session(std::unique_ptr<block::Loop> loop) : loop_(std::move(loop)) {}
     /// Of a name that is no path: a tree, or a server's export.
-    Result<block::OpenOptions> options_of_tree(const ImageSpec& spec,
+    Result<block::OpenOptions> options_of_tree(const ImageSpec& spec, const OpenMode& mode,
                                                block::OpenOptions options) const;
+    /// resolve_secrets(); what opens without its data needs none, so that they need not be there.
+    Result<> take_secrets(block::OptionList& options, const OpenMode& mode) const;
     Result<block::OpenOptions> options_of(const ImageSpec& spec, const OpenMode& mode) const;
     Result<> expand_credentials(block::OptionList& options) const;
     Result<block::NodePtr> open_guessing(block::OpenOptions options, bool warn);

@@ -34,7 +34,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     }
     const Caching caching =
         STRATA_TRY(parse_caching("Invalid cache option", arguments.last_or("t", "writeback")));
-    const bool help = asks_for_help(arguments.all("o"));
+    const bool help = STRATA_TRY(asks_for_help(arguments.all("o")));
     if (help && arguments.has("f")) {
         return print_amend_help(arguments.last_or("f", ""));
     }

@@ -39,10 +39,11 @@ Result<block::Node*> base_of(block::Node& top, const Arguments& arguments,
     return top.backing();
 }
 
-Result<> commit(Session& session, block::Node& top, block::Node& base, const Arguments& arguments,
-                const Caching& caching, const std::string& file) {
+Result<> commit(Session& session, const ImageSpec& top_spec, block::Node& top, block::Node& base,
+                const Arguments& arguments, const Caching& caching) {
+    const std::string& file = top_spec.text;
     // The chain below reads without locks; the layer that is written to is opened anew, with one.
-    const ImageSpec spec = STRATA_TRY(spec_of_layer(session, top, base));
+    const ImageSpec spec = STRATA_TRY(spec_of_layer(session, top_spec, top, base));
     block::NodePtr target =
         STRATA_TRY(session.open(spec, {.write = true, .unmap = true, .caching = caching}));
     ProgressLine line(arguments.has("p") && !arguments.has("q"), 1.0);
@@ -80,7 +81,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     block::NodePtr top = STRATA_TRY(session.open(
         spec, {.write = true, .free_backing = true, .unmap = true, .caching = caching}));
     block::Node* base = STRATA_TRY(base_of(*top, arguments, file));
-    STRATA_TRY_VOID(commit(session, *top, *base, arguments, caching, file));
+    STRATA_TRY_VOID(commit(session, spec, *top, *base, arguments, caching));
     STRATA_TRY_VOID(session.close(top));
     print_unless(arguments.has("q"), "Image committed.\n");
     return 0;

@@ -297,7 +297,7 @@ Result<> Convert::copy() {
 Result<int> Convert::run() {
     STRATA_TRY_VOID(read_numbers());
     STRATA_TRY_VOID(check_options());
-    if (asks_for_help(arguments_.all("o"))) {
+    if (STRATA_TRY(asks_for_help(arguments_.all("o")))) {
         return print_option_help(arguments_.last_or("O", "raw"),
                                  arguments_.positionals().size() > 1);
     }

@@ -51,7 +51,8 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::
     ImageSpec spec;
     spec.text = beside(image.path, backing);
     spec.format = format.empty() ? std::nullopt : std::optional(format);
-    auto node = session.open(spec, {.share = true});
+    // Its size alone is wanted: an encrypted one needs no key for that.
+    auto node = session.open(spec, {.data = false, .share = true});
     if (!node.ok()) {
         std::string text = node.error().text();
         const std::string prefix = fmt::format("Could not open '{}': ", spec.text);
@@ -110,7 +111,7 @@ Result<int> run(Session& session, std::span<char*> words) {
     }
     STRATA_TRY_VOID(take_objects(session, arguments));
     const auto& names = arguments.positionals();
-    if (asks_for_help(arguments.all("o"))) {
+    if (STRATA_TRY(asks_for_help(arguments.all("o")))) {
         return print_option_help(arguments.last_or("f", "raw"), !names.empty());
     }
     if (names.empty()) {

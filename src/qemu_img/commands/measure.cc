@@ -29,7 +29,8 @@ Result<block::Measurement> measure(Session& session, const NewImage& image, bloc
         return failure(
             fmt::format("Block driver '{}' does not support size measurement", image.driver->name));
     }
-    return session.run(image.driver->measure(source, image.request()));
+    auto size = session.run(image.driver->measure(source, image.request()));
+    return size.ok() ? std::move(size) : failure(size.error().text());
 }
 
 /// Both sides can have bitmaps: their size is told, though it be 0.
@@ -79,6 +80,10 @@ Result<int> run(Session& session, std::span<char*> words) {
     if (arguments.help()) {
         print_help();
         return 0;
+    }
+    STRATA_TRY_VOID(asks_for_help(arguments.all("o")));  // before anything else is looked at
+    for (const std::string& snapshot : arguments.all("l")) {
+        STRATA_TRY_VOID(snapshot_name(snapshot));
     }
     const bool json = STRATA_TRY(wants_json(arguments));
     NewImage image;

@@ -65,6 +65,16 @@ Task<> TableNode::publish_packed(std::uint64_t /*block*/, std::uint64_t /*offset
 Task<bool> TableNode::publish_zero(std::uint64_t /*block*/) {
     co_return false;
 }
+Task<> TableNode::read_data(std::uint64_t host, std::uint64_t /*guest*/, Buffers into) {
+    return file_->read(host, into);
+}
+Task<> TableNode::write_data(std::uint64_t host, std::uint64_t /*guest*/, Buffers from) {
+    return file_->write(host, from);
+}
+Task<> TableNode::zero_data(std::uint64_t host, std::uint64_t /*guest*/, std::uint64_t length,
+                            ZeroOptions options) {
+    return file_->write_zeroes(host, length, options);
+}
 Task<> TableNode::before_first_write() {
     co_return ok();
 }
@@ -131,7 +141,7 @@ Task<> TableNode::read(std::uint64_t offset, Buffers into) {
         switch (place.kind) {
             case Place::Kind::Data:
                 file_->note(NodeEvent::ReadAio);
-                STRATA_CO_TRY_VOID(co_await file_->read(place.offset, part));
+                STRATA_CO_TRY_VOID(co_await read_data(place.offset, offset + done, part));
                 break;
             case Place::Kind::Zero:
                 part.fill(std::byte{0});
@@ -170,7 +180,8 @@ Task<> TableNode::write(std::uint64_t offset, Buffers from) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset + done, from.size() - done));
         if (place.kind == Place::Kind::Data) {
             file_->note(NodeEvent::WriteAio);
-            STRATA_CO_TRY_VOID(co_await file_->write(place.offset, from.slice(done, place.length)));
+            STRATA_CO_TRY_VOID(
+                co_await write_data(place.offset, offset + done, from.slice(done, place.length)));
             done += place.length;
             continue;
         }
@@ -188,7 +199,7 @@ Task<> TableNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroO
     for (const std::uint64_t end = offset + length; offset < end;) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset, end - offset));
         if (place.kind == Place::Kind::Data) {
-            STRATA_CO_TRY_VOID(co_await file_->write_zeroes(place.offset, place.length, options));
+            STRATA_CO_TRY_VOID(co_await zero_data(place.offset, offset, place.length, options));
             offset += place.length;
         } else if (place.kind == Place::Kind::Zero ||
                    (place.kind == Place::Kind::Hole && backing_ == nullptr)) {
@@ -330,9 +341,9 @@ Task<std::uint64_t> TableNode::allocate_locked(std::uint64_t offset, std::uint64
     const std::uint64_t target = reservation.offset + (offset - base);
     if (from != nullptr) {
         file_->note(NodeEvent::WriteAio);
-        STRATA_CO_TRY_VOID(co_await file_->write(target, from->slice(0, end - offset)));
+        STRATA_CO_TRY_VOID(co_await write_data(target, offset, from->slice(0, end - offset)));
     } else if (!reservation.zeroed) {
-        STRATA_CO_TRY_VOID(co_await file_->write_zeroes(target, end - offset, {.may_unmap = true}));
+        STRATA_CO_TRY_VOID(co_await zero_data(target, offset, end - offset, {.may_unmap = true}));
     }
     STRATA_CO_TRY_VOID(co_await publish(first, reservation));
     co_return end - offset;
@@ -354,7 +365,7 @@ Task<> TableNode::fill(std::uint64_t from, std::uint64_t to, const Reservation& 
         }
         if (zeros) {
             if (!reservation.zeroed) {
-                STRATA_CO_TRY_VOID(co_await file_->write_zeroes(target, place.length, {}));
+                STRATA_CO_TRY_VOID(co_await zero_data(target, from, place.length, {}));
             }
             from += place.length;
             continue;
@@ -363,7 +374,7 @@ Task<> TableNode::fill(std::uint64_t from, std::uint64_t to, const Reservation& 
         STRATA_CO_TRY_VOID(co_await read(from, Buffers(std::span(buffer))));
         if (!reservation.zeroed || !is_zero(buffer)) {
             file_->note(NodeEvent::WriteAio);
-            STRATA_CO_TRY_VOID(co_await file_->write(target, Buffers::of(buffer)));
+            STRATA_CO_TRY_VOID(co_await write_data(target, from, Buffers::of(buffer)));
         }
         from += place.length;
     }

@@ -96,6 +96,12 @@ class TableNode : public Node {
     /// blocks that do not get smaller are written as they are. An empty buffer is the end of a
     /// stream, which means nothing here.
     Task<> write_packed(std::uint64_t offset, Buffers from, Pack pack);
+    /// The data at `host` of the file, which shows at `guest` of the disk. An encrypted image's is
+    /// another there.
+    virtual Task<> read_data(std::uint64_t host, std::uint64_t guest, Buffers into);
+    virtual Task<> write_data(std::uint64_t host, std::uint64_t guest, Buffers from);
+    virtual Task<> zero_data(std::uint64_t host, std::uint64_t guest, std::uint64_t length,
+                             ZeroOptions options);
     /// Before the first write; durable when it returns, if the format wants it so.
     virtual Task<> before_first_write();
     /// After the data and before the tables of a flush: what must follow the last block.

@@ -118,6 +118,41 @@ Task<> write_header(Area area, Header header) {
     co_return co_await area.file->flush();
 }
 
+/// check_place() has said yes.
+Task<> erase_slot(Area area, Header& header, std::size_t index) {
+    Slot& slot = header.slots.at(index);
+    const std::uint64_t length = std::uint64_t{slot.stripes} * header.key_bytes;
+    slot.active = false;
+    slot.iterations = 0;
+    slot.salt = {};
+    STRATA_CO_TRY_VOID(co_await write_header(area, header));
+    if (length != 0) {
+        std::vector<std::byte> noise(length);
+        STRATA_CO_TRY_VOID(fill_random(noise));
+        STRATA_CO_TRY_VOID(
+            co_await area.file->write(area.offset + slot.offset, Buffers::of(noise)));
+        STRATA_CO_TRY_VOID(co_await area.file->flush());
+    }
+    co_return ok();
+}
+
+/// Puts a key into `index`, whose old one is lost from the first byte on.
+Task<> fill_in(Area area, OpenVolume& volume, std::size_t index, const Change& change) {
+    Header& header = volume.header;
+    Slot& slot = header.slots.at(index);
+    const auto work = [&] {
+        return fill_slot(header, slot, volume.key, *change.new_secret, change.milliseconds);
+    };
+    Result<std::vector<std::byte>> material = co_await area.file->loop().offload(work);
+    STRATA_CO_TRY_VOID(material.ok() ? ok() : Result<>(material.error()));
+    STRATA_CO_TRY_VOID(
+        check_place(header, index, material->size(), std::min(header.payload, area.length)));
+    STRATA_CO_TRY_VOID(
+        co_await area.file->write(area.offset + slot.offset, Buffers::of(*material)));
+    STRATA_CO_TRY_VOID(co_await area.file->flush());
+    co_return co_await write_header(area, header);
+}
+
 Task<> add_key(Area area, OpenVolume volume, Change change, bool force) {
     Header& header = volume.header;
     if (!change.slot) {
@@ -135,24 +170,15 @@ Task<> add_key(Area area, OpenVolume volume, Change change, bool force) {
     }
     const auto active = std::count_if(header.slots.begin(), header.slots.end(),
                                       [](const Slot& each) { return each.active; });
-    if (slot.active && active == 1) {
-        co_return wrong(
-            fmt::format("Refusing to overwrite the only active keyslot {}: an interruption would "
-                        "lose all the data - "
-                        "please add the key to another keyslot, then erase this one",
-                        *change.slot));
+    if (!slot.active || active > 1) {
+        co_return co_await fill_in(area, volume, *change.slot, change);
     }
-    const auto work = [&] {
-        return fill_slot(header, slot, volume.key, *change.new_secret, change.milliseconds);
-    };
-    Result<std::vector<std::byte>> material = co_await area.file->loop().offload(work);
-    STRATA_CO_TRY_VOID(material.ok() ? ok() : Result<>(material.error()));
-    STRATA_CO_TRY_VOID(
-        check_place(header, *change.slot, material->size(), std::min(header.payload, area.length)));
-    STRATA_CO_TRY_VOID(
-        co_await area.file->write(area.offset + slot.offset, Buffers::of(*material)));
-    STRATA_CO_TRY_VOID(co_await area.file->flush());
-    co_return co_await write_header(area, header);
+    // The only key: an interruption must not lose all the data, so the new one lies elsewhere
+    // meanwhile.
+    const std::size_t spare = *change.slot == 0 ? 1 : 0;
+    STRATA_CO_TRY_VOID(co_await fill_in(area, volume, spare, change));
+    STRATA_CO_TRY_VOID(co_await fill_in(area, volume, *change.slot, change));
+    co_return co_await erase_slot(area, header, spare);
 }
 
 Task<> erase_keys(Area area, Header header, Change change, bool force) {
@@ -196,19 +222,7 @@ Task<> erase_keys(Area area, Header header, Change change, bool force) {
                         : check_place(header, i, length, std::min(header.payload, area.length)));
     }
     for (const std::size_t i : doomed) {
-        Slot& slot = header.slots.at(i);
-        const std::uint64_t length = std::uint64_t{slot.stripes} * header.key_bytes;
-        slot.active = false;
-        slot.iterations = 0;
-        slot.salt = {};
-        STRATA_CO_TRY_VOID(co_await write_header(area, header));
-        if (length != 0) {
-            std::vector<std::byte> noise(length);
-            STRATA_CO_TRY_VOID(fill_random(noise));
-            STRATA_CO_TRY_VOID(
-                co_await area.file->write(area.offset + slot.offset, Buffers::of(noise)));
-            STRATA_CO_TRY_VOID(co_await area.file->flush());
-        }
+        STRATA_CO_TRY_VOID(co_await erase_slot(area, header, i));
     }
     co_return ok();
 }

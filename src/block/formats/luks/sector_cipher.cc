@@ -117,4 +117,12 @@ Result<> SectorCipher::run(std::uint64_t sector, std::span<std::byte> bytes,
     return ok();
 }
 
+Result<SectorCipher> passphrase_cipher(std::string_view passphrase) {
+    constexpr std::size_t kKeyBytes = 16;
+    Secret key(kKeyBytes);
+    std::ranges::transform(passphrase.substr(0, kKeyBytes), key.bytes().begin(),
+                           [](char c) { return static_cast<std::byte>(c); });
+    return SectorCipher::create("aes", "cbc-plain64", key.bytes());
+}
+
 }  // namespace strata::block::luks

@@ -64,4 +64,8 @@ class SectorCipher {
     std::size_t sector_bytes_;
 };
 
+/// The cipher of QEMU's old encrypted images (qcow, qcow2): the passphrase's first 16 bytes are the
+/// key, sectors are counted on the disk.
+Result<SectorCipher> passphrase_cipher(std::string_view passphrase);
+
 }  // namespace strata::block::luks

@@ -1,41 +1,77 @@
 // Qcow1Node: two levels of tables. A new L2 table reaches the file before the L1 table refers to
 // it.
 //
-// The image does not tell its backing file's format: extra option `backing_format`.
+// The image does not tell its backing file's format: extra option `backing_format`. An encrypted
+// image (AES, extra option `encrypt.key-secret`) enciphers the data of clusters that are not
+// compressed, sector by sector, numbered by their place on the disk; writes of parts of sectors
+// read these first, one such write at a time.
 #include "block/formats/qcow1/qcow1.h"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "base/endian.h"
+#include "block/aligned_buffer.h"
 #include "block/formats/common/inflate.h"
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
+#include "block/formats/luks/sector_cipher.h"
 #include "block/formats/qcow1/header.h"
 
 namespace strata::block::qcow1 {
 namespace {
 
 constexpr std::uint64_t kMaxOffset = 1ULL << 56;
+constexpr std::uint64_t kSector = 512, kPart = 1U << 20, kOffload = 32U << 10;
+
+/// The whole sectors that [offset, offset + length) is in.
+struct Sectors {
+    std::uint64_t first, skip, bytes;
+};
+Sectors sectors_of(std::uint64_t offset, std::uint64_t length) {
+    const std::uint64_t skip = offset % kSector;
+    return {offset / kSector, skip, round_up(skip + length, kSector)};
+}
 
 class Qcow1Node final : public TableNode {
   public:
     Qcow1Node(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing,
-              std::string backing_name)
+              std::string backing_name, std::optional<luks::SectorCipher> cipher)
         : TableNode(std::move(file), std::move(name), read_only),
           header_(header),
-          backing_name_(std::move(backing_name)) {
+          backing_name_(std::move(backing_name)),
+          cipher_(std::move(cipher)),
+          partial_(loop()) {
         backing_ = std::move(backing);
         configure(header.size, header.cluster(), false);
-        traits_.compressed_writes = true;
+        traits_.compressed_writes = !encrypted();
+        if (encrypted()) {
+            traits_.discard = traits_.fast_zeroes = false;
+            traits_.request_alignment = kSector;
+        }
         end_ = std::max(end_, header.l1_offset + header.l1_entries() * 8);
     }
     Task<> write_compressed(std::uint64_t offset, Buffers from) override {
         return write_packed(offset, from, &deflate_raw);
+    }
+    Task<> write(std::uint64_t offset, Buffers from) override {
+        const bool whole = (offset | from.size()) % kSector == 0;
+        return encrypted() && !whole ? write_sectors(offset, from) : TableNode::write(offset, from);
+    }
+    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) override {
+        return encrypted() ? write_zeros_out(offset, length, options)
+                           : TableNode::write_zeroes(offset, length, options);
+    }
+    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
+        if (!encrypted()) {
+            co_return co_await TableNode::discard(offset, length);
+        }
+        co_return check_range(offset, length, true);  // a hole would read as noise
     }
     // An L1 table of zeros first, durable; then all behind it goes.
     Task<> make_empty() override {
@@ -52,10 +88,33 @@ class Qcow1Node final : public TableNode {
         FormatInfo info;
         info.cluster_size = header_.cluster();
         info.backing_name = backing_name_;
+        info.encrypted = encrypted();
         co_return info;
     }
 
   protected:
+    Task<> read_data(std::uint64_t host, std::uint64_t guest, Buffers into) override {
+        return encrypted() ? read_encrypted(host, guest, into)
+                           : TableNode::read_data(host, guest, into);
+    }
+    Task<> write_data(std::uint64_t host, std::uint64_t guest, Buffers from) override {
+        return encrypted() ? write_encrypted(host, guest, from)
+                           : TableNode::write_data(host, guest, from);
+    }
+    Task<> zero_data(std::uint64_t host, std::uint64_t guest, std::uint64_t length,
+                     ZeroOptions options) override {
+        if (!encrypted()) {
+            co_return co_await TableNode::zero_data(host, guest, length, options);
+        }
+        const std::vector<std::byte> zeros(std::min(length, kPart));
+        for (std::uint64_t done = 0; done < length;) {
+            const std::uint64_t part = std::min<std::uint64_t>(length - done, zeros.size());
+            STRATA_CO_TRY_VOID(co_await write_encrypted(host + done, guest + done,
+                                                        Buffers::of(std::span(zeros).first(part))));
+            done += part;
+        }
+        co_return ok();
+    }
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override {
         const std::uint64_t cluster = offset / header_.cluster(),
                             within = offset % header_.cluster();
@@ -88,8 +147,9 @@ class Qcow1Node final : public TableNode {
     }
     Task<Reservation> reserve(std::uint64_t /*block*/, std::uint64_t count) override {
         const std::uint64_t offset = take_space(count * header_.cluster(), header_.cluster());
-        co_return Reservation{
-            .offset = offset, .blocks = count, .zeroed = file_->traits().zero_initialised};
+        co_return Reservation{.offset = offset,
+                              .blocks = count,
+                              .zeroed = file_->traits().zero_initialised && !encrypted()};
     }
     Task<> publish_packed(std::uint64_t block, std::uint64_t offset, std::uint64_t bytes) override {
         if (offset >> (63 - header_.cluster_bits) != 0) {
@@ -112,6 +172,83 @@ class Qcow1Node final : public TableNode {
     }
 
   private:
+    [[nodiscard]] bool encrypted() const { return header_.encryption != 0; }
+    [[nodiscard]] Error locked() const {
+        return {ErrorKind::PermissionDenied,
+                fmt::format("'{}': Parameter 'encrypt.key-secret' is required for cipher", name()),
+                EACCES};
+    }
+    Task<> encipher(std::uint64_t sector, std::span<std::byte> bytes, bool encrypting) {
+        const auto work = [this, sector, bytes, encrypting] {
+            return encrypting ? cipher_->encrypt(sector, bytes) : cipher_->decrypt(sector, bytes);
+        };
+        if (bytes.size() < kOffload) {
+            co_return work();
+        }
+        Result<> done = co_await loop().offload(work);
+        co_return done;
+    }
+    Task<> read_encrypted(std::uint64_t host, std::uint64_t guest, Buffers into) {
+        if (!cipher_) {
+            co_return locked();
+        }
+        for (std::uint64_t done = 0; done < into.size();) {
+            const std::uint64_t part = std::min(into.size() - done, kPart);
+            const Sectors whole = sectors_of(guest + done, part);
+            AlignedBuffer bytes(whole.bytes);
+            STRATA_CO_TRY_VOID(co_await file_->read(host + done - whole.skip, bytes.view()));
+            STRATA_CO_TRY_VOID(co_await encipher(whole.first, bytes.bytes(), false));
+            into.slice(done, part)
+                .copy_from(std::span<const std::byte>(bytes.bytes()).subspan(whole.skip, part));
+            done += part;
+        }
+        co_return ok();
+    }
+    /// Whole sectors, but for the end of the disk, whose last one is filled up.
+    Task<> write_encrypted(std::uint64_t host, std::uint64_t guest, Buffers from) {
+        if (!cipher_) {
+            co_return locked();
+        }
+        for (std::uint64_t done = 0; done < from.size();) {
+            const std::uint64_t part = std::min(from.size() - done, kPart);
+            AlignedBuffer bytes(round_up(part, kSector));
+            from.slice(done, part).copy_to(bytes.bytes());
+            std::ranges::fill(bytes.bytes().subspan(part), std::byte{0});
+            STRATA_CO_TRY_VOID(co_await encipher((guest + done) / kSector, bytes.bytes(), true));
+            STRATA_CO_TRY_VOID(co_await file_->write(host + done, bytes.view()));
+            done += part;
+        }
+        co_return ok();
+    }
+    Task<> write_sectors(std::uint64_t offset, Buffers from) {
+        STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+        const Sectors whole = sectors_of(offset, from.size());
+        const std::uint64_t start = offset - whole.skip;
+        const auto lock = co_await partial_.lock();
+        std::vector<std::byte> bytes(std::min(whole.bytes, size() - start));
+        STRATA_CO_TRY_VOID(co_await read(start, Buffers(std::span(bytes))));
+        from.copy_to(std::span(bytes).subspan(whole.skip));
+        co_return co_await TableNode::write(start, Buffers::of(bytes));
+    }
+    Task<> write_zeros_out(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
+        STRATA_CO_TRY_VOID(check_range(offset, length, true));
+        const std::uint64_t first = std::min(round_up(offset, kSector), offset + length);
+        const std::uint64_t last = std::max(first, (offset + length) / kSector * kSector);
+        const std::vector<std::byte> zeros(kSector);
+        const auto part = [&](std::uint64_t bytes) {
+            return Buffers::of(std::span(zeros).first(bytes));
+        };
+        if (first != offset) {
+            STRATA_CO_TRY_VOID(co_await write_sectors(offset, part(first - offset)));
+        }
+        if (last != first) {
+            STRATA_CO_TRY_VOID(co_await TableNode::write_zeroes(first, last - first, options));
+        }
+        if (last != offset + length) {
+            STRATA_CO_TRY_VOID(co_await write_sectors(last, part(offset + length - last)));
+        }
+        co_return ok();
+    }
     [[nodiscard]] std::uint64_t index_of(std::uint64_t cluster) const {
         return cluster & ((1ULL << header_.l2_bits) - 1);
     }
@@ -141,6 +278,8 @@ class Qcow1Node final : public TableNode {
     }
     const Header header_;
     const std::string backing_name_;
+    const std::optional<luks::SectorCipher> cipher_;  ///< encrypted, and opened with the passphrase
+    AsyncMutex partial_;
 };
 
 unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
@@ -150,8 +289,18 @@ unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
+    std::optional<luks::SectorCipher> cipher;
     if (header.encryption != 0) {
-        co_return unsupported_image("qcow", options.path, "it is encrypted");
+        const std::string_view passphrase = options.extra_of("encrypt.key-secret");
+        if (!passphrase.empty()) {
+            STRATA_CO_TRY(cipher, luks::passphrase_cipher(passphrase));
+        } else if (options.open_data && !options.for_check) {
+            co_return Error{
+                ErrorKind::PermissionDenied,
+                fmt::format("'{}': Parameter 'encrypt.key-secret' is required for cipher",
+                            options.path),
+                EACCES};
+        }
     }
     NodePtr backing;
     std::string backing_name;
@@ -170,20 +319,50 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     }
     co_return NodePtr(std::make_shared<Qcow1Node>(std::move(file), options.path, options.read_only,
                                                   header, std::move(backing),
-                                                  std::move(backing_name)));
+                                                  std::move(backing_name), std::move(cipher)));
 }
 
 constexpr std::array kOptions{
     CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size"},
     CreateOption{"backing_file", CreateOption::Kind::Text, "File name of a base image"},
     CreateOption{"backing_fmt", CreateOption::Kind::Text, "Format of the backing image"},
+    CreateOption{"encryption", CreateOption::Kind::Flag,
+                 "Encrypt the image with format 'aes'. (Deprecated in favor of "
+                 "encrypt.format=aes)"},
+    CreateOption{"encrypt.format", CreateOption::Kind::Text,
+                 "Encrypt the image, format choices: 'aes'"},
+    CreateOption{"encrypt.key-secret", CreateOption::Kind::Text,
+                 "ID of secret providing qcow AES key or LUKS passphrase"},
 };
+
+/// Header::encryption to be.
+Result<std::uint32_t> encryption_of(const CreateRequest& request) {
+    const bool old = STRATA_TRY(request.flag("encryption", false));
+    const std::string_view format = request.option("encrypt.format");
+    const auto wrong = [](std::string text) {
+        return Error{ErrorKind::InvalidArgument, std::move(text), EINVAL};
+    };
+    if (old && !format.empty()) {
+        return wrong("Options encryption and encrypt.format are mutually exclusive");
+    }
+    if (!format.empty() && format != "aes") {
+        return wrong(fmt::format("Unknown encryption format '{}': use aes", format));
+    }
+    if (!old && format.empty()) {
+        return 0U;
+    }
+    if (request.option("encrypt.key-secret").empty()) {
+        return wrong("Parameter 'encrypt.key-secret' is required for cipher");
+    }
+    return 1U;
+}
 
 Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(const std::uint64_t size, disk_size_of(request, "qcow", 1ULL << 44));
     const std::string_view backing = request.option("backing_file");
     Header header;
     header.size = size;
+    STRATA_CO_TRY(header.encryption, encryption_of(request));
     if (!backing.empty()) {
         // Small clusters, so that little is copied up.
         header.cluster_bits = 9;
@@ -215,7 +394,10 @@ constexpr FormatDriver kDriver{.name = "qcow",
                                .create = &create,
                                .create_options = kOptions,
                                .backing = true,
-                               .compresses = [](const CreateRequest&) { return true; }};
+                               .compresses = [](const CreateRequest& request) {
+                                   return request.option("encrypt.format").empty() &&
+                                          request.option("encryption", "off") == "off";
+                               }};
 
 }  // namespace
 

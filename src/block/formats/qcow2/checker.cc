@@ -265,6 +265,7 @@ Task<> Checker::count_blocks() {
 Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     repair_ = repair;
     report_.total_clusters = (header().size + cluster() - 1) / cluster();
+    const bool was_dirty = (header().incompatible & kDirty) != 0;
     if (mends()) {
         STRATA_CO_TRY_VOID(co_await mark_dirty(true));
     }
@@ -288,7 +289,8 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
             STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
             STRATA_CO_TRY_VOID(co_await file_.flush());
         }
-        if (report_.corruptions == 0 && report_.check_errors == 0) {
+        // What cannot be mended stays as it was before, and so does the bit.
+        if (!was_dirty || (report_.corruptions == 0 && report_.check_errors == 0)) {
             STRATA_CO_TRY_VOID(co_await mark_dirty(false));
         }
     }

@@ -27,9 +27,17 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
         if (stored == counted) {
             continue;
         }
+        if (counted > metadata_.max_refcount()) {
+            tell(fmt::format("ERROR: overflow cluster offset={:#x}", index * cluster()));
+            tell(
+                "Use qemu-img amend to increase the refcount entry width or qemu-img convert to "
+                "create a clean copy if the image cannot be opened for writing");
+            ++report_.corruptions;
+            counts_.set(index, static_cast<std::uint32_t>(stored));
+            continue;
+        }
         const bool leak = stored > counted;
-        const bool fix = (repair_ == Repair::All || (leak && repair_ == Repair::Leaks)) &&
-                         counted <= metadata_.max_refcount();
+        const bool fix = repair_ == Repair::All || (leak && repair_ == Repair::Leaks);
         if (listens() && repairs_.size() < kMaxMessages) {
             const std::string what =
                 fmt::format("cluster {} refcount={} reference={}", index, stored, counted);
@@ -259,8 +267,9 @@ Task<> Checker::rebuild() {
 
 Task<> Checker::mark_dirty(bool dirty) {
     Header& h = metadata_.header();
+    const bool sound = report_.corruptions == 0 && report_.check_errors == 0;
     const std::uint64_t wanted =
-        dirty ? h.incompatible | kDirty : h.incompatible & ~(kDirty | kCorrupt);
+        dirty ? h.incompatible | kDirty : h.incompatible & ~(sound ? kDirty | kCorrupt : kDirty);
     if (h.version < 3 || h.incompatible == wanted) {
         co_return ok();
     }

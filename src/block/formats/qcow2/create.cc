@@ -64,7 +64,8 @@ Result<std::uint32_t> version_of(const CreateRequest& request) {
     if (compat == "1.1" || compat == "v3") {
         return 3U;
     }
-    return wrong(fmt::format("compat={}: use 0.10 (v2) or 1.1 (v3)", compat));
+    return wrong(worded(fmt::format("compat={}: use 0.10 (v2) or 1.1 (v3)", compat),
+                        fmt::format("Parameter 'version' does not accept value '{}'", compat)));
 }
 
 Result<Preallocation> preallocation_of(const CreateRequest& request) {
@@ -75,7 +76,8 @@ Result<Preallocation> preallocation_of(const CreateRequest& request) {
             return static_cast<Preallocation>(i);
         }
     }
-    return wrong(fmt::format("preallocation={}: use off, metadata, falloc or full", mode));
+    return wrong(worded(fmt::format("preallocation={}: use off, metadata, falloc or full", mode),
+                        fmt::format("Parameter 'preallocation' does not accept value '{}'", mode)));
 }
 
 Result<> plan_features(const CreateRequest& request, Header& h) {
@@ -86,21 +88,32 @@ Result<> plan_features(const CreateRequest& request, Header& h) {
     const std::string_view compression = request.option("compression_type", "zlib");
     if (!std::has_single_bit(refcount_bits) || refcount_bits > 64) {
         return wrong(
-            fmt::format("refcount_bits={}: must be a power of two up to 64", refcount_bits));
+            worded(fmt::format("refcount_bits={}: must be a power of two up to 64", refcount_bits),
+                   "Refcount width must be a power of two and may not exceed 64 bits"));
     }
     if (compression != "zlib" && compression != "zstd") {
         return wrong(fmt::format("compression_type={}: use zlib or zstd", compression));
     }
     h.data_file = request.option("data_file");
     h.compression = compression == "zstd" ? Compression::Zstd : Compression::Zlib;
-    if (h.version < 3 && (refcount_bits != 16 || extended || lazy ||
-                          h.compression != Compression::Zlib || !h.data_file.empty())) {
-        return wrong(
-            "compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, "
-            "compression_type=zstd, data_file; use compat=1.1");
+    const std::array newer = {
+        std::pair{extended, "Extended L2 entries are"}, std::pair{lazy, "Lazy refcounts"},
+        std::pair{refcount_bits != 16, "Different refcount widths than 16 bits require"},
+        std::pair{!h.data_file.empty(), "External data files are"},
+        std::pair{h.compression != Compression::Zlib, "Non-zlib compression type is"}};
+    for (const auto& [used, what] : newer) {
+        if (used && h.version < 3) {
+            const std::string_view only = std::string_view(what).ends_with("require")
+                                              ? " compatibility level 1.1 or"
+                                              : " only supported with compatibility level 1.1 and";
+            return wrong(
+                worded("compat=0.10 has none of refcount_bits, extended_l2, lazy_refcounts, "
+                       "compression_type=zstd, data_file; use compat=1.1",
+                       fmt::format("{}{} above (use version=v3 or greater)", what, only)));
+        }
     }
     if (raw && h.data_file.empty()) {
-        return wrong("data_file_raw needs data_file");
+        return wrong(worded("data_file_raw needs data_file", "data-file-raw requires data-file"));
     }
     h.refcount_order = static_cast<std::uint32_t>(std::countr_zero(refcount_bits));
     h.incompatible = (extended ? kExtendedL2 : 0) |
@@ -131,18 +144,23 @@ Result<Header> plan(const CreateRequest& request) {
         return wrong("a backing file needs its format and the other way round: -b FILE -F FORMAT");
     }
     if ((h.autoclear & kRawExternalData) != 0 && !h.backing.empty()) {
-        return wrong("data_file_raw and a backing file exclude each other");
+        return wrong(worded("data_file_raw and a backing file exclude each other",
+                            "Backing file and data-file-raw cannot be used at the same time"));
     }
     if (request.size > (1ULL << 62)) {
-        return wrong(fmt::format("a size of {} bytes is too large", request.size));
+        return Error{ErrorKind::InvalidArgument,
+                     worded(fmt::format("a size of {} bytes is too large", request.size),
+                            "The image size is too large (try using a larger cluster size)"),
+                     EFBIG};
     }
     h.size = (request.size + 511) / 512 * 512;
     if (h.l1_needed() * 8 > kMaxL1Bytes) {
-        return Error{
-            ErrorKind::InvalidArgument,
-            fmt::format("{} bytes are too many for clusters of {}; use a larger cluster_size",
-                        request.size, cluster),
-            EFBIG};
+        return Error{ErrorKind::InvalidArgument,
+                     worded(fmt::format("{} bytes are too many for clusters of {}; use a larger "
+                                        "cluster_size",
+                                        request.size, cluster),
+                            "The image size is too large (try using a larger cluster size)"),
+                     EFBIG};
     }
     return h;
 }
@@ -259,7 +277,10 @@ Task<> create(Loop& loop, CreateRequest request) {
     STRATA_CO_TRY(const Header h, plan(request));
     STRATA_CO_TRY(Preallocation preallocation, preallocation_of(request));
     if (preallocation != Preallocation::Off && !h.backing.empty() && !h.extended()) {
-        co_return wrong("preallocation over a backing file would hide it; it needs extended_l2=on");
+        co_return wrong(
+            worded("preallocation over a backing file would hide it; it needs extended_l2=on",
+                   "Backing file and preallocation can only be used at the same time if "
+                   "extended_l2 is on"));
     }
     if ((h.autoclear & kRawExternalData) != 0 && preallocation == Preallocation::Off) {
         preallocation =

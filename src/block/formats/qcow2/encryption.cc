@@ -19,7 +19,6 @@ namespace {
 
 constexpr std::uint64_t kSector = 512, kPart = 1U << 20, kOffload = 32U << 10;
 constexpr std::uint64_t kMaxCryptoHeader = 64U << 20;
-constexpr std::size_t kAesKeyBytes = 16;
 
 struct Extension {
     Be64 offset, length;
@@ -74,12 +73,7 @@ Task<> Qcow2Node::unlock(std::string passphrase, bool wanted) {
             luks_ = std::move(volume.header);
         }
     } else if (!passphrase_.empty()) {
-        luks::Secret key(kAesKeyBytes);
-        std::transform(passphrase_.begin(),
-                       passphrase_.begin() +
-                           static_cast<std::ptrdiff_t>(std::min(passphrase_.size(), kAesKeyBytes)),
-                       key.bytes().begin(), [](char c) { return static_cast<std::byte>(c); });
-        STRATA_CO_TRY(cipher_, luks::SectorCipher::create("aes", "cbc-plain64", key.bytes()));
+        STRATA_CO_TRY(cipher_, luks::passphrase_cipher(passphrase_));
     }
     if (!cipher_ && wanted) {
         co_return Error{

@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "block/formats/qcow2/claim.h"
 #include "block/formats/qcow2/qcow2.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
@@ -129,7 +130,8 @@ Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
     if (header().snapshots != 0 && header().version < 3) {
         co_return Error{
             ErrorKind::NotSupported,
-            fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()),
+            worded(fmt::format("'{}': a version 2 image with snapshots cannot be resized", name()),
+                   "Can't resize a v2 image which has snapshots"),
             ENOTSUP};
     }
     if (bitmaps_.empty() || size == size_) {

@@ -72,7 +72,7 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
             ErrorKind::Failed,
             fmt::format("'{}': its reference counts do not allow that: {}", name(),
                         report.messages.empty() ? "they are damaged" : report.messages.back()),
-            EIO};
+            EINVAL};
     }
     co_return ok();
 }
@@ -125,9 +125,15 @@ Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
 Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
-    if (metadata_->max_refcount() < 2 || data_ != file_) {
-        co_return lacks(data_ != file_ ? "snapshots with a data file of their own"
-                                       : "snapshots with refcounts of one bit");
+    if (data_ != file_) {
+        co_return lacks("snapshots with a data file of their own");
+    }
+    if (metadata_->max_refcount() < 2) {
+        co_return Error{ErrorKind::NotSupported,
+                        fmt::format("'{}': refcounts of one bit allow no snapshots; 'amend -o "
+                                    "refcount_bits=16' widens them",
+                                    name()),
+                        EINVAL};
     }
     STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
     if (table.snapshots.size() >= kMaxSnapshots || snapshot.name.size() > 65535) {
@@ -138,7 +144,11 @@ Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
     const std::uint64_t entries = metadata_->l1().size();
     STRATA_CO_TRY(const std::uint64_t l1, co_await write_new_l1(metadata_->l1()));
     L1Tables made(1, {l1, entries});
-    STRATA_CO_TRY_VOID(co_await recount(std::move(made)));
+    if (Result<> counted = co_await recount(std::move(made)); !counted.ok()) {
+        L1Tables none;
+        (void)co_await recount(std::move(none));  // takes the copy back; the other error is told
+        co_return counted.error();
+    }
     snapshot.id = new_id(table.snapshots);
     snapshot.disk_size = size_;
     if (snapshot.date_seconds == 0) {
