@@ -31,6 +31,11 @@ constexpr std::array<std::pair<WriteErrors, std::string_view>, 4> kWriteErrors =
     {WriteErrors::Ignore, "ignore"},
 }};
 
+constexpr std::array<std::pair<DiskBus, std::string_view>, 2> kDiskBuses = {{
+    {DiskBus::Virtio, "virtio"},
+    {DiskBus::Scsi, "scsi"},
+}};
+
 Error invalid(std::string text) {
     return {ErrorKind::InvalidArgument, std::move(text)};
 }
@@ -42,9 +47,14 @@ Json file_to_json(const FileRef& file) {
 Json disk_to_json(const DiskConfig& disk) {
     Json json{{"file", file_to_json(disk.file)},
               {"format", disk.format},
+              {"bus", to_text(disk.bus)},
+              {"queues", disk.queues},
               {"read_only", disk.read_only},
               {"follow", disk.follow},
               {"write_errors", to_text(disk.write_errors)}};
+    if (!disk.serial.empty()) {
+        json["serial"] = disk.serial;
+    }
     for (const DiskLimit& limit : disk.limits) {
         json["limits"][limit.name] = limit.value;
     }
@@ -104,6 +114,9 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
         disk.file = STRATA_TRY(read_file(*file, reader.path_of("file"), fds));
     }
     disk.format = reader.text("format", disk.format);
+    disk.bus = STRATA_TRY(disk_bus_from_text(reader.text("bus", "virtio")));
+    disk.serial = reader.text("serial");
+    disk.queues = static_cast<std::uint32_t>(reader.number("queues", 1, 1, kMaxDiskQueues));
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
     disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
@@ -232,6 +245,19 @@ Result<KernelEntry> kernel_entry_from_text(std::string_view text) {
         fmt::format("'{}' is no way to enter a kernel: use auto, decompress or stub", text));
 }
 
+std::string_view to_text(DiskBus bus) {
+    return kDiskBuses.at(static_cast<std::size_t>(bus)).second;
+}
+
+Result<DiskBus> disk_bus_from_text(std::string_view text) {
+    for (const auto& [bus, name] : kDiskBuses) {
+        if (name == text) {
+            return bus;
+        }
+    }
+    return invalid(fmt::format("'{}' is no bus for disks: use virtio or scsi", text));
+}
+
 std::string_view to_text(WriteErrors policy) {
     return kWriteErrors.at(static_cast<std::size_t>(policy)).second;
 }
@@ -245,6 +271,26 @@ Result<WriteErrors> write_errors_from_text(std::string_view text) {
     return invalid(
         fmt::format("'{}' is no answer to write errors: use enospc, report, stop or ignore", text));
 }
+
+namespace {
+
+Result<> validate_disk(const DiskConfig& disk) {
+    const auto wrong = [&disk](std::string_view what) {
+        return invalid(fmt::format("disk '{}': {}", disk.file.name, what));
+    };
+    if (disk.queues < 1 || disk.queues > kMaxDiskQueues) {
+        return wrong(fmt::format("{} queues: from 1 to {}", disk.queues, kMaxDiskQueues));
+    }
+    const bool plain = std::all_of(disk.serial.begin(), disk.serial.end(),
+                                   [](char c) { return c > ' ' && c < 0x7f; });
+    if (disk.serial.size() > kMaxSerial || !plain) {
+        return wrong(fmt::format("serial number '{}': at most {} letters, digits and signs",
+                                 disk.serial, kMaxSerial));
+    }
+    return ok();
+}
+
+}  // namespace
 
 Result<> validate(const MachineConfig& config) {
     const std::uint64_t count = config.cpus.count();
@@ -273,11 +319,7 @@ Result<> validate(const MachineConfig& config) {
                                    kMaxDisks, kMaxNets));
     }
     for (const DiskConfig& disk : config.disks) {
-        if (disk.format != "raw" && disk.format != "qcow2") {
-            return Error{ErrorKind::NotSupported,
-                         fmt::format("disk '{}': format '{}' is not supported: use raw or qcow2",
-                                     disk.file.name, disk.format)};
-        }
+        STRATA_TRY_VOID(validate_disk(disk));
     }
     return ok();
 }

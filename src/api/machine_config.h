@@ -20,6 +20,8 @@ inline constexpr std::uint32_t kMaxVcpus = 255;
 inline constexpr std::uint64_t kMinMemory = 2ULL << 20;
 inline constexpr std::uint64_t kMaxMemory = 4ULL << 40;
 inline constexpr std::size_t kMaxDisks = 24;
+inline constexpr std::uint32_t kMaxDiskQueues = 16;
+inline constexpr std::size_t kMaxSerial = 20;  ///< characters: what every bus carries
 inline constexpr std::size_t kMaxNets = 8;
 inline constexpr std::size_t kMaxForwards = 64;
 inline constexpr std::size_t kMaxAppend =
@@ -33,6 +35,9 @@ enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 /// full and reports all else to the guest; Report reports, Stop waits, Ignore says that it was
 /// written.
 enum class WriteErrors : std::uint8_t { Enospc, Report, Stop, Ignore };
+
+/// What a disk hangs on: a function of its own, or one adapter for all.
+enum class DiskBus : std::uint8_t { Virtio, Scsi };
 
 struct CpuTopology {
     std::uint32_t sockets = 1;
@@ -62,6 +67,9 @@ struct DiskLimit {
 struct DiskConfig {
     FileRef file;
     std::string format = "raw";
+    DiskBus bus = DiskBus::Virtio;
+    std::string serial{};      ///< none: its number
+    std::uint32_t queues = 1;  ///< virtio and scsi
     bool read_only = false;
     bool follow =
         false;  ///< open the files that the image names (backing files): for trusted images
@@ -126,6 +134,9 @@ Result<EngineChoice> engine_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(KernelEntry entry);
 /// "auto", "decompress" or "stub".
 Result<KernelEntry> kernel_entry_from_text(std::string_view text);
+[[nodiscard]] std::string_view to_text(DiskBus bus);
+/// "virtio" or "scsi".
+Result<DiskBus> disk_bus_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(WriteErrors policy);
 /// "enospc", "report", "stop" or "ignore".
 Result<WriteErrors> write_errors_from_text(std::string_view text);

@@ -122,6 +122,11 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_FALSE(parse_disk("a.raw,iops-least=5").ok());
     EXPECT_FALSE(parse_disk("").ok());
     EXPECT_FALSE(parse_disk("a.raw,fast").ok());
+    EXPECT_EQ(parse_disk("a.raw,bus=scsi,queues=4")->bus, DiskBus::Scsi);
+    EXPECT_EQ(parse_disk("a.raw,bus=scsi,queues=4")->queues, 4U);
+    EXPECT_EQ(parse_disk("a.raw,serial=X1")->serial, "X1");
+    EXPECT_FALSE(parse_disk("a.raw,bus=ide").ok());
+    EXPECT_FALSE(parse_disk("a.raw,queues=0").ok());
 }
 
 TEST(OptionTextTest, NetForwards) {

@@ -1,6 +1,9 @@
 // Option texts: parsing.
 #include "api/option_text.h"
 
+#include <array>
+#include <utility>
+
 #include <arpa/inet.h>
 #include <fmt/format.h>
 
@@ -53,6 +56,81 @@ bool is_ipv4(const std::string& text) {
     return inet_pton(AF_INET, text.c_str(), &address) == 1;
 }
 
+/// An option of a disk with a value, as people write it.
+struct DiskOption {
+    std::string_view name;
+    Result<> (*set)(DiskConfig& disk, const std::string& value);
+};
+
+constexpr std::array kDiskOptions{
+    DiskOption{"format",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.format = value;
+                   return ok();
+               }},
+    DiskOption{"bus",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.bus = STRATA_TRY(disk_bus_from_text(value));
+                   return ok();
+               }},
+    DiskOption{"serial",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.serial = value;
+                   return ok();
+               }},
+    DiskOption{"queues",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.queues = static_cast<std::uint32_t>(
+                       STRATA_TRY(parse_integer(value, 1, kMaxDiskQueues)));
+                   return ok();
+               }},
+    DiskOption{"limit-group",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.limit_group = value;
+                   return ok();
+               }},
+    DiskOption{"werror",
+               [](DiskConfig& disk, const std::string& value) -> Result<> {
+                   disk.write_errors = STRATA_TRY(write_errors_from_text(value));
+                   return ok();
+               }},
+};
+
+constexpr std::array kDiskFlags{
+    std::pair<std::string_view, bool DiskConfig::*>{"readonly", &DiskConfig::read_only},
+    std::pair<std::string_view, bool DiskConfig::*>{"follow", &DiskConfig::follow},
+};
+
+Result<> parse_disk_option(std::string_view text, DiskConfig& disk) {
+    const auto equals = text.find('=');
+    const std::string_view name = text.substr(0, equals);
+    if (is_disk_limit(name)) {
+        disk.limits.push_back(STRATA_TRY(parse_limit(text)));
+        return ok();
+    }
+    for (const auto& [flag, member] : kDiskFlags) {
+        if (flag == text) {
+            disk.*member = true;
+            return ok();
+        }
+    }
+    for (const DiskOption& option : kDiskOptions) {
+        if (option.name == name && equals != std::string_view::npos) {
+            auto set = option.set(disk, std::string(text.substr(equals + 1)));
+            return set ? ok() : std::move(set).error().context(std::string(name));
+        }
+    }
+    std::string known;
+    for (const auto& [flag, member] : kDiskFlags) {
+        known += fmt::format("{}, ", flag);
+    }
+    for (const DiskOption& option : kDiskOptions) {
+        known += fmt::format("{}=, ", option.name);
+    }
+    return invalid(
+        fmt::format("'{}' is wrong: use {}iops=, bps= (a comma in a name: ,,)", text, known));
+}
+
 }  // namespace
 
 Result<CpuTopology> parse_cpus(std::string_view text) {
@@ -99,27 +177,8 @@ Result<DiskConfig> parse_disk(std::string_view text) {
             fmt::format("--disk '{}': no file: write e.g. --disk root.raw,readonly", text));
     }
     for (std::size_t i = 1; i < parts.size(); ++i) {
-        if (parts[i] == "readonly") {
-            disk.read_only = true;
-        } else if (parts[i] == "follow") {
-            disk.follow = true;
-        } else if (parts[i].starts_with("format=")) {
-            disk.format = parts[i].substr(7);
-        } else if (parts[i].starts_with("limit-group=")) {
-            disk.limit_group = parts[i].substr(12);
-        } else if (is_disk_limit(std::string_view(parts[i]).substr(0, parts[i].find('=')))) {
-            disk.limits.push_back(STRATA_TRY(parse_limit(parts[i])));
-        } else if (parts[i].starts_with("werror=")) {
-            auto policy = write_errors_from_text(std::string_view(parts[i]).substr(7));
-            if (!policy) {
-                return std::move(policy).error().context(fmt::format("--disk {}", text));
-            }
-            disk.write_errors = *policy;
-        } else {
-            return invalid(
-                fmt::format("--disk {}: '{}' is wrong: use format=raw, readonly, follow, "
-                            "werror=report, iops=, bps= or limit-group= (a comma in a name: ,,)",
-                            text, parts[i]));
+        if (auto parsed = parse_disk_option(parts[i], disk); !parsed) {
+            return std::move(parsed).error().context(fmt::format("--disk {}", text));
         }
     }
     return disk;

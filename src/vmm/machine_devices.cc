@@ -1,28 +1,32 @@
 // MachineDevices: opening, then making.
 #include "vmm/machine_devices.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "net/user/user_net.h"
+#include "scsi/disk_unit.h"
 #include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
+#include "virtio/scsi/scsi.h"
 #include "virtio/transport/pci/virtio_pci.h"
 
 namespace strata::vmm {
 namespace {
 
-virtio::WriteErrorPolicy policy_of(api::WriteErrors wanted) {
+block::WriteErrorPolicy policy_of(api::WriteErrors wanted) {
     switch (wanted) {
         case api::WriteErrors::Enospc:
-            return virtio::WriteErrorPolicy::Enospc;
+            return block::WriteErrorPolicy::Enospc;
         case api::WriteErrors::Report:
-            return virtio::WriteErrorPolicy::Report;
+            return block::WriteErrorPolicy::Report;
         case api::WriteErrors::Stop:
-            return virtio::WriteErrorPolicy::Stop;
+            return block::WriteErrorPolicy::Stop;
         case api::WriteErrors::Ignore:
-            return virtio::WriteErrorPolicy::Ignore;
+            return block::WriteErrorPolicy::Ignore;
     }
-    return virtio::WriteErrorPolicy::Enospc;
+    return block::WriteErrorPolicy::Enospc;
 }
 
 }  // namespace
@@ -62,7 +66,8 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
     // closes would fail afterwards.
     options.engine = block::IoEngine::Threads;
     images_.push_back(
-        {STRATA_TRY(block::open_disk(std::move(options))), policy_of(config.write_errors)});
+        {STRATA_TRY(block::open_disk(std::move(options))), config,
+         config.serial.empty() ? fmt::format("strata-disk{}", images_.size()) : config.serial});
     return ok();
 }
 
@@ -90,19 +95,49 @@ Result<> MachineDevices::open_console(const api::ConsoleConfig& config,
 
 Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::size_t index) {
     virtio::BlkConfig config;
+    OpenDisk& disk = images_[index];
     config.label = fmt::format("virtio-blk{}", index);
-    config.serial = fmt::format("strata-disk{}", index);
-    config.write_errors = images_[index].write_errors;
+    config.serial = disk.serial;
+    config.queues = disk.config.queues;
+    config.write_errors = policy_of(disk.config.write_errors);
     config.on_wait = on_disk_wait_;
-    auto device =
-        STRATA_TRY(virtio::BlkDevice::create(config, std::move(images_[index].image), loop_));
-    disks_.push_back(device.get());
+    auto device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(disk.image), loop_));
+    waiters_.push_back(device.get());
     return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
 }
 
-std::optional<virtio::DiskWait> MachineDevices::waiting_disk() const {
-    for (const virtio::BlkDevice* disk : disks_) {
-        if (auto wait = disk->waiting()) {
+bool MachineDevices::any_on(api::DiskBus bus) const {
+    return std::any_of(images_.begin(), images_.end(),
+                       [bus](const OpenDisk& disk) { return disk.config.bus == bus; });
+}
+
+// All SCSI disks on one adapter, numbered as they were named.
+Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_scsi() {
+    virtio::ScsiConfig config;
+    for (const OpenDisk& disk : images_) {
+        if (disk.config.bus == api::DiskBus::Scsi) {
+            config.queues = std::max(config.queues, disk.config.queues);
+        }
+    }
+    auto device = STRATA_TRY(virtio::ScsiDevice::create(config, loop_));
+    std::uint16_t lun = 0;
+    for (OpenDisk& disk : images_) {
+        if (disk.config.bus == api::DiskBus::Scsi) {
+            auto unit = STRATA_TRY(
+                scsi::DiskUnit::create({.serial = disk.serial,
+                                        .write_errors = policy_of(disk.config.write_errors),
+                                        .on_wait = on_disk_wait_},
+                                       std::move(disk.image)));
+            STRATA_TRY_VOID(device->plug(lun++, std::move(unit)));
+        }
+    }
+    waiters_.push_back(device.get());
+    return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
+}
+
+std::optional<block::DiskWait> MachineDevices::waiting_disk() const {
+    for (const block::DiskWaiter* waiter : waiters_) {
+        if (auto wait = waiter->waiting()) {
             return wait;
         }
     }
@@ -110,8 +145,8 @@ std::optional<virtio::DiskWait> MachineDevices::waiting_disk() const {
 }
 
 void MachineDevices::retry_disks() {
-    for (virtio::BlkDevice* disk : disks_) {
-        disk->retry();
+    for (block::DiskWaiter* waiter : waiters_) {
+        waiter->retry();
     }
 }
 
@@ -133,7 +168,9 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
     const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<virtio::VirtioDevice>> devices;
     for (std::size_t i = 0; i < images_.size(); ++i) {
-        devices.push_back(STRATA_TRY(make_disk(i)));
+        if (images_[i].config.bus == api::DiskBus::Virtio) {
+            devices.push_back(STRATA_TRY(make_disk(i)));
+        }
     }
     for (std::size_t i = 0; i < networks_.size(); ++i) {
         devices.push_back(make_net(i));
@@ -141,6 +178,9 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
     devices.push_back(std::make_unique<virtio::RngDevice>(virtio::RngConfig{}, loop_));
     if (cable_ != nullptr) {
         devices.push_back(make_console());
+    }
+    if (any_on(api::DiskBus::Scsi)) {
+        devices.push_back(STRATA_TRY(make_scsi()));
     }
     std::vector<std::unique_ptr<pci::PciDevice>> functions;
     for (auto& device : devices) {

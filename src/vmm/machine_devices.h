@@ -39,12 +39,13 @@ class MachineDevices {
     /// On the event loop's thread, with a lock held.
     void on_disk_wait(std::function<void()> callback) { on_disk_wait_ = std::move(callback); }
     /// What a disk waits for, if one does.
-    [[nodiscard]] std::optional<virtio::DiskWait> waiting_disk() const;
+    [[nodiscard]] std::optional<block::DiskWait> waiting_disk() const;
     /// Asks the host again. Not after the machine is gone.
     void retry_disks();
 
-    /// The functions, in the order of their PCI slots: disks, networks, then the rest, so that
-    /// names in the guest do not move when something is added at the end. Once. `memory` outlives
+    /// The functions, in the order of their PCI slots: virtio disks, networks, the rest, then
+    /// controllers of disks, so that names in the guest do not move when something is added at the
+    /// end. Once. `memory` outlives
     /// them; so does this.
     Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(
         const memory::GuestMemory& memory);
@@ -58,16 +59,19 @@ class MachineDevices {
     Result<> open_net(const api::NetConfig& config);
     Result<> open_console(const api::ConsoleConfig& config, std::vector<UniqueFd>& fds);
     Result<std::unique_ptr<virtio::VirtioDevice>> make_disk(std::size_t index);
+    Result<std::unique_ptr<virtio::VirtioDevice>> make_scsi();
+    [[nodiscard]] bool any_on(api::DiskBus bus) const;
     std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
     std::unique_ptr<virtio::VirtioDevice> make_console();
 
     io::EventLoop& loop_;
     struct OpenDisk {
         std::unique_ptr<block::DiskImage> image;
-        virtio::WriteErrorPolicy write_errors;
+        api::DiskConfig config;
+        std::string serial;
     };
     std::vector<OpenDisk> images_;
-    std::vector<virtio::BlkDevice*> disks_;  ///< the machine's
+    std::vector<block::DiskWaiter*> waiters_;  ///< the machine's: devices with disks
     std::function<void()> on_disk_wait_;
     std::vector<std::unique_ptr<net::NetBackend>> networks_;
     std::unique_ptr<ConsoleCable> cable_;

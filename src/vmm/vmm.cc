@@ -309,7 +309,7 @@ void Vmm::look_at_disks() {
     }
 }
 
-Result<> Vmm::begin_waiting(const virtio::DiskWait& wait) {
+Result<> Vmm::begin_waiting(const block::DiskWait& wait) {
     STRATA_TRY_VOID(threads_->hold(kHoldLimit));
     STRATA_TRY_VOID(machine_->pause());
     state::StateWriter clock;

@@ -71,7 +71,7 @@ class Vmm final : private machine::MachineEvents {
     void on_triple_fault(std::size_t index, const std::string& detail);
     void do_reset();
     void look_at_disks();
-    Result<> begin_waiting(const virtio::DiskWait& wait);
+    Result<> begin_waiting(const block::DiskWait& wait);
     Result<> end_waiting();
     void retry_later();
     void finish(api::VmmEvent event);

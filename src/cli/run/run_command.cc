@@ -46,16 +46,18 @@ constexpr std::array kOptions = {
            "where it cannot, the kernel's own stub.",
            Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{"--disk", 'd',
-           "FILE[,format=raw|qcow2][,readonly][,follow][,iops=N][,bps=SIZE][,werror=enospc|report|"
-           "stop|ignore]",
-           "A disk (virtio), after the image's own. follow: open the backing files that it names, "
-           "only if it is trusted. "
-           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
-           "-max, -max-length: bursts; limit-group=NAME: together). "
-           "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
-           "errors are the guest's).",
-           Completes::Files, true},
+    Option{
+        "--disk", 'd',
+        "FILE[,format=NAME][,bus=virtio|scsi][,readonly][,follow][,serial=TEXT][,queues=N]"
+        "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
+        "A disk, after the image's own. format: of the file (default raw; strata image formats). "
+        "bus: what it hangs on (default virtio). "
+        "follow: open the backing files that it names, only if it is trusted. "
+        "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
+        "-max, -max-length: bursts; limit-group=NAME: together). "
+        "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
+        "errors are the guest's).",
+        Completes::Files, true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
            "Network. user (default): behind this host, needs no rights; "
            "forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",

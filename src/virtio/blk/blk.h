@@ -17,38 +17,24 @@
 #include <vector>
 
 #include "block/disk_image.h"
+#include "block/patient_queue.h"
 #include "virtio/blk/wire.h"
 #include "virtio/core/queued_device.h"
 
 namespace strata::virtio {
-
-/// What becomes of a write (zeroes and discards too) that the host refuses.
-enum class WriteErrorPolicy : std::uint8_t {
-    Enospc,  ///< waits if there is no room, is reported to the guest otherwise
-    Report,
-    Stop,    ///< waits
-    Ignore,  ///< counts as written
-};
-
-/// What a disk waits for.
-struct DiskWait {
-    std::string disk;
-    std::uint64_t offset = 0;  ///< of the disk, in bytes
-    int error = 0;
-};
 
 struct BlkConfig {
     std::string label = "virtio-blk0";
     std::string serial;   ///< what GET_ID answers, at most 20 bytes
     unsigned queues = 1;  ///< 1 to 64
     std::uint16_t queue_size = 256;
-    WriteErrorPolicy write_errors = WriteErrorPolicy::Enospc;
+    block::WriteErrorPolicy write_errors = block::WriteErrorPolicy::Enospc;
     /// waiting() has begun or ceased to have an answer. On the event loop's thread, under the
     /// device's lock.
     std::function<void()> on_wait = {};
 };
 
-class BlkDevice final : public QueuedDevice {
+class BlkDevice final : public QueuedDevice, public block::DiskWaiter {
   public:
     /// Takes `image`.
     static Result<std::unique_ptr<BlkDevice>> create(const BlkConfig& config,
@@ -59,10 +45,8 @@ class BlkDevice final : public QueuedDevice {
     [[nodiscard]] std::uint64_t offered_features() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
     [[nodiscard]] const block::DiskImage& image() const { return *image_; }
-    /// The first request that waits for the host. Any thread.
-    [[nodiscard]] std::optional<DiskWait> waiting() const;
-    /// Asks the host again, for all that wait. On the event loop's thread.
-    void retry();
+    [[nodiscard]] std::optional<block::DiskWait> waiting() const override;
+    void retry() override;
     /// WrongState while requests wait.
     Result<> save(state::StateWriter& writer) const override;
 
@@ -115,7 +99,7 @@ class BlkDevice final : public QueuedDevice {
     std::size_t place(Lane& lane) STRATA_REQUIRES(mutex_);
 
     const std::string serial_;
-    const WriteErrorPolicy write_errors_;
+    const block::WriteErrorPolicy write_errors_;
     std::function<void()> on_wait_ STRATA_GUARDED_BY(mutex_);
     const std::unique_ptr<block::DiskImage> image_;
     std::vector<Lane> lanes_ STRATA_GUARDED_BY(mutex_);
@@ -123,7 +107,7 @@ class BlkDevice final : public QueuedDevice {
     std::vector<std::pair<unsigned, std::size_t>> held_
         STRATA_GUARDED_BY(mutex_);  ///< those that wait and are not being tried: lane, place
     std::size_t waits_ STRATA_GUARDED_BY(mutex_) = 0;
-    DiskWait wait_ STRATA_GUARDED_BY(mutex_);
+    block::DiskWait wait_ STRATA_GUARDED_BY(mutex_);
 };
 
 }  // namespace strata::virtio

@@ -88,7 +88,7 @@ class TestImage final : public block::DiskImage {
 
 class BlkWaitTest : public testing::Test {
   protected:
-    void make(WriteErrorPolicy policy,
+    void make(block::WriteErrorPolicy policy,
               std::uint64_t features = Feature::kVersion1 | blk::Features::kFlush) {
         device_.reset();
         loop_ = io::EventLoop::create().value();
@@ -134,7 +134,7 @@ class BlkWaitTest : public testing::Test {
 };
 
 TEST_F(BlkWaitTest, WriteWithoutRoomWaitsUntilThereIsSome) {
-    make(WriteErrorPolicy::Enospc);
+    make(block::WriteErrorPolicy::Enospc);
     ASSERT_TRUE(
         host_.memory().store<std::uint64_t>(memory::GuestAddress(kData), 0x1122334455667788).ok());
     disk_.write_error = ENOSPC;
@@ -157,7 +157,7 @@ TEST_F(BlkWaitTest, WriteWithoutRoomWaitsUntilThereIsSome) {
 }
 
 TEST_F(BlkWaitTest, PausedDeviceStillTriesAgainAndIsNotSavedMeanwhile) {
-    make(WriteErrorPolicy::Enospc);
+    make(block::WriteErrorPolicy::Enospc);
     disk_.write_error = EDQUOT;
     EXPECT_EQ(write(1), std::nullopt);
     ASSERT_TRUE(device_->pause().ok());
@@ -171,7 +171,7 @@ TEST_F(BlkWaitTest, PausedDeviceStillTriesAgainAndIsNotSavedMeanwhile) {
 }
 
 TEST_F(BlkWaitTest, OtherErrorsAreTheGuests) {
-    make(WriteErrorPolicy::Enospc);
+    make(block::WriteErrorPolicy::Enospc);
     disk_.write_error = EIO;
     EXPECT_EQ(write(1), 1);
     disk_.write_error = 0;
@@ -182,7 +182,7 @@ TEST_F(BlkWaitTest, OtherErrorsAreTheGuests) {
 }
 
 TEST_F(BlkWaitTest, FlushAfterAWriteDoesNotWait) {
-    make(WriteErrorPolicy::Enospc, Feature::kVersion1);
+    make(block::WriteErrorPolicy::Enospc, Feature::kVersion1);
     disk_.flush_error = ENOSPC;
     EXPECT_EQ(write(1), 1);
     EXPECT_EQ(disk_.writes, 1U);
@@ -190,12 +190,12 @@ TEST_F(BlkWaitTest, FlushAfterAWriteDoesNotWait) {
 
 TEST_F(BlkWaitTest, PoliciesReportStopAndIgnore) {
     disk_.write_error = ENOSPC;
-    make(WriteErrorPolicy::Report);
+    make(block::WriteErrorPolicy::Report);
     EXPECT_EQ(write(1), 1);
     disk_.write_error = EIO;
-    make(WriteErrorPolicy::Ignore);
+    make(block::WriteErrorPolicy::Ignore);
     EXPECT_EQ(write(1), 0);
-    make(WriteErrorPolicy::Stop);
+    make(block::WriteErrorPolicy::Stop);
     EXPECT_EQ(write(1), std::nullopt);
     disk_.write_error = 0;
     device_->retry();
@@ -203,7 +203,7 @@ TEST_F(BlkWaitTest, PoliciesReportStopAndIgnore) {
 }
 
 TEST_F(BlkWaitTest, ResetGivesUpWhatWaits) {
-    make(WriteErrorPolicy::Enospc);
+    make(block::WriteErrorPolicy::Enospc);
     disk_.write_error = ENOSPC;
     EXPECT_EQ(write(1), std::nullopt);
     device_->reset();

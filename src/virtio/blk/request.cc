@@ -13,6 +13,7 @@ namespace strata::virtio {
 
 using blk::RequestType;
 using blk::Status;
+using block::WriteErrorPolicy;
 
 namespace {
 
@@ -209,7 +210,7 @@ void BlkDevice::hold(unsigned index, std::size_t at) {
     }
 }
 
-std::optional<DiskWait> BlkDevice::waiting() const {
+std::optional<block::DiskWait> BlkDevice::waiting() const {
     const MutexLock lock(mutex_);
     return waits_ != 0 ? std::optional(wait_) : std::nullopt;
 }

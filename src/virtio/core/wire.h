@@ -9,7 +9,7 @@
 namespace strata::virtio {
 
 /// Device types. VIRTIO 1.2, 5.
-enum class DeviceType : std::uint16_t { Net = 1, Block = 2, Console = 3, Entropy = 4 };
+enum class DeviceType : std::uint16_t { Net = 1, Block = 2, Console = 3, Entropy = 4, Scsi = 8 };
 
 /// Bits of the device status register. VIRTIO 1.2, 2.1.
 struct DeviceStatus {

@@ -26,6 +26,9 @@ pci::Identity identity_of(DeviceType type) {
         case DeviceType::Console:
             class_code = 0x078000;
             break;
+        case DeviceType::Scsi:
+            class_code = 0x010000;
+            break;
         case DeviceType::Entropy:
             class_code = 0xff0000;
             break;
