@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
@@ -39,6 +40,8 @@ enum Ability : unsigned {
     kMend = 128,        ///< it minds that the image was not closed, so that is mended first
     kAmends = 256,      ///< its version and the width of its refcounts change
     kBitmaps = 512,
+    kVersion2 = 1024,  ///< amending takes it to version 2 in spite of snapshots
+    kRebases = 2048,   ///< what lies below gets other names
 };
 
 struct Case {
@@ -48,6 +51,7 @@ struct Case {
     std::uint64_t size;
     unsigned rounds;
     unsigned abilities;
+    OptionList opening{};  ///< options of the format for opening it
     [[nodiscard]] bool can(Ability ability) const { return (abilities & ability) != 0; }
 };
 
@@ -116,6 +120,7 @@ class CrashTest : public testing::TestWithParam<Case> {
         options.path = path_;
         options.format = GetParam().format;
         options.for_check = for_check;
+        options.extra = GetParam().opening;
         options.references = std::make_shared<Beside>();
         return loop_->run(
             (*find_format(GetParam().format))->open(std::move(file), std::move(options)));
@@ -259,13 +264,30 @@ class CrashTest : public testing::TestWithParam<Case> {
     void amend(Node& node, std::mt19937& random) {
         static constexpr std::array kWidths = {"8", "16", "32", "64"};
         AmendRequest request;
-        if (!GetParam().can(kSnapshots) && random() % 2 == 0) {
+        if ((!GetParam().can(kSnapshots) || GetParam().can(kVersion2)) && random() % 2 == 0) {
             request.options = {{"compat", "v2"}, {"refcount_bits", "16"}};
         } else {
             request.options = {{"compat", "v3"},
                                {"refcount_bits", kWidths.at(random() % kWidths.size())}};
         }
         const auto done = loop_->run(amend_image(node.shared_from_this(), std::move(request)));
+        ASSERT_TRUE(done.ok()) << done.error().text();
+    }
+    /// Other names of the same file below, of many lengths.
+    void rebase(Node& node, std::mt19937& random) {
+        std::string name = testing::TempDir();
+        for (auto i = random() % 200; i != 0; --i) {
+            name += "./";
+        }
+        name += std::filesystem::path(path_).filename().string() + ".base";
+        OpenOptions options;
+        options.path = path_ + ".base";
+        options.format = "raw";
+        options.read_only = true;
+        auto below = loop_->run(open_node(*loop_, std::move(options)));
+        ASSERT_TRUE(below.ok()) << below.error().text();
+        const auto done =
+            loop_->run(node.change_backing(std::move(below).value(), std::move(name), "raw"));
         ASSERT_TRUE(done.ok()) << done.error().text();
     }
     /// One bitmap records writes; others come and go.
@@ -359,6 +381,9 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
         }
         if (c.can(kAmends) && random() % 3 == 0) {
             amend(**node, random);
+        }
+        if (c.can(kRebases) && random() % 3 == 0) {
+            rebase(**node, random);
         }
         flush(**node, *file);
         between_[file->now()] = all;
@@ -479,6 +504,70 @@ INSTANTIATE_TEST_SUITE_P(
              1U << 20,
              40,
              kQcow2 | kSnapshots | kAmends},
+        Case{"Qcow2AmendedOverlay",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kOverlay | kAmends | kRebases},
+        Case{"Qcow2AmendedOverlaySmall",
+             "qcow2",
+             {{"cluster_size", "2048"}},
+             512U << 10,
+             40,
+             kQcow2 | kOverlay | kAmends | kRebases},
+        Case{"Qcow2V2OverlaySnapshots",
+             "qcow2",
+             {{"compat", "v2"}, {"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kOverlay | kSnapshots | kRebases},
+        Case{"Qcow2V2Snapshots",
+             "qcow2",
+             {{"compat", "v2"}, {"cluster_size", "4096"}},
+             1U << 20,
+             60,
+             kQcow2 | kSnapshots},
+        Case{"Qcow2VersionsSnapshots",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kSnapshots | kAmends | kVersion2},
+        Case{"Qcow2BitmapsOverlay",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             60,
+             kQcow2 | kBitmaps | kOverlay | kRebases},
+        Case{"Qcow2Luks",
+             "qcow2",
+             {{"cluster_size", "16384"},
+              {"encrypt.format", "luks"},
+              {"encrypt.key-secret", "geheim"},
+              {"encrypt.iter-time", "1"}},
+             1U << 20,
+             15,
+             kCheck | kSnapshots,
+             {{"encrypt.key-secret", "geheim"}}},
+        Case{"Qcow2LuksOverlay",
+             "qcow2",
+             {{"cluster_size", "16384"},
+              {"encrypt.format", "luks"},
+              {"encrypt.key-secret", "geheim"},
+              {"encrypt.iter-time", "1"}},
+             1U << 20,
+             15,
+             kCheck | kOverlay,
+             {{"encrypt.key-secret", "geheim"}}},
+        Case{
+            "Qcow2Aes",
+            "qcow2",
+            {{"cluster_size", "4096"}, {"encrypt.format", "aes"}, {"encrypt.key-secret", "geheim"}},
+            1U << 20,
+            20,
+            kCheck | kSnapshots,
+            {{"encrypt.key-secret", "geheim"}}},
         Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kBitmaps}),
     [](const testing::TestParamInfo<Case>& each) { return each.param.name; });
 

@@ -347,8 +347,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     return h;
 }
 
-Result<std::vector<std::byte>> serialise_header(const Header& h) {
-    std::vector<std::byte> out = build_header(h, true);
+Result<std::vector<std::byte>> serialise_header(const Header& h, bool features) {
+    std::vector<std::byte> out = build_header(h, features);
     if (out.size() > h.cluster()) {
         out = build_header(h, false);
     }

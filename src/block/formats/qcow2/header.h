@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -73,7 +74,16 @@ struct Header {
 /// Parses the start of an image (its first cluster, or all of a shorter file).
 Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name);
 
-/// The header with its extensions, at most a cluster. The header's own limits hold.
-Result<std::vector<std::byte>> serialise_header(const Header& header);
+/// The header with its extensions, at most a cluster. The header's own limits hold. `features`:
+/// with the table of the features' names, if there is room.
+Result<std::vector<std::byte>> serialise_header(const Header& header, bool features = true);
+
+/// Of a header's bytes, a whole cluster.
+[[nodiscard]] std::uint32_t header_version(std::span<const std::byte> bytes);
+/// Where its extensions and the backing file's name end, whichever is last.
+[[nodiscard]] std::size_t header_end(std::span<const std::byte> bytes);
+/// The same header, whose first sector leads to its extensions (version 3) and to the backing
+/// file's name at `to`, behind all that it uses; nothing if that does not fit.
+std::optional<std::vector<std::byte>> move_header(std::span<const std::byte> bytes, std::size_t to);
 
 }  // namespace strata::block::qcow2

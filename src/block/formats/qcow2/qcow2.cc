@@ -189,13 +189,6 @@ Task<> Qcow2Node::close() {
     co_return ok();
 }
 
-Task<> Qcow2Node::write_header() {
-    STRATA_CO_TRY(std::vector<std::byte> bytes, serialise_header(header()));
-    bytes.resize(cluster());
-    STRATA_CO_TRY_VOID(co_await file_->write(0, Buffers::of(bytes)));
-    co_return co_await file_->flush();
-}
-
 Task<> Qcow2Node::change_backing(NodePtr backing, std::string name, std::string format) {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());

@@ -8,6 +8,7 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,7 +84,9 @@ class Qcow2Node final : public Node, public Amendable {
                                 std::uint64_t length) const;
     [[nodiscard]] bool plain(const Mapping& mapping) const;
     [[nodiscard]] bool nothing_below(std::uint64_t offset) const;
+    // The header as a whole (header_switch.cc)
     Task<> write_header();
+    Task<> write_pieces(std::span<const std::byte> bytes, std::size_t begin, std::size_t end);
 
     // Reading (read.cc)
     Task<> read_inside(std::uint64_t offset, Buffers into);
@@ -152,6 +155,7 @@ class Qcow2Node final : public Node, public Amendable {
     // Snapshots (snapshots.cc)
     using L1Tables = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< offset and entries
     Task<> recount(L1Tables l1_tables);
+    Task<> change_version(std::uint32_t version);
     Task<> write_snapshots(std::vector<Snapshot> all);
     Task<std::uint64_t> write_new_l1(std::vector<std::uint64_t> l1);
     [[nodiscard]] std::uint64_t vm_state_offset() const;

@@ -3,7 +3,7 @@
 // The image is at rest meanwhile. A table that is to be referred to is complete, and everything it
 // refers to counted, before the header names it; what the header names no more is uncounted
 // afterwards. So a crash between leaves leaks, and one while counts and COPIED bits change leaves
-// the dirty bit (checker.h).
+// the dirty bit (checker.h). Version 2 has none: the image is of version 3 while they change.
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
@@ -65,8 +65,15 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
     for (const auto& each : l1_tables) {
         extra.push_back({each.first, each.second});
     }
+    const bool old_version = header().version < 3;
+    if (old_version) {
+        STRATA_CO_TRY_VOID(co_await change_version(3));
+    }
     Checker checker(*metadata_, data_ != file_);
     STRATA_CO_TRY(const CheckReport report, co_await checker.run(Repair::All, std::move(extra)));
+    if (old_version && report.clean()) {
+        STRATA_CO_TRY_VOID(co_await change_version(2));
+    }
     if (!report.clean()) {
         co_return Error{
             ErrorKind::Failed,
@@ -75,6 +82,13 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
             EINVAL};
     }
     co_return ok();
+}
+
+/// Says no more than the header does: nothing that only one of the versions has may be in use.
+Task<> Qcow2Node::change_version(std::uint32_t version) {
+    Header wanted = header();
+    wanted.version = version;
+    co_return co_await change_features(std::move(wanted));
 }
 
 Task<std::vector<SnapshotInfo>> Qcow2Node::snapshots() {
