@@ -55,6 +55,12 @@ Task<std::vector<std::uint64_t>> Checker::read_words(std::uint64_t offset, std::
     co_return std::vector<std::uint64_t>(wire.begin(), wire.end());
 }
 
+/// Into words_.
+Task<> Checker::read_l2(std::uint64_t host) {
+    words_.resize(cluster() / 8);
+    co_return co_await file_.read(host, Buffers(std::as_writable_bytes(std::span(words_))));
+}
+
 Task<> Checker::write_words(std::uint64_t offset, const std::vector<std::uint64_t>& words) {
     const std::vector<Be64> wire(words.begin(), words.end());
     co_return co_await file_.write(offset, Buffers::of(std::as_bytes(std::span(wire))));
@@ -208,33 +214,75 @@ bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& t
     return true;
 }
 
+/// Counts the entries at the beginning of `words` that are alike: none, or sound ones of clusters
+/// side by side. Answers how many these are, 0 if the first one must be looked at by itself.
+std::size_t Checker::count_run(std::span<const Be64> words, const L2& table) {
+    const std::uint64_t first = words.front(), host = first & kOffsetMask;
+    std::size_t run = 1;
+    if (first == 0) {
+        while (run < words.size() && words[run] == 0) {
+            ++run;
+        }
+        return run;
+    }
+    if (host == 0 || (first & ~(kOffsetMask | kCopied)) != 0 || host % cluster() != 0) {
+        return 0;
+    }
+    while (run < words.size() && words[run] == first + run * cluster()) {
+        ++run;
+    }
+    run = host < metadata_.end()
+              ? std::min<std::uint64_t>(run, (metadata_.end() - host) / cluster())
+              : 0;
+    while (run != 0 && metadata_.forbidden(host, run)) {
+        run /= 2;
+    }
+    if (run == 0) {
+        return 0;
+    }
+    counts_.add_run(host / cluster(), run, table.owners);
+    if (table.active) {
+        report_.allocated_clusters += run;
+        report_.fragmented_clusters += next_ != 0 && host != next_ ? 1 : 0;
+        next_ = host + run * cluster();
+    }
+    return run;
+}
+
 Task<> Checker::count_l2(std::uint64_t host, L2 table) {
     (void)count(host, cluster(), table.owners, "an L2 table");
-    STRATA_CO_TRY(std::vector<std::uint64_t> words, co_await read_words(host, cluster() / 8));
+    STRATA_CO_TRY_VOID(co_await read_l2(host));
     const std::size_t step = header().entry_bytes() / 8;
     bool changed = false;
-    for (std::size_t i = 0; i < words.size(); i += step) {
-        const std::uint64_t bitmap = step == 2 ? words[i + 1] : 0;
-        if ((words[i] != 0 || bitmap != 0) && !count_entry(words[i], bitmap, table, host) &&
-            mends()) {
-            // What it meant is lost; zeros show, not something older from below.
-            words[i] = (words[i] & kCompressed) != 0 &&
-                               metadata_.decode(words[i] & ~kCopied, bitmap, 0).ok()
-                           ? words[i] & ~kCopied
-                       : header().version >= 3 && step == 1 ? kZeroFlag
-                                                            : 0;
-            if (step == 2) {
-                words[i + 1] = words[i] == 0 ? 0xFFFFFFFFULL << 32 : bitmap;
-            }
-            changed = true;
-            if (words[i] > kZeroFlag) {
-                (void)count_entry(words[i], step == 2 ? words[i + 1] : 0, table, host);
+    for (std::size_t i = 0; i < words_.size();) {
+        if (step == 1 && !elsewhere_) {
+            if (const std::size_t run = count_run(std::span(words_).subspan(i), table); run != 0) {
+                i += run;
+                continue;
             }
         }
+        const std::uint64_t word = words_[i], bitmap = step == 2 ? words_[i + 1].value() : 0;
+        if ((word != 0 || bitmap != 0) && !count_entry(word, bitmap, table, host) && mends()) {
+            // What it meant is lost; zeros show, not something older from below.
+            words_[i] =
+                (word & kCompressed) != 0 && metadata_.decode(word & ~kCopied, bitmap, 0).ok()
+                    ? word & ~kCopied
+                : header().version >= 3 && step == 1 ? kZeroFlag
+                                                     : 0;
+            if (step == 2) {
+                words_[i + 1] = words_[i] == 0 ? 0xFFFFFFFFULL << 32 : bitmap;
+            }
+            changed = true;
+            if (words_[i] > kZeroFlag) {
+                (void)count_entry(words_[i], step == 2 ? words_[i + 1].value() : 0, table, host);
+            }
+        }
+        i += step;
     }
     if (changed) {
         tables_mended_ = true;
-        STRATA_CO_TRY_VOID(co_await write_words(host, words));
+        STRATA_CO_TRY_VOID(
+            co_await file_.write(host, Buffers::of(std::as_bytes(std::span(words_)))));
     }
     co_return ok();
 }
@@ -285,7 +333,7 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
         }
     }
     if (mends()) {
-        if (flags_wrong_) {
+        if (flags_lack_) {
             STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
             STRATA_CO_TRY_VOID(co_await file_.flush());
         }

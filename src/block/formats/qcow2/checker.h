@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/endian.h"
 #include "block/formats/qcow2/count_map.h"
 #include "block/formats/qcow2/metadata.h"
 #include "block/image_info.h"
@@ -56,6 +57,7 @@ class Checker {
     Task<> count_l2(std::uint64_t host, L2 table);
     bool count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table,
                      std::uint64_t host);
+    std::size_t count_run(std::span<const Be64> words, const L2& table);
     Task<> count_blocks();
     Task<> compare();
     void compare_block(std::uint64_t block, Block& content, bool& changed);
@@ -64,6 +66,7 @@ class Checker {
     Task<> write_blocks();
     Task<> rebuild();
     Task<> mark_dirty(bool dirty);
+    Task<> read_l2(std::uint64_t host);
     Task<std::vector<std::uint64_t>> read_words(std::uint64_t offset, std::uint64_t count);
     Task<> write_words(std::uint64_t offset, const std::vector<std::uint64_t>& words);
     [[nodiscard]] bool mends() const { return repair_ == Repair::All; }
@@ -75,13 +78,14 @@ class Checker {
     CheckReport report_;
     CountMap counts_;
     std::map<std::uint64_t, L2> l2_;
+    std::vector<Be64> words_;           ///< the L2 table that is looked at
     std::vector<std::uint64_t> order_;  ///< L2 tables as they were met, the active disk's first
     std::uint64_t next_ = 0;            ///< where the next cluster would lie without a break
     std::vector<Block> blocks_;         ///< refcount blocks that change
     std::vector<std::string> repairs_;  ///< what compare() mends, to be told behind what it finds
     std::vector<std::uint64_t> freed_;  ///< clusters that nobody owns any more
     bool rebuild_ = false;
-    bool flags_wrong_ = false, tables_mended_ = false;
+    bool flags_lack_ = false, tables_mended_ = false;
 };
 
 }  // namespace strata::block::qcow2

@@ -15,15 +15,14 @@ namespace strata::block::qcow2 {
 void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) {
     const std::uint64_t per_block = header().refcounts_per_block();
     const unsigned order = header().refcount_order;
+    std::uint64_t used = 0;
     for (std::uint64_t i = 0; i < per_block; ++i) {
         const std::uint64_t index = block * per_block + i;
         std::byte* place = content.content.data() + (i << order) / 8;
         const std::uint64_t bit = (i << order) % 8;
         const std::uint64_t stored = get_refcount(place, order, bit);
         const std::uint64_t counted = counts_.get(index);
-        if (stored != 0) {
-            report_.image_end_offset = std::max(report_.image_end_offset, (index + 1) * cluster());
-        }
+        used = stored != 0 ? index + 1 : used;
         if (stored == counted) {
             continue;
         }
@@ -65,6 +64,7 @@ void Checker::compare_block(std::uint64_t block, Block& content, bool& changed) 
                                    std::min<std::uint64_t>(stored, 0xFFFFFFFFU)));  // what stands
         }
     }
+    report_.image_end_offset = std::max(report_.image_end_offset, used * cluster());
 }
 
 Task<> Checker::compare() {
@@ -122,32 +122,33 @@ Task<> Checker::write_blocks() {
 
 // Takes wrong COPIED bits away, or (`setting`) sets those that lack.
 Task<> Checker::fix_l2_flags(std::uint64_t host, bool setting, bool telling) {
-    STRATA_CO_TRY(std::vector<std::uint64_t> words, co_await read_words(host, cluster() / 8));
+    STRATA_CO_TRY_VOID(co_await read_l2(host));
     const std::size_t step = header().entry_bytes() / 8;
     bool changed = false;
-    for (std::size_t i = 0; i < words.size(); i += step) {
-        const std::uint64_t data = words[i] & kOffsetMask;
-        if ((words[i] & kCompressed) != 0 || data == 0) {
+    for (std::size_t i = 0; i < words_.size(); i += step) {
+        const std::uint64_t word = words_[i], data = word & kOffsetMask;
+        if ((word & kCompressed) != 0 || data == 0) {
             continue;
         }
-        const bool has = (words[i] & kCopied) != 0, should = counts_.get(data / cluster()) == 1;
+        const bool has = (word & kCopied) != 0, should = counts_.get(data / cluster()) == 1;
         if (has == should) {
             continue;
         }
-        flags_wrong_ = true;
+        flags_lack_ = flags_lack_ || should;
         if (telling) {
             wrong(listens() ? fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}",
-                                          words[i], counts_.get(data / cluster()))
+                                          word, counts_.get(data / cluster()))
                             : "",
                   mends());
         }
         if (mends() && should == setting) {
-            words[i] ^= kCopied;
+            words_[i] = word ^ kCopied;
             changed = true;
         }
     }
     if (changed) {
-        STRATA_CO_TRY_VOID(co_await write_words(host, words));
+        STRATA_CO_TRY_VOID(
+            co_await file_.write(host, Buffers::of(std::as_bytes(std::span(words_)))));
     }
     co_return ok();
 }
@@ -164,7 +165,7 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
         if (has == should) {
             continue;
         }
-        flags_wrong_ = true;
+        flags_lack_ = flags_lack_ || should;
         if (telling) {
             wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}",
                               &entry - l1.data(), entry, counts_.get(host / cluster())),

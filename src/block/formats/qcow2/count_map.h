@@ -28,6 +28,19 @@ class CountMap {
         std::uint32_t& place = make(index / kPage)[index % kPage];
         place = static_cast<std::uint32_t>(std::min<std::uint64_t>(0xFFFFFFFFU, place + value));
     }
+    /// Same for `count` numbers, from `index` on.
+    void add_run(std::uint64_t index, std::uint64_t count, std::uint64_t value) {
+        while (count != 0) {
+            const std::uint64_t first = index % kPage, here = std::min(count, kPage - first);
+            Page& page = make(index / kPage);
+            for (std::uint64_t i = first; i < first + here; ++i) {
+                page[i] = static_cast<std::uint32_t>(
+                    std::min<std::uint64_t>(0xFFFFFFFFU, page[i] + value));
+            }
+            index += here;
+            count -= here;
+        }
+    }
     [[nodiscard]] const std::map<std::uint64_t, std::unique_ptr<Page>>& pages() const {
         return pages_;
     }
