@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block/jobs/buffer_pool.h"
+#include "block/jobs/direct_compare.h"
 #include "block/sync.h"
 
 namespace strata::block {
@@ -17,7 +18,7 @@ namespace {
 
 constexpr std::uint64_t kChunk = 1U << 20;
 constexpr std::size_t kSector = 512, kScan = 65536;
-constexpr std::size_t kParallel = 8;
+constexpr std::size_t kParallel = 8, kBatch = 64;
 
 /// The first place where they differ, rounded down to a sector.
 std::optional<std::size_t> first_difference(std::span<const std::byte> first,
@@ -53,18 +54,31 @@ bool same_status(const Extent& first, const Extent& second) {
 class Comparer {
   public:
     Comparer(Node& first, Node& second, bool strict, JobControl& control, CompareFailure* failure)
-        : nodes_{&first, &second}, strict_(strict), control_(control), failure_(failure) {}
+        : nodes_{&first, &second},
+          files_(shows_files(first) && shows_files(second)),
+          strict_(strict),
+          control_(control),
+          failure_(failure) {}
     Task<Comparison> run();
 
   private:
     Task<Extent> extent(unsigned which, std::uint64_t at, std::uint64_t end);
     Task<std::uint64_t> step(std::uint64_t at, std::uint64_t end, TaskGroup& group);
+    /// What one side of a chunk is compared by.
+    struct Side {
+        bool has = false;                   ///< else zeros
+        std::optional<FileStretch> direct;  ///< where a worker thread may read it
+    };
+    using Sides = std::array<Side, 2>;
+    Side side_of(const Extent& extent) const;
     Task<> compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has);
+    Task<> compare_direct(std::vector<StretchPair> pairs);
     Task<> fetch(unsigned which, std::uint64_t at, std::span<std::byte> buffer);
     void differs(Comparison::Verdict verdict, std::uint64_t offset);
     void failed(CompareFailure::What what, unsigned which, std::uint64_t offset);
 
     std::array<Node*, 2> nodes_;
+    bool files_;  ///< what has a place in a file may be read there
     std::array<Extent, 2> extents_{};
     std::array<std::uint64_t, 2> known_{};  ///< up to where extents_ tell
     bool strict_;
@@ -72,6 +86,8 @@ class Comparer {
     CompareFailure* failure_;
     Comparison result_;
     BufferPool pool_;
+    std::vector<StretchPair> batch_;  ///< the next job for a worker
+    std::uint64_t batched_ = 0;
 };
 
 void Comparer::differs(Comparison::Verdict verdict, std::uint64_t offset) {
@@ -105,6 +121,7 @@ Task<Extent> Comparer::extent(unsigned which, std::uint64_t at, std::uint64_t en
     }
     Extent left = extents_[which];
     left.length = known_[which] - at;
+    left.offset += extents_[which].length - left.length;
     co_return left;
 }
 
@@ -114,6 +131,39 @@ Task<> Comparer::fetch(unsigned which, std::uint64_t at, std::span<std::byte> bu
         failed(CompareFailure::What::Read, which, at);
     }
     co_return done;
+}
+
+Comparer::Side Comparer::side_of(const Extent& extent) const {
+    Side side{.has = extent.kind == Extent::Kind::Data, .direct = std::nullopt};
+    if (!side.has) {
+        side.direct = FileStretch{};
+    } else if (files_) {
+        side.direct = stretch_of(extent);
+    }
+    return side;
+}
+
+/// What workers may read themselves; what they cannot read goes through the nodes, which tell why.
+Task<> Comparer::compare_direct(std::vector<StretchPair> pairs) {
+    for (std::span<const StretchPair> left = pairs; !left.empty();) {
+        const StretchComparison found =
+            co_await nodes_[0]->loop().offload([left] { return compare_stretches(left); });
+        for (const StretchPair& each : left.first(found.same)) {
+            control_.advance(each.length);
+        }
+        left = left.subspan(found.same);
+        if (found.difference) {
+            differs(Comparison::Verdict::Content, *found.difference);
+            break;
+        }
+        if (!left.empty()) {
+            const StretchPair& odd = left.front();
+            STRATA_CO_TRY_VOID(co_await compare_chunk(odd.at, odd.length,
+                                                      {odd.first.fd >= 0, odd.second.fd >= 0}));
+            left = left.subspan(1);
+        }
+    }
+    co_return ok();
 }
 
 Task<> Comparer::compare_chunk(std::uint64_t at, std::uint64_t length, std::array<bool, 2> has) {
@@ -142,15 +192,23 @@ Task<std::uint64_t> Comparer::step(std::uint64_t at, std::uint64_t end, TaskGrou
     if (strict_ && at < shorter && !same_status(first, second)) {
         differs(Comparison::Verdict::Status, at);
     }
-    const bool has_first = first.kind == Extent::Kind::Data;
-    const bool has_second = second.kind == Extent::Kind::Data;
-    if (!has_first && !has_second) {
+    const Sides sides{side_of(first), side_of(second)};
+    if (!sides[0].has && !sides[1].has) {
         control_.advance(length);
         co_return length;
     }
     const std::uint64_t chunk = std::min(length, kChunk);
     STRATA_CO_TRY_VOID(co_await control_.pause_point(nodes_[0]->loop(), chunk));
-    (void)co_await group.add(compare_chunk(at, chunk, {has_first, has_second}));
+    if (!sides[0].direct || !sides[1].direct) {
+        (void)co_await group.add(compare_chunk(at, chunk, {sides[0].has, sides[1].has}));
+        co_return chunk;
+    }
+    batch_.push_back({at, chunk, *sides[0].direct, *sides[1].direct});
+    batched_ += chunk;
+    if (batched_ >= kChunk || batch_.size() >= kBatch) {
+        batched_ = 0;
+        (void)co_await group.add(compare_direct(std::exchange(batch_, {})));
+    }
     co_return chunk;
 }
 
@@ -173,6 +231,7 @@ Task<Comparison> Comparer::run() {
         }
         at += length.value();
     }
+    (void)co_await group.add(compare_direct(std::exchange(batch_, {})));
     Result<> read = co_await group.finish();
     STRATA_CO_TRY_VOID(std::move(walked));
     STRATA_CO_TRY_VOID(std::move(read));
