@@ -281,6 +281,9 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     if (!found.ok()) {
         co_return std::move(found).error().context(what);
     }
+    if (found->node != nullptr) {
+        co_return std::move(found->node);
+    }
     OpenOptions options = parent.below();
     options.path = std::move(found->path);
     options.fd = std::move(found->fd);

@@ -43,6 +43,7 @@ struct Resolved {
     std::string protocol{};  ///< as in OpenOptions
     OptionList protocol_options{};
     NodeTree tree{};  ///< not empty: nodes to open instead of `path`, which is the name then
+    NodePtr node{};   ///< not null: it is open already, and all else is of no account
 };
 
 /// Decides whether and how files that images name are opened.
