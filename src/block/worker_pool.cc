@@ -8,11 +8,12 @@
 
 namespace strata::block {
 
-constexpr unsigned kMaxThreads = 8;
+constexpr unsigned kLeastThreads = 4, kMaxThreads = 8;
 
 WorkerPool::WorkerPool(unsigned threads) {
     const unsigned wanted =
-        threads != 0 ? threads : std::clamp(std::thread::hardware_concurrency(), 1U, kMaxThreads);
+        threads != 0 ? threads
+                     : std::clamp(std::thread::hardware_concurrency(), kLeastThreads, kMaxThreads);
     try {
         for (unsigned i = 0; i < wanted; ++i) {
             threads_.emplace_back([this] { work(); });

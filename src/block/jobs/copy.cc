@@ -18,10 +18,10 @@
 namespace strata::block {
 namespace {
 
-constexpr std::uint64_t kChunk = 1U << 20,
-                        kPackedChunk =
-                            128U
-                            << 10;  ///< the latter: where compression costs more than transfers
+constexpr std::uint64_t kChunk = 1U << 20;
+// Where compression costs more than transfers; what was unpacked is written while it is still in
+// the processor's cache.
+constexpr std::uint64_t kPackedChunk = 128U << 10;
 constexpr std::uint64_t kSector = 512;
 
 struct Part {

@@ -93,6 +93,14 @@ class Qcow2Node final : public Node, public Amendable {
     Task<> read_piece(std::uint64_t offset, Buffers into, Mapping mapping);
     Task<> read_subclusters(std::uint64_t offset, Buffers into, Mapping mapping);
     Task<> read_compressed(std::uint64_t offset, Buffers into, Mapping mapping);
+    /// A compressed cluster and where its content goes.
+    struct Packed {
+        std::uint64_t guest = 0, host = 0;
+        std::uint32_t length = 0;
+        std::span<std::byte> to;
+    };
+    std::vector<Packed> packed_run(std::uint64_t offset, const Buffers& into, const Mapping& first);
+    Task<> unpack(std::vector<Packed> run);
 
     // Writing (write.cc)
     Task<> write_inside(std::uint64_t offset, Buffers from);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr unsigned kSubclusters = 32;
 constexpr std::size_t kReadsAtATime = 16, kUnpackedKept = 8;
+constexpr std::size_t kUnpackedAtATime = 256U << 10;
 
 }  // namespace
 
@@ -120,6 +121,55 @@ Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
     co_return co_await read_data(m.host + offset % cluster(), offset, into);
 }
 
+/// The whole compressed clusters from `offset` on whose bytes lie one behind the other, as far as
+/// memory tells of them and `into` has a place for each.
+std::vector<Qcow2Node::Packed> Qcow2Node::packed_run(std::uint64_t offset, const Buffers& into,
+                                                     const Mapping& first) {
+    std::vector<Packed> run;
+    Result<Mapping> next = first;
+    const std::size_t most = std::min(into.size(), kUnpackedAtATime);
+    for (std::size_t at = 0; at + cluster() <= most; at += cluster()) {
+        Packed one{offset + at, 0, 0, {}};
+        if (!into.slice(at, cluster()).contiguous(one.to) ||
+            (at != 0 && (!metadata_->look_up_now(one.guest, next) || !next.ok()))) {
+            break;
+        }
+        const bool follows = run.empty() || (next->host > run.back().host &&
+                                             next->host <= run.back().host + run.back().length);
+        if (next->kind != Mapping::Kind::Compressed || !follows) {
+            break;
+        }
+        one.host = next->host;
+        one.length = next->length;
+        run.push_back(one);
+    }
+    return run;
+}
+
+// One read, one job for a worker.
+Task<> Qcow2Node::unpack(std::vector<Packed> run) {
+    const std::uint64_t begin = run.front().host;
+    AlignedBuffer packed(run.back().host + run.back().length - begin);
+    STRATA_CO_TRY_VOID(co_await file_->read(begin, packed.view()));
+    const Compression method = header().compression;
+    const std::span<const std::byte> bytes = packed.bytes();
+    const std::size_t good = co_await loop().offload([&run, method, bytes, begin] {
+        std::size_t done = 0;
+        while (done < run.size() &&
+               decompress(method, bytes.subspan(run[done].host - begin, run[done].length),
+                          run[done].to)) {
+            ++done;
+        }
+        return done;
+    });
+    if (good != run.size()) {
+        co_return metadata_->corrupt(
+            fmt::format("the compressed cluster at {:#x} (for {:#x}) is broken", run[good].host,
+                        run[good].guest));
+    }
+    co_return ok();
+}
+
 // Runs of clusters that lie side by side are one transfer; several runs go at once.
 Task<> Qcow2Node::read_inside(std::uint64_t offset, Buffers into) {
     TaskGroup group(loop(), kReadsAtATime);
@@ -130,6 +180,15 @@ Task<> Qcow2Node::read_inside(std::uint64_t offset, Buffers into) {
         if (!first.ok()) {
             failure = std::move(first).error();
             break;
+        }
+        if (first->kind == Mapping::Kind::Compressed && offset % cluster() == 0) {
+            std::vector<Packed> run = packed_run(offset, into, *first);
+            if (const std::size_t bytes = run.size() * cluster(); run.size() > 1) {
+                (void)co_await group.add(unpack(std::move(run)));
+                into = into.from(bytes);
+                offset += bytes;
+                continue;
+            }
         }
         while (part < into.size() && first->kind != Mapping::Kind::Compressed) {
             auto next = co_await look_up(offset + part);

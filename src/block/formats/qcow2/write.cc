@@ -273,13 +273,19 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
         STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, from.size()));
     }
     const Metadata::Passage passage(*metadata_);
-    std::vector<std::byte> whole(cluster()), packed(cluster());
-    from.copy_to(whole);
+    const AlignedBuffer packed(cluster());
+    std::vector<std::byte> padded;
+    std::span<std::byte> whole;
+    if (from.size() < cluster() || !from.contiguous(whole)) {
+        padded.resize(cluster());
+        from.copy_to(padded);
+        whole = padded;
+    }
     const Compression method = header().compression;
     // A field of the L2 entry counts whole sectors: one less than a cluster always fits.
     const std::size_t size = co_await loop().offload(
         [method, in = std::span<const std::byte>(whole),
-         out = std::span(packed).first(cluster() - 512)] { return compress(method, in, out); });
+         out = packed.bytes().first(cluster() - 512)] { return compress(method, in, out); });
     if (size == 0) {
         co_return co_await write_inside(offset, from);
     }
@@ -297,7 +303,7 @@ Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
     STRATA_CO_TRY_VOID(co_await metadata_->prepare(offset));
     STRATA_CO_TRY(const std::uint64_t host, co_await metadata_->allocate_packed(size));
     forget_unpacked(host);
-    STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers::of(std::span(packed).first(size))));
+    STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers(packed.bytes().first(size))));
     const unsigned split = 62 - (header().cluster_bits - 8);
     const std::uint64_t sectors = (host % 512 + size - 1) / 512;
     co_return co_await metadata_->set(offset, Entry{host | sectors << split | kCompressed, 0});
