@@ -183,7 +183,24 @@ std::byte* chunk(const StringState& s, unsigned segment, std::uint64_t offset, b
     return host;
 }
 
+// A few bytes, upward, where `to` does not begin within what is still to be read.
+void copy_few(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+    for (; bytes >= 8; bytes -= 8, to += 8, from += 8) {
+        std::uint64_t value = 0;
+        __builtin_memcpy(&value, from, 8);
+        __builtin_memcpy(to, &value, 8);
+    }
+    for (; bytes > 0; --bytes) {
+        *to++ = *from++;
+    }
+}
+
 void host_movs(std::byte* to, const std::byte* from, std::uint64_t count, unsigned size) {
+    constexpr std::uint64_t kFew = 128;  // the host's string instructions take as long to begin
+    if (count * size <= kFew && static_cast<std::uint64_t>(to - from) >= count * size) {
+        copy_few(to, from, count * size);
+        return;
+    }
     switch (size) {
         case 1:
             __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
@@ -217,6 +234,62 @@ void host_stos(std::byte* to, std::uint64_t value, std::uint64_t count, unsigned
     }
 }
 
+/// Elements of a MOVS or STOS that lie in pages the TLB knows, done at the host's speed. What lies
+/// behind each other in the host too is one copy of the host's.
+class KnownPages {
+  public:
+    KnownPages(const StringState& s, Kind kind) : s_(s), moves_(kind == Kind::Movs) {}
+
+    /// How many of `wanted` elements were done; the registers are the caller's.
+    std::uint64_t run(std::uint64_t wanted) {
+        const std::uint64_t source = s_.reg(x86::Rsi), target = s_.reg(x86::Rdi);
+        std::uint64_t found = 0;
+        while (found < wanted) {
+            const std::uint64_t at = target + found * s_.size, from = source + found * s_.size;
+            std::uint64_t part = std::min(wanted - found, (kPage - (at & (kPage - 1))) / s_.size);
+            part = moves_ ? std::min(part, (kPage - (from & (kPage - 1))) / s_.size) : part;
+            std::byte* to = tlb_hit(s_.cpu, at, s_.size, true);
+            const std::byte* in = moves_ ? tlb_hit(s_.cpu, from, s_.size, false) : to;
+            if (part == 0 || to == nullptr || in == nullptr) {
+                break;
+            }
+            add(to, in, part);
+            found += part;
+        }
+        finish();
+        return found;
+    }
+
+  private:
+    void add(std::byte* to, const std::byte* from, std::uint64_t part) {
+        const std::uint64_t bytes = count_ * s_.size;
+        if (count_ != 0 && to_ + bytes == to && (!moves_ || from_ + bytes == from)) {
+            count_ += part;
+            return;
+        }
+        finish();
+        to_ = to;
+        from_ = from;
+        count_ = part;
+    }
+    void finish() {
+        if (count_ == 0) {
+            return;
+        }
+        if (moves_) {
+            host_movs(to_, from_, count_, s_.size);
+        } else {
+            host_stos(to_, s_.cpu.gpr[x86::Rax], count_, s_.size);
+        }
+    }
+
+    const StringState& s_;
+    const bool moves_;
+    std::byte* to_ = nullptr;
+    const std::byte* from_ = nullptr;
+    std::uint64_t count_ = 0;
+};
+
 /// Does as many elements of MOVS or STOS as one chunk allows; 0: none.
 std::uint64_t fast_chunk(const StringState& s, Kind kind, std::uint64_t wanted) {
     CpuState& cpu = s.cpu;
@@ -225,6 +298,15 @@ std::uint64_t fast_chunk(const StringState& s, Kind kind, std::uint64_t wanted) 
         return 0;
     }
     std::uint64_t count = std::min(wanted, kMaxBytes / s.size);
+    if (s.address == 8 && s.insn.implicit_segment < x86::Fs && code64(cpu)) {
+        if (const std::uint64_t did = KnownPages(s, kind).run(count); did != 0) {
+            s.step(x86::Rdi, did * s.size);
+            if (kind == Kind::Movs) {
+                s.step(x86::Rsi, did * s.size);
+            }
+            return did;
+        }
+    }
     const std::byte* from = nullptr;
     if (kind == Kind::Movs) {
         from = chunk(s, s.insn.implicit_segment, s.reg(x86::Rsi), false, count);

@@ -61,6 +61,9 @@ enum class Privilege : std::uint8_t { Current, ImplicitSupervisor, User };
 void flush_tlb_all(CpuState& cpu) noexcept;         ///< with global pages, all PCIDs
 void flush_tlb_non_global(CpuState& cpu) noexcept;  ///< the current PCID, without global pages
 void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept;  ///< INVLPG
+/// As flush_tlb_page(), if that is quick: a small page of the lower half that nothing was fetched
+/// from, no large or global one beside. False: nothing was done.
+[[nodiscard]] bool flush_data_page(CpuState& cpu, std::uint64_t linear) noexcept;
 void flush_tlb_pcid(CpuState& cpu, std::uint16_t pcid,
                     bool keep_global) noexcept;  ///< INVPCID types 1
 void flush_tlb_pcid_page(CpuState& cpu, std::uint16_t pcid,

@@ -92,6 +92,7 @@ struct MmuState {
     std::uint64_t apic_page;   ///< guest physical page of the xAPIC registers, or ~0
     std::uint32_t physical_bits;
     bool gigabyte_pages;
+    bool global_low;                ///< a slot's global_low may be set
     std::uint64_t device_accesses;  ///< counted
     std::uint32_t keys;  ///< protection keys that cached translations depend on (some may be gone):
                          ///< bit N for key N

@@ -97,6 +97,11 @@ bool pages_have(const PageFilter& filter, std::uint64_t linear) {
 bool upper_half(std::uint64_t linear) {
     return (linear >> 47) != 0;
 }
+void note_global(MmuState& mmu, AsidSlot& slot, std::uint64_t linear, const PageWalk& walk) {
+    if (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0) {
+        slot.global_low = mmu.global_low = true;
+    }
+}
 bool is_current(const CpuState& cpu, const AsidSlot& slot) {
     return &slot == &cpu.mmu->slots[cpu.mmu->current];
 }
@@ -343,8 +348,7 @@ TlbEntry& fill_tlb(CpuState& cpu, TlbBank& bank, std::uint64_t linear, const Pag
     if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
         filter_add(upper_half(linear) ? slot.large_high : slot.large_low, linear, walk.flags);
     }
-    slot.global_low =
-        slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
+    note_global(*cpu.mmu, slot, linear, walk);
     return entry;
 }
 
@@ -378,8 +382,7 @@ bool translate_linear(CpuState& cpu, std::uint64_t linear, MemAccess access, Pri
         if ((walk.flags & (TlbFlags::kLarge2M | TlbFlags::kLarge1G)) != 0) {
             filter_add(slot.fetched, linear, walk.flags);
         }
-        slot.global_low =
-            slot.global_low || (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0);
+        note_global(*cpu.mmu, slot, linear, walk);
     }
     const bool global = entry.generation == slot.global_generation;
     pages_add(global || upper_half(linear) ? cpu.mmu->fetched_pages : slot.fetched_pages, linear);
@@ -396,6 +399,7 @@ void flush_tlb_all(CpuState& cpu) noexcept {
         flush_slot(cpu, slot, false);
     }
     cpu.mmu->keys = 0;
+    cpu.mmu->global_low = false;
     cpu.mmu->fetched_pages = {};
     address_space_changed(cpu, true);
 }
@@ -416,6 +420,21 @@ void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept {
             flush_page_in_slot(cpu, slot, linear, Flushed::Global);
         }
     }
+}
+
+bool flush_data_page(CpuState& cpu, std::uint64_t linear) noexcept {
+    MmuState& mmu = *cpu.mmu;
+    AsidSlot& slot = current_slot(cpu);
+    if (cpu.direct != nullptr || upper_half(linear) || mmu.global_low ||
+        filter_has(slot.large_low, linear) || filter_has(slot.fetched, linear) ||
+        pages_have(slot.fetched_pages, linear) || pages_have(mmu.fetched_pages, linear)) {
+        return false;
+    }
+    drop_page(slot, linear, false, [](const TlbEntry&) { return false; });
+    if (cpu.translator.stack_tag == (linear & ~kPageMask)) {
+        forget_stack_page(cpu);
+    }
+    return true;
 }
 
 void flush_tlb_pcid(CpuState& cpu, std::uint16_t pcid, bool keep_global) noexcept {

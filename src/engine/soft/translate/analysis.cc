@@ -109,10 +109,12 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
     }
 }
 
-// What the interpreter does may change translations or rights; and so does CLAC, where it is done
-// in place.
+// What the interpreter does may change translations or rights; and so do CLAC and INVLPG where they
+// are done in place, and strings where they are not.
 bool ends_checks(const Unit& unit) {
-    return unit.interpreted || (unit.inlined && unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC);
+    return unit.interpreted || (unit.inlined && (unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC ||
+                                                 unit.insn.mnemonic == ZYDIS_MNEMONIC_INVLPG ||
+                                                 unit.insn.cls == InsnClass::String));
 }
 
 struct Group {

@@ -327,10 +327,14 @@ void BlockEmitter::check(const Unit& unit, const Address& address, std::uint32_t
     slow_.push_back(site);
 }
 
-void BlockEmitter::tlb_check(std::uint32_t bytes, bool write, Label miss) {
+void BlockEmitter::tlb_entry() {
     a_.rorx(OpSize::Bits32, R11, R10, 7);
     a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
     a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
+}
+
+void BlockEmitter::tlb_check(std::uint32_t bytes, bool write, Label miss) {
+    tlb_entry();
     a_.alu(Alu::Xor, OpSize::Bits64, R10,
            Mem::at(R11, write ? layout::kTagWrite : layout::kTagRead));
     a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - static_cast<std::int32_t>(bytes));
@@ -361,9 +365,7 @@ void BlockEmitter::run_check(const Unit& unit) {
     site.flags = flags_place();
     a_.bind(site.back);
     const std::int32_t tag = unit.run_write ? layout::kTagWrite : layout::kTagRead;
-    a_.rorx(OpSize::Bits32, R11, R10, 7);
-    a_.alu_imm(Alu::And, OpSize::Bits32, R11, layout::kTlbMask);
-    a_.alu(Alu::Add, OpSize::Bits64, R11, Mem::gs_at(layout::kTlb));
+    tlb_entry();
     a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, tag));
     a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - unit.run_bytes);
     a_.jcc(Cond::A, site.entry);

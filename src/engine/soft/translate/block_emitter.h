@@ -80,6 +80,8 @@ struct BlockSource {
 [[nodiscard]] bool can_interpret_in_place(const Instruction& insn);
 /// Whether a system instruction can be done in place under `mode`.
 [[nodiscard]] bool can_inline(const Instruction& insn, std::uint32_t mode);
+/// The same for strings: REP STOS and REP MOVS of 64-bit code.
+[[nodiscard]] bool can_inline_string(const Instruction& insn);
 /// Whether it never goes on with the next one within the block.
 [[nodiscard]] bool leaves_block(const Instruction& insn);
 
@@ -139,6 +141,9 @@ class BlockEmitter {
         std::size_t unit = 0;
         bool live = false;
     };
+    struct StringSite {
+        Label entry, slow;
+    };
     struct VectorSite {
         Label entry, back;
     };
@@ -163,6 +168,8 @@ class BlockEmitter {
     void note_loop_end();
     void check_or_bail(const Unit& unit, std::uint32_t bytes, bool write);
     void emit_loop_sites();
+    /// r11 = the TLB entry for the linear address in r10. Clobbers flags.
+    void tlb_entry();
     /// Jumps to `miss` unless the access at r10 is in a page that the TLB knows, else r10 = its
     /// host address. Clobbers r11 and flags.
     void tlb_check(std::uint32_t bytes, bool write, Label miss);
@@ -178,6 +185,11 @@ class BlockEmitter {
     void emit_rdtsc(const Unit& unit);
     void emit_pushfq(const Unit& unit);
     void emit_read_control(const Unit& unit);
+    void emit_invlpg(const Unit& unit);
+    void emit_string(const Unit& unit);
+    /// r10 = host address of the elements from `first` on, if rcx of them lie in its page and the
+    /// TLB knows that; else to `slow`. Clobbers rdi, r11 and flags.
+    void string_range(Reg first, unsigned size, bool write, Label slow);
     void emit_system_sites();
     void reload_flags(const Unit& unit);
     void emit_copy(const Unit& unit);
@@ -294,6 +306,7 @@ class BlockEmitter {
     Label loop_again_, loop_fill_;
     std::pmr::vector<VectorSite> vector_{&arena_};
     std::pmr::vector<SystemSite> system_{&arena_};
+    std::pmr::vector<StringSite> strings_{&arena_};
     std::pmr::vector<JumpMiss> misses_{&arena_};
     std::pmr::vector<CallMiss> call_misses_{&arena_};
     std::pmr::vector<PendingExit> exits_{&arena_};

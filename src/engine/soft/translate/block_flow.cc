@@ -100,6 +100,11 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     emit_stack_sites();
     emit_run_sites();
     emit_loop_sites();
+    for (const StringSite& site : strings_) {
+        a_.bind(site.entry);
+        a_.load(Reg::Rdi, layout::spill(1));
+        a_.jmp(site.slow);
+    }
     emit_system_sites();
     for (const VectorSite& site : vector_) {
         a_.bind(site.entry);

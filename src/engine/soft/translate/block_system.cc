@@ -47,6 +47,8 @@ bool can_inline(const Instruction& insn, std::uint32_t mode) {
         case ZYDIS_MNEMONIC_CLAC:
         case ZYDIS_MNEMONIC_STAC:
             return supervisor;
+        case ZYDIS_MNEMONIC_INVLPG:
+            return supervisor && insn.address_size >= 4;
         case ZYDIS_MNEMONIC_CLD:
         case ZYDIS_MNEMONIC_RDTSC:
         case ZYDIS_MNEMONIC_RDTSCP:
@@ -57,7 +59,7 @@ bool can_inline(const Instruction& insn, std::uint32_t mode) {
             return insn.cls == InsnClass::System && insn.opcode == 0x20 && supervisor &&
                    !insn.lock && control_register(insn.reg) != 0;
         default:
-            return false;
+            return can_inline_string(insn);
     }
 }
 
@@ -119,8 +121,15 @@ void BlockEmitter::emit_inlined(const Unit& unit) {
         case ZYDIS_MNEMONIC_MOV:
             emit_read_control(unit);
             break;
-        default:
+        case ZYDIS_MNEMONIC_INVLPG:
+            emit_invlpg(unit);
+            break;
+        case ZYDIS_MNEMONIC_RDTSC:
+        case ZYDIS_MNEMONIC_RDTSCP:
             emit_rdtsc(unit);
+            break;
+        default:
+            emit_string(unit);
             break;
     }
 }
@@ -237,6 +246,18 @@ void BlockEmitter::emit_read_control(const Unit& unit) {
     if (in_memory(to)) {
         a_.store(layout::gpr(to), home);
     }
+}
+
+// The address goes first: keeping the flags borrows rax.
+void BlockEmitter::emit_invlpg(const Unit& unit) {
+    address_of_operand(unit);
+    const SystemSite site{a_.label(), a_.label(), current_, begin_clobber(unit)};
+    a_.call_to(glue_.forget_page);
+    a_.alu_imm(Alu::Cmp, OpSize::Bits32, R11, 0);
+    a_.jcc(Cond::E, site.entry);
+    end_clobber(site.live);
+    a_.bind(site.back);
+    system_.push_back(site);
 }
 
 // Behind code that lost the host's flags after putting them away.

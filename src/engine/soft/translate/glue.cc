@@ -22,6 +22,9 @@ constexpr std::array kHomes = {Home{Rax, 0}, Home{Rcx, 1},  Home{Rdx, 2},  Home{
                                Home{R9, 4},  Home{Rbp, 5},  Home{Rsi, 6},  Home{Rdi, 7},
                                Home{R8, 8},  Home{R12, 12}, Home{R13, 13}, Home{R14, 14},
                                Home{R15, 15}};
+// Those that a C++ function may change, or call_helper().
+constexpr std::array kChanged = {Home{Rax, 0}, Home{Rcx, 1}, Home{Rdx, 2}, Home{R9, 4},
+                                 Home{Rbp, 5}, Home{Rsi, 6}, Home{Rdi, 7}, Home{R8, 8}};
 constexpr std::array kCalleeSaved = {Rbx, Rbp, R12, R13, R14, R15};
 constexpr std::int32_t kPage = 4096;
 
@@ -319,6 +322,21 @@ void emit_transfer(Assembler& a, const GlueHelpers& helpers, std::uint64_t indir
     restore_host_and_return(a);
 }
 
+// For general registers only, and nobody looks at the others.
+void emit_forget_page(Assembler& a, const GlueHelpers& helpers) {
+    for (const Home& home : kChanged) {
+        a.store(layout::gpr(home.guest), home.host);
+    }
+    load_self(a);
+    a.mov(Rsi, R10);
+    call_helper(a, address_of(helpers.forget_page));
+    a.mov(R11, Rax);
+    for (const Home& home : kChanged) {
+        a.load(home.host, layout::gpr(home.guest));
+    }
+    a.ret();
+}
+
 void emit_vector(Assembler& a, const GlueHelpers& helpers) {
     store_homes(a);
     load_self(a);
@@ -397,6 +415,9 @@ Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
     a.align(16);
     glue.loop = a.here();
     emit_loop(a, helpers);
+    a.align(16);
+    glue.forget_page = a.here();
+    emit_forget_page(a, helpers);
     a.align(16);
     glue.interpret = a.here();
     emit_interpret(a, helpers);

@@ -25,6 +25,8 @@
 //   system               called: r11 = rip, r10 = SystemWord: as interpret, for an instruction that
 //   has a decoded form; flags are in memory only. transfer             jumped to: r11 = rip, r10 =
 //   SystemWord: an instruction that goes elsewhere; goes on there through the jump cache.
+//   forget_page          called: r10 = linear address of INVLPG's page. r11 = 0: to be done by
+//   `system`. Keeps all guest registers but flags.
 //   exit_either          as exit_memory, behind a return: flags are where flags_in_host says.
 //   return_end           the lowest host address of the return stack (return_stack.h): r10 =
 //   target, flags as above. fault                jumped to by the signal handler, host rsp valid:
@@ -82,13 +84,16 @@ struct GlueHelpers {
     std::uint64_t (*system)(CpuState* cpu, std::uint64_t word) noexcept;
     /// The same; 0: go on at cpu->rip, wherever that is now.
     std::uint64_t (*transfer)(CpuState* cpu, std::uint64_t word) noexcept;
+    /// INVLPG, if that is quick; 0: it was not done.
+    std::uint64_t (*forget_page)(CpuState* cpu, std::uint64_t linear) noexcept;
 };
 
 struct Glue {
     void (*enter)(CpuState* cpu, std::uint64_t target) = nullptr;
     std::uint64_t exit_memory = 0, exit_host = 0, indirect = 0, slow = 0, stack = 0, vector = 0,
                   fault = 0, interpret = 0, run = 0, store = 0;
-    std::uint64_t system = 0, transfer = 0, return_end = 0, exit_either = 0, loop = 0;
+    std::uint64_t system = 0, transfer = 0, return_end = 0, exit_either = 0, loop = 0,
+                  forget_page = 0;
 };
 
 /// The address of an Op (interp/context.h), and bits below it.

@@ -6,6 +6,7 @@
 #include "arch/x86/registers.h"
 #include "engine/soft/direct/direct_events.h"
 #include "engine/soft/interp/context.h"
+#include "engine/soft/mmu/mmu.h"
 #include "engine/soft/runtime/executor.h"
 #include "engine/soft/translate/helpers.h"
 #include "engine/soft/translate/layout.h"
@@ -121,6 +122,15 @@ std::uint64_t run_transfer(CpuState* state, std::uint64_t word) noexcept {
         return leave(cpu, step);
     }
     return goes_on(cpu, step, false) ? 0 : leave(cpu, step);
+}
+
+std::uint64_t forget_page(CpuState* cpu, std::uint64_t linear) noexcept {
+    const bool live = enter_helper(*cpu);
+    const bool done = flush_data_page(*cpu, linear);
+    if (live) {
+        load_vector_state(*cpu);
+    }
+    return done ? 1 : 0;
 }
 
 std::uint64_t deliver_fault(CpuState& cpu, std::uint64_t rip) noexcept {

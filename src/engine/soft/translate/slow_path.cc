@@ -441,8 +441,8 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
 }  // namespace
 
 GlueHelpers glue_helpers() {
-    return {slow_access,  finish_store, fill_stack,     fill_run,   fill_loop,
-            load_vectors, find_target,  interpret_here, run_system, run_transfer};
+    return {slow_access, finish_store,   fill_stack, fill_run,     fill_loop,  load_vectors,
+            find_target, interpret_here, run_system, run_transfer, forget_page};
 }
 
 }  // namespace strata::engine::soft
