@@ -55,9 +55,11 @@ struct LoopWindows {
     std::array<Base, kBases> bases;
     std::array<Stepper, kSteppers> steppers;
     std::uint32_t base_count = 0, stepper_count = 0;
+    std::uint32_t accesses = 0;  ///< in an iteration, of those that need no check of their own
     // Whether it pays; by any vCPU, roughly.
-    std::atomic<std::uint32_t> fills{0}, long_ones{0};
-    std::atomic<std::uint64_t> first{0};  ///< the first stepping register at the last fill
+    std::atomic<std::uint32_t> fills{0};
+    std::atomic<std::uint64_t> way{0};  ///< that the first stepping register made since some fills
+    std::atomic<std::uint64_t> first{0};  ///< where it stood at the last fill
 };
 
 }  // namespace strata::engine::soft

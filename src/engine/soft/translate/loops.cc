@@ -74,6 +74,7 @@ class Finder {
                 moved[reg] += is(stepping_, reg) ? step_of(unit.insn, reg).value_or(0) : 0;
             }
         }
+        loop_.accesses = hoisted_;
         return loop_.stepper_count != 0 && hoisted_ != 0 && hoisted_ >= others_;
     }
 

@@ -276,24 +276,28 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
     return filled && (write ? entry.tag_write : entry.tag_read) == (linear & ~(kPage - 1)) ? 1 : 0;
 }
 
-// The loop that was entered before has run: was that worth a fill?
+// The loop that was entered before has run: how far did it go?
 void note_run(const CpuState& cpu, LoopWindows& loop) {
-    constexpr std::uint64_t kLong = 10, kFar = 1U << 20U;
-    const std::int64_t step = loop.steppers[0].step;
+    constexpr std::uint64_t kFar = 1U << 20U;
     const std::uint64_t moved =
         cpu.translator.deltas[LoopWindows::kLast] - loop.first.load(std::memory_order_relaxed);
-    const std::uint64_t way = step < 0 ? 0 - moved : moved,
-                        by = static_cast<std::uint64_t>(step < 0 ? -step : step);
-    if (way < kFar && way >= kLong * by) {
-        loop.long_ones.store(loop.long_ones.load(std::memory_order_relaxed) + 1,
-                             std::memory_order_relaxed);
+    const std::uint64_t way = loop.steppers[0].step < 0 ? 0 - moved : moved;
+    if (way < kFar) {
+        loop.way.store(loop.way.load(std::memory_order_relaxed) + way, std::memory_order_relaxed);
     }
 }
 
-// Notes a fill; every 1024 of them (a loop may be left early for a while): whether enough were
-// followed by many iterations.
+// Whether the fills of late saved as many checks as they cost: about 36 take as long as one fill.
+bool paid(LoopWindows& loop, std::uint64_t fills) {
+    constexpr std::uint64_t kWorth = 36;
+    const std::int32_t step = loop.steppers[0].step;
+    const auto by = static_cast<std::uint64_t>(step < 0 ? -std::int64_t{step} : step);
+    return loop.way.exchange(0, std::memory_order_relaxed) * loop.accesses >= by * fills * kWorth;
+}
+
+// Notes a fill; every 1024 of them (a loop may be left early for a while): whether they paid.
 bool pays(CpuState& cpu, LoopWindows& loop) {
-    constexpr std::uint32_t kFills = 1024, kEnough = kFills / 4;
+    constexpr std::uint32_t kFills = 1024;
     std::uint64_t& owner = cpu.translator.deltas[LoopWindows::kOwner];
     if (owner != 0) {
         // SAFETY: set below; zeroed when blocks are freed.
@@ -306,7 +310,7 @@ bool pays(CpuState& cpu, LoopWindows& loop) {
     loop.first.store(now, std::memory_order_relaxed);
     const std::uint32_t fills = loop.fills.load(std::memory_order_relaxed) + 1;
     loop.fills.store(fills % kFills, std::memory_order_relaxed);
-    return fills < kFills || loop.long_ones.exchange(0, std::memory_order_relaxed) >= kEnough;
+    return fills < kFills || paid(loop, kFills);
 }
 
 // The host's address of a whole range in one page, if the TLB has it or can be given it; 0: no.
