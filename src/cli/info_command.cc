@@ -44,6 +44,12 @@ std::string table_of(const api::Json& info) {
                                usable ? "yes" : "no", text_of(engine, "reason"));
         }
     }
+    if (const auto direct = info.find("direct_execution");
+        direct != info.end() && direct->is_object()) {
+        const bool usable = direct->contains("usable") && (*direct)["usable"] == true;
+        out += fmt::format("{:<10} {}: {}\n", "direct", usable ? "yes" : "no",
+                           text_of(*direct, "reason"));
+    }
     out += fmt::format("{:<10} {}: {}\n", "auto", text_of(info, "auto_engine"),
                        text_of(info, "auto_reason"));
     return out;

@@ -30,6 +30,7 @@ struct VcpuCounters {
     std::uint64_t instructions =
         0;  ///< interpreted, or an estimate by translated blocks (0 on KVM)
     std::uint64_t blocks_translated = 0;
+    std::uint64_t direct_runs = 0;  ///< entries of user code in stub processes
     std::uint64_t io_exits = 0;
     std::uint64_t interrupts = 0;
     std::uint64_t helped = 0;  ///< KVM: instructions executed by the interpreter on its behalf

@@ -2,6 +2,7 @@
 #include "vmm/engine_choice.h"
 
 #include "engine/select.h"
+#include "engine/soft/direct/direct_probe.h"
 #include "vmm/host_info.h"
 #include "vmm/lock_up.h"
 
@@ -34,7 +35,13 @@ api::Json probe_host() {
             auto_reason = report.verdict.reason;
         }
     }
+    const auto direct = engine::soft::probe_direct_execution();
+    const std::string how =
+        direct.ok() ? "guest user code can run natively in processes of its own; off unless "
+                      "STRATA_TRANSLATOR=direct"
+                    : direct.error().text();
     return api::Json{{"host", host_info()},
+                     {"direct_execution", {{"usable", direct.ok()}, {"reason", how}}},
                      {"engines", engines},
                      {"auto_engine", auto_engine},
                      {"auto_reason", auto_reason}};

@@ -27,7 +27,8 @@ SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
     capabilities_.tsc_khz = host_tsc_khz();
     capabilities_.max_vcpus = 254;
     const auto words = developers_options();
-    if (options.translate && words.ok() && words->direct) {
+    if (options.translate && words.ok() &&
+        (words->direct || words->always_direct || options.always_direct)) {
         // Now: with the first machine the process may be locked up already.
         auto started = Zygote::start(options.lock_up_helper);
         if (started) {
@@ -47,8 +48,9 @@ Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, I
         auto factory = STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes));
         if (auto zygote = std::exchange(zygote_, nullptr)) {
             STRATA_TRY_VOID(zygote->set_ram(ram.fd()));
-            factory = make_direct_factory(std::move(factory), std::move(zygote),
-                                          capabilities_.tsc_khz, options.report);
+            factory = make_direct_factory(
+                std::move(factory), std::move(zygote), capabilities_.tsc_khz,
+                {options.report, options.always_direct || options_.always_direct});
         }
         vm->set_executor_factory(std::move(factory));
     }

@@ -16,9 +16,10 @@ class SoftVm;
 
 /// What can be switched off to find out who is wrong.
 struct SoftOptions {
-    bool translate = true;     ///< false: every instruction through the interpreter
-    bool exact_flags = false;  ///< true: translated code keeps even flags that nothing reads, so
-                               ///< that a fault shows them right
+    bool translate = true;       ///< false: every instruction through the interpreter
+    bool always_direct = false;  ///< user code in stub processes wherever possible, for tests
+    bool exact_flags = false;    ///< true: translated code keeps even flags that nothing reads, so
+                                 ///< that a fault shows them right
     std::uint64_t code_cache_bytes = 128ULL << 20;  ///< the most that translated code may take
     int profile_fd = -1;  ///< where the profile of translated blocks goes when a machine ends; the
                           ///< caller's, open until then

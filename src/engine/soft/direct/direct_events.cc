@@ -5,11 +5,12 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint64_t kWindowUs = 300;     // a window ends after this time …
-constexpr std::uint32_t kWindowRounds = 32;  // … or so many returns
-constexpr std::uint64_t kLongUs = 50;        // between two returns: worth it
-constexpr std::uint64_t kResumeUs = 120;     // after a short run: so long, and it is tried again
-constexpr std::uint64_t kCreditUs = 4000;    // of such windows, before a stub is spent on it
+constexpr std::uint32_t kWindowReturns = 16;  // a window ends after so many, or an interrupt
+constexpr std::uint64_t kLongUs = 50;         // between two returns: worth it
+constexpr std::uint64_t kResumeUs = 120;      // after a short run: so long, and it is tried again
+constexpr std::uint32_t kHeld = 256;          // … unless so many returns were shorter
+constexpr std::uint64_t kCreditUs = 6000;     // of such windows, before a stub is spent on it
+constexpr std::uint64_t kFirstLossNs = 40'000'000, kLossShare = 25;
 
 std::uint64_t cycles(const DirectEvents& direct, std::uint64_t us) {
     return us * direct.tsc_khz / 1000;
@@ -26,12 +27,48 @@ UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now
             oldest = &space;
         }
     }
+    direct.active -= oldest->active ? 1U : 0U;
+    __builtin_memset(oldest, 0, sizeof *oldest);
     oldest->cr3 = cr3;
     oldest->last_use = now;
-    oldest->credit = oldest->not_before = oldest->backoff = 0;
-    oldest->strikes = 0;
-    oldest->active = oldest->hold = false;
     return *oldest;
+}
+
+// A space that was tried with a short run: whether its user code runs for longer again.
+bool resumes(DirectEvents& direct, UserSpace& space, std::uint64_t now) {
+    if (space.hold && now - direct.since < cycles(direct, kResumeUs)) {
+        if (++space.held >= kHeld) {
+            set_active(direct, space, false);
+        }
+        return false;
+    }
+    space.hold = false;
+    space.held = 0;
+    return true;
+}
+
+// The end of a window: its time is its space's credit if returns were far apart.
+void credit_window(DirectEvents& direct, UserSpace& space, std::uint64_t now) {
+    const std::uint64_t rounds = direct.rounds - direct.countdown + 1;
+    if (now - direct.since < rounds * cycles(direct, kLongUs)) {
+        direct.since_cpu = 0;
+        space.credit /= 2;
+        return;
+    }
+    // The host may have run something else meanwhile.
+    const std::uint64_t cpu_now = thread_cpu_ns(), began = direct.since_cpu;
+    direct.since_cpu = cpu_now;
+    direct.begin_cpu = direct.begin_cpu == 0 ? cpu_now : direct.begin_cpu;
+    const std::uint64_t spent = began == 0 ? 0 : (cpu_now - began) / 1000;
+    if (began == 0 || space.not_before > now) {
+        return;
+    }
+    space.credit = spent >= rounds * kLongUs ? space.credit + spent : space.credit / 2;
+    if (space.credit >= kCreditUs && may_lose_more(direct, cpu_now)) {
+        space.strikes = 0;
+        space.hold = false;
+        set_active(direct, space, true);
+    }
 }
 
 }  // namespace
@@ -49,48 +86,46 @@ std::uint64_t thread_cpu_ns() noexcept {
            static_cast<std::uint64_t>(time[1]);
 }
 
+void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept {
+    if (space.active != active) {
+        space.active = active;
+        direct.active += active ? 1U : ~0U;
+    }
+    space.credit = space.held = 0;
+}
+
+bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept {
+    return direct.lost_ns < kFirstLossNs + (cpu_now - direct.begin_cpu) / kLossShare;
+}
+
 UserSpace& current_space(CpuState& cpu) noexcept {
     DirectEvents& direct = *cpu.direct;
-    const std::uint64_t now = __builtin_ia32_rdtsc();
     if (direct.space == nullptr || direct.space_cr3 != cpu.cr3) {
-        direct.space = &find_space(direct, cpu.cr3, now);
+        direct.space = &find_space(direct, cpu.cr3, __builtin_ia32_rdtsc());
         direct.space_cr3 = cpu.cr3;
-        direct.since = now;
-        direct.since_cpu = thread_cpu_ns();
-        direct.rounds = 0;
     }
     return *direct.space;
 }
 
-bool note_user_return(CpuState& cpu) noexcept {
+bool judge_user_return(CpuState& cpu) noexcept {
     DirectEvents& direct = *cpu.direct;
-    UserSpace& space = current_space(cpu);
     const std::uint64_t now = __builtin_ia32_rdtsc();
-    if (space.not_before > now) {
-        return false;
+    UserSpace* last = direct.space;  // whose time it was
+    bool enter = direct.always;
+    if (last != nullptr && last->active && last->cr3 == cpu.cr3) {
+        enter = resumes(direct, *last, now) || enter;
+        direct.since_cpu = 0;
+    } else {
+        if (last != nullptr && !last->active && direct.countdown != 0) {
+            credit_window(direct, *last, now);
+        }
+        const UserSpace& space = current_space(cpu);
+        enter = (space.active && !space.hold) || enter;
     }
-    const std::uint64_t time = now - direct.since;
-    if (space.active) {
-        direct.since = now;
-        space.hold = space.hold && time < cycles(direct, kResumeUs);
-        return !space.hold;
-    }
-    ++direct.rounds;
-    if (direct.rounds < kWindowRounds && time < cycles(direct, kWindowUs)) {
-        return false;
-    }
-    const std::uint64_t cpu_now = thread_cpu_ns();
-    const std::uint64_t spent = (cpu_now - direct.since_cpu) / 1000;
-    const bool worth = spent / direct.rounds >= kLongUs;
-    space.credit = worth ? space.credit + spent : space.credit / 2;
-    direct.since_cpu = cpu_now;
     direct.since = now;
-    direct.rounds = 0;
-    if (space.credit >= kCreditUs) {
-        space.active = true;
-        space.strikes = 0;
-    }
-    return space.active;
+    const bool each = direct.always || direct.space->active;
+    direct.rounds = direct.countdown = each ? 1 : kWindowReturns;
+    return enter;
 }
 
 }  // namespace strata::engine::soft

@@ -18,8 +18,9 @@ struct UserSpace {
     std::uint64_t last_use;    ///< TSC
     std::uint64_t credit;      ///< µs in which it would have been worth it
     std::uint64_t not_before;  ///< TSC: it was not worth it, or cannot be had
-    std::uint64_t backoff;     ///< the next wait
+    std::uint64_t backoff;     ///< the next wait, in µs
     std::uint32_t strikes;     ///< windows in a row that were not worth it
+    std::uint32_t held;        ///< returns since `hold`
     bool active;               ///< user code goes to the stub
     bool hold;  ///< the last run was short: the translator goes on until user code has run for
                 ///< longer
@@ -36,12 +37,18 @@ struct DirectEvents {
                                     ///< that lost write permission
     std::uint64_t head;
 
-    bool enter;  ///< the executor wants to be called again, for a stub
+    bool enter;               ///< the executor wants to be called again, for a stub
+    bool always;              ///< tests: whether or not it is worth it
+    std::uint32_t countdown;  ///< returns to user code until somebody looks at the time
+    std::uint32_t rounds;     ///< returns in this window, at its end
+    std::uint32_t active;     ///< spaces that are
     std::uint64_t space_cr3;
-    UserSpace* space;         ///< of space_cr3
-    std::uint64_t since;      ///< TSC of the measured window's begin
-    std::uint64_t since_cpu;  ///< this thread's processor time then, in ns
-    std::uint32_t rounds;     ///< returns to user code in it
+    UserSpace* space;         ///< of space_cr3: that of the last return looked at
+    std::uint64_t since;      ///< TSC of the window's begin
+    std::uint64_t since_cpu;  ///< this thread's processor time then, in ns; 0: not known
+    std::uint64_t begin_cpu;  ///< … at the vCPU's first look
+    std::uint64_t lost_ns;    ///< what attempts that were not worth it have cost, as far as others
+                              ///< have not made it good
     std::uint32_t tsc_khz;
     UserSpace spaces[kSpaces];
 };
@@ -71,14 +78,36 @@ inline void note_page_event(CpuState& cpu, std::uint64_t page) noexcept {
 inline void note_sleep(CpuState& cpu) noexcept {
     if (cpu.direct != nullptr) {
         cpu.direct->since = __builtin_ia32_rdtsc();
-        cpu.direct->rounds = 0;
-        cpu.direct->since_cpu = thread_cpu_ns();
+        cpu.direct->since_cpu = 0;
+        cpu.direct->countdown = 0;
+    }
+}
+/// An interrupt goes to the guest's kernel: the next return looks at the time.
+inline void note_interrupt(CpuState& cpu) noexcept {
+    if (cpu.direct != nullptr) {
+        cpu.direct->rounds -= cpu.direct->countdown > 1 ? cpu.direct->countdown - 1 : 0;
+        cpu.direct->countdown = cpu.direct->countdown != 0 ? 1 : 0;
     }
 }
 
-/// The vCPU has returned to user code. True: it should go on in a stub. For general registers only.
-[[nodiscard]] bool note_user_return(CpuState& cpu) noexcept;
+/// What note_user_return() does when it looks at the time.
+[[nodiscard]] bool judge_user_return(CpuState& cpu) noexcept;
+
+/// The vCPU has returned to user code. True: it should go on in a stub.
+[[nodiscard]] inline bool note_user_return(CpuState& cpu) noexcept {
+    DirectEvents& direct = *cpu.direct;
+    // Mostly a count: programs that call their kernel all the time must not notice anything.
+    if (direct.countdown > 1 && (direct.active == 0 || cpu.cr3 == direct.space_cr3)) [[likely]] {
+        --direct.countdown;
+        return false;
+    }
+    return judge_user_return(cpu);
+}
 /// The record of the current address space.
 [[nodiscard]] UserSpace& current_space(CpuState& cpu) noexcept;
+/// User code of the space goes to its stub from now on, or no more.
+void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept;
+/// What attempts that are not worth it may have cost until now: a share of the processor time.
+[[nodiscard]] bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept;
 
 }  // namespace strata::engine::soft

@@ -17,7 +17,7 @@ class DirectEventsTest : public testing::Test {
     }
     // Returns to user code with half a millisecond of work between them.
     bool work_until_active() {
-        for (int i = 0; i < 1000; ++i) {
+        for (int i = 0; i < 100; ++i) {
             for (const std::uint64_t end = thread_cpu_ns() + 500'000; thread_cpu_ns() < end;) {
             }
             if (note_user_return(*cpu_)) {
@@ -51,8 +51,47 @@ TEST_F(DirectEventsTest, SpacesAreApart) {
 
 TEST_F(DirectEventsTest, BackoffKeepsItOut) {
     ASSERT_TRUE(work_until_active());
-    current_space(*cpu_).not_before = ~0ULL;
+    UserSpace& space = current_space(*cpu_);
+    set_active(*events_, space, false);
+    space.not_before = ~0ULL;
+    EXPECT_FALSE(work_until_active());
+}
+
+TEST_F(DirectEventsTest, LossesKeepItOut) {
+    events_->lost_ns = 1'000'000'000;
+    EXPECT_FALSE(work_until_active());
+    events_->lost_ns = 0;
+    EXPECT_TRUE(work_until_active());
+}
+
+TEST_F(DirectEventsTest, ShortRunHoldsUntilUserCodeRunsForLonger) {
+    ASSERT_TRUE(work_until_active());
+    UserSpace& space = current_space(*cpu_);
+    EXPECT_TRUE(note_user_return(*cpu_));
+    space.hold = true;
     EXPECT_FALSE(note_user_return(*cpu_));
+    EXPECT_TRUE(work_until_active());
+    EXPECT_FALSE(space.hold);
+    space.hold = true;
+    for (int i = 0; i < 1000; ++i) {
+        EXPECT_FALSE(note_user_return(*cpu_));
+    }
+    EXPECT_FALSE(space.active);  // it calls its kernel all the time now
+    EXPECT_EQ(events_->active, 0U);
+}
+
+TEST_F(DirectEventsTest, InterruptEndsTheWindow) {
+    (void)note_user_return(*cpu_);
+    EXPECT_EQ(events_->countdown, events_->rounds);
+    note_interrupt(*cpu_);
+    EXPECT_EQ(events_->countdown, 1U);
+    EXPECT_EQ(events_->rounds, 1U);
+}
+
+TEST_F(DirectEventsTest, AlwaysIsAlways) {
+    events_->always = true;
+    EXPECT_TRUE(note_user_return(*cpu_));
+    EXPECT_TRUE(note_user_return(*cpu_));
 }
 
 TEST_F(DirectEventsTest, FlushesAreCounted) {

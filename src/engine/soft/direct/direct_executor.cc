@@ -12,11 +12,11 @@ namespace {
 class DirectExecutor final : public Executor {
   public:
     DirectExecutor(CpuState& cpu, std::unique_ptr<Executor> translator,
-                   std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz, bool report)
+                   std::shared_ptr<Zygote> zygote, std::uint64_t tsc_khz, DirectOptions options)
         : translator_(std::move(translator)),
           zygote_(std::move(zygote)),
-          runner_(cpu, *zygote_, tsc_khz),
-          report_(report) {}
+          runner_(cpu, *zygote_, tsc_khz, options.always),
+          report_(options.report) {}
     DirectExecutor(const DirectExecutor&) = delete;
     DirectExecutor& operator=(const DirectExecutor&) = delete;
     ~DirectExecutor() override {
@@ -31,6 +31,8 @@ class DirectExecutor final : public Executor {
     [[nodiscard]] std::uint64_t blocks_translated() const noexcept override {
         return translator_->blocks_translated();
     }
+
+    [[nodiscard]] std::uint64_t direct_runs() const noexcept override { return runner_.runs(); }
 
     ExecResult run(CpuState& cpu) noexcept override {
         for (;;) {
@@ -47,7 +49,8 @@ class DirectExecutor final : public Executor {
                 }
             }
             const ExecResult result = translator_->run(cpu);
-            if (result != ExecResult::Polled || !cpu.direct->enter ||
+            // What the return has let in goes first: nothing in a stub would look for it.
+            if (result != ExecResult::Polled || !cpu.direct->enter || window_open(cpu, true) ||
                 cpu.request.load(std::memory_order_acquire) != 0) {
                 return result;
             }
@@ -64,14 +67,14 @@ class DirectExecutor final : public Executor {
 class DirectFactory final : public ExecutorFactory {
   public:
     DirectFactory(std::unique_ptr<ExecutorFactory> translator, std::shared_ptr<Zygote> zygote,
-                  std::uint64_t tsc_khz, bool report)
+                  std::uint64_t tsc_khz, DirectOptions options)
         : translator_(std::move(translator)),
           zygote_(std::move(zygote)),
           tsc_khz_(tsc_khz),
-          report_(report) {}
+          options_(options) {}
     std::unique_ptr<Executor> make_executor(CpuState& cpu) override {
         return std::make_unique<DirectExecutor>(cpu, translator_->make_executor(cpu), zygote_,
-                                                tsc_khz_, report_);
+                                                tsc_khz_, options_);
     }
     CodeInvalidator* invalidator() override { return translator_->invalidator(); }
 
@@ -79,16 +82,16 @@ class DirectFactory final : public ExecutorFactory {
     std::unique_ptr<ExecutorFactory> translator_;
     std::shared_ptr<Zygote> zygote_;
     std::uint64_t tsc_khz_;
-    bool report_;
+    DirectOptions options_;
 };
 
 }  // namespace
 
 std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator,
                                                      std::shared_ptr<Zygote> zygote,
-                                                     std::uint64_t tsc_khz, bool report) {
+                                                     std::uint64_t tsc_khz, DirectOptions options) {
     return std::make_unique<DirectFactory>(std::move(translator), std::move(zygote), tsc_khz,
-                                           report);
+                                           options);
 }
 
 }  // namespace strata::engine::soft

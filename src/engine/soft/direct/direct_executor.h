@@ -10,10 +10,15 @@
 
 namespace strata::engine::soft {
 
+struct DirectOptions {
+    bool report = false;  ///< counters go to standard error at the end
+    bool always = false;  ///< whether or not it is worth it, for tests
+};
+
 /// Wraps the factory of a translator; the zygote, which knows the machine's RAM already, lives as
-/// long as somebody needs it. `report`: counters go to standard error at the end.
+/// long as somebody needs it.
 std::unique_ptr<ExecutorFactory> make_direct_factory(std::unique_ptr<ExecutorFactory> translator,
                                                      std::shared_ptr<Zygote> zygote,
-                                                     std::uint64_t tsc_khz, bool report);
+                                                     std::uint64_t tsc_khz, DirectOptions options);
 
 }  // namespace strata::engine::soft

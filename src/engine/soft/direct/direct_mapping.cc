@@ -19,12 +19,22 @@ constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kLowest = 0x10000;          // below, the host refuses to map
 constexpr std::uint64_t kHighest = 0x7fffffffe000;  // the host's last page of user addresses
 constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage;
-constexpr std::uint64_t kNeighbourRuns = 24;  // mappings that a fault makes beside its own
-constexpr std::uint64_t kMostRuns = 30'000;   // the host allows 65530 mappings
+constexpr std::uint64_t kNeighbourRuns = 24;   // mappings that a fault makes beside its own
+constexpr std::uint32_t kNeighbourScans = 16;  // of them, pages whose code has to be looked at
+constexpr std::uint64_t kMostRuns = 30'000;    // the host allows 65530 mappings
 constexpr std::size_t kMostLeaves = 16'384;
 constexpr std::uint32_t kSameFaults = 4;
 constexpr std::uint64_t kOrderNs = 8000,
                         kMappingNs = 5000;  // of the helper's time: being woken, each mapping
+
+std::uint64_t host_xcr0() {
+    static const std::uint64_t value = [] {
+        std::uint32_t low = 0, high = 0;
+        __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        return (static_cast<std::uint64_t>(high) << 32U) | low;
+    }();
+    return value;
+}
 
 }  // namespace
 
@@ -48,7 +58,6 @@ std::uint64_t DirectRunner::find_base() const {
 void DirectRunner::discard(Stub& stub) {
     for (auto& place : stubs_) {
         if (place.get() == &stub) {
-            window_stub_ = nullptr;
             place.reset();
             return;
         }
@@ -81,6 +90,8 @@ DirectRunner::Stub* DirectRunner::stub_for_space() {
         stub->flushes = flushes_now();
         stub->head = events_->head;
         stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
+        stub->window_cost = stub->window_own = stub->window_runs = 0;
+        stub->window_cpu = stub->process->cpu_time();
     }
     stub->last_use = time;
     return stub;
@@ -157,7 +168,7 @@ bool DirectRunner::apply(Stub& stub) {
     const bool done = stub.process->apply(orders);
     mapping_cost_ += flipped_ ? 0 : thread_cpu_ns() - began;
     flipped_ = false;
-    window_own_ += kOrderNs + kMappingNs * orders.size();
+    stub.window_own += kOrderNs + kMappingNs * orders.size();
     if (done) {
         return true;
     }
@@ -196,6 +207,7 @@ void DirectRunner::validate(Stub& stub) {
 
 // The bytes of a page, and what lies before and behind it in the address space.
 bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
+    ++scans_;
     std::uint8_t bytes[kScanBefore + kPageBytes + kScanReach];
     const memory::GuestRam& ram = *cpu_.vm->ram;
     const auto copy = [&](std::uint64_t address, std::size_t from, std::size_t count,
@@ -214,7 +226,7 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     const bool behind = copy(start + kPage, 0, kScanReach, bytes + kScanBefore + kPageBytes);
     const std::size_t skipped = before ? 0 : kScanBefore;
     const std::span<const std::uint8_t> all(bytes, sizeof bytes - (behind ? 0 : kScanReach));
-    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped)) {
+    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped, cpu_.xcr0 == host_xcr0())) {
         return true;
     }
     counters_.sensitive_pages.fetch_add(1, std::memory_order_relaxed);
@@ -269,6 +281,12 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     }
     const GuestRegion region(cpu_, linear);
     const std::uint64_t page = linear / kPage;
+    // An instruction that writes to its own page needs both rights at once: never in a stub.
+    constexpr std::uint64_t kLongest = 14;
+    if (access == MemAccess::Write &&
+        (page == cpu_.rip / kPage || page == (cpu_.rip + kLongest) / kPage)) {
+        return Fault::Refused;
+    }
     const ShadowPage old = stub.map.at(page);
     ShadowPage entry = wanted(linear, region, old, access);
     if (access == MemAccess::Write && (entry.rights() & ShadowPage::kWrite) == 0 &&
@@ -298,13 +316,14 @@ void DirectRunner::map_neighbours(Stub& stub, const GuestRegion& region, std::ui
     const std::uint64_t page = linear / kPage;
     const std::uint64_t first = page / ShadowMap::kLeafPages * ShadowMap::kLeafPages,
                         end = first + ShadowMap::kLeafPages;
-    const std::uint64_t pages = stub.map.pages(), most = stub.map.runs() + kNeighbourRuns;
+    const std::uint64_t pages = stub.map.pages(), most = stub.map.runs() + kNeighbourRuns,
+                        scans = scans_ + kNeighbourScans;
     const auto map = [&](std::uint64_t at) {
         const ShadowPage old = stub.map.at(at);
         if (!old.mapped() && at * kPage >= kLowest && at * kPage < kHighest) {
             set_page(stub, at, wanted(at * kPage, region, old, MemAccess::Read));
         }
-        return stub.map.runs() < most;
+        return stub.map.runs() < most && scans_ < scans;
     };
     // Upwards first: that is where programs go on.
     for (std::uint64_t at = page + 1; at < end && map(at); ++at) {

@@ -28,8 +28,9 @@ constexpr std::uint64_t kXcr0Pkru = 1U << 9U;
 constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
 constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
-constexpr std::uint64_t kEntryNs = 7000;   // of a stub's own time: signal, waiting, entering
-constexpr std::uint64_t kShortRunUs = 40;  // not worth the way there and back
+constexpr std::uint64_t kEntryNs = 7000;      // of a stub's own time: signal, waiting, entering
+constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
+constexpr std::uint64_t kShortRunUs = 40;     // not worth the way there and back
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
 constexpr std::uint32_t kStrikes = 3;
 
@@ -65,12 +66,13 @@ bool hides_features(const x86::CpuidTable& shown) {
 
 }  // namespace
 
-DirectRunner::DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz)
+DirectRunner::DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz, bool always)
     : cpu_(cpu),
       zygote_(zygote),
       events_(std::make_unique<DirectEvents>()),
       cycles_per_us_(tsc_khz / 1000) {
     *events_ = {};
+    events_->always = always;
     events_->tsc_khz = static_cast<std::uint32_t>(tsc_khz);
     cpu_.direct = events_.get();
 }
@@ -119,8 +121,7 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     Then then = Then::Refused;
     Stub* stub = stub_for_space();
     if (stub == nullptr) {
-        space.active = false;
-        space.credit = 0;
+        set_active(*events_, space, false);
         space.not_before = unusable_ ? ~0ULL : now() + kLastBackoffUs * cycles_per_us_;
         return Outcome::Refused;
     }
@@ -134,7 +135,7 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     } while (then == Then::Again);
     judge(space, current_stub(), cpu_began);
     events_->since = now();
-    events_->since_cpu = thread_cpu_ns();
+    events_->since_cpu = 0;
     space.hold = last_run_ < kShortRunUs * cycles_per_us_;
     switch (then) {
         case Then::Again:
@@ -149,45 +150,49 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
 }
 
 // Whether the stub's time was worth what it cost, by windows of processor time: the host's other
-// work does not count.
-void DirectRunner::judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_began) {
-    const std::uint64_t cost = thread_cpu_ns() - cpu_began;
+// work does not count. The measure is that the translator takes twice as long as the processor.
+void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) {
+    const std::uint64_t cpu_now = thread_cpu_ns(), cost = cpu_now - cpu_began;
     counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
-    if (stub == nullptr || window_stub_ != stub) {
-        window_stub_ = stub;
-        window_cost_ = window_runs_ = window_own_ = mapping_cost_ = 0;
-        window_cpu_ = stub != nullptr ? stub->process->cpu_time() : 0;
-        return;
-    }
     // Mapping is paid once, for what runs later.
     constexpr std::uint64_t kInvested = 4;
-    window_cost_ += cost - std::min(cost, mapping_cost_ - mapping_cost_ / kInvested);
+    const std::uint64_t invested = mapping_cost_ - mapping_cost_ / kInvested;
     mapping_cost_ = 0;
-    if (window_cost_ < kWindowCostNs && window_runs_ < kWindowRuns) {
+    if (stub == nullptr) {
+        return;
+    }
+    stub->window_cost += cost - std::min(cost, invested);
+    if (stub->window_cost < kWindowCostNs && stub->window_runs < kWindowRuns) {
         return;
     }
     const std::uint64_t spent = stub->process->cpu_time();
-    const std::uint64_t taken = spent - window_cpu_, fixed = window_runs_ * kEntryNs,
-                        own = fixed + window_own_;
+    const std::uint64_t taken = spent - stub->window_cpu, fixed = stub->window_runs * kEntryNs,
+                        own = fixed + stub->window_own;
     const std::uint64_t native = taken > own ? taken - own : 0;
+    const std::uint64_t paid = stub->window_cost + fixed;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
-    const bool won = native > window_cost_ + fixed;
-    window_cost_ = window_runs_ = window_own_ = 0;
-    window_cpu_ = spent;
+    stub->window_cost = stub->window_runs = stub->window_own = 0;
+    stub->window_cpu = spent;
+    std::uint64_t& lost = events_->lost_ns;
+    lost = native > paid ? lost - std::min(lost, (native - paid) / 2) : lost + paid - native;
+    settle(space, native > paid);
+}
+
+void DirectRunner::settle(UserSpace& space, bool won) {
     if (won) {
         space.strikes = 0;
-        space.backoff = 0;
+        space.backoff /= 2;
         return;
     }
-    if (++space.strikes < kStrikes) {
+    ++space.strikes;
+    if (space.strikes < kStrikes) {
         return;
     }
+    events_->lost_ns += space.backoff == 0 ? kStubNs : 0;
     counters_.given_up.fetch_add(1, std::memory_order_relaxed);
-    space.backoff =
-        space.backoff == 0 ? kFirstBackoffUs : std::min(space.backoff * 2, kLastBackoffUs);
+    space.backoff = std::clamp(space.backoff * 2, kFirstBackoffUs, kLastBackoffUs);
     space.not_before = now() + space.backoff * cycles_per_us_;
-    space.active = false;
-    space.credit = 0;
+    set_active(*events_, space, false);
 }
 
 void DirectRunner::kick() noexcept {
@@ -225,7 +230,7 @@ DirectRunner::Then DirectRunner::enter(Stub& stub) {
         const std::uint64_t began = now();
         good = stub.process->run(registers_out(), cpu_.xsave, exit);
         last_run_ = now() - began;
-        ++window_runs_;
+        ++stub.window_runs;
         counters_.runs.fetch_add(1, std::memory_order_relaxed);
     }
     inside_.store(false, std::memory_order_seq_cst);
@@ -251,7 +256,7 @@ DirectRunner::Then DirectRunner::lost(Stub& stub) {
     counters_.lost.fetch_add(1, std::memory_order_relaxed);
     discard(stub);
     UserSpace& space = current_space(cpu_);
-    space.active = false;
+    set_active(*events_, space, false);
     space.not_before = ~0ULL;
     sanitize_xsave(cpu_.xsave);
     cpu_.exception = {};
@@ -395,8 +400,17 @@ DirectRunner::Then DirectRunner::serve_system_call() {
 }
 
 DirectRunner::Then DirectRunner::serve_trap(const StubExit& exit) {
+    if (exit.trap == x86::vector::kDb && (cpu_.rflags & fl::kTf) == 0) {
+        // INT1, which some hosts report before it and some behind it.
+        constexpr std::uint8_t kInt1 = 0xf1;
+        std::uint8_t byte = 0;
+        const bool behind = fetch_code(cpu_, cpu_.rip - 1, &byte, 1) == 1 && byte == kInt1;
+        cpu_.exception = {};
+        cpu_.rip -= behind ? 1 : 0;
+        return Then::Refused;
+    }
     if (exit.trap == x86::vector::kDb) {
-        cpu_.dr6 |= (cpu_.rflags & fl::kTf) != 0 ? kDr6SingleStep : 0;
+        cpu_.dr6 |= kDr6SingleStep;
         cpu_.exception = {};
         cpu_.exception.vector = x86::vector::kDb;
         cpu_.exception.trap = true;

@@ -42,8 +42,8 @@ struct DirectCounters {
 
 class DirectRunner {
   public:
-    /// For the vCPU `cpu`, whose `direct` it sets.
-    DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz);
+    /// For the vCPU `cpu`, whose `direct` it sets. `always`: whether or not it is worth it.
+    DirectRunner(CpuState& cpu, Zygote& zygote, std::uint64_t tsc_khz, bool always);
     ~DirectRunner();
     DirectRunner(const DirectRunner&) = delete;
     DirectRunner& operator=(const DirectRunner&) = delete;
@@ -54,6 +54,10 @@ class DirectRunner {
     /// A request bit was set: leaves guest code. Any thread.
     void kick() noexcept;
     [[nodiscard]] std::string report() const;
+    /// How often stubs were entered. Any thread.
+    [[nodiscard]] std::uint64_t runs() const {
+        return counters_.runs.load(std::memory_order_relaxed);
+    }
 
   private:
     struct Stub {
@@ -64,6 +68,9 @@ class DirectRunner {
         std::uint64_t flushes = 0;
         std::uint64_t head = 0;
         std::uint64_t last_use = 0;
+        // What the current window has cost the vCPU's thread (ns) and the stub's own for mappings,
+        // how often it was entered, and what processor time it had taken before.
+        std::uint64_t window_cost = 0, window_own = 0, window_runs = 0, window_cpu = 0;
     };
     enum class Fault : std::uint8_t { Mapped, Exception, Refused };
     enum class Then : std::uint8_t { Again, Polled, Exception, Refused };
@@ -97,7 +104,8 @@ class DirectRunner {
     [[nodiscard]] Then interpret();
     [[nodiscard]] Then step_off_page();
     [[nodiscard]] Then lost(Stub& stub);
-    void judge(UserSpace& space, const Stub* stub, std::uint64_t cpu_began);
+    void judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began);
+    void settle(UserSpace& space, bool won);
 
     CpuState& cpu_;
     Zygote& zygote_;
@@ -106,12 +114,8 @@ class DirectRunner {
     static constexpr std::size_t kStubs = 6;
     std::array<std::unique_ptr<Stub>, kStubs> stubs_;
     DirectCounters counters_;
-    // What the current window has cost this thread (ns), how often the stub was entered, and what
-    // that had taken before it.
-    std::uint64_t window_cost_ = 0, window_runs_ = 0, window_cpu_ = 0;
-    std::uint64_t window_own_ = 0;    // of the stub's time, for mappings
     std::uint64_t mapping_cost_ = 0;  // of this run()'s
-    const Stub* window_stub_ = nullptr;
+    std::uint64_t scans_ = 0;
     std::uint64_t last_run_ = 0;  // TSC cycles, about
     bool flipped_ = false;        // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;

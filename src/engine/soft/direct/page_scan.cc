@@ -13,20 +13,22 @@ namespace {
 constexpr std::size_t kBefore = 120;  // how far before a candidate decoding begins
 constexpr std::size_t kNear = 40;     // starts closer than that may not have fallen into step
 constexpr std::size_t kStride = 9;
+constexpr std::size_t kVotes = (kBefore - kNear) / kStride + 1;
 
 constexpr std::array kSensitive = {
-    ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_XGETBV,     ZYDIS_MNEMONIC_RDPID,
-    ZYDIS_MNEMONIC_RDPKRU,   ZYDIS_MNEMONIC_WRPKRU,     ZYDIS_MNEMONIC_SLDT,
-    ZYDIS_MNEMONIC_STR,      ZYDIS_MNEMONIC_VERR,       ZYDIS_MNEMONIC_VERW,
-    ZYDIS_MNEMONIC_LAR,      ZYDIS_MNEMONIC_LSL,        ZYDIS_MNEMONIC_SGDT,
-    ZYDIS_MNEMONIC_SIDT,     ZYDIS_MNEMONIC_SMSW,       ZYDIS_MNEMONIC_RDPMC,
-    ZYDIS_MNEMONIC_RDPRU,    ZYDIS_MNEMONIC_VMCALL,     ZYDIS_MNEMONIC_VMMCALL,
-    ZYDIS_MNEMONIC_VMFUNC,   ZYDIS_MNEMONIC_SYSENTER,   ZYDIS_MNEMONIC_XSAVE,
-    ZYDIS_MNEMONIC_XSAVE64,  ZYDIS_MNEMONIC_XSAVEC,     ZYDIS_MNEMONIC_XSAVEC64,
-    ZYDIS_MNEMONIC_XSAVEOPT, ZYDIS_MNEMONIC_XSAVEOPT64, ZYDIS_MNEMONIC_XRSTOR,
-    ZYDIS_MNEMONIC_XRSTOR64, ZYDIS_MNEMONIC_MONITORX,   ZYDIS_MNEMONIC_MWAITX,
-    ZYDIS_MNEMONIC_CLZERO,   ZYDIS_MNEMONIC_UMONITOR,   ZYDIS_MNEMONIC_UMWAIT,
-    ZYDIS_MNEMONIC_TPAUSE,   ZYDIS_MNEMONIC_ENCLU,
+    ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_XGETBV,  ZYDIS_MNEMONIC_RDPID,  ZYDIS_MNEMONIC_RDPKRU,
+    ZYDIS_MNEMONIC_WRPKRU,   ZYDIS_MNEMONIC_SLDT,    ZYDIS_MNEMONIC_STR,    ZYDIS_MNEMONIC_VERR,
+    ZYDIS_MNEMONIC_VERW,     ZYDIS_MNEMONIC_LAR,     ZYDIS_MNEMONIC_LSL,    ZYDIS_MNEMONIC_SGDT,
+    ZYDIS_MNEMONIC_SIDT,     ZYDIS_MNEMONIC_SMSW,    ZYDIS_MNEMONIC_RDPMC,  ZYDIS_MNEMONIC_RDPRU,
+    ZYDIS_MNEMONIC_VMCALL,   ZYDIS_MNEMONIC_VMMCALL, ZYDIS_MNEMONIC_VMFUNC, ZYDIS_MNEMONIC_SYSENTER,
+    ZYDIS_MNEMONIC_MONITORX, ZYDIS_MNEMONIC_MWAITX,  ZYDIS_MNEMONIC_CLZERO, ZYDIS_MNEMONIC_UMONITOR,
+    ZYDIS_MNEMONIC_UMWAIT,   ZYDIS_MNEMONIC_TPAUSE,  ZYDIS_MNEMONIC_ENCLU,
+};
+// Show which components the host has switched on.
+constexpr std::array kStateImages = {
+    ZYDIS_MNEMONIC_XSAVE,    ZYDIS_MNEMONIC_XSAVE64,  ZYDIS_MNEMONIC_XSAVEC,
+    ZYDIS_MNEMONIC_XSAVEC64, ZYDIS_MNEMONIC_XSAVEOPT, ZYDIS_MNEMONIC_XSAVEOPT64,
+    ZYDIS_MNEMONIC_XRSTOR,   ZYDIS_MNEMONIC_XRSTOR64,
 };
 
 /// Whether 0F `second` `third` may be one of them, whatever stands before.
@@ -63,8 +65,19 @@ const ZydisDecoder& decoder() {
     return made;
 }
 
+struct Scan {
+    std::span<const std::uint8_t> code;
+    bool images;  ///< state images count
+};
+
+template <std::size_t kSize>
+bool contains(const std::array<ZydisMnemonic_, kSize>& list, ZydisMnemonic mnemonic) {
+    return std::find(list.begin(), list.end(), mnemonic) != list.end();
+}
+
 /// Decoding from `start` on: is the opcode at `at` a sensitive instruction's?
-bool reaches(std::span<const std::uint8_t> code, std::size_t start, std::size_t at) {
+bool reaches(const Scan& scan, std::size_t start, std::size_t at) {
+    const std::span<const std::uint8_t> code = scan.code;
     while (start <= at) {
         ZydisDecodedInstruction insn;
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder(), nullptr, code.data() + start,
@@ -73,8 +86,8 @@ bool reaches(std::span<const std::uint8_t> code, std::size_t start, std::size_t 
             continue;
         }
         if (start + insn.length > at) {
-            return std::find(kSensitive.begin(), kSensitive.end(), insn.mnemonic) !=
-                   kSensitive.end();
+            return contains(kSensitive, insn.mnemonic) ||
+                   (scan.images && contains(kStateImages, insn.mnemonic));
         }
         start += insn.length;
     }
@@ -83,22 +96,26 @@ bool reaches(std::span<const std::uint8_t> code, std::size_t start, std::size_t 
 
 /// The vote of the starting points, of which a real instruction has nearly all, and bytes within
 /// another next to none.
-bool is_sensitive(std::span<const std::uint8_t> code, std::size_t at) {
+bool is_sensitive(const Scan& scan, std::size_t at) {
     if (at < kNear) {
-        return reaches(code, 0, at) ||
-               reaches(code, at, at);  // the page before is not known: nothing to vote with
+        return reaches(scan, 0, at) ||
+               reaches(scan, at, at);  // the page before is not known: nothing to vote with
     }
     std::size_t real = 0, votes = 0;
     for (std::size_t start = at - std::min(at, kBefore); start <= at - kNear; start += kStride) {
-        real += reaches(code, start, at) ? 1U : 0U;
+        real += reaches(scan, start, at) ? 1U : 0U;
         ++votes;
+        if (real * 2 > kVotes || (votes - real) * 2 > kVotes) {
+            break;  // the others change nothing any more
+        }
     }
     return real * 2 >= votes;
 }
 
 }  // namespace
 
-bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before) noexcept {
+bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
+                        bool same_state) noexcept {
     const std::size_t end = std::min(code.size(), before + kPageBytes);
     for (std::size_t at = before; at < end; ++at) {
         const void* found = std::memchr(code.data() + at, 0x0f, end - at);
@@ -108,7 +125,7 @@ bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before) 
         at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - code.data());
         const std::uint8_t second = at + 1 < code.size() ? code[at + 1] : 0x90;
         const std::uint8_t third = at + 2 < code.size() ? code[at + 2] : 0;
-        if (is_candidate(second, third) && is_sensitive(code, at)) {
+        if (is_candidate(second, third) && is_sensitive({code, !same_state}, at)) {
             return false;
         }
     }

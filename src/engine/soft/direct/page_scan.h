@@ -24,8 +24,9 @@ inline constexpr std::size_t kScanReach = 15;    ///< bytes of the next page tha
 inline constexpr std::size_t kScanBefore = 120;  ///< bytes of the page before that help
 
 /// `code`: `before` bytes in front of a page (none if they are not known), its bytes, and as many
-/// behind it as are known.
-[[nodiscard]] bool page_runs_natively(std::span<const std::uint8_t> code,
-                                      std::size_t before) noexcept;
+/// behind it as are known. `same_state`: the guest has switched on the state components that the
+/// host has, so that XSAVE and XRSTOR do what they must.
+[[nodiscard]] bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
+                                      bool same_state) noexcept;
 
 }  // namespace strata::engine::soft

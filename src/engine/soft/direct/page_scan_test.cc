@@ -18,7 +18,7 @@ std::vector<std::uint8_t> page_with(std::size_t at, std::initializer_list<std::u
     return page;
 }
 bool runs(std::size_t at, std::initializer_list<std::uint8_t> bytes) {
-    return page_runs_natively(page_with(at, bytes), 0);
+    return page_runs_natively(page_with(at, bytes), 0, false);
 }
 
 TEST(PageScanTest, OrdinaryCodeRuns) {
@@ -41,6 +41,12 @@ TEST(PageScanTest, SensitiveInstructionsAreFound) {
     EXPECT_FALSE(runs(kMiddle, {0x0f, 0xae, 0x28}));                    // xrstor
 }
 
+TEST(PageScanTest, StateImagesRunWhereTheStateIsTheSame) {
+    const auto xsavec = page_with(kMiddle, {0x48, 0x0f, 0xc7, 0x64, 0x24, 0x40});
+    EXPECT_TRUE(page_runs_natively(xsavec, 0, true));
+    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, {0x0f, 0xa2}), 0, true));
+}
+
 TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
     EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));              // mov edx, 15
     EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));              // call
@@ -57,7 +63,7 @@ TEST(PageScanTest, ThePageBeforeTellsWhereInstructionsBegin) {
     std::vector<std::uint8_t> code(kScanBefore + kPageBytes, 0x90);
     const std::uint8_t move[] = {0xba, 0x0f, 0x00, 0x00, 0x00};
     std::copy(std::begin(move), std::end(move), code.begin() + kScanBefore - 1);
-    EXPECT_TRUE(page_runs_natively(code, kScanBefore));
+    EXPECT_TRUE(page_runs_natively(code, kScanBefore, false));
 }
 
 }  // namespace

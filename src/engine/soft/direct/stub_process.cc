@@ -23,8 +23,8 @@ namespace strata::engine::soft {
 namespace {
 
 constexpr std::uint32_t kStubRamFd = 3;   // zygote.cc
-constexpr std::uint32_t kRunSpins = 400;  // about as long as going to sleep and being woken takes
-constexpr std::uint32_t kMapSpins = 2000;
+constexpr std::uint32_t kRunSpins = 100;  // about as long as going to sleep and being woken takes
+constexpr std::uint32_t kMapSpins = 300;
 constexpr long kAliveEvery = 50'000'000;  // ns
 constexpr int kQuickTurns = 200;          // of waiting for a stub to stop, then one each kSlowTurn
 constexpr timespec kSlowTurn{0, 200'000};

@@ -40,6 +40,8 @@ class Executor {
     virtual void kick() noexcept {}
     /// For VcpuCounters::blocks_translated; relaxed, any thread.
     [[nodiscard]] virtual std::uint64_t blocks_translated() const noexcept { return 0; }
+    /// For VcpuCounters::direct_runs; relaxed, any thread.
+    [[nodiscard]] virtual std::uint64_t direct_runs() const noexcept { return 0; }
 };
 
 /// Whether the run loop must look for interrupts after an instruction; `mode_changed`: it ended in

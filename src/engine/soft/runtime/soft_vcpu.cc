@@ -226,6 +226,7 @@ std::optional<SoftVcpu::Next> SoftVcpu::deliver_pending() {
         return step_over_shadow();
     }
     interrupts_.fetch_add(1, std::memory_order_relaxed);
+    note_interrupt(cpu);
     cpu.halted = false;
     if (acknowledged_) {
         return after(deliver_interrupt(cpu, *std::exchange(acknowledged_, std::nullopt)));
@@ -351,6 +352,7 @@ VcpuCounters SoftVcpu::counters() const {
     VcpuCounters counters;
     counters.instructions = __atomic_load_n(&cpu_->instructions, __ATOMIC_RELAXED);
     counters.blocks_translated = executor_ != nullptr ? executor_->blocks_translated() : 0;
+    counters.direct_runs = executor_ != nullptr ? executor_->direct_runs() : 0;
     counters.io_exits = __atomic_load_n(&mmu_->device_accesses, __ATOMIC_RELAXED);
     counters.interrupts = interrupts_.load(std::memory_order_relaxed);
     return counters;

@@ -57,6 +57,7 @@ struct TranslateOptions {
     int profile_fd = -1;  ///< blocks count their executions; where that is written at the end
     bool report = false;  ///< print the counters at the end
     bool direct = false;  ///< user code in stub processes (direct/), where the host allows
+    bool always_direct = false;  ///< … whether or not that is worth it, for tests
 };
 
 /// What a block is made from.

@@ -90,6 +90,7 @@ constexpr std::array kSwitches = {
     Switch{"small-cache", &TranslateOptions::small_cache, true},
     Switch{"direct", &TranslateOptions::direct, true},
     Switch{"no-direct", &TranslateOptions::direct, false},
+    Switch{"always-direct", &TranslateOptions::always_direct, true},
     Switch{"trace", &TranslateOptions::trace_blocks, true},
     Switch{"report", &TranslateOptions::report, true},
 };
