@@ -3,7 +3,9 @@
 //
 // The processors' stress tests take STRATA_GUEST_ROUNDS=N from the environment: so many rounds, and
 // ten minutes for each, instead of their own short budget.
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,6 +51,19 @@ class MachineGuests : public ::testing::TestWithParam<std::string_view> {
                          << reason;
         }
         expect_pass(guest);
+    }
+    /// A guest of user.inc: with the engine "direct" its user code must have run in stubs.
+    void expect_user(const std::string& guest, std::uint32_t vcpus = 1) {
+        if (const std::string reason = lacks_service(); !reason.empty()) {
+            GTEST_SKIP() << "the host's KVM emulates its guests: " << reason;
+        }
+        const GuestResult result = run(guest, vcpus);
+        check_pass(result);
+        if (GetParam() == "direct") {
+            EXPECT_GT(result.direct_runs, 10U * vcpus);
+        } else {
+            EXPECT_EQ(result.direct_runs, 0U);
+        }
     }
     /// A guest that repeats itself on four processors.
     void stress(const std::string& guest) {
@@ -179,6 +194,59 @@ TEST_P(MachineGuests, DataProcessingByClass) {
 }
 TEST_P(MachineGuests, StateImages) {
     expect_conformance("state_images");
+}
+
+// Ring 3 as Linux has it, which the engine "direct" runs on the host's processor.
+TEST_P(MachineGuests, UserSeesItsMemory) {
+    expect_user("user_memory");
+}
+TEST_P(MachineGuests, UserSeesItsRegisters) {
+    expect_user("user_state");
+}
+TEST_P(MachineGuests, UserIsInterrupted) {
+    expect_user("user_time");
+}
+TEST_P(MachineGuests, UserSharesAnAddressSpace) {
+    expect_user("user_smp", 2);
+}
+
+TEST_P(MachineGuests, UserWritesAreInTheDirtyLog) {
+    if (const std::string reason = lacks_service(); !reason.empty()) {
+        GTEST_SKIP() << reason;
+    }
+    constexpr std::size_t kFirst = 0x404, kPages = 16;
+    constexpr int kTurns = 10;
+    GuestRun options;
+    options.kernel = std::string(STRATA_GUESTS) + "/user_dirty.bin";
+    options.act_at = "ready";
+    int good = 0;
+    options.act = [&good](machine::pc::PcMachine& pc) {
+        for (int turn = 0; turn < kTurns; ++turn) {
+            ASSERT_TRUE(pc.vm().set_dirty_logging(true).ok());
+            bool all = false;
+            for (int wait = 0; wait < 500 && !all; ++wait) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                pc.vcpus()[0]->request_exit();  // it is resumed at once
+                ASSERT_TRUE(pc.vm().sync_dirty_log().ok());
+                all = true;
+                for (std::size_t i = 0; i < kPages; ++i) {
+                    all = all && pc.ram().dirty().test(kFirst + i);
+                }
+            }
+            good += all && !pc.ram().dirty().test(kFirst + kPages) ? 1 : 0;
+            ASSERT_TRUE(pc.vm().set_dirty_logging(false).ok());
+            pc.ram().dirty().clear();
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));  // without a log
+        }
+        pc.ram().base()[(kFirst + kPages) * 4096] = std::byte{1};
+    };
+    const auto result = run_guest(options, *engine_);
+    ASSERT_TRUE(result.ok()) << result.error().text();
+    check_pass(*result);
+    EXPECT_EQ(good, kTurns);
+    if (GetParam() == "direct") {
+        EXPECT_GT(result->direct_runs, 5U);
+    }
 }
 
 TEST_P(MachineGuests, MemoryOrderOfProcessors) {

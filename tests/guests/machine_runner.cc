@@ -221,11 +221,13 @@ Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
     const auto loop = STRATA_TRY(io::EventLoop::create());
     Events events;
     machine::pc::PcMachine* machine = nullptr;  // set before the guest runs and writes
-    RecordedSerial serial(run.echo,
-                          {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
-                           {run.press_at, [&machine, &loop] {
-                                loop->post([&machine] { (void)machine->press_power_button(); });
-                            }}});
+    RecordedSerial serial(
+        run.echo, {{run.wait_for, [&events] { events.note(Events::Kind::DebugExit, 0); }},
+                   {run.act_at, [&machine, &loop,
+                                 &run] { loop->post([&machine, &run] { run.act(*machine); }); }},
+                   {run.press_at, [&machine, &loop] {
+                        loop->post([&machine] { (void)machine->press_power_button(); });
+                    }}});
     auto config = STRATA_TRY(machine_config(run, engine));
     const auto pc = STRATA_TRY(
         machine::pc::PcMachine::create(std::move(config), engine, *loop, serial, events));
@@ -250,6 +252,7 @@ Result<GuestResult> run_guest(const GuestRun& run, engine::CpuEngine& engine) {
     result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     for (const auto& vcpu : pc->vcpus()) {
         result.instructions += vcpu->counters().instructions;
+        result.direct_runs += vcpu->counters().direct_runs;
     }
     loop_thread.stop();
     result.serial = serial.text();

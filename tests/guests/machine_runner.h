@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,8 @@ struct GuestRun {
     unsigned max_resets = 8;
     std::string wait_for;  ///< ends the run (as DebugExit with value 0) once the serial output
                            ///< contains this
+    std::string act_at;    ///< calls `act`, on the loop's thread, once it contains this
+    std::function<void(machine::pc::PcMachine&)> act;
     std::string press_at;  ///< presses the power button once the serial output contains this
 };
 
@@ -45,6 +48,7 @@ struct GuestResult {
     std::string detail;  ///< InternalError
     double seconds = 0;
     std::uint64_t instructions = 0;
+    std::uint64_t direct_runs = 0;
 };
 
 /// Runs to the end or the limit. Errors: the machine could not be built.
