@@ -311,6 +311,13 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
             options.extra.emplace_back(name.substr(kBelow.size()), value);
         }
     }
+    constexpr std::string_view kLayers = "layers.";  // of every layer below
+    for (const auto& [name, value] : parent.extra) {
+        if (reference.kind == Reference::Kind::Backing && name.starts_with(kLayers)) {
+            options.extra.emplace_back(name.substr(kLayers.size()), value);
+            options.extra.emplace_back(name, value);
+        }
+    }
     const std::string path = options.path;
     const bool plain = options.tree.empty() && options.protocol.empty();
     auto node = co_await open_node(loop, std::move(options));

@@ -19,7 +19,9 @@ enum class Completes : std::uint8_t {
     Nothing,
     Choices,  ///< the alternatives in the value's name, "auto|kvm|soft"
     Files,
-    Images,  ///< the names of the image store
+    Images,      ///< the names of the image store
+    Formats,     ///< of disk images
+    NewFormats,  ///< those that can be made
 };
 
 struct Option {

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "block/registry.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/image/store.h"
@@ -114,6 +115,14 @@ class Candidates {
             case Completes::Images:
                 for (const std::string& name : image_names()) {
                     add(name);
+                }
+                return;
+            case Completes::Formats:
+            case Completes::NewFormats:
+                for (const block::FormatDriver& driver : block::format_drivers()) {
+                    if (completes == Completes::Formats || driver.create != nullptr) {
+                        add(driver.name);
+                    }
                 }
                 return;
         }

@@ -64,8 +64,13 @@ Result<int> run_amend(const Arguments& arguments) {
     block::NodePtr node = STRATA_TRY(
         tool.open(arguments, *arguments.positional(0), {.write = true, .passphrase = passphrase}));
     request.force = arguments.flag("--force");
+    api::Json changed = api::Json::array();
+    for (const auto& [name, value] : request.options) {
+        changed.push_back(name);  // and not the value, which may be a passphrase
+    }
     STRATA_TRY_VOID(tool.run(block::amend_image(node, std::move(request))));
     STRATA_TRY_VOID(tool.close(node));
+    print_result(arguments, {{"file", *arguments.positional(0)}, {"changed", changed}});
     notice(fmt::format("image '{}' is changed", *arguments.positional(0)));
     return 0;
 }

@@ -32,7 +32,7 @@ constexpr std::array kOptions = {
            Completes::Nothing},
     Option{"--source-file", 'b', "FILE",
            "merge: the image that SOURCE is in, if it is another one.", Completes::Files},
-    Option{"--source-format", 'F', "FORMAT", "merge: its format.", Completes::Nothing}};
+    Option{"--source-format", 'F', "FORMAT", "merge: its format.", Completes::Formats}};
 
 Result<int> list(ImageTool& tool, block::Node& node, bool as_json) {
     api::Json all = api::Json::array();
@@ -63,7 +63,7 @@ Result<> add(ImageTool& tool, block::Node& node, const std::string& name,
     const auto known = STRATA_TRY(tool.run(node.bitmaps()));
     if (std::any_of(known.begin(), known.end(),
                     [&](const block::BitmapInfo& each) { return each.name == name; })) {
-        return Error{ErrorKind::WrongState,
+        return Error{ErrorKind::AlreadyExists,
                      fmt::format("'{}' has a bitmap '{}' already", node.name(), name)};
     }
     if (!std::has_single_bit(granularity) || granularity < 512) {
@@ -146,6 +146,8 @@ Result<int> run_bitmap(const Arguments& arguments) {
         STRATA_TRY_VOID(change(tool, *node, name, action));
     }
     STRATA_TRY_VOID(tool.close(node));
+    print_result(arguments,
+                 {{"file", *arguments.positional(1)}, {"action", action}, {"bitmap", name}});
     return 0;
 }
 

@@ -1,4 +1,5 @@
 // strata image resize, snapshot, commit, rebase: changes to an image where it lies.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <filesystem>
@@ -28,19 +29,21 @@ constexpr std::array kSnapshotPositionals = {
 
 constexpr std::array kResizeOptions = {
     kFormatOption, Option{"--shrink", 0, "", "Let it become smaller: what lies beyond is lost."},
-    kFollowOption};
+    kPassphraseOption, kBackingPassphraseOption, kFollowOption};
 constexpr std::array kSnapshotOptions = {kFormatOption, kFollowOption};
 constexpr std::array kCommitOptions = {
     kFormatOption, Option{"--keep", 0, "", "Leave the overlay's content where it is, too."},
-    kFollowOption};
+    kPassphraseOption, kBackingPassphraseOption, kFollowOption};
 constexpr std::array kRebaseOptions = {
     kFormatOption,
     Option{"--backing", 'b', "FILE",
            "The new backing file, relative to the image's folder; \"\" makes it independent.",
            Completes::Files},
-    Option{"--backing-format", 'F', "FORMAT", "Its format.", Completes::Nothing},
+    Option{"--backing-format", 'F', "FORMAT", "Its format.", Completes::Formats},
     Option{"--name-only", 'u', "",
            "Change the name and nothing else: the file has moved, its content is the same."},
+    kPassphraseOption,
+    kBackingPassphraseOption,
     kFollowOption};
 
 Result<std::uint64_t> new_size(std::string_view text, std::uint64_t now) {
@@ -56,7 +59,8 @@ Result<std::uint64_t> new_size(std::string_view text, std::uint64_t now) {
 Result<int> run_resize(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
     block::NodePtr node =
-        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true}));
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.write = true, .key = false}));
+    const std::uint64_t before = node->size();
     const std::uint64_t size = STRATA_TRY(new_size(*arguments.positional(1), node->size()));
     if (size < node->size() && !arguments.flag("--shrink")) {
         return Error{ErrorKind::WrongState,
@@ -66,7 +70,10 @@ Result<int> run_resize(const Arguments& arguments) {
     }
     STRATA_TRY_VOID(tool.run(node->resize(size, block::Preallocation::Off)));
     notice(fmt::format("image '{}': {}", node->name(), format_size(size)));
+    const api::Json result = {
+        {"file", node->name()}, {"size", node->size()}, {"size_before", before}};
     STRATA_TRY_VOID(tool.close(node));
+    print_result(arguments, result);
     return 0;
 }
 
@@ -86,16 +93,22 @@ Result<int> list_snapshots(ImageTool& tool, block::Node& node, bool as_json) {
     return 0;
 }
 
-Result<> create_snapshot(ImageTool& tool, block::Node& node, const std::string& name) {
+/// Its id.
+Result<std::string> create_snapshot(ImageTool& tool, block::Node& node, const std::string& name) {
+    const auto known = STRATA_TRY(tool.run(node.snapshots()));
+    if (std::ranges::find(known, name, &block::SnapshotInfo::name) != known.end()) {
+        return Error{ErrorKind::AlreadyExists,
+                     fmt::format("'{}' has a snapshot '{}' already", node.name(), name)};
+    }
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     block::SnapshotInfo snapshot;
     snapshot.name = name;
     snapshot.date_seconds =
         static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
     snapshot.disk_size = node.size();
-    const std::string id = STRATA_TRY(tool.run(node.create_snapshot(snapshot)));
+    std::string id = STRATA_TRY(tool.run(node.create_snapshot(snapshot)));
     notice(fmt::format("snapshot '{}' (id {}) of '{}'", name, id, node.name()));
-    return ok();
+    return id;
 }
 
 Result<int> run_snapshot(const Arguments& arguments) {
@@ -109,20 +122,29 @@ Result<int> run_snapshot(const Arguments& arguments) {
     if (action != "list" && name.empty()) {
         return Error{ErrorKind::InvalidArgument, "which snapshot? Its name comes last"};
     }
-    block::NodePtr node =
-        STRATA_TRY(tool.open(arguments, *arguments.positional(1), {.write = action != "list"}));
+    block::NodePtr node = STRATA_TRY(
+        tool.open(arguments, *arguments.positional(1), {.write = action != "list", .key = false}));
     if (action == "list") {
         return list_snapshots(tool, *node, arguments.flag("--json"));
     }
+    std::string id = tool.snapshot_id(*node, name);
     if (action == "create") {
-        STRATA_TRY_VOID(create_snapshot(tool, *node, name));
+        id = STRATA_TRY(create_snapshot(tool, *node, name));
     } else {
-        const std::string id = tool.snapshot_id(*node, name);
         STRATA_TRY_VOID(
             tool.run(action == "apply" ? node->apply_snapshot(id) : node->delete_snapshot(id)));
     }
     STRATA_TRY_VOID(tool.close(node));
+    print_result(arguments, {{"file", *arguments.positional(1)}, {"action", action}, {"id", id}});
     return 0;
+}
+
+/// How a layer below is opened by itself.
+Result<ImageAccess> layer_access(const Arguments& arguments, ImageAccess access) {
+    access.passphrase = STRATA_TRY(passphrase_of(
+        arguments, arguments.value("--backing-passphrase-file") ? "--backing-passphrase-file"
+                                                                : "--passphrase-file"));
+    return access;
 }
 
 Result<int> run_commit(const Arguments& arguments) {
@@ -139,7 +161,8 @@ Result<int> run_commit(const Arguments& arguments) {
                             : " that was opened; if it names one and is trusted, say --follow")};
     }
     const std::string below = base->name();
-    block::NodePtr target = STRATA_TRY(tool.open_as(below, base->format(), true, {.write = true}));
+    const ImageAccess access = STRATA_TRY(layer_access(arguments, {.write = true}));
+    block::NodePtr target = STRATA_TRY(tool.open_as(below, base->format(), true, access));
     ProgressBar bar("commit", !arguments.flag("--quiet"));
     STRATA_TRY_VOID(tool.run(block::commit_layers(*top, base, *target, bar.control())));
     STRATA_TRY_VOID(tool.close(target));
@@ -151,13 +174,19 @@ Result<int> run_commit(const Arguments& arguments) {
     }
     STRATA_TRY_VOID(tool.close(top));
     notice(fmt::format("'{}' is in '{}' now", *arguments.positional(0), below));
+    print_result(arguments, {{"file", *arguments.positional(0)},
+                             {"into", below},
+                             {"emptied", !arguments.flag("--keep")}});
     return 0;
 }
 
 /// The new backing layer, opened; null for none. It must not read from the overlay itself.
 Result<block::NodePtr> open_backing(ImageTool& tool, const block::Node& overlay,
-                                    const std::string& path, std::string_view format, bool follow) {
-    block::NodePtr backing = STRATA_TRY(tool.open_as(path, format, follow, {.lock = false}));
+                                    const std::string& path, std::string_view format,
+                                    const Arguments& arguments) {
+    const ImageAccess access = STRATA_TRY(layer_access(arguments, {.lock = false}));
+    block::NodePtr backing =
+        STRATA_TRY(tool.open_as(path, format, arguments.flag("--follow"), access));
     STRATA_TRY_VOID(check_apart(*backing, overlay.name()));
     return backing;
 }
@@ -175,9 +204,9 @@ Result<int> run_rebase(const Arguments& arguments) {
         return Error{ErrorKind::InvalidArgument,
                      "--backing needs --backing-format (-F raw, -F qcow2 …): it is never guessed"};
     }
-    block::NodePtr overlay =
-        STRATA_TRY(tool.open(arguments, *arguments.positional(0),
-                             {.write = true, .backing = !name_only, .free_backing = true}));
+    block::NodePtr overlay = STRATA_TRY(
+        tool.open(arguments, *arguments.positional(0),
+                  {.write = true, .backing = !name_only, .free_backing = true, .key = !name_only}));
     const std::string path =
         (std::filesystem::path(overlay->name()).parent_path() / *name).string();
     std::error_code code;  // with --name-only it need not be there
@@ -187,8 +216,7 @@ Result<int> run_rebase(const Arguments& arguments) {
     if (!name_only) {
         block::NodePtr backing;
         if (!name->empty()) {
-            backing =
-                STRATA_TRY(open_backing(tool, *overlay, path, format, arguments.flag("--follow")));
+            backing = STRATA_TRY(open_backing(tool, *overlay, path, format, arguments));
         }
         ProgressBar bar("rebase", !arguments.flag("--quiet"));
         STRATA_TRY_VOID(tool.run(block::absorb_difference(*overlay, overlay->backing(),
@@ -198,6 +226,10 @@ Result<int> run_rebase(const Arguments& arguments) {
     STRATA_TRY_VOID(
         tool.run(overlay->change_backing(nullptr, std::string(*name), std::string(format))));
     STRATA_TRY_VOID(tool.close(overlay));
+    print_result(arguments,
+                 {{"file", *arguments.positional(0)},
+                  {"backing",
+                   name->empty() ? api::Json() : api::Json{{"file", *name}, {"format", format}}}});
     return 0;
 }
 

@@ -1,11 +1,15 @@
 // strata image convert: copies a disk image, with all its layers, into a new one of any format.
 #include <array>
+#include <filesystem>
+#include <set>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "base/text.h"
 #include "block/jobs/copy.h"
+#include "block/nbd/server/signals.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/image/image_tool.h"
@@ -23,7 +27,7 @@ constexpr std::array kPositionals = {
 constexpr std::array kOptions = {
     kFormatOption,
     Option{"--output-format", 'O', "FORMAT", "The target's format (default raw).",
-           Completes::Nothing},
+           Completes::NewFormats},
     Option{"--option", 'o', "NAME=VALUE[,…]", "The target's options, as for 'strata image create'.",
            Completes::Nothing, true},
     Option{"--compress", 'c', "", "Compress the target's content."},
@@ -34,13 +38,33 @@ constexpr std::array kOptions = {
     Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
     kFollowOption,
     kPassphraseOption,
+    kBackingPassphraseOption,
     Option{"--target-passphrase-file", 0, "FILE",
            "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.",
            Completes::Files},
 };
 
-Result<> copy(ImageTool& tool, block::Node& source, block::Node& target,
-              const Arguments& arguments) {
+/// SIGINT and SIGTERM end the copying in order.
+block::Task<> copy_watched(block::Loop& loop, UniqueFd signals, block::Node& source,
+                           block::Node& target, block::CopyOptions options,
+                           block::JobControl& control) {
+    STRATA_CO_TRY(auto watcher, block::nbd::EndSignals::create(loop, std::move(signals),
+                                                               [&control] { control.cancel(); }));
+    std::vector<block::Node*> sources(1, &source);
+    Result<> done =
+        co_await block::copy_image(std::move(sources), target, std::move(options), control);
+    if (done.ok()) {
+        done = co_await target.flush();
+    }
+    STRATA_CO_TRY_VOID(co_await watcher->finish());
+    if (control.cancelled()) {
+        co_return Error{ErrorKind::Failed, "interrupted"};
+    }
+    co_return done;
+}
+
+Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const Arguments& arguments,
+              UniqueFd signals) {
     block::CopyOptions options;
     options.target_zero = target.traits().zero_initialised;
     options.compress = arguments.flag("--compress");
@@ -52,9 +76,35 @@ Result<> copy(ImageTool& tool, block::Node& source, block::Node& target,
     if (const auto speed = arguments.value("--speed")) {
         bar.control().set_speed(STRATA_TRY(parse_size(*speed)));
     }
-    STRATA_TRY_VOID(
-        tool.run(block::copy_image({&source}, target, std::move(options), bar.control())));
-    return tool.run(target.flush());
+    return tool.run(copy_watched(tool.loop(), std::move(signals), source, target,
+                                 std::move(options), bar.control()));
+}
+
+void add_files(const block::Node& node, std::set<std::string>& files) {
+    if (node.format() == "file") {
+        files.insert(node.name());
+    }
+    for (const block::Node* each : node.children()) {
+        if (each != node.backing()) {
+            add_files(*each, files);
+        }
+    }
+}
+
+/// A target that lacks a part of its content looks whole: it goes, unless there was something
+/// before it.
+Error give_up(block::NodePtr& target, bool fresh, const std::string& path, const Error& why) {
+    std::set<std::string> files;
+    add_files(*target, files);
+    target.reset();  // not closed: nothing is to be brought to what goes
+    std::error_code code;
+    for (const std::string& each : fresh ? files : std::set<std::string>()) {
+        std::filesystem::remove(each, code);
+    }
+    const std::string left = fresh && !code
+                                 ? fmt::format("'{}' is not left behind", path)
+                                 : fmt::format("'{}' holds a part of it: do not use it", path);
+    return {why.kind(), fmt::format("{}; {}", why.text(), left), why.system_errno()};
 }
 
 /// A passphrase for a source that needs none was meant for the target.
@@ -92,6 +142,7 @@ Result<block::CreateRequest> target_request(const Arguments& arguments, std::str
 }
 
 Result<int> run_convert(const Arguments& arguments) {
+    UniqueFd signals = STRATA_TRY(block::nbd::EndSignals::block());
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string path(*arguments.positional(1));
     const std::string_view format = arguments.value("--output-format").value_or("raw");
@@ -106,11 +157,16 @@ Result<int> run_convert(const Arguments& arguments) {
     STRATA_TRY_VOID(check_apart(*source, path));
     const std::uint64_t size = source->size();
     block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
+    const bool fresh = !block::is_location(path) && !std::filesystem::exists(path);
     STRATA_TRY_VOID(tool.create(format, std::move(request)));
     block::NodePtr target =
         STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
-    STRATA_TRY_VOID(copy(tool, *source, *target, arguments));
+    if (const Result<> done = copy(tool, *source, *target, arguments, std::move(signals));
+        !done.ok()) {
+        return give_up(target, fresh, path, done.error());
+    }
     STRATA_TRY_VOID(tool.close(target));
+    print_result(arguments, {{"file", path}, {"format", format}, {"size", size}});
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(size)));
     return 0;
 }

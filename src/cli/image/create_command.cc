@@ -20,13 +20,13 @@ constexpr std::array kPositionals = {
                Completes::Nothing, ""}};
 
 constexpr std::array kOptions = {
-    Option{"--format", 'f', "FORMAT", "The image's format (default raw).", Completes::Nothing},
+    Option{"--format", 'f', "FORMAT", "The image's format (default raw).", Completes::NewFormats},
     Option{"--option", 'o', "NAME=VALUE[,…]", "Of the format; 'help' lists them.",
            Completes::Nothing, true},
     Option{"--backing", 'b', "FILE",
            "What the image does not hold is read from there; relative to the image's folder.",
            Completes::Files},
-    Option{"--backing-format", 'F', "FORMAT", "The backing file's format.", Completes::Nothing},
+    Option{"--backing-format", 'F', "FORMAT", "The backing file's format.", Completes::Formats},
     Option{"--passphrase-file", 0, "FILE",
            "Encrypt (qcow2 and luks): the passphrase is the first line of this file.",
            Completes::Files},
@@ -48,8 +48,8 @@ int list_options(const block::FormatDriver& driver) {
 Result<std::uint64_t> backing_size(ImageTool& tool, const std::string& image,
                                    std::string_view backing, std::string_view format, bool follow) {
     const std::string below = (std::filesystem::path(image).parent_path() / backing).string();
-    block::NodePtr node =
-        STRATA_TRY(tool.open_as(below, format, follow, {.backing = follow, .lock = false}));
+    block::NodePtr node = STRATA_TRY(
+        tool.open_as(below, format, follow, {.backing = follow, .key = false, .lock = false}));
     STRATA_TRY_VOID(check_apart(*node, image));
     const std::string next = STRATA_TRY(tool.run(node->info())).backing_name;
     std::error_code code;  // what is not there is nobody's file
@@ -96,6 +96,7 @@ Result<int> run_create(const Arguments& arguments) {
     options.insert(options.end(), more.begin(), more.end());
     STRATA_TRY_VOID(tool.create(format, {path, *size, std::move(options)}));
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(*size)));
+    print_result(arguments, {{"file", path}, {"format", format}, {"size", *size}});
     return 0;
 }
 

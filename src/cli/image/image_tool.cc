@@ -36,6 +36,42 @@ block::Task<std::string> look(block::Loop& loop, std::string path) {
     co_return format;
 }
 
+/// The parts between commas; two of these are one that belongs to a part.
+std::vector<std::string> list_parts(std::string_view list) {
+    std::vector<std::string> parts(1);
+    for (std::size_t at = 0; at < list.size(); ++at) {
+        if (list[at] != ',') {
+            parts.back() += list[at];
+        } else if (list.substr(at).starts_with(",,")) {
+            parts.back() += ',';
+            ++at;
+        } else {
+            parts.emplace_back();
+        }
+    }
+    return parts;
+}
+
+/// What opens encrypted images, and the layers below them.
+block::OptionList key_options(std::string_view format, const ImageAccess& access) {
+    block::OptionList options;
+    const std::string& below =
+        access.backing_passphrase.empty() ? access.passphrase : access.backing_passphrase;
+    if (!access.passphrase.empty()) {
+        options.emplace_back(format == "luks" ? "key-secret" : "encrypt.key-secret",
+                             access.passphrase);
+    }
+    if (!below.empty()) {
+        options.emplace_back("layers.key-secret", below);
+        options.emplace_back("layers.encrypt.key-secret", below);
+    }
+    if (!access.key) {
+        options.emplace_back("unlock", "optional");
+        options.emplace_back("layers.unlock", "optional");
+    }
+    return options;
+}
+
 bool is_secret(std::string_view name) {
     return name.ends_with("-secret");
 }
@@ -56,6 +92,12 @@ Result<std::string> passphrase_of(const Arguments& arguments, std::string_view o
     std::string text = STRATA_TRY(block::load_secret(
         {.data = {}, .file = std::string(*file), .base64 = false, .key = {}, .iv = {}}));
     text.resize(std::min(text.size(), text.find('\n')));
+    if (text.ends_with('\r')) {
+        notice(
+            fmt::format("{} {}: its first line ends with a carriage return, as Windows writes "
+                        "lines; that is a part of the passphrase",
+                        option, *file));
+    }
     if (text.empty()) {
         return Error{ErrorKind::InvalidArgument,
                      fmt::format("{} {}: its first line is empty", option, *file)};
@@ -75,9 +117,9 @@ block::OptionList encryption_options(std::string_view format, const std::string&
 Result<block::OptionList> option_lists(std::span<const std::string_view> lists) {
     block::OptionList options;
     for (const std::string_view list : lists) {
-        for (const std::string_view each : split(list, ',')) {
+        for (const std::string& each : list_parts(list)) {
             const auto equals = each.find('=');
-            const std::string_view name = each.substr(0, equals);
+            const std::string name = each.substr(0, equals);
             if (is_secret(name)) {
                 return Error{ErrorKind::InvalidArgument,
                              fmt::format("-o {}: a command line is no place for a passphrase; put "
@@ -85,7 +127,7 @@ Result<block::OptionList> option_lists(std::span<const std::string_view> lists) 
                                          name, secret_advice(name))};
             }
             options.emplace_back(name,
-                                 equals == std::string_view::npos ? "on" : each.substr(equals + 1));
+                                 equals == std::string::npos ? "on" : each.substr(equals + 1));
         }
     }
     return options;
@@ -94,6 +136,12 @@ Result<block::OptionList> option_lists(std::span<const std::string_view> lists) 
 std::string option_help(const block::CreateOption& option) {
     return is_secret(option.name) ? fmt::format("not here: {}", secret_advice(option.name))
                                   : std::string(option.help);
+}
+
+void print_result(const Arguments& arguments, const api::Json& result) {
+    if (arguments.flag("--json")) {
+        print_out(api::dump_json_pretty(result));
+    }
 }
 
 Result<> check_apart(const block::Node& source, const std::string& target) {
@@ -136,10 +184,7 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     options.open_backing = access.backing;
     options.open_data = access.backing;
     options.for_check = access.check;
-    if (!access.passphrase.empty()) {
-        options.extra = {
-            {format == "luks" ? "key-secret" : "encrypt.key-secret", access.passphrase}};
-    }
+    options.extra = key_options(format, access);
     if (follow) {
         options.references = block::follow_references();
     }
@@ -147,7 +192,14 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
 }
 
 Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_view path,
-                                       const ImageAccess& access) {
+                                       ImageAccess access) {
+    if (access.passphrase.empty()) {
+        access.passphrase = STRATA_TRY(passphrase_of(arguments));
+    }
+    if (access.backing_passphrase.empty()) {
+        access.backing_passphrase =
+            STRATA_TRY(passphrase_of(arguments, "--backing-passphrase-file"));
+    }
     const auto format = arguments.value("--format");
     if (path.starts_with(kNodes)) {
         return open_as(path, "raw", arguments.flag("--follow"), access);

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "api/json.h"
 #include "base/result.h"
 #include "block/jobs/job.h"
 #include "block/loop.h"
@@ -27,7 +28,7 @@ namespace strata::cli {
 /// Options that several image commands have.
 inline constexpr Option kFormatOption{"--format", 'f', "FORMAT",
                                       "The image's format, e.g. raw, qcow2; it is never guessed.",
-                                      Completes::Nothing};
+                                      Completes::Formats};
 inline constexpr Option kFollowOption{
     "--follow", 0, "",
     "Open the files that the image names (backing, data): only if it is trusted."};
@@ -35,15 +36,21 @@ inline constexpr Option kFollowOption{
 inline constexpr Option kPassphraseOption{
     "--passphrase-file", 0, "FILE",
     "The passphrase of an encrypted image is the first line of this file.", Completes::Files};
+inline constexpr Option kBackingPassphraseOption{
+    "--backing-passphrase-file", 0, "FILE",
+    "The passphrase of the layers below, if it is another: the first line of this file.",
+    Completes::Files};
 
 struct ImageAccess {
     bool write = false;
     bool backing = true;        ///< open the chain below
     bool free_backing = false;  ///< without locks there: one of its layers is written to besides
     bool check = false;
+    bool key = true;  ///< false: the data is not looked at, an encrypted image needs no passphrase
     bool lock = true;
     block::CacheMode cache = block::CacheMode::Writeback;
-    std::string passphrase{};  ///< of an encrypted image
+    std::string passphrase{};          ///< of an encrypted image
+    std::string backing_passphrase{};  ///< of the layers below; empty: the same
 };
 
 /// The first line of the file that `option` names; empty without it.
@@ -52,8 +59,11 @@ Result<std::string> passphrase_of(const Arguments& arguments,
 /// What a new image is told to be encrypted with `passphrase`; nothing if that is empty.
 block::OptionList encryption_options(std::string_view format, const std::string& passphrase);
 
-/// The options of "name=value,name=value" each. Passphrases are refused: they come from files.
+/// The options of "name=value,name=value" each; a comma in a value is written twice. Passphrases
+/// are refused: they come from files.
 Result<block::OptionList> option_lists(std::span<const std::string_view> lists);
+/// With --json: what a command made or changed.
+void print_result(const Arguments& arguments, const api::Json& result);
 /// What `option` means, for people.
 std::string option_help(const block::CreateOption& option);
 /// InvalidArgument if `target` is the file of `source` or of a layer below it, by whatever name.
@@ -67,11 +77,11 @@ class ImageTool {
         return loop_->run(std::move(task));
     }
     [[nodiscard]] block::Loop& loop() { return *loop_; }
-    /// Opens the image of `arguments`: --format and --follow are taken from there. Without a format
-    /// the error tells what the file looks like.
+    /// Opens the image of `arguments`: --format, --follow and the passphrases are taken from there.
+    /// Without a format the error tells what the file looks like.
     Result<block::NodePtr> open(const Arguments& arguments, std::string_view path,
-                                const ImageAccess& access);
-    /// The same with a format in hand.
+                                ImageAccess access);
+    /// The same with a format in hand; the passphrases are those of `access`.
     Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow,
                                    const ImageAccess& access);
     Result<> close(block::NodePtr& node);

@@ -28,15 +28,21 @@ constexpr std::array kTwoImages = {
 
 constexpr std::array kInfoOptions = {Option{
     "--format", 'f', "FORMAT", "The image's format; without it info says what the file looks like.",
-    Completes::Nothing}};
+    Completes::Formats}};
 constexpr std::array kCheckOptions = {
     kFormatOption, Option{"--repair", 'r', "leaks|all", "Mend what is found.", Completes::Choices},
     kFollowOption};
 constexpr std::array kMapOptions = {kFormatOption, kFollowOption};
 constexpr std::array kCompareOptions = {
     kFormatOption,
-    Option{"--second-format", 'F', "FORMAT", "The second image's format.", Completes::Nothing},
-    Option{"--strict", 's', "", "Sizes and allocation must be the same too."}, kFollowOption};
+    Option{"--second-format", 'F', "FORMAT", "The second image's format.", Completes::Formats},
+    Option{"--strict", 's', "", "Sizes and allocation must be the same too."},
+    kPassphraseOption,
+    Option{"--second-passphrase-file", 0, "FILE",
+           "The second image's passphrase, if it is another: the first line of this file.",
+           Completes::Files},
+    kBackingPassphraseOption,
+    kFollowOption};
 
 Result<Json> info_of(ImageTool& tool, block::Node& node) {
     const block::FormatInfo about = STRATA_TRY(tool.run(node.info()));
@@ -167,7 +173,7 @@ Result<int> run_map(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const bool json = arguments.flag("--json");
     block::NodePtr node =
-        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.lock = false}));
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.key = false, .lock = false}));
     std::string text = json ? "["
                             : fmt::format("{:>14} {:>14}  {:<10} {:>5}  {}\n", "START", "LENGTH",
                                           "KIND", "LAYER", "WHERE");
@@ -198,9 +204,15 @@ Result<int> run_compare(const Arguments& arguments) {
     ImageTool tool = STRATA_TRY(ImageTool::start());
     block::NodePtr first = STRATA_TRY(tool.open(arguments, *arguments.positional(0), {}));
     const auto format = arguments.value("--second-format");
-    block::NodePtr second = format ? STRATA_TRY(tool.open_as(*arguments.positional(1), *format,
-                                                             arguments.flag("--follow"), {}))
-                                   : STRATA_TRY(tool.open(arguments, *arguments.positional(1), {}));
+    ImageAccess access;
+    access.passphrase = STRATA_TRY(passphrase_of(
+        arguments, arguments.value("--second-passphrase-file") ? "--second-passphrase-file"
+                                                               : "--passphrase-file"));
+    access.backing_passphrase = STRATA_TRY(passphrase_of(arguments, "--backing-passphrase-file"));
+    block::NodePtr second =
+        format ? STRATA_TRY(tool.open_as(*arguments.positional(1), *format,
+                                         arguments.flag("--follow"), access))
+               : STRATA_TRY(tool.open(arguments, *arguments.positional(1), access));
     ProgressBar bar("compare", !arguments.flag("--quiet"));
     const auto result = STRATA_TRY(tool.run(
         block::compare_images(*first, *second, arguments.flag("--strict"), bar.control())));

@@ -21,12 +21,13 @@ constexpr std::array kSource = {Positional{
 constexpr std::array kMeasureOptions = {
     kFormatOption,
     Option{"--output-format", 'O', "FORMAT", "The format of the image to be (default raw).",
-           Completes::Nothing},
+           Completes::NewFormats},
     Option{"--option", 'o', "NAME=VALUE[,…]", "Its options, as for 'strata image create'.",
            Completes::Nothing, true},
     Option{"--size", 0, "SIZE", "The size of an empty disk.", Completes::Nothing},
     Option{"--snapshot", 'l', "NAME", "Measure this internal snapshot.", Completes::Nothing},
     kPassphraseOption,
+    kBackingPassphraseOption,
     kFollowOption,
 };
 constexpr std::array kImage = {Positional{"FILE", "The image.", true, Completes::Files, ""}};
@@ -41,22 +42,10 @@ constexpr std::array kBenchOptions = {
     Option{"--write", 'w', "", "Write zeros; the image's content is lost."},
     Option{"--flush-interval", 0, "N", "Flush after every N requests.", Completes::Nothing},
     kPassphraseOption,
+    kBackingPassphraseOption,
     kFollowOption,
 };
 constexpr std::uint64_t kMaxRequest = 1ULL << 30;
-
-block::CreateRequest request_of(const Arguments& arguments) {
-    block::CreateRequest request;
-    for (const std::string_view list : arguments.values("--option")) {
-        for (const std::string_view each : split(list, ',')) {
-            const auto equals = each.find('=');
-            request.options.emplace_back(each.substr(0, equals), equals == std::string_view::npos
-                                                                     ? "on"
-                                                                     : each.substr(equals + 1));
-        }
-    }
-    return request;
-}
 
 Result<int> run_measure(const Arguments& arguments) {
     const std::string_view format = arguments.value("--output-format").value_or("raw");
@@ -67,7 +56,8 @@ Result<int> run_measure(const Arguments& arguments) {
             fmt::format("how large a {} image would be cannot be told before it is made", format)};
     }
     ImageTool tool = STRATA_TRY(ImageTool::start());
-    block::CreateRequest request = request_of(arguments);
+    block::CreateRequest request;
+    request.options = STRATA_TRY(option_lists(arguments.values("--option")));
     block::NodePtr source;
     if (const auto file = arguments.positional(0)) {
         const std::string passphrase = STRATA_TRY(passphrase_of(arguments));

@@ -54,6 +54,8 @@ constexpr std::array kOptions = {
     Option{"--tls-psk", 0, "FOLDER",
            "Only with TLS, by the keys in this folder's keys.psk: a line USER:HEXKEY for each.",
            Completes::Files},
+    kPassphraseOption,
+    kBackingPassphraseOption,
     kFollowOption,
 };
 

@@ -66,10 +66,18 @@ Result<> remove(Session& session, block::Node& node, const std::string& name) {
     if (!list.ok() || found == list->end()) {
         return failure(fmt::format("Could not delete snapshot '{}': snapshot not found", name));
     }
-    Result<> done = session.run(node.delete_snapshot(found->id));
-    return done.ok() ? ok()
-                     : Result<>(failure(fmt::format("Could not delete snapshot '{}': {}", name,
-                                                    reason(done.error()))));
+    const Result<> done = session.run(node.delete_snapshot(found->id));
+    if (done.ok()) {
+        return ok();
+    }
+    const std::string& text = done.error().text();
+    const bool leaks = text.starts_with("Failed to free");
+    if (leaks) {
+        (void)std::fflush(stdout);
+        fmt::print(stderr, "qcow2_free_clusters failed: {}\n", reason(done.error()));
+    }
+    return failure(fmt::format("Could not delete snapshot '{}': {}", name,
+                               leaks ? text : reason(done.error())));
 }
 
 Result<> act(Session& session, block::Node& node, const Action& action) {

@@ -229,7 +229,7 @@ Task<NodePtr> open_version2(NodePtr file, OpenOptions options, std::string passp
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     std::string passphrase(options.extra_of("key-secret", options.extra_of("key")));
-    if (passphrase.empty() && options.open_data) {
+    if (passphrase.empty() && options.open_data && options.extra_of("unlock") != "optional") {
         co_return Error{
             ErrorKind::PermissionDenied,
             fmt::format("LUKS volume '{}': Parameter 'key-secret' is required for cipher",

@@ -294,7 +294,8 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
         const std::string_view passphrase = options.extra_of("encrypt.key-secret");
         if (!passphrase.empty()) {
             STRATA_CO_TRY(cipher, luks::passphrase_cipher(passphrase));
-        } else if (options.open_data && !options.for_check) {
+        } else if (options.open_data && !options.for_check &&
+                   options.extra_of("unlock") != "optional") {
             co_return Error{
                 ErrorKind::PermissionDenied,
                 fmt::format("'{}': Parameter 'encrypt.key-secret' is required for cipher",

@@ -64,6 +64,8 @@ class Checker {
     Task<> fix_flags(bool setting, bool telling);
     Task<> fix_l2_flags(std::uint64_t host, bool setting, bool telling);
     Task<> write_blocks();
+    Task<> add_uncounted(std::vector<std::uint64_t>& lost);
+    void tell_rebuilt();
     Task<> rebuild();
     Task<> mark_dirty(bool dirty);
     Task<> read_l2(std::uint64_t host);

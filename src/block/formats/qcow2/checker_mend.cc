@@ -80,9 +80,13 @@ Task<> Checker::compare() {
             }
         }
     }
+    const bool peer = wording() == Wording::Qemu;
+    if (peer && mends()) {
+        STRATA_CO_TRY_VOID(co_await add_uncounted(lost));
+    }
     for (const std::uint64_t index : lost) {
         wrong(fmt::format("cluster {} refcount=0 reference={}", index, counts_.get(index)),
-              mends());
+              mends() && !peer);
     }
     rebuild_ = rebuild_ || !lost.empty();
     if (rebuild_ && mends()) {
@@ -106,6 +110,55 @@ Task<> Checker::compare() {
         tell(std::move(each));
     }
     co_return ok();
+}
+
+// QEMU builds the structure anew if but one cluster in use has no count; so does a program of that
+// name. What it would mend alone is told as the rest of the damage is.
+Task<> Checker::add_uncounted(std::vector<std::uint64_t>& lost) {
+    const std::vector<std::uint64_t>& table = metadata_.refcount_table();
+    const std::uint64_t per_block = header().refcounts_per_block();
+    const unsigned order = header().refcount_order;
+    for (std::uint64_t block = 0; block < table.size(); ++block) {
+        const std::uint64_t host = table[block] & kOffsetMask;
+        if (host == 0 || host % cluster() != 0 || host >= metadata_.end()) {
+            continue;
+        }
+        std::vector<std::byte> content(cluster());
+        STRATA_CO_TRY_VOID(co_await file_.read(host, Buffers(std::span(content))));
+        for (std::uint64_t i = 0; i < per_block; ++i) {
+            const std::uint64_t index = block * per_block + i;
+            if (counts_.get(index) != 0 &&
+                get_refcount(content.data() + (i << order) / 8, order, (i << order) % 8) == 0) {
+                lost.push_back(index);
+            }
+        }
+    }
+    std::ranges::sort(lost);
+    co_return ok();
+}
+
+/// As QEMU tells of a structure built anew: the clusters of the old one, which are free now.
+void Checker::tell_rebuilt() {
+    if (wording() != Wording::Qemu) {
+        return;
+    }
+    std::vector<std::uint64_t> old;
+    for (std::uint64_t i = 0; i < header().refcount_table_clusters; ++i) {
+        old.push_back(header().refcount_table_offset / cluster() + i);
+    }
+    for (const std::uint64_t entry : metadata_.refcount_table()) {
+        if (const std::uint64_t host = entry & kOffsetMask;
+            host != 0 && host % cluster() == 0 && host < metadata_.end()) {
+            old.push_back(host / cluster());
+        }
+    }
+    std::ranges::sort(old);
+    tell("Rebuilding refcount structure");
+    for (const std::uint64_t index : old) {
+        if (counts_.get(index) == 0) {
+            tell(fmt::format("Repairing cluster {} refcount=1 reference=0", index));
+        }
+    }
 }
 
 Task<> Checker::write_blocks() {
@@ -208,6 +261,7 @@ Task<> Checker::rebuild() {
     for (std::uint64_t i = 0; i < header().refcount_table_clusters; ++i) {
         uncount(header().refcount_table_offset + i * cluster());
     }
+    tell_rebuilt();
     std::vector<std::uint64_t> used;  // blocks with something in them
     std::uint64_t first = metadata_.end() / cluster();
     for (const auto& page : counts_.pages()) {

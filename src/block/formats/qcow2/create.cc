@@ -193,7 +193,8 @@ Task<> write_start(Node& file, Header h, std::uint64_t l1_clusters) {
     h.l1_entries = static_cast<std::uint32_t>(h.l1_needed());
     h.l1_offset = first_block + r.blocks * h.cluster();
     STRATA_CO_TRY(const std::vector<std::byte> head, serialise_header(h));
-    STRATA_CO_TRY_VOID(co_await file.write_zeroes(0, total * h.cluster(), {}));
+    STRATA_CO_TRY_VOID(co_await file.write_zeroes(
+        0, h.l1_entries == 0 ? h.l1_offset : h.l1_offset + h.l1_entries * 8ULL, {}));
     std::vector<Be64> entries;
     for (std::uint64_t i = 0; i < r.blocks; ++i) {
         entries.emplace_back(first_block + i * h.cluster());

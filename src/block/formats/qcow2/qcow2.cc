@@ -126,9 +126,9 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     std::shared_ptr<Qcow2Node> node(new Qcow2Node(
         std::move(file), std::move(data), std::move(backing), std::move(metadata), options));
     if (node->header().encryption != 0) {
-        STRATA_CO_TRY_VOID(
-            co_await node->unlock(std::string(options.extra_of("encrypt.key-secret")),
-                                  options.open_data && !options.for_check));
+        STRATA_CO_TRY_VOID(co_await node->unlock(
+            std::string(options.extra_of("encrypt.key-secret")),
+            options.open_data && !options.for_check && options.extra_of("unlock") != "optional"));
     }
     if (stale) {
         log::info("an image was not closed and is repaired image='{}'", options.path);

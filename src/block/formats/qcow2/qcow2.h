@@ -126,6 +126,7 @@ class Qcow2Node final : public Node, public Amendable {
     Task<> zero_part(std::uint64_t offset, std::uint64_t length, bool lasting = false);
     Task<> zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOptions options);
     Task<> resize_inside(std::uint64_t size, Preallocation preallocation);
+    Task<> own_cluster(std::uint64_t offset);
     [[nodiscard]] Entry entry_of_zeros(std::uint64_t host) const;
     Task<> grow_l1(std::uint64_t entries);
     Task<> write_l1_field();

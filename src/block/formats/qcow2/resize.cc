@@ -63,9 +63,12 @@ Task<> Qcow2Node::grow_l1(std::uint64_t entries) {
     co_return ok();
 }
 
-/// A cluster given in advance.
+/// A cluster given in advance. In a new overlay the layer below shows through its subclusters.
 Entry Qcow2Node::entry_of_zeros(std::uint64_t host) const {
     const bool flags = header().encryption != 0;
+    if (header().extended() && backing_ == nullptr && !header().backing.empty()) {
+        return {host | kCopied, 0};
+    }
     return {host | kCopied | (flags && !header().extended() ? kZeroFlag : 0),
             !header().extended() ? 0
             : flags              ? 0xFFFFFFFFULL << 32
@@ -93,7 +96,8 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
             STRATA_CO_TRY_VOID(co_await data_->resize(
                 place.host + length, mode == Preallocation::Metadata ? Preallocation::Off : mode));
         } else if (!place.zeroed) {
-            STRATA_CO_TRY_VOID(co_await data_->write_zeroes(place.host, length, {}));
+            STRATA_CO_TRY_VOID(co_await data_->write_zeroes(
+                place.host, length, {.may_unmap = mode == Preallocation::Metadata}));
         }
         const std::uint64_t wanted =
             std::min(place.clusters, (end - start + cluster() - 1) / cluster());
@@ -117,6 +121,18 @@ Task<> Qcow2Node::preallocate(std::uint64_t offset, std::uint64_t end, Prealloca
         offset = start + done * cluster();
     }
     co_return ok();
+}
+
+// The cluster that the old end is in has its part of what is given in advance: it gets a place,
+// with what shows there.
+Task<> Qcow2Node::own_cluster(std::uint64_t offset) {
+    STRATA_CO_TRY(const Mapping m, co_await look_up(offset));
+    if (m.host != 0 || m.kind != Mapping::Kind::Unallocated) {
+        co_return ok();
+    }
+    AlignedBuffer bytes(std::min(cluster(), size_ - offset));
+    STRATA_CO_TRY_VOID(co_await read_inside(offset, bytes.view()));
+    co_return co_await write_bytes(offset, bytes.view());
 }
 
 Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
@@ -186,7 +202,12 @@ Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation)
             first, std::min(size, (below + cluster() - 1) / cluster() * cluster()) - first, {});
     }
     if (done.ok() && preallocation != Preallocation::Off) {
-        done = co_await preallocate(first, size, preallocation);
+        if (old % cluster() != 0) {
+            done = co_await own_cluster(old / cluster() * cluster());
+        }
+        if (done.ok()) {
+            done = co_await preallocate(first, size, preallocation);
+        }
     }
     size_ = old;
     metadata_->header().size = old;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <ctime>
 
 #include <fmt/format.h>
@@ -14,6 +15,7 @@
 #include "base/endian.h"
 #include "block/formats/qcow2/checker.h"
 #include "block/formats/qcow2/qcow2.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
@@ -245,8 +247,16 @@ Task<> Qcow2Node::delete_snapshot(std::string which) {
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     table.snapshots.erase(found);
     STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots)));
+    file_->note(NodeEvent::ClusterFree);
     L1Tables none;
-    co_return co_await recount(std::move(none));
+    Result<> freed = co_await recount(std::move(none));
+    if (!freed.ok() && wording() == Wording::Qemu) {
+        co_return Error{freed.error().kind(),
+                        fmt::format("Failed to free the cluster and L1 table: {}",
+                                    std::strerror(freed.error().system_errno())),
+                        freed.error().system_errno()};
+    }
+    co_return freed;
 }
 
 Task<> Qcow2Node::load_snapshot(std::string which) {

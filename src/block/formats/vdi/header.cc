@@ -55,7 +55,7 @@ Result<> check(const Header& h, std::uint32_t type, std::string_view name) {
                               h.size, std::uint64_t{h.blocks} * h.block));
     }
     if (h.offset_map % 512 != 0 || h.offset_data % 512 != 0 || h.offset_map < 512 ||
-        h.offset_data < h.offset_map + h.blocks * 4ULL) {
+        (h.allocated != 0 && h.map_overlaps_data())) {
         return broken_image(
             "VDI", name,
             fmt::format("its map at {} and its data at {} cannot be", h.offset_map, h.offset_data));

@@ -32,6 +32,10 @@ struct Header {
     std::uint32_t blocks = 0, allocated = 0;
     RawUuid uuid{}, modification{}, link{}, parent{};
 
+    /// Borne as long as the image is empty and only read.
+    [[nodiscard]] bool map_overlaps_data() const {
+        return offset_data < offset_map + blocks * 4ULL;
+    }
     [[nodiscard]] bool differencing() const { return link != RawUuid{}; }
     [[nodiscard]] std::uint64_t stride() const { return std::uint64_t{block} + extra; }
 };

@@ -157,6 +157,11 @@ Task<NodePtr> open_parent(Loop& loop, const OpenOptions& options, const Header& 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
+    if (header.map_overlaps_data() && !options.read_only) {
+        co_return broken_image("VDI", options.path,
+                               fmt::format("its map at {} reaches into its data at {}",
+                                           header.offset_map, header.offset_data));
+    }
     NodePtr backing;
     if (header.differencing() && options.open_backing) {
         STRATA_CO_TRY(backing, co_await open_parent(file->loop(), options, header));

@@ -11,6 +11,7 @@
 #include "base/endian.h"
 #include "block/formats/common/new_image.h"
 #include "block/formats/vhd/vhd_node.h"
+#include "block/wording.h"
 
 namespace strata::block::vhd {
 namespace {
@@ -68,7 +69,9 @@ Result<std::uint64_t> size_of(const Footer& footer, const OpenOptions& options) 
         return Error{ErrorKind::InvalidArgument,
                      fmt::format("force_size_calc={}: use chs or current_size", how)};
     }
-    return how == "chs" ? footer.geometry.bytes() : footer.current_size;
+    // Beyond the geometry's reach it says nothing.
+    return how == "chs" && footer.geometry.bytes() < kMaxGeometry ? footer.geometry.bytes()
+                                                                  : footer.current_size;
 }
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
@@ -142,6 +145,9 @@ Footer new_footer(Type type, std::uint64_t size, bool exact) {
     footer.data_offset = type == Type::Fixed ? ~0ULL : kFooterBytes;
     footer.current_size = size;
     footer.geometry = geometry_of(size);
+    if (exact && wording() == Wording::Qemu) {
+        footer.geometry = {65535, 16, 255};  // who goes by it is to take the exact size
+    }
     footer.uuid = random_uuid();
     return footer;
 }
