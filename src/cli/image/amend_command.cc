@@ -1,4 +1,5 @@
 // strata image amend: changes an image's own options where it lies.
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -61,8 +62,13 @@ Result<int> run_amend(const Arguments& arguments) {
     }
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string passphrase = STRATA_TRY(passphrase_of(arguments));
-    block::NodePtr node = STRATA_TRY(
-        tool.open(arguments, *arguments.positional(0), {.write = true, .passphrase = passphrase}));
+    const bool keys = arguments.value("--format") == "luks" ||
+                      std::ranges::any_of(request.options, [](const auto& each) {
+                          return each.first.starts_with("encrypt.");
+                      });
+    block::NodePtr node =
+        STRATA_TRY(tool.open(arguments, *arguments.positional(0),
+                             {.write = true, .key = keys, .passphrase = passphrase}));
     request.force = arguments.flag("--force");
     api::Json changed = api::Json::array();
     for (const auto& [name, value] : request.options) {

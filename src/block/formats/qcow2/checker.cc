@@ -323,6 +323,7 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     }
     STRATA_CO_TRY_VOID(co_await count_blocks());
     STRATA_CO_TRY_VOID(co_await compare());
+    counts_right_ = report_.corruptions == 0 && report_.check_errors == 0 && report_.leaks == 0;
     STRATA_CO_TRY_VOID(co_await fix_flags(false, true));
     if (repair != Repair::Nothing) {
         STRATA_CO_TRY_VOID(co_await file_.flush());
@@ -332,11 +333,11 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
             STRATA_CO_TRY_VOID(co_await write_blocks());
         }
     }
+    if (mends_flags() && flags_lack_) {
+        STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
+        STRATA_CO_TRY_VOID(co_await file_.flush());
+    }
     if (mends()) {
-        if (flags_lack_) {
-            STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
-            STRATA_CO_TRY_VOID(co_await file_.flush());
-        }
         // What cannot be mended stays as it was before, and so does the bit.
         if (!was_dirty || (report_.corruptions == 0 && report_.check_errors == 0)) {
             STRATA_CO_TRY_VOID(co_await mark_dirty(false));

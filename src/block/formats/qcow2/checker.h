@@ -20,6 +20,7 @@
 #include "block/formats/qcow2/count_map.h"
 #include "block/formats/qcow2/metadata.h"
 #include "block/image_info.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 
@@ -30,6 +31,9 @@ class Checker {
     };
     Checker(Metadata& metadata, bool data_elsewhere)
         : metadata_(metadata), file_(metadata.file()), elsewhere_(data_elsewhere) {}
+    /// A check that was asked for: the refcounts are built anew where QEMU does so, if its words
+    /// are used.
+    void imitate_peer() { peer_ = wording() == Wording::Qemu; }
     /// `extra`: L1 tables that nothing names yet.
     Task<CheckReport> run(Repair repair, std::vector<Table> extra);
 
@@ -72,6 +76,10 @@ class Checker {
     Task<std::vector<std::uint64_t>> read_words(std::uint64_t offset, std::uint64_t count);
     Task<> write_words(std::uint64_t offset, const std::vector<std::uint64_t>& words);
     [[nodiscard]] bool mends() const { return repair_ == Repair::All; }
+    /// COPIED bits are safe to set right once all counts are: where there were leaks alone, too.
+    [[nodiscard]] bool mends_flags() const {
+        return mends() || (repair_ == Repair::Leaks && counts_right_);
+    }
 
     Metadata& metadata_;
     Node& file_;
@@ -87,6 +95,7 @@ class Checker {
     std::vector<std::string> repairs_;  ///< what compare() mends, to be told behind what it finds
     std::vector<std::uint64_t> freed_;  ///< clusters that nobody owns any more
     bool rebuild_ = false;
+    bool peer_ = false, counts_right_ = false;
     bool flags_lack_ = false, tables_mended_ = false;
 };
 

@@ -80,13 +80,12 @@ Task<> Checker::compare() {
             }
         }
     }
-    const bool peer = wording() == Wording::Qemu;
-    if (peer && mends()) {
+    if (peer_ && mends()) {
         STRATA_CO_TRY_VOID(co_await add_uncounted(lost));
     }
     for (const std::uint64_t index : lost) {
         wrong(fmt::format("cluster {} refcount=0 reference={}", index, counts_.get(index)),
-              mends() && !peer);
+              mends() && !peer_);
     }
     rebuild_ = rebuild_ || !lost.empty();
     if (rebuild_ && mends()) {
@@ -139,7 +138,7 @@ Task<> Checker::add_uncounted(std::vector<std::uint64_t>& lost) {
 
 /// As QEMU tells of a structure built anew: the clusters of the old one, which are free now.
 void Checker::tell_rebuilt() {
-    if (wording() != Wording::Qemu) {
+    if (!peer_) {
         return;
     }
     std::vector<std::uint64_t> old;
@@ -192,9 +191,9 @@ Task<> Checker::fix_l2_flags(std::uint64_t host, bool setting, bool telling) {
             wrong(listens() ? fmt::format("OFLAG_COPIED data cluster: l2_entry={:x} refcount={}",
                                           word, counts_.get(data / cluster()))
                             : "",
-                  mends());
+                  mends_flags());
         }
-        if (mends() && should == setting) {
+        if (mends_flags() && should == setting) {
             words_[i] = word ^ kCopied;
             changed = true;
         }
@@ -222,9 +221,9 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
         if (telling) {
             wrong(fmt::format("OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}",
                               &entry - l1.data(), entry, counts_.get(host / cluster())),
-                  mends());
+                  mends_flags());
         }
-        if (mends() && should == setting) {
+        if (mends_flags() && should == setting) {
             entry ^= kCopied;
             changed = true;
         }

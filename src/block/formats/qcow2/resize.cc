@@ -197,7 +197,8 @@ Task<> Qcow2Node::resize_inside(std::uint64_t size, Preallocation preallocation)
     }
     const std::uint64_t below = backing_ != nullptr ? backing_->size() : 0;
     const std::uint64_t first = (old + cluster() - 1) / cluster() * cluster();
-    if (done.ok() && below > first && first < size) {
+    // Clusters given in advance hide what lies below by themselves.
+    if (done.ok() && below > first && first < size && preallocation == Preallocation::Off) {
         done = co_await zero_inside(
             first, std::min(size, (below + cluster() - 1) / cluster() * cluster()) - first, {});
     }

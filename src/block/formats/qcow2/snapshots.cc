@@ -55,6 +55,7 @@ Task<CheckReport> Qcow2Node::check(Repair repair) {
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
     }
     Checker checker(*metadata_, data_ != file_ || (header().incompatible & kExternalData) != 0);
+    checker.imitate_peer();
     std::vector<Checker::Table> none;
     co_return co_await checker.run(repair, std::move(none));
 }
