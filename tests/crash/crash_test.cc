@@ -42,6 +42,7 @@ enum Ability : unsigned {
     kBitmaps = 512,
     kVersion2 = 1024,  ///< amending takes it to version 2 in spite of snapshots
     kRebases = 2048,   ///< what lies below gets other names
+    kDataFile = 4096,  ///< a data file of its own
 };
 
 struct Case {
@@ -55,16 +56,36 @@ struct Case {
     [[nodiscard]] bool can(Ability ability) const { return (abilities & ability) != 0; }
 };
 
-/// Beside the image; a format that does not tell is raw.
+using Parts = std::map<std::string, std::shared_ptr<RecordingNode>>;  ///< by the name of the file
+
+std::vector<std::byte> content_of(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+    std::vector<std::byte> content(bytes.size());
+    std::memcpy(content.data(), bytes.data(), bytes.size());
+    return content;
+}
+
+/// Beside the image, or one of its own parts; a format that does not tell is raw.
 class Beside final : public ReferencePolicy {
   public:
+    explicit Beside(Parts parts) : parts_(std::move(parts)) {}
     Result<Resolved> resolve(const Reference& reference) const override {
+        const auto part = parts_.find(std::filesystem::path(reference.name).filename().string());
+        if (part != parts_.end()) {
+            Resolved open;
+            open.node = part->second;
+            return open;
+        }
         auto found = follow_references()->resolve(reference);
         if (found.ok() && found->format.empty()) {
             found->format = "raw";
         }
         return found;
     }
+
+  private:
+    const Parts parts_;
 };
 
 unsigned from_environment(const char* name, unsigned fallback) {
@@ -92,17 +113,41 @@ class CrashTest : public testing::TestWithParam<Case> {
             request.options.emplace_back("backing_file", path_ + ".base");
             request.options.emplace_back("backing_fmt", "raw");
         }
+        if (GetParam().can(kDataFile)) {
+            request.options.emplace_back("data_file", path_ + ".data");
+        }
         const auto made = loop_->run(create_image(*loop_, GetParam().format, std::move(request)));
         ASSERT_TRUE(made.ok()) << made.error().text();
-        std::ifstream in(path_, std::ios::binary);
-        const std::string bytes((std::istreambuf_iterator<char>(in)), {});
-        start_.resize(bytes.size());
-        std::memcpy(start_.data(), bytes.data(), bytes.size());
+        start_ = content_of(path_);
     }
     void TearDown() override {
-        for (const char* end : {"", ".base", ".raw", ".log"}) {
-            (void)::unlink((path_ + end).c_str());
+        for (const std::string& each : files()) {
+            (void)::unlink((testing::TempDir() + each).c_str());
         }
+    }
+    /// All files of this test.
+    [[nodiscard]] std::vector<std::string> files() const {
+        const std::string start = std::filesystem::path(path_).filename().string();
+        std::vector<std::string> all;
+        for (const auto& each : std::filesystem::directory_iterator(testing::TempDir())) {
+            if (each.path().filename().string().starts_with(start)) {
+                all.push_back(each.path().filename().string());
+            }
+        }
+        return all;
+    }
+    /// What the image has beside its first file, as it was made.
+    Parts make_parts(const RecordingNode::Clock& clock) {
+        Parts parts;
+        for (const std::string& each : files()) {
+            if (testing::TempDir() + each != path_ && !each.ends_with(".base")) {
+                auto content = content_of(testing::TempDir() + each);
+                parts[each] = std::make_shared<RecordingNode>(*loop_, testing::TempDir() + each,
+                                                              std::move(content), 2 + seed_, clock);
+                parts[each]->discard_as(discarded());
+            }
+        }
+        return parts;
     }
     /// What lies below: every other stretch has data, and it is shorter than the disk.
     void make_base() {
@@ -115,13 +160,12 @@ class CrashTest : public testing::TestWithParam<Case> {
             sectors_[s] = {stamp};
         }
     }
-    Result<NodePtr> open(NodePtr file, bool for_check) {
+    Result<NodePtr> open(NodePtr file, Parts parts) {
         OpenOptions options;
         options.path = path_;
         options.format = GetParam().format;
-        options.for_check = for_check;
         options.extra = GetParam().opening;
-        options.references = std::make_shared<Beside>();
+        options.references = std::make_shared<Beside>(std::move(parts));
         return loop_->run(
             (*find_format(GetParam().format))->open(std::move(file), std::move(options)));
     }
@@ -227,14 +271,20 @@ class CrashTest : public testing::TestWithParam<Case> {
         const auto next = flushed_.upper_bound(moment);
         return next != flushed_.end() && between_.at(next->first)[sector].contains(value);
     }
-    void crash(const RecordingNode& file, std::size_t moment, unsigned seed) {
+    void crash(const RecordingNode& file, const Parts& parts, std::size_t moment, unsigned seed) {
         std::mt19937 random(seed);
         const auto left =
             std::make_shared<RecordingNode>(*loop_, path_, file.after_crash(moment, random), seed);
         left->discard_as(discarded());
+        Parts left_parts;
+        for (const auto& [name, part] : parts) {
+            left_parts[name] = std::make_shared<RecordingNode>(
+                *loop_, part->name(), part->after_crash(moment, random), seed);
+            left_parts[name]->discard_as(discarded());
+        }
         {
             // A snapshot that was being made or deleted left the dirty bit: opening mends that.
-            auto node = open(left, false);
+            auto node = open(left, left_parts);
             ASSERT_TRUE(node.ok()) << node.error().text();
             ASSERT_EQ((*node)->size(), GetParam().size);
             if (GetParam().can(kCheck)) {
@@ -256,6 +306,9 @@ class CrashTest : public testing::TestWithParam<Case> {
                     ASSERT_TRUE(loop_->run((*node)->check(Repair::All)).ok());
                 }
                 ASSERT_TRUE(loop_->run((*node)->close()).ok());
+                for (const auto& [name, part] : left_parts) {
+                    write_file(part->name(), part->content());
+                }
                 judge(left->content(), bytes);
             }
         }
@@ -307,6 +360,11 @@ class CrashTest : public testing::TestWithParam<Case> {
         bitmap.bits.assign(node.size() / 512 / 64, random());
         ASSERT_TRUE(loop_->run(node.store_bitmap(std::move(bitmap))).ok());
     }
+    static void write_file(const std::string& path, const std::vector<std::byte>& content) {
+        std::ofstream out(path, std::ios::binary);
+        out.write(reinterpret_cast<const char*>(content.data()),
+                  static_cast<std::streamsize>(content.size()));
+    }
     /// qemu-img finds the image sound, and reads `bytes`.
     void judge(const std::vector<std::byte>& image, const std::vector<std::byte>& bytes) {
         static const bool kInstalled = std::system("command -v qemu-img >/dev/null") ==
@@ -314,11 +372,8 @@ class CrashTest : public testing::TestWithParam<Case> {
         if (!kInstalled) {
             return;
         }
-        for (const auto& [end, content] : {std::pair("", &image), std::pair(".raw", &bytes)}) {
-            std::ofstream out(path_ + end, std::ios::binary);
-            out.write(reinterpret_cast<const char*>(content->data()),
-                      static_cast<std::streamsize>(content->size()));
-        }
+        write_file(path_, image);
+        write_file(path_ + ".raw", bytes);
         const std::string& format = GetParam().format;
         // 3: leaks, which a crash may leave. Not every format has a check there (63).
         const std::string line = "{ qemu-img check -U -f " + format + " " + path_ +
@@ -352,10 +407,12 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
     const Case& c = GetParam();
     const unsigned rounds = c.rounds * from_environment("STRATA_CRASH_ROUNDS", 1);
     std::mt19937 random(c.rounds + seed_);
-    const auto file = std::make_shared<RecordingNode>(*loop_, path_, start_, 1 + seed_);
+    const auto clock = std::make_shared<std::size_t>(0);
+    const auto file = std::make_shared<RecordingNode>(*loop_, path_, start_, 1 + seed_, clock);
     file->discard_as(discarded());
+    const Parts parts = make_parts(clock);
     flushed_[0] = sectors_;
-    auto node = open(file, false);
+    auto node = open(file, parts);
     ASSERT_TRUE(node.ok()) << node.error().text();
     file->fail_one_in(c.can(kFailures) ? kFailOneIn : 0);
     unsigned snapshots = 0;
@@ -392,13 +449,13 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
     ASSERT_TRUE(loop_->run((*node)->close()).ok());
     const std::size_t end = (--flushed_.end())->first;
     for (unsigned i = 0; i < rounds * 12; ++i) {
-        crash(*file, random() % (end + 1), i + seed_);
+        crash(*file, parts, random() % (end + 1), i + seed_);
         if (HasFatalFailure()) {
             FAIL() << "crash " << i;
         }
     }
     for (const auto& each : flushed_) {
-        crash(*file, each.first, static_cast<unsigned>(each.first) + seed_);
+        crash(*file, parts, each.first, static_cast<unsigned>(each.first) + seed_);
         ASSERT_FALSE(HasFatalFailure()) << "after the flush at " << each.first;
     }
 }
@@ -540,6 +597,26 @@ INSTANTIATE_TEST_SUITE_P(
              1U << 20,
              60,
              kQcow2 | kBitmaps | kOverlay | kRebases},
+        Case{
+            "Qcow2DataFile", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 40, kQcow2 | kDataFile},
+        Case{"Qcow2DataFileOverlay",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2 | kDataFile | kOverlay},
+        Case{"VmdkSplit",
+             "vmdk",
+             {{"subformat", "twoGbMaxExtentSparse"}},
+             2U << 20,
+             30,
+             kPeer | kPassThrough},
+        Case{"VmdkFlat",
+             "vmdk",
+             {{"subformat", "monolithicFlat"}},
+             1U << 20,
+             20,
+             kPeer | kPassThrough},
         Case{"Qcow2Luks",
              "qcow2",
              {{"cluster_size", "16384"},

@@ -19,8 +19,12 @@ void apply(std::vector<std::byte>& to, std::uint64_t offset, std::span<const std
 }  // namespace
 
 RecordingNode::RecordingNode(Loop& loop, std::string name, std::vector<std::byte> content,
-                             unsigned seed)
-    : Node(loop, std::move(name)), start_(content), content_(std::move(content)), random_(seed) {
+                             unsigned seed, Clock clock)
+    : Node(loop, std::move(name)),
+      start_(content),
+      content_(std::move(content)),
+      clock_(std::move(clock)),
+      random_(seed) {
     traits_.zero_initialised = true;
     traits_.discard = true;
     traits_.fast_zeroes = true;
@@ -51,9 +55,9 @@ Task<> RecordingNode::change(std::uint64_t offset, std::vector<std::byte> bytes)
     }
     apply(content_, offset, bytes);
     const std::size_t index = changes_.size();
-    changes_.push_back(Change{.begun = now_++, .offset = offset, .bytes = std::move(bytes)});
+    changes_.push_back(Change{.begun = (*clock_)++, .offset = offset, .bytes = std::move(bytes)});
     (void)co_await some_turns();
-    changes_[index].ended = now_++;
+    changes_[index].ended = (*clock_)++;
     if (fails) {
         co_return Error{ErrorKind::Failed, "the disk is full, or broken",
                         random_() % 2 == 0 ? ENOSPC : EIO};
@@ -80,9 +84,9 @@ Task<> RecordingNode::discard(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<> RecordingNode::flush() {
-    const std::size_t begun = now_++;
+    const std::size_t begun = (*clock_)++;
     (void)co_await some_turns();
-    const std::size_t ended = now_++;
+    const std::size_t ended = (*clock_)++;
     for (std::size_t i = settled_; i < changes_.size(); ++i) {
         if (changes_[i].ended < begun) {
             changes_[i].durable = std::min(changes_[i].durable, ended);

@@ -2,10 +2,12 @@
 // power leaves of it at any moment.
 //
 // On request some changes fail, wholly or half done, as those of a full or failing disk.
+// The files of an image in several share a clock, so that a moment is one of all of them.
 // A change is durable once a flush that began after its completion has ended. Of the others a crash
 // leaves any part: each one wholly, in some of its sectors, or not at all.
 #pragma once
 
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,7 +18,9 @@ namespace strata::block {
 
 class RecordingNode final : public Node {
   public:
-    RecordingNode(Loop& loop, std::string name, std::vector<std::byte> content, unsigned seed);
+    using Clock = std::shared_ptr<std::size_t>;
+    RecordingNode(Loop& loop, std::string name, std::vector<std::byte> content, unsigned seed,
+                  Clock clock = std::make_shared<std::size_t>(0));
     [[nodiscard]] std::string_view format() const override { return "file"; }
     [[nodiscard]] std::uint64_t size() const override { return content_.size(); }
     [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
@@ -36,7 +40,7 @@ class RecordingNode final : public Node {
     /// One change in `each` fails from now on; 0: none.
     void fail_one_in(unsigned each) { fail_ = each; }
     /// Moments so far: a crash may be asked for at each, from 0 on.
-    [[nodiscard]] std::size_t now() const { return now_; }
+    [[nodiscard]] std::size_t now() const { return *clock_; }
     /// What a crash at `moment` leaves; `random` says of what was not durable.
     [[nodiscard]] std::vector<std::byte> after_crash(std::size_t moment,
                                                      std::mt19937& random) const;
@@ -55,7 +59,8 @@ class RecordingNode final : public Node {
     const std::vector<std::byte> start_;
     std::vector<std::byte> content_;
     std::vector<Change> changes_;
-    std::size_t now_ = 0, settled_ = 0;  ///< changes before settled_ are durable
+    const Clock clock_;
+    std::size_t settled_ = 0;  ///< changes before settled_ are durable
     std::mt19937 random_;
     std::byte discarded_{0xDD};
     unsigned fail_ = 0;
