@@ -31,9 +31,10 @@ constexpr std::array<std::pair<WriteErrors, std::string_view>, 4> kWriteErrors =
     {WriteErrors::Ignore, "ignore"},
 }};
 
-constexpr std::array<std::pair<DiskBus, std::string_view>, 2> kDiskBuses = {{
+constexpr std::array<std::pair<DiskBus, std::string_view>, 3> kDiskBuses = {{
     {DiskBus::Virtio, "virtio"},
     {DiskBus::Scsi, "scsi"},
+    {DiskBus::Sata, "sata"},
 }};
 
 Error invalid(std::string text) {
@@ -49,6 +50,7 @@ Json disk_to_json(const DiskConfig& disk) {
               {"format", disk.format},
               {"bus", to_text(disk.bus)},
               {"queues", disk.queues},
+              {"cdrom", disk.cdrom},
               {"read_only", disk.read_only},
               {"follow", disk.follow},
               {"write_errors", to_text(disk.write_errors)}};
@@ -117,6 +119,7 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     disk.bus = STRATA_TRY(disk_bus_from_text(reader.text("bus", "virtio")));
     disk.serial = reader.text("serial");
     disk.queues = static_cast<std::uint32_t>(reader.number("queues", 1, 1, kMaxDiskQueues));
+    disk.cdrom = reader.boolean("cdrom", disk.cdrom);
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
     disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
@@ -255,7 +258,7 @@ Result<DiskBus> disk_bus_from_text(std::string_view text) {
             return bus;
         }
     }
-    return invalid(fmt::format("'{}' is no bus for disks: use virtio or scsi", text));
+    return invalid(fmt::format("'{}' is no bus for disks: use virtio, scsi or sata", text));
 }
 
 std::string_view to_text(WriteErrors policy) {
@@ -280,6 +283,12 @@ Result<> validate_disk(const DiskConfig& disk) {
     };
     if (disk.queues < 1 || disk.queues > kMaxDiskQueues) {
         return wrong(fmt::format("{} queues: from 1 to {}", disk.queues, kMaxDiskQueues));
+    }
+    if (disk.queues > 1 && disk.bus == DiskBus::Sata) {
+        return wrong("a SATA disk has one queue");
+    }
+    if (disk.cdrom && (disk.bus == DiskBus::Virtio || !disk.read_only)) {
+        return wrong("a CD-ROM hangs on bus sata or scsi, and is read-only");
     }
     const bool plain = std::all_of(disk.serial.begin(), disk.serial.end(),
                                    [](char c) { return c > ' ' && c < 0x7f; });

@@ -36,8 +36,8 @@ enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 /// written.
 enum class WriteErrors : std::uint8_t { Enospc, Report, Stop, Ignore };
 
-/// What a disk hangs on: a function of its own, or one adapter for all.
-enum class DiskBus : std::uint8_t { Virtio, Scsi };
+/// What a disk hangs on: a function of its own, one adapter for all, one SATA controller for all.
+enum class DiskBus : std::uint8_t { Virtio, Scsi, Sata };
 
 struct CpuTopology {
     std::uint32_t sockets = 1;
@@ -70,6 +70,7 @@ struct DiskConfig {
     DiskBus bus = DiskBus::Virtio;
     std::string serial{};      ///< none: its number
     std::uint32_t queues = 1;  ///< virtio and scsi
+    bool cdrom = false;        ///< scsi and sata: a drive with this in it
     bool read_only = false;
     bool follow =
         false;  ///< open the files that the image names (backing files): for trusted images
@@ -135,7 +136,7 @@ Result<EngineChoice> engine_from_text(std::string_view text);
 /// "auto", "decompress" or "stub".
 Result<KernelEntry> kernel_entry_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(DiskBus bus);
-/// "virtio" or "scsi".
+/// "virtio", "scsi" or "sata".
 Result<DiskBus> disk_bus_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(WriteErrors policy);
 /// "enospc", "report", "stop" or "ignore".

@@ -125,6 +125,9 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_EQ(parse_disk("a.raw,bus=scsi,queues=4")->bus, DiskBus::Scsi);
     EXPECT_EQ(parse_disk("a.raw,bus=scsi,queues=4")->queues, 4U);
     EXPECT_EQ(parse_disk("a.raw,serial=X1")->serial, "X1");
+    EXPECT_EQ(parse_disk("a.iso,media=cdrom")->bus, DiskBus::Sata);
+    EXPECT_TRUE(parse_disk("a.iso,media=cdrom,bus=scsi")->read_only);
+    EXPECT_FALSE(parse_disk("a.iso,media=tape").ok());
     EXPECT_FALSE(parse_disk("a.raw,bus=ide").ok());
     EXPECT_FALSE(parse_disk("a.raw,queues=0").ok());
 }

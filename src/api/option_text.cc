@@ -56,6 +56,14 @@ bool is_ipv4(const std::string& text) {
     return inet_pton(AF_INET, text.c_str(), &address) == 1;
 }
 
+Result<> set_media(DiskConfig& disk, const std::string& value) {
+    if (value != "disk" && value != "cdrom") {
+        return invalid(fmt::format("'{}' is neither disk nor cdrom", value));
+    }
+    disk.cdrom = value == "cdrom";
+    return ok();
+}
+
 /// An option of a disk with a value, as people write it.
 struct DiskOption {
     std::string_view name;
@@ -84,6 +92,7 @@ constexpr std::array kDiskOptions{
                        STRATA_TRY(parse_integer(value, 1, kMaxDiskQueues)));
                    return ok();
                }},
+    DiskOption{"media", set_media},
     DiskOption{"limit-group",
                [](DiskConfig& disk, const std::string& value) -> Result<> {
                    disk.limit_group = value;
@@ -180,6 +189,10 @@ Result<DiskConfig> parse_disk(std::string_view text) {
         if (auto parsed = parse_disk_option(parts[i], disk); !parsed) {
             return std::move(parsed).error().context(fmt::format("--disk {}", text));
         }
+    }
+    if (disk.cdrom) {
+        disk.read_only = true;
+        disk.bus = disk.bus == DiskBus::Virtio ? DiskBus::Sata : disk.bus;
     }
     return disk;
 }

@@ -348,7 +348,6 @@ std::vector<std::uint8_t> DiskUnit::vpd_page(std::uint8_t page) const {
             body[0] = 0x01;  // WSNZ
             put_be(body, 2, 2, std::max<std::uint32_t>(1, traits.physical_block / block_size()));
             put_be(body, 4, 4, kMaxBlocks);
-            put_be(body, 8, 4, std::max<std::uint32_t>(1, traits.physical_block / block_size()));
             if (traits.discard) {
                 put_be(body, 16, 4, kMaxUnmapBlocks);
                 put_be(body, 20, 4, kMaxUnmapDescriptors);

@@ -5,7 +5,11 @@
 
 #include <fmt/format.h>
 
+#include "devices/storage/ahci.h"
+#include "devices/storage/ata_disk.h"
+#include "devices/storage/atapi_drive.h"
 #include "net/user/user_net.h"
+#include "scsi/cd_unit.h"
 #include "scsi/disk_unit.h"
 #include "virtio/net/net.h"
 #include "virtio/rng/rng.h"
@@ -111,6 +115,42 @@ bool MachineDevices::any_on(api::DiskBus bus) const {
                        [bus](const OpenDisk& disk) { return disk.config.bus == bus; });
 }
 
+Result<std::unique_ptr<scsi::LogicalUnit>> MachineDevices::make_unit(OpenDisk& disk) {
+    const scsi::UnitConfig config{.serial = disk.serial,
+                                  .write_errors = policy_of(disk.config.write_errors),
+                                  .on_wait = on_disk_wait_};
+    if (disk.config.cdrom) {
+        return std::unique_ptr<scsi::LogicalUnit>(
+            STRATA_TRY(scsi::CdUnit::create(config, std::move(disk.image))));
+    }
+    return std::unique_ptr<scsi::LogicalUnit>(
+        STRATA_TRY(scsi::DiskUnit::create(config, std::move(disk.image))));
+}
+
+// All SATA disks and drives on one controller, by port.
+Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
+    const memory::GuestMemory& memory) {
+    std::vector<std::unique_ptr<devices::AtaDevice>> ports;
+    for (OpenDisk& disk : images_) {
+        const auto policy = policy_of(disk.config.write_errors);
+        if (disk.config.bus != api::DiskBus::Sata) {
+            continue;
+        }
+        if (disk.config.cdrom) {
+            ports.push_back(std::make_unique<devices::AtapiDrive>(
+                STRATA_TRY(scsi::CdUnit::create({.serial = disk.serial}, std::move(disk.image))),
+                disk.serial));
+        } else {
+            ports.push_back(STRATA_TRY(devices::AtaDisk::create(
+                {.serial = disk.serial, .write_errors = policy, .on_wait = on_disk_wait_},
+                std::move(disk.image))));
+        }
+    }
+    auto controller = STRATA_TRY(devices::AhciController::create(std::move(ports), memory, loop_));
+    waiters_.push_back(controller.get());
+    return std::unique_ptr<pci::PciDevice>(std::move(controller));
+}
+
 // All SCSI disks on one adapter, numbered as they were named.
 Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_scsi() {
     virtio::ScsiConfig config;
@@ -123,11 +163,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_scsi() {
     std::uint16_t lun = 0;
     for (OpenDisk& disk : images_) {
         if (disk.config.bus == api::DiskBus::Scsi) {
-            auto unit = STRATA_TRY(
-                scsi::DiskUnit::create({.serial = disk.serial,
-                                        .write_errors = policy_of(disk.config.write_errors),
-                                        .on_wait = on_disk_wait_},
-                                       std::move(disk.image)));
+            auto unit = STRATA_TRY(make_unit(disk));
             STRATA_TRY_VOID(device->plug(lun++, std::move(unit)));
         }
     }
@@ -186,6 +222,9 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
     for (auto& device : devices) {
         functions.push_back(
             std::make_unique<virtio::VirtioPciTransport>(std::move(device), memory));
+    }
+    if (any_on(api::DiskBus::Sata)) {
+        functions.push_back(STRATA_TRY(make_sata(memory)));
     }
     return functions;
 }

@@ -17,6 +17,7 @@
 #include "memory/guest_memory.h"
 #include "net/net_backend.h"
 #include "pci/pci_device.h"
+#include "scsi/logical_unit.h"
 #include "virtio/blk/blk.h"
 #include "virtio/core/virtio_device.h"
 #include "vmm/console_cable.h"
@@ -54,22 +55,24 @@ class MachineDevices {
     [[nodiscard]] ConsoleCable* console() { return cable_.get(); }
 
   private:
+    struct OpenDisk {
+        std::unique_ptr<block::DiskImage> image;
+        api::DiskConfig config;
+        std::string serial;
+    };
     explicit MachineDevices(io::EventLoop& loop) : loop_(loop) {}
     Result<> open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds);
     Result<> open_net(const api::NetConfig& config);
     Result<> open_console(const api::ConsoleConfig& config, std::vector<UniqueFd>& fds);
     Result<std::unique_ptr<virtio::VirtioDevice>> make_disk(std::size_t index);
     Result<std::unique_ptr<virtio::VirtioDevice>> make_scsi();
+    Result<std::unique_ptr<scsi::LogicalUnit>> make_unit(OpenDisk& disk);
+    Result<std::unique_ptr<pci::PciDevice>> make_sata(const memory::GuestMemory& memory);
     [[nodiscard]] bool any_on(api::DiskBus bus) const;
     std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
     std::unique_ptr<virtio::VirtioDevice> make_console();
 
     io::EventLoop& loop_;
-    struct OpenDisk {
-        std::unique_ptr<block::DiskImage> image;
-        api::DiskConfig config;
-        std::string serial;
-    };
     std::vector<OpenDisk> images_;
     std::vector<block::DiskWaiter*> waiters_;  ///< the machine's: devices with disks
     std::function<void()> on_disk_wait_;

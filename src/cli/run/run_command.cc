@@ -48,7 +48,8 @@ constexpr std::array kOptions = {
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
     Option{
         "--disk", 'd',
-        "FILE[,format=NAME][,bus=virtio|scsi][,readonly][,follow][,serial=TEXT][,queues=N]"
+        "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,readonly][,follow][,serial="
+        "TEXT][,queues=N]"
         "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
         "A disk, after the image's own. format: of the file (default raw; strata image formats). "
         "bus: what it hangs on (default virtio). "
@@ -58,6 +59,9 @@ constexpr std::array kOptions = {
         "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
         "errors are the guest's).",
         Completes::Files, true},
+    Option{"--cdrom", 0, "FILE",
+           "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom.", Completes::Files,
+           true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
            "Network. user (default): behind this host, needs no rights; "
            "forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
@@ -223,6 +227,13 @@ Result<> apply_devices(const Arguments& arguments, Plan& plan) {
     for (const std::string_view text : arguments.values("--disk")) {
         api::DiskConfig disk = STRATA_TRY(api::parse_disk(text));
         STRATA_TRY_VOID(open_disk(plan, std::move(disk)));
+    }
+    for (const std::string_view path : arguments.values("--cdrom")) {
+        api::DiskConfig disc;
+        disc.file.name = path;
+        disc.bus = api::DiskBus::Sata;
+        disc.cdrom = disc.read_only = true;
+        STRATA_TRY_VOID(open_disk(plan, std::move(disc)));
     }
     if (!arguments.flag("--net")) {
         plan.request.config.nets.emplace_back();
