@@ -7,11 +7,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
+#include <string>
 #include <thread>
 
 #include "base/log.h"
 #include "base/mutex.h"
 #include "block/filters/throttle/throttle.h"
+#include "block/live/live_disk.h"
+#include "block/live_image.h"
+#include "block/sync.h"
 #include "io/event_fd.h"
 
 namespace strata::block {
@@ -25,8 +30,12 @@ int number_of(const Result<>& result) {
 
 class GraphQueue final : public DiskQueue {
   public:
-    GraphQueue(Loop& loop, Node& node, CacheMode cache, bool discard, io::EventFd done)
-        : loop_(loop), node_(node), cache_(cache), discard_(discard), done_(std::move(done)) {}
+    GraphQueue(LiveDisk& disk, CacheMode cache, bool discard, io::EventFd done)
+        : loop_(disk.loop()),
+          disk_(disk),
+          cache_(cache),
+          discard_(discard),
+          done_(std::move(done)) {}
     // Every request's memory is free afterwards.
     ~GraphQueue() override {
         kick();
@@ -73,9 +82,9 @@ class GraphQueue final : public DiskQueue {
     }
 
   private:
-    Task<> settled(Result<> done) {
+    Task<> settled(Node& node, Result<> done) {
         if (done.ok() && cache_ == CacheMode::Writethrough) {
-            co_return co_await node_.flush();
+            co_return co_await node.flush();
         }
         co_return done;
     }
@@ -87,26 +96,34 @@ class GraphQueue final : public DiskQueue {
             co_return Error{ErrorKind::InvalidArgument, "a request's length is not its buffers'",
                             EINVAL};
         }
+        std::optional<Gate::Pass> pass;
+        if (disk_.gate().open()) {
+            pass.emplace(disk_.gate().enter());
+        } else {
+            STRATA_CO_TRY(Gate::Pass waited, co_await disk_.gate().shared());
+            pass.emplace(std::move(waited));
+        }
+        Node& node = disk_.top();
         Result<> done = ok();
         switch (request.op) {
             case DiskOp::Read:
-                co_return co_await node_.read(request.offset, buffers);
+                co_return co_await node.read(request.offset, buffers);
             case DiskOp::Write:
-                done = co_await node_.write(request.offset, buffers);
+                done = co_await node.write(request.offset, buffers);
                 break;
             case DiskOp::Flush:
-                co_return co_await node_.flush();
+                co_return co_await node.flush();
             case DiskOp::Discard:
                 if (discard_) {
-                    done = co_await node_.discard(request.offset, request.length);
+                    done = co_await node.discard(request.offset, request.length);
                 }
                 break;
             case DiskOp::WriteZeroes:
-                done = co_await node_.write_zeroes(request.offset, request.length,
-                                                   {.may_unmap = request.may_unmap && discard_});
+                done = co_await node.write_zeroes(request.offset, request.length,
+                                                  {.may_unmap = request.may_unmap && discard_});
                 break;
         }
-        co_return co_await settled(std::move(done));
+        co_return co_await settled(node, std::move(done));
     }
 
     void finish(std::uint64_t token, const Result<>& result) {
@@ -120,7 +137,7 @@ class GraphQueue final : public DiskQueue {
     }
 
     Loop& loop_;
-    Node& node_;
+    LiveDisk& disk_;
     const CacheMode cache_;
     const bool discard_;
     io::EventFd done_;
@@ -131,12 +148,18 @@ class GraphQueue final : public DiskQueue {
     std::size_t under_way_ STRATA_GUARDED_BY(mutex_) = 0;
 };
 
-class GraphImage final : public DiskImage {
+class GraphImage final : public LiveImage, private LiveAccess {
   public:
-    GraphImage(std::unique_ptr<Loop> loop, NodePtr node, CacheMode cache, bool discard)
-        : loop_(std::move(loop)), node_(std::move(node)), cache_(cache), discard_(discard) {
-        const NodeTraits& node_traits = node_->traits();
-        traits_.size = node_->size();
+    GraphImage(std::unique_ptr<Loop> loop, NodePtr node,
+               std::shared_ptr<throttle::ThrottleGroup> limits, CacheMode cache, bool discard)
+        : loop_(std::move(loop)),
+          name_(node->name()),
+          format_(node->format()),
+          disk_(std::move(node), std::move(limits)),
+          cache_(cache),
+          discard_(discard) {
+        const NodeTraits& node_traits = disk_.disk().traits();
+        traits_.size = disk_.disk().size();
         traits_.read_only = node_traits.read_only;
         traits_.write_cache = cache != CacheMode::Writethrough;
         traits_.discard = discard && !traits_.read_only;
@@ -144,22 +167,14 @@ class GraphImage final : public DiskImage {
         traits_.physical_block = 4096;
         traits_.discard_alignment = node_traits.discard_alignment;
     }
-    Result<> start() {
-        try {
-            thread_ = std::thread([this] { loop_->run_until_stopped(); });
-        } catch (const std::system_error& error) {
-            return Error::from_errno("cannot start a disk thread", error.code().value());
-        }
-        return ok();
-    }
     ~GraphImage() override {
         if (!thread_.joinable()) {
             return;
         }
         loop_->post([this] {
-            loop_->spawn(node_->close(), [this](Result<> closed) {
+            loop_->spawn(shut_down(), [this](Result<> closed) {
                 if (!closed.ok()) {
-                    log::error("a disk was not closed cleanly disk='{}' reason='{}'", node_->name(),
+                    log::error("a disk was not closed cleanly disk='{}' reason='{}'", name_,
                                closed.error().text());
                 }
                 loop_->stop();
@@ -167,26 +182,77 @@ class GraphImage final : public DiskImage {
         });
         thread_.join();
     }
-    [[nodiscard]] std::string_view name() const override { return node_->name(); }
-    [[nodiscard]] std::string_view format() const override { return node_->format(); }
+    [[nodiscard]] std::string_view name() const override { return name_; }
+    [[nodiscard]] std::string_view format() const override { return format_; }
     [[nodiscard]] const DiskTraits& traits() const override { return traits_; }
+    [[nodiscard]] LiveAccess* live() override { return this; }
+    Result<std::unique_ptr<DiskImage>> as_graph() override {
+        return Error{ErrorKind::WrongState, "disk '" + name_ + "' is a graph already"};
+    }
+    void grow(std::uint64_t size, std::function<void(Result<>)> done) override {
+        start([size](LiveDisk& disk) { return grow_disk(disk, size); }, std::move(done));
+    }
+    void settle_size(std::uint64_t size) override { traits_.size = size; }
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned /*depth*/) override {
-        // Not before: a machine's process has locked itself up by now, and so has each of its
-        // threads.
-        if (!thread_.joinable()) {
-            STRATA_TRY_VOID(start());
-        }
+        STRATA_TRY_VOID(start_thread());
         auto done = STRATA_TRY(io::EventFd::create());
         return std::unique_ptr<DiskQueue>(
-            std::make_unique<GraphQueue>(*loop_, *node_, cache_, discard_, std::move(done)));
+            std::make_unique<GraphQueue>(disk_, cache_, discard_, std::move(done)));
     }
 
   private:
+    // Not before the first queue: a machine's process has locked itself up by then, and so has
+    // each of its threads.
+    Result<> start_thread() {
+        if (thread_.joinable()) {
+            return ok();
+        }
+        try {
+            thread_ = std::thread([this] { loop_->run_until_stopped(); });
+        } catch (const std::system_error& error) {
+            return Error::from_errno("cannot start a disk thread", error.code().value());
+        }
+        return ok();
+    }
+    void start(Work work, std::function<void(Result<>)> done) override {
+        if (auto started = start_thread(); !started.ok()) {
+            done(std::move(started));
+            return;
+        }
+        loop_->post([this, work = std::move(work), done = std::move(done)]() mutable {
+            ++works_;
+            // The work's captures outlive its coroutine, which may be a lambda's.
+            const auto kept = std::make_shared<Work>(std::move(work));
+            loop_->spawn((*kept)(disk_), [this, kept, done = std::move(done)](Result<> result) {
+                done(std::move(result));
+                --works_;
+                ended_.wake_all();
+            });
+        });
+    }
+    static Task<> grow_disk(LiveDisk& disk, std::uint64_t size) {
+        if (disk.job() != nullptr) {
+            co_return Error{ErrorKind::WrongState, "a job runs on the disk: wait or cancel it"};
+        }
+        STRATA_CO_TRY(const auto alone, co_await disk.gate().exclusive());
+        co_return co_await disk.disk().resize(size, Preallocation::Off);
+    }
+    Task<> shut_down() {
+        disk_.end_job();
+        while (works_ != 0) {
+            co_await ended_.wait();
+        }
+        co_return co_await disk_.close();
+    }
+
     const std::unique_ptr<Loop> loop_;
-    const NodePtr node_;
+    const std::string name_, format_;
+    LiveDisk disk_;
     const CacheMode cache_;
     const bool discard_;
     DiskTraits traits_;
+    std::size_t works_ = 0;  ///< of start(); the loop's
+    WaitQueue ended_{*loop_};
     std::thread thread_;
 };
 
@@ -206,20 +272,20 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
     open.discard = options.discard;
     open.references = options.follow_references ? follow_references() : nullptr;
     NodePtr node = STRATA_TRY(loop->run(open_node(*loop, std::move(open))));
+    std::shared_ptr<throttle::ThrottleGroup> group;
     if (!options.limits.empty() || !options.limit_group.empty()) {
         NodeTree limits(std::move(options.limits));
         if (!options.limit_group.empty()) {
             limits.set("group", std::move(options.limit_group));
         }
-        node = std::make_shared<throttle::ThrottleNode>(std::move(node),
-                                                        STRATA_TRY(throttle::take_group(limits)));
+        group = STRATA_TRY(throttle::take_group(limits));
         STRATA_TRY_VOID(limits.finish("filter", "throttle"));
     }
     if (node->size() == 0) {
         return Error{ErrorKind::InvalidArgument, "disk '" + node->name() + "' is empty"};
     }
-    auto image = std::make_unique<GraphImage>(std::move(loop), std::move(node), options.cache,
-                                              options.discard);
+    auto image = std::make_unique<GraphImage>(std::move(loop), std::move(node), std::move(group),
+                                              options.cache, options.discard);
     return std::unique_ptr<DiskImage>(std::move(image));
 }
 

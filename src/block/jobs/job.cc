@@ -7,7 +7,8 @@
 namespace strata::block {
 namespace {
 
-constexpr std::uint64_t kSteps = 10000;  // reports of a whole job
+constexpr std::uint64_t kSteps = 10000;            // reports of a whole job
+constexpr std::chrono::milliseconds kGlance{100};  // for a cancel or another limit, while asleep
 
 }  // namespace
 
@@ -29,19 +30,34 @@ void JobControl::advance(std::uint64_t bytes) {
     }
 }
 
+void JobControl::set_speed(std::uint64_t bytes_per_second) {
+    speed_ = bytes_per_second;
+    next_ = {};  // whoever sleeps for the old limit's sake looks again
+}
+
+Result<> JobControl::check() const {
+    return cancelled() ? Result<>(Error(ErrorKind::Failed, "cancelled", ECANCELED)) : ok();
+}
+
+void JobControl::charge(std::uint64_t bytes) {
+    if (speed_ != 0) {
+        next_ = std::max(std::chrono::steady_clock::now(), next_) +
+                std::chrono::nanoseconds(static_cast<std::uint64_t>(
+                    static_cast<double>(bytes) * 1e9 / static_cast<double>(speed_)));
+    }
+}
+
 Task<> JobControl::pause_point(Loop& loop, std::uint64_t bytes) {
-    if (cancelled()) {
-        co_return Error(ErrorKind::Failed, "cancelled", ECANCELED);
-    }
-    if (speed_ == 0) {
-        co_return ok();
-    }
-    const auto now = std::chrono::steady_clock::now();
-    const auto start = std::max(now, next_);
-    next_ = start + std::chrono::nanoseconds(static_cast<std::uint64_t>(
-                        static_cast<double>(bytes) * 1e9 / static_cast<double>(speed_)));
-    if (start > now) {
-        co_await loop.sleep_until(start);
+    STRATA_CO_TRY_VOID(check());
+    const auto start = next_;
+    charge(bytes);
+    for (auto now = std::chrono::steady_clock::now(); speed_ != 0 && now < start;
+         now = std::chrono::steady_clock::now()) {
+        if (next_ < start) {
+            break;  // another limit holds now
+        }
+        co_await loop.sleep_until(std::min(start, now + kGlance));
+        STRATA_CO_TRY_VOID(check());
     }
     co_return ok();
 }

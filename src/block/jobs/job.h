@@ -7,6 +7,7 @@
 // a cancelled or killed one has done so far is valid, and running it again goes on.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -25,8 +26,8 @@ class JobControl {
     explicit JobControl(std::function<void(std::uint64_t done, std::uint64_t total)> report = {})
         : report_(std::move(report)) {}
 
-    /// Bytes a second; 0: no limit.
-    void set_speed(std::uint64_t bytes_per_second) { speed_ = bytes_per_second; }
+    /// Bytes a second; 0: no limit. On the loop's thread once the job runs.
+    void set_speed(std::uint64_t bytes_per_second);
     /// The job ends with an error soon. Any thread, also a signal handler.
     void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
     [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
@@ -36,6 +37,12 @@ class JobControl {
     [[nodiscard]] bool watched() const { return static_cast<bool>(report_); }
     void begin(std::uint64_t total);
     void advance(std::uint64_t bytes);
+    /// There are `bytes` still to come at least: what was done may have to be done again.
+    void remaining(std::uint64_t bytes) { total_ = std::max(total_, done_ + bytes); }
+    /// An error if the job was cancelled.
+    [[nodiscard]] Result<> check() const;
+    /// `bytes` are moved without waiting: others wait for it.
+    void charge(std::uint64_t bytes);
     /// Before `bytes` are moved: waits as the limit asks; an error if the job was cancelled.
     Task<> pause_point(Loop& loop, std::uint64_t bytes);
 

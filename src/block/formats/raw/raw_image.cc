@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "block/file_lock.h"
+#include "block/graph_image.h"
 
 namespace strata::block {
 namespace {
@@ -162,6 +163,54 @@ Result<std::unique_ptr<DiskQueue>> RawImage::open_queue(unsigned depth) {
         return std::move(io).error().context(fmt::format("disk '{}'", name_));
     }
     return std::unique_ptr<DiskQueue>(std::make_unique<RawQueue>(file_, std::move(io).value()));
+}
+
+Result<std::unique_ptr<DiskImage>> RawImage::as_graph() {
+    struct stat status {};
+    if (::fstat(file_.fd.get(), &status) != 0) {
+        return Error::from_errno(fmt::format("disk '{}'", name_));
+    }
+    if (S_ISREG(status.st_mode) &&
+        static_cast<std::uint64_t>(status.st_size) != file_.traits.size) {
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format("disk '{}' has {} bytes, which are no whole sectors: grow it first", name_,
+                        status.st_size)};
+    }
+    DiskOptions options;
+    options.path = name_;
+    options.fd = UniqueFd(::fcntl(file_.fd.get(), F_DUPFD_CLOEXEC, 3));
+    if (!options.fd) {
+        return Error::from_errno(fmt::format("disk '{}'", name_));
+    }
+    options.read_only = file_.traits.read_only;
+    // A locked-up process opens nothing, so there is no second descriptor past the host's cache.
+    options.cache = file_.cache == CacheMode::None ? CacheMode::Writeback : file_.cache;
+    options.engine = engine_;
+    options.lock = false;  // the lock is the open file's, which stays open
+    options.discard = file_.discard;
+    return open_graph_image(std::move(options));
+}
+
+void RawImage::grow(std::uint64_t size, std::function<void(Result<>)> done) {
+    struct stat status {};
+    if (::fstat(file_.fd.get(), &status) != 0) {
+        done(Error::from_errno(fmt::format("disk '{}'", name_)));
+        return;
+    }
+    std::uint64_t has = 0;
+    if (S_ISBLK(status.st_mode)) {
+        if (::ioctl(file_.fd.get(), BLKGETSIZE64, &has) != 0 || has < size) {
+            done(Error{ErrorKind::Failed,
+                       fmt::format("device '{}' has {} bytes: make it larger first", name_, has),
+                       ENOSPC});
+            return;
+        }
+    } else if (::ftruncate(file_.fd.get(), static_cast<off_t>(size)) != 0) {
+        done(Error::from_errno(fmt::format("cannot give disk '{}' {} bytes", name_, size)));
+        return;
+    }
+    done(ok());
 }
 
 }  // namespace strata::block

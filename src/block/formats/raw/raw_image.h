@@ -7,16 +7,18 @@
 // nothing and zeroes are written.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "block/async_io.h"
 #include "block/disk_image.h"
+#include "block/live_image.h"
 
 namespace strata::block {
 
-/// An opened raw image, shared by its queues. Immutable.
+/// An opened raw image, shared by its queues. Only its size may change.
 struct RawFile {
     UniqueFd fd;
     UniqueFd direct;  ///< O_DIRECT, with cache None only
@@ -27,12 +29,16 @@ struct RawFile {
     DiskTraits traits;
 };
 
-class RawImage final : public DiskImage {
+class RawImage final : public LiveImage {
   public:
     static Result<std::unique_ptr<DiskImage>> open(DiskOptions options);
     [[nodiscard]] std::string_view name() const override { return name_; }
     [[nodiscard]] std::string_view format() const override { return "raw"; }
     [[nodiscard]] const DiskTraits& traits() const override { return file_.traits; }
+    [[nodiscard]] LiveAccess* live() override { return nullptr; }
+    Result<std::unique_ptr<DiskImage>> as_graph() override;
+    void grow(std::uint64_t size, std::function<void(Result<>)> done) override;
+    void settle_size(std::uint64_t size) override { file_.traits.size = size; }
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned depth) override;
 
   private:
@@ -40,7 +46,7 @@ class RawImage final : public DiskImage {
         : name_(std::move(name)), engine_(engine), file_(std::move(file)) {}
     const std::string name_;
     const IoEngine engine_;
-    const RawFile file_;
+    RawFile file_;
 };
 
 class RawQueue final : public DiskQueue {
