@@ -16,6 +16,8 @@ BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> 
       serial_(config.serial.substr(0, blk::kIdSize)),
       write_errors_(config.write_errors),
       on_wait_(config.on_wait),
+      traits_(image->traits()),
+      sectors_(traits_.size / block::kSectorSize),
       image_(std::move(image)),
       lanes_(config.queues) {}
 
@@ -35,9 +37,22 @@ Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config,
 
 Result<> BlkDevice::open_lanes() {
     const MutexLock lock(mutex_);
+    Disks disks = STRATA_TRY(open_disks(*image_));
+    return connect(std::move(disks));
+}
+
+Result<BlkDevice::Disks> BlkDevice::open_disks(block::DiskImage& image) const {
+    Disks disks;
+    for (const std::uint16_t size : queue_sizes()) {
+        disks.push_back(STRATA_TRY(image.open_queue(size)));
+    }
+    return disks;
+}
+
+Result<> BlkDevice::connect(Disks disks) {
     for (unsigned index = 0; index < lanes_.size(); ++index) {
         Lane& lane = lanes_[index];
-        lane.disk = STRATA_TRY(image_->open_queue(queue_sizes()[index]));
+        lane.disk = std::move(disks[index]);
         lane.watch = STRATA_TRY(loop().watch(lane.disk->completion_fd(), EPOLLIN,
                                              [this, index](std::uint32_t /*events*/) {
                                                  const MutexLock inner(mutex_);
@@ -47,18 +62,39 @@ Result<> BlkDevice::open_lanes() {
     return ok();
 }
 
+void BlkDevice::disconnect() {
+    for (Lane& lane : lanes_) {
+        loop().remove(lane.watch);
+        lane.disk.reset();  // waits for what is under way
+    }
+}
+
 BlkDevice::~BlkDevice() {
     const MutexLock lock(mutex_);
     on_wait_ = {};
     for (unsigned index = 0; index < lanes_.size(); ++index) {
-        loop().remove(lanes_[index].watch);
         queue_stopping(index);
-        lanes_[index].disk.reset();  // waits for what is under way
     }
+    disconnect();
+}
+
+Result<> BlkDevice::exchange_image(std::unique_ptr<block::DiskImage> image) {
+    const MutexLock lock(mutex_);
+    Disks disks = STRATA_TRY(open_disks(*image));
+    drain();
+    disconnect();
+    image_ = std::move(image);
+    return connect(std::move(disks));
+}
+
+void BlkDevice::size_changed() {
+    const MutexLock lock(mutex_);
+    sectors_.store(image_->traits().size / block::kSectorSize, std::memory_order_release);
+    config_changed();
 }
 
 std::uint64_t BlkDevice::offered_features() const {
-    const block::DiskTraits& traits = image_->traits();
+    const block::DiskTraits& traits = traits_;
     std::uint64_t features = kRingFeatures | blk::Features::kSegMax | blk::Features::kBlockSize |
                              blk::Features::kTopology;
     features |= traits.read_only ? blk::Features::kReadOnly : 0;
@@ -70,9 +106,9 @@ std::uint64_t BlkDevice::offered_features() const {
 }
 
 void BlkDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const {
-    const block::DiskTraits& traits = image_->traits();
+    const block::DiskTraits& traits = traits_;
     blk::Config config{};
-    config.capacity = traits.size / block::kSectorSize;
+    config.capacity = sectors_.load(std::memory_order_acquire);
     config.seg_max = std::uint32_t{queue_sizes()[0]} - 2;  // header and status take one each
     config.blk_size = static_cast<std::uint32_t>(block::kSectorSize);
     config.physical_block_exp =

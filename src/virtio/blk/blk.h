@@ -10,6 +10,7 @@
 // thread.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "block/disk_image.h"
+#include "block/disk_user.h"
 #include "block/patient_queue.h"
 #include "virtio/blk/wire.h"
 #include "virtio/core/queued_device.h"
@@ -34,7 +36,7 @@ struct BlkConfig {
     std::function<void()> on_wait = {};
 };
 
-class BlkDevice final : public QueuedDevice, public block::DiskWaiter {
+class BlkDevice final : public QueuedDevice, public block::DiskWaiter, public block::DiskUser {
   public:
     /// Takes `image`.
     static Result<std::unique_ptr<BlkDevice>> create(const BlkConfig& config,
@@ -44,7 +46,11 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter {
     [[nodiscard]] DeviceType type() const override { return DeviceType::Block; }
     [[nodiscard]] std::uint64_t offered_features() const override;
     void read_config(std::uint64_t offset, std::span<std::byte> data) const override;
-    [[nodiscard]] const block::DiskImage& image() const { return *image_; }
+    [[nodiscard]] block::DiskImage& disk() override STRATA_NO_THREAD_SAFETY_ANALYSIS {
+        return *image_;  // only the event loop's thread changes it
+    }
+    Result<> exchange_image(std::unique_ptr<block::DiskImage> image) override;
+    void size_changed() override;
     [[nodiscard]] std::optional<block::DiskWait> waiting() const override;
     void retry() override;
     /// WrongState while requests wait.
@@ -77,6 +83,10 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter {
     BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
               io::EventLoop& loop);
     Result<> open_lanes();
+    using Disks = std::vector<std::unique_ptr<block::DiskQueue>>;
+    Result<Disks> open_disks(block::DiskImage& image) const;
+    Result<> connect(Disks disks) STRATA_REQUIRES(mutex_);
+    void disconnect() STRATA_REQUIRES(mutex_);
 
     Result<> serve(unsigned index) STRATA_REQUIRES(mutex_) override;
     Result<> serve_chain(unsigned index, DescriptorChain chain) STRATA_REQUIRES(mutex_) override;
@@ -101,7 +111,9 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter {
     const std::string serial_;
     const block::WriteErrorPolicy write_errors_;
     std::function<void()> on_wait_ STRATA_GUARDED_BY(mutex_);
-    const std::unique_ptr<block::DiskImage> image_;
+    const block::DiskTraits traits_;      ///< all but the size never change
+    std::atomic<std::uint64_t> sectors_;  ///< vCPU threads read it
+    std::unique_ptr<block::DiskImage> image_ STRATA_GUARDED_BY(mutex_);
     std::vector<Lane> lanes_ STRATA_GUARDED_BY(mutex_);
     std::vector<block::DiskCompletion> scratch_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::pair<unsigned, std::size_t>> held_

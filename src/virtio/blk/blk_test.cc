@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "block/live_image.h"
 #include "virtio/core/mock_queue.h"
 
 namespace strata::virtio {
@@ -169,6 +170,43 @@ TEST_F(BlkTest, PauseCompletesRequestsAndStateContinues) {
     ASSERT_TRUE(device_->load(reader).ok());
     ASSERT_TRUE(device_->resume().ok());
     EXPECT_EQ(run(0, 0, {{kData, 512, true}}), 0);
+}
+
+TEST_F(BlkTest, GrownDiskTellsItsDriver) {
+    activate();
+    EXPECT_EQ(run(0, 4095, {{kData, 512, true}}), 1);
+    block::LiveImage* image = block::live_image(device_->disk());
+    ASSERT_NE(image, nullptr);
+    Result<> grown = Error{ErrorKind::Failed, "not asked"};
+    image->grow(2 << 20, [&](Result<> done) { grown = std::move(done); });
+    ASSERT_TRUE(grown.ok());
+    image->settle_size(2 << 20);
+    const auto generation = device_->config_generation();
+    device_->size_changed();
+    EXPECT_EQ(host_.config_interrupts, 1U);
+    EXPECT_NE(device_->config_generation(), generation);
+    std::uint64_t capacity = 0;
+    device_->read_config(0, std::as_writable_bytes(std::span(&capacity, 1)));
+    EXPECT_EQ(capacity, 4096U);
+    EXPECT_EQ(run(0, 4095, {{kData, 512, true}}), 0);
+}
+
+TEST_F(BlkTest, ImageIsExchangedUnderRequests) {
+    activate();
+    store(kData, std::uint64_t{0x1234});
+    EXPECT_EQ(run(1, 7, {{kData, 512, false}}), 0);
+    put(0, 0, {{kData, 4096, true}});
+    loop_->run_once(std::chrono::milliseconds(0));
+    block::LiveImage* image = block::live_image(device_->disk());
+    ASSERT_EQ(image->live(), nullptr);
+    auto graph = image->as_graph();
+    ASSERT_TRUE(graph.ok()) << graph.error().text();
+    ASSERT_TRUE(device_->exchange_image(std::move(graph).value()).ok());
+    EXPECT_TRUE(driver_->take_used());
+    ASSERT_NE(block::live_image(device_->disk())->live(), nullptr);
+    store(kData, std::uint64_t{0});
+    EXPECT_EQ(run(0, 7, {{kData, 512, true}}), 0);
+    EXPECT_EQ(*host_.memory().load<std::uint64_t>(memory::GuestAddress(kData)), 0x1234U);
 }
 
 TEST_F(BlkTest, ConfigurationShowsTheCapacity) {
