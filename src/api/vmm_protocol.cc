@@ -8,8 +8,8 @@
 namespace strata::api {
 namespace {
 
-constexpr std::array<std::string_view, 5> kOperations = {"start", "stop", "power-button",
-                                                         "console-size", "retry"};
+constexpr std::array<std::string_view, 6> kOperations = {"start",        "stop",  "power-button",
+                                                         "console-size", "retry", "control"};
 constexpr std::array<std::string_view, 7> kCauses = {
     "power-off", "reset", "panic", "triple-fault", "debug-exit", "stopped", "error"};
 
@@ -58,6 +58,10 @@ Json to_json(const VmmRequest& request) {
         json["columns"] = request.columns;
         json["rows"] = request.rows;
     }
+    if (request.operation == VmmOperation::Control) {
+        json["id"] = request.id;
+        json["body"] = request.body;
+    }
     return json;
 }
 
@@ -81,6 +85,11 @@ Result<VmmRequest> vmm_request_from_json(const Json& json, std::size_t fds) {
         request.columns = static_cast<std::uint16_t>(reader.number("columns", 80, 1, UINT16_MAX));
         request.rows = static_cast<std::uint16_t>(reader.number("rows", 25, 1, UINT16_MAX));
     }
+    if (request.operation == VmmOperation::Control) {
+        request.id = reader.number("id", 0, 0, UINT64_MAX);
+        const Json* body = reader.member("body");
+        request.body = body != nullptr ? *body : Json();
+    }
     STRATA_TRY_VOID(reader.finish());
     return request;
 }
@@ -97,6 +106,12 @@ Json to_json(const VmmEvent& event) {
     }
     if (event.kind == VmmEvent::Kind::GoingOn) {
         return Json{{"event", "going-on"}};
+    }
+    if (event.kind == VmmEvent::Kind::Reply) {
+        return Json{{"event", "reply"}, {"id", event.id}, {"body", event.body}};
+    }
+    if (event.kind == VmmEvent::Kind::Notice) {
+        return Json{{"event", "notice"}, {"body", event.body}};
     }
     Json json{{"event", "exited"}, {"cause", to_text(event.cause)}};
     if (event.cause == ExitCause::DebugExit) {
@@ -124,6 +139,11 @@ Result<VmmEvent> vmm_event_from_json(const Json& json) {
         event.reason = reader.text("reason");
     } else if (kind == "going-on") {
         event.kind = VmmEvent::Kind::GoingOn;
+    } else if (kind == "reply" || kind == "notice") {
+        event.kind = kind == "reply" ? VmmEvent::Kind::Reply : VmmEvent::Kind::Notice;
+        event.id = reader.number("id", 0, 0, UINT64_MAX);
+        const Json* body = reader.member("body");
+        event.body = body != nullptr ? *body : Json();
     } else if (kind == "exited") {
         const int place = place_of(kCauses, reader.text("cause"));
         if (place < 0) {

@@ -2,10 +2,11 @@
 // packet.
 //
 // To the VMM: first `start` with the MachineConfig and its descriptors, later `stop`,
-// `power-button`, `console-size`, `retry`. From it: `started`, `power-button` in answer to that
-// request, `waiting` and `going-on` when the machine waits for the host and when it does no longer,
-// then one `exited`. The VMM ends when the socket closes. The packets travel over
-// io/packet_socket.h.
+// `power-button`, `console-size`, `retry`, and `control` with a request of api/control_protocol.h.
+// From it: `started`, `power-button` in answer to that request, `waiting` and `going-on` when the
+// machine waits for the host and when it does no longer, `reply` to a control request and `notice`
+// of what happens by itself, then one `exited`. The VMM ends when the socket closes. The packets
+// travel over io/packet_socket.h.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +19,15 @@
 
 namespace strata::api {
 
-enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize, Retry };
+enum class VmmOperation : std::uint8_t { Start, Stop, PowerButton, ConsoleSize, Retry, Control };
 
 struct VmmRequest {
     VmmOperation operation = VmmOperation::Stop;
     MachineConfig config;       ///< Start only
     std::uint16_t columns = 0;  ///< ConsoleSize only
     std::uint16_t rows = 0;     ///< ConsoleSize only
+    std::uint64_t id = 0;       ///< Control only: the reply's
+    Json body{};                ///< Control only: the request, not looked at yet
 };
 
 /// How a run ended.
@@ -39,7 +42,15 @@ enum class ExitCause : std::uint8_t {
 };
 
 struct VmmEvent {
-    enum class Kind : std::uint8_t { Started, PowerButton, Waiting, GoingOn, Exited };
+    enum class Kind : std::uint8_t {
+        Started,
+        PowerButton,
+        Waiting,
+        GoingOn,
+        Reply,
+        Notice,
+        Exited
+    };
     Kind kind = Kind::Exited;
     std::string engine;  ///< Started: "kvm" or "soft"
     std::string reason;  ///< Started: why this engine; Waiting: for what, and what to do
@@ -47,7 +58,9 @@ struct VmmEvent {
     ExitCause cause = ExitCause::Error;
     std::uint32_t value = 0;  ///< DebugExit
     ErrorKind error_kind = ErrorKind::Failed;
-    std::string error;  ///< Error
+    std::string error;     ///< Error
+    std::uint64_t id = 0;  ///< Reply: the request's
+    Json body{};           ///< Reply: {"result":…} or {"error":…}; Notice: {"event":…}
 };
 
 [[nodiscard]] std::string_view to_text(ExitCause cause);

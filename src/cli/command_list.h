@@ -9,6 +9,16 @@
 namespace strata::cli {
 
 extern const Command kRunCommand;            // run/run_command.cc
+extern const Command kMachineCommand;        // control/machine_command.cc
+extern const Command kDiskListCommand;       // control/disk_commands.cc
+extern const Command kDiskResizeCommand;     // control/disk_commands.cc
+extern const Command kDiskLimitsCommand;     // control/disk_commands.cc
+extern const Command kDiskMirrorCommand;     // control/disk_commands.cc
+extern const Command kDiskBackupCommand;     // control/disk_commands.cc
+extern const Command kDiskStreamCommand;     // control/disk_commands.cc
+extern const Command kDiskCommitCommand;     // control/disk_commands.cc
+extern const Command kDiskSnapshotCommand;   // control/disk_commands.cc
+extern const Command kJobCommand;            // control/machine_command.cc
 extern const Command kInfoCommand;           // info_command.cc
 extern const Command kImageBuildCommand;     // image/image_commands.cc
 extern const Command kImageCreateCommand;    // image/create_command.cc

@@ -31,12 +31,15 @@ constexpr std::array kCommonOptions = {
 };
 
 constexpr std::array kCommands = {
-    &kRunCommand,          &kInfoCommand,        &kImageBuildCommand,    &kImageCreateCommand,
-    &kImageConvertCommand, &kImageInfoCommand,   &kImageCheckCommand,    &kImageMapCommand,
-    &kImageCompareCommand, &kImageResizeCommand, &kImageSnapshotCommand, &kImageCommitCommand,
-    &kImageRebaseCommand,  &kImageServeCommand,  &kImageAmendCommand,    &kImageBitmapCommand,
-    &kImageMeasureCommand, &kImageBenchCommand,  &kImageListCommand,     &kImagePathCommand,
-    &kVersionCommand,      &kCompletionCommand,  &kCompleteCommand,
+    &kRunCommand,           &kMachineCommand,      &kDiskListCommand,     &kDiskResizeCommand,
+    &kDiskLimitsCommand,    &kDiskMirrorCommand,   &kDiskBackupCommand,   &kDiskStreamCommand,
+    &kDiskCommitCommand,    &kDiskSnapshotCommand, &kJobCommand,          &kInfoCommand,
+    &kImageBuildCommand,    &kImageCreateCommand,  &kImageConvertCommand, &kImageInfoCommand,
+    &kImageCheckCommand,    &kImageMapCommand,     &kImageCompareCommand, &kImageResizeCommand,
+    &kImageSnapshotCommand, &kImageCommitCommand,  &kImageRebaseCommand,  &kImageServeCommand,
+    &kImageAmendCommand,    &kImageBitmapCommand,  &kImageMeasureCommand, &kImageBenchCommand,
+    &kImageListCommand,     &kImagePathCommand,    &kVersionCommand,      &kCompletionCommand,
+    &kCompleteCommand,
 };
 
 // --log, or STRATA_LOG; left in the environment for the VMM process.

@@ -105,7 +105,12 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
     config.queues = disk.config.queues;
     config.write_errors = policy_of(disk.config.write_errors);
     config.on_wait = on_disk_wait_;
+    RunningDisk running{.name = fmt::format("disk{}", index),
+                        .file = std::string(disk.image->name()),
+                        .format = std::string(disk.image->format())};
     auto device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(disk.image), loop_));
+    running.device = device.get();
+    running_disks_.push_back(std::move(running));
     waiters_.push_back(device.get());
     return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
 }

@@ -21,6 +21,7 @@
 #include "virtio/blk/blk.h"
 #include "virtio/core/virtio_device.h"
 #include "vmm/console_cable.h"
+#include "vmm/disk_desk.h"
 
 namespace strata::vmm {
 
@@ -51,6 +52,9 @@ class MachineDevices {
     Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(
         const memory::GuestMemory& memory);
 
+    /// The disks that can be changed while they are in use (virtio's); once the functions are made,
+    /// and as long as they are.
+    [[nodiscard]] const std::vector<RunningDisk>& running_disks() const { return running_disks_; }
     /// The console's host side; nullptr without one.
     [[nodiscard]] ConsoleCable* console() { return cable_.get(); }
 
@@ -75,6 +79,7 @@ class MachineDevices {
     io::EventLoop& loop_;
     std::vector<OpenDisk> images_;
     std::vector<block::DiskWaiter*> waiters_;  ///< the machine's: devices with disks
+    std::vector<RunningDisk> running_disks_;
     std::function<void()> on_disk_wait_;
     std::vector<std::unique_ptr<net::NetBackend>> networks_;
     std::unique_ptr<ConsoleCable> cable_;

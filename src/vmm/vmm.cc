@@ -137,6 +137,12 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     const host::SandboxConfig sandbox = STRATA_TRY(lock_up(config));
     STRATA_TRY_VOID(build_machine(config));
     STRATA_TRY_VOID(add_devices());
+    desk_ = std::make_unique<DiskDesk>(*loop_, devices_->running_disks(), [this](api::Json body) {
+        api::VmmEvent event;
+        event.kind = api::VmmEvent::Kind::Notice;
+        event.body = std::move(body);
+        send(event);
+    });
     STRATA_TRY_VOID(machine_->power_on());
     control_watch_ =
         STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
@@ -195,6 +201,7 @@ Result<host::SandboxConfig> Vmm::lock_up(const api::MachineConfig& config) {
 void Vmm::on_control() {
     auto packet = control_.receive();
     auto request = Result<api::VmmRequest>(Error{ErrorKind::Unreachable, ""});
+    std::vector<UniqueFd> fds;
     if (packet && packet->has_value()) {
         auto json = api::parse_json((**packet).text);
         request = json ? api::vmm_request_from_json(*json, (**packet).fds.size())
@@ -203,6 +210,7 @@ void Vmm::on_control() {
             log::warn("a control message makes no sense: {}", request.error().text());
             return;
         }
+        fds = std::move((**packet).fds);
     }
     // A closed socket means that the owner is gone: the machine goes with it.
     if (!request || request->operation == api::VmmOperation::Stop) {
@@ -214,6 +222,8 @@ void Vmm::on_control() {
         event.kind = api::VmmEvent::Kind::PowerButton;
         event.heard = machine_->press_power_button();
         send(event);
+    } else if (request->operation == api::VmmOperation::Control) {
+        control(*request, std::move(fds));
     } else if (request->operation == api::VmmOperation::Retry && waiting_) {
         devices_->retry_disks();
     } else if (request->operation == api::VmmOperation::ConsoleSize &&
@@ -282,6 +292,9 @@ void Vmm::do_reset() {
         return;
     }
     auto done = waiting_ ? end_waiting() : ok();  // the reset gives up what waits
+    if (done && paused_) {
+        done = resume_for_owner();
+    }
     if (done) {
         done = threads_->hold(kHoldLimit);
     }
@@ -310,12 +323,8 @@ void Vmm::look_at_disks() {
 }
 
 Result<> Vmm::begin_waiting(const block::DiskWait& wait) {
-    STRATA_TRY_VOID(threads_->hold(kHoldLimit));
-    STRATA_TRY_VOID(machine_->pause());
-    state::StateWriter clock;
-    STRATA_TRY_VOID(machine_->vm().save_clock(clock));
-    waiting_.emplace(
-        Waiting{.clock = {clock.bytes().begin(), clock.bytes().end()}, .pause = kFirstRetry});
+    STRATA_TRY_VOID(hold_machine());
+    waiting_.emplace(Waiting{.pause = kFirstRetry});
     api::VmmEvent event;
     event.kind = api::VmmEvent::Kind::Waiting;
     const bool full = wait.error == ENOSPC || wait.error == EDQUOT;
@@ -333,15 +342,11 @@ Result<> Vmm::begin_waiting(const block::DiskWait& wait) {
 
 Result<> Vmm::end_waiting() {
     loop_->cancel(waiting_->next);
-    state::StateReader clock(waiting_->clock);
-    STRATA_TRY_VOID(machine_->vm().load_clock(clock));
     waiting_.reset();
-    STRATA_TRY_VOID(machine_->resume());
     api::VmmEvent event;
     event.kind = api::VmmEvent::Kind::GoingOn;
     send(event);
-    threads_->release();
-    return ok();
+    return release_machine();
 }
 
 void Vmm::retry_later() {

@@ -3,9 +3,10 @@
 //
 //   waiting --start--> running --(guest or owner)--> ending --> over
 //                      |     ^
-//            a disk without room, and with it again
+//            a disk without room, and with it again;
+//            the owner's pause and resume
 //                      v     |
-//                      waiting
+//                      held
 //
 // Threads: the main thread runs the event loop, on which devices, control messages and every
 // decision about the machine's life happen; vCPU threads run guest code and only post what they
@@ -28,6 +29,7 @@
 #include "io/packet_socket.h"
 #include "machine/machine_events.h"
 #include "machine/pc/pc_machine.h"
+#include "vmm/disk_desk.h"
 #include "vmm/engine_choice.h"
 #include "vmm/machine_devices.h"
 #include "vmm/vcpu_threads.h"
@@ -70,6 +72,14 @@ class Vmm final : private machine::MachineEvents {
     void on_vcpu_exit(std::size_t index, const engine::VcpuExit& exit);
     void on_triple_fault(std::size_t index, const std::string& detail);
     void do_reset();
+    void control(const api::VmmRequest& request, std::vector<UniqueFd> fds);
+    void serve_control(const api::ControlRequest& request, const DiskDesk::Reply& reply);
+    Result<> pause_for_owner();
+    Result<> resume_for_owner();
+    /// The guest stands still, its clock too, from hold_machine() until nobody wants that any more.
+    Result<> hold_machine();
+    Result<> release_machine();
+    [[nodiscard]] bool held() const { return waiting_.has_value() || paused_; }
     void look_at_disks();
     Result<> begin_waiting(const block::DiskWait& wait);
     Result<> end_waiting();
@@ -93,10 +103,12 @@ class Vmm final : private machine::MachineEvents {
     std::unique_ptr<machine::pc::PcMachine> machine_;
     std::unique_ptr<VcpuThreads> threads_;
     io::EventLoop::Clock::time_point running_since_;  ///< the guest's last start
-    unsigned short_lives_ = 0;  ///< triple faults in a row, each right after a start
-    /// While the machine waits for a disk: its clock as it was; when the next attempt is due.
+    unsigned short_lives_ = 0;        ///< triple faults in a row, each right after a start
+    std::unique_ptr<DiskDesk> desk_;  ///< after the machine, whose disks it works on
+    std::vector<std::byte> clock_;    ///< while the machine is held: its clock as it was
+    bool paused_ = false;             ///< held for the owner
+    /// While the machine waits for a disk: when the next attempt is due.
     struct Waiting {
-        std::vector<std::byte> clock;
         std::chrono::milliseconds pause;
         io::EventLoop::TimerId next = 0;
     };

@@ -1,5 +1,6 @@
 // strata run: options to a MachineConfig, files opened, then a session.
 #include <array>
+#include <cerrno>
 #include <string>
 
 #include <fcntl.h>
@@ -11,7 +12,9 @@
 #include "base/text.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
+#include "cli/control/control_place.h"
 #include "cli/image/store.h"
+#include "cli/output.h"
 #include "cli/run/session.h"
 
 namespace strata::cli {
@@ -80,7 +83,11 @@ constexpr std::array kOptions = {
            "power off (default 30; 0: it is not asked)."},
     Option{"--timeout", 't', "SECONDS",
            "Stop the machine after so long; the exit status is then 7."},
-    Option{"--name", 0, "NAME", "The machine's name in messages (default: the image's)."},
+    Option{"--name", 0, "NAME",
+           "The machine's name, by which other commands reach it while it runs: strata machine, "
+           "disk, job (default: the image's, in messages alone)."},
+    Option{"--control", 0, "PATH",
+           "A socket by which they reach it, instead of the one of its name.", Completes::Files},
     Option{"--debug-exit", 0, "",
            "Port 0xf4 ends the run: a value V gives exit status (V<<1)|1. For test kernels."},
     Option{"--profile", 0, "FILE",
@@ -248,11 +255,36 @@ Result<> apply_devices(const Arguments& arguments, Plan& plan) {
     return apply_terminal(arguments, plan.request);
 }
 
+// A name makes the machine one that can be reached, where that is possible.
+Result<> apply_control(const Arguments& arguments, Plan& plan) {
+    if (const auto path = arguments.value("--control")) {
+        plan.request.control = path->find('/') == std::string_view::npos
+                                   ? fmt::format("./{}", *path)
+                                   : std::string(*path);
+        plan.request.control = STRATA_TRY(control_path(plan.request.control));
+        return ok();
+    }
+    const auto name = arguments.value("--name");
+    const auto folder = control_folder();
+    if (!name || !folder) {
+        return ok();
+    }
+    auto path = control_path(*name);
+    if (!path || (mkdir(folder->c_str(), 0700) != 0 && errno != EEXIST)) {
+        notice(fmt::format("'{}' cannot be reached by other commands: {}", *name,
+                           path ? Error::from_errno(*folder).text() : path.error().text()));
+        return ok();
+    }
+    plan.request.control = std::move(*path);
+    return ok();
+}
+
 Result<> apply_run(const Arguments& arguments, Plan& plan) {
     api::MachineConfig& config = plan.request.config;
     config.reboot = !arguments.flag("--no-reboot");
     config.debug_exit = arguments.flag("--debug-exit");
     config.name = std::string(arguments.value("--name").value_or(config.name));
+    STRATA_TRY_VOID(apply_control(arguments, plan));
     plan.request.as_json = arguments.flag("--json");
     plan.request.stop_grace = std::chrono::seconds(kStopGrace);
     if (const auto text = arguments.value("--stop-grace")) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "api/vmm_protocol.h"
+#include "cli/control/control_server.h"
 #include "cli/output.h"
 #include "cli/run/serial_link.h"
 #include "cli/run/terminal.h"
@@ -112,6 +113,8 @@ class Session {
     /// no target.
     Result<std::int64_t> open_link(const api::SerialTarget& target);
     Result<> start_vmm();
+    Result<> open_control();
+    void forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fds);
     Result<> send_start();
     void send_console_size();
     void lost_output(const api::SerialTarget& target);
@@ -136,6 +139,7 @@ class Session {
     std::size_t links_open_ = 0;  ///< the VMM has not closed them yet
     std::unique_ptr<RawTerminal> terminal_;
     std::optional<io::PacketSocket> control_;
+    std::unique_ptr<ControlServer> server_;
     std::optional<host::ChildProcess> vmm_;
     UniqueFd vmm_words_;
     std::string vmm_line_;
@@ -174,6 +178,7 @@ Result<> Session::start() {
         request_.config.console.columns = size->ws_col;
         request_.config.console.rows = size->ws_row;
     }
+    STRATA_TRY_VOID(open_control());
     STRATA_TRY_VOID(start_vmm());
     STRATA_TRY_VOID(watch_all());
     if (request_.serial.kind == api::SerialKind::Stdio ||
@@ -226,6 +231,37 @@ void Session::lost_output(const api::SerialTarget& target) {
         return;
     }
     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
+}
+
+Result<> Session::open_control() {
+    if (request_.control.empty()) {
+        return ok();
+    }
+    server_ = STRATA_TRY(
+        ControlServer::create(loop_, request_.control, request_.config.name,
+                              [this](std::uint64_t id, api::Json body, std::vector<UniqueFd> fds) {
+                                  forward(id, std::move(body), std::move(fds));
+                              }));
+    return ok();
+}
+
+void Session::forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fds) {
+    api::VmmRequest request;
+    request.operation = api::VmmOperation::Control;
+    request.id = id;
+    request.body = std::move(body);
+    std::vector<int> places;
+    for (const UniqueFd& fd : fds) {
+        places.push_back(fd.get());
+    }
+    const Result<> sent = started_ && control_watch_
+                              ? control_->send(api::dump_json(api::to_json(request)), places)
+                              : Result<>(Error{ErrorKind::WrongState, "the machine does not run"});
+    if (!sent.ok()) {
+        loop_.post([this, id, error = sent.error()] {
+            server_->reply(id, {{"error", api::error_json(error)}});
+        });
+    }
 }
 
 Result<> Session::start_vmm() {
@@ -320,6 +356,18 @@ void Session::announce_start(const api::VmmEvent& event) {
 }
 
 void Session::on_event(const api::VmmEvent& event) {
+    if (event.kind == api::VmmEvent::Kind::Reply) {
+        if (server_ != nullptr) {
+            server_->reply(event.id, event.body);
+        }
+        return;
+    }
+    if (server_ != nullptr) {
+        server_->tell(event.kind == api::VmmEvent::Kind::Notice ? event.body : api::to_json(event));
+    }
+    if (event.kind == api::VmmEvent::Kind::Notice) {
+        return;
+    }
     if (request_.as_json) {
         (void)dprintf(STDERR_FILENO, "%s\n",
                       api::dump_json(api::to_json(event)).c_str());  // as every notice

@@ -31,6 +31,7 @@ struct SessionRequest {
     std::optional<std::chrono::seconds> time_limit;
     std::chrono::seconds stop_grace{
         0};  ///< how long a guest that was asked may take to power off; 0: it is not asked
+    std::string control;   ///< path of the control socket; empty: none
     bool as_json = false;  ///< events as JSON lines on standard error
 };
 

@@ -1,0 +1,177 @@
+# Control: a machine that runs, reached by its name: its life, and its disks while the guest writes to them.
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+from strata_program import IMAGES, Terminal, run
+
+ENGINE = os.environ.get("STRATA_TEST_ENGINE", "soft")
+LIMIT = int(os.environ.get("STRATA_TEST_BOOT_LIMIT", "240"))
+MIB = 1 << 20
+SIZE = 32  # MiB
+# Writes the same megabyte, which is not zeros, over the disk.
+FILL = f"dd if=/bin/busybox of=/tmp/x bs=1M count=1 2>/dev/null; for i in $(seq 0 {SIZE - 1}); do " \
+       "dd if=/tmp/x of=/dev/vda bs=64k seek=$((i * 16)) conv=notrunc 2>/dev/null; done; sync; echo filled $?\n"
+# Writes here and there until /tmp/end is there.
+LOAD = f"(i=0; while [ ! -e /tmp/end ]; do i=$((i + 1)); dd if=/dev/urandom of=/dev/vda bs=16k count=4 seek=$(((i * 7919) % {SIZE * 64 - 4})) " \
+       "conv=notrunc,fsync 2>/dev/null; done; echo load over) & \n"
+
+
+def image(*arguments):
+    done = run("image", *arguments, limit=120)
+    assert done.returncode == 0, done.stderr
+
+
+@unittest.skipUnless((IMAGES / "tiny").exists(), "no tiny image")
+class ControlTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        os.environ["XDG_RUNTIME_DIR"] = self.folder.name
+        self.terminal = None
+
+    def tearDown(self):
+        if self.terminal is not None:
+            try:
+                os.kill(self.terminal.pid, signal.SIGKILL)
+                os.waitpid(self.terminal.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # the test has seen its end
+        self.folder.cleanup()
+
+    def path(self, name):
+        return pathlib.Path(self.folder.name, name)
+
+    def boot(self, disk, options=""):
+        self.terminal = Terminal("run", "tiny", "--engine", ENGINE, "--append", "quiet", "--name", "t", "--disk", f"{disk}{options}")
+        self.terminal.expect(r"tiny:.*# ", LIMIT)
+
+    def strata(self, *arguments, status=0):
+        done = run(*arguments, limit=240)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done
+
+    def command(self, text, answer, limit=120):
+        self.terminal.send(text)
+        return self.terminal.expect(answer, limit)
+
+    def end(self, disk, kind):
+        """Powers off; what the guest read last is what the file holds."""
+        self.command("touch /tmp/end\n", r"load over")
+        seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.terminal.expect(r"the guest powered off", 60)
+        self.assertEqual(self.terminal.wait(), 0)
+        self.assertEqual(self.content(disk, kind), seen)
+
+    def content(self, disk, kind):
+        if kind != "raw":
+            plain = self.path("plain")
+            image("convert", disk, plain, "--format", kind, "--follow")
+            if shutil.which("qemu-img"):
+                subprocess.run(["qemu-img", "check", str(disk)], check=True, capture_output=True)
+            disk = plain
+        return hashlib.sha256(pathlib.Path(disk).read_bytes()).hexdigest()
+
+    def raw(self, name):
+        disk = self.path(name)
+        with open(disk, "wb") as file:
+            file.truncate(SIZE * MIB)
+        return disk
+
+    def test_life(self):
+        self.boot(self.raw("disk"))
+        self.assertIn("running", self.strata("machine", "show", "t").stdout)
+        self.strata("machine", "pause", "t")
+        listed = json.loads(self.strata("machine", "list", "--json").stdout)
+        self.assertEqual([(each["name"], each["state"]) for each in listed], [("t", "paused")])
+        self.strata("disk", "resize", "t", "disk0", "1G", status=5)
+        self.strata("machine", "resume", "t")
+        self.strata("disk", "resize", "t", "disk0", "+32M")
+        self.command("sleep 1; cat /sys/block/vda/size\n", r"\n131072\r")
+        self.command("dd if=/bin/busybox of=/dev/vda bs=64k seek=1016 count=8; echo wrote $?\n", r"wrote 0")
+        self.strata("disk", "resize", "t", "disk0", "1M", status=5)
+        self.strata("disk", "resize", "t", "disk7", "1G", status=3)
+        self.strata("disk", "limits", "t", "disk0", "iops=1000000")
+        self.strata("machine", "pause", "nobody", status=3)
+        other = run("run", "tiny", "--name", "t", limit=30)
+        self.assertEqual(other.returncode, 4, other.stderr)
+        self.strata("machine", "stop", "t")
+        self.terminal.expect(r"the machine was stopped", 30)
+
+    def test_nonsense_is_answered(self):
+        self.boot(self.raw("disk"))
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self.path("strata/t.sock")))
+            with line.makefile("rw") as file:
+                self.assertIn("strata", json.loads(file.readline()))
+                for text in ("nonsense", "[]", '{"execute":"disk-mirror"}', '{"execute":"disk-commit","arguments":{"disk":"disk0","fd":0}}'):
+                    file.write(text + "\n")
+                    file.flush()
+                    self.assertIn("error", json.loads(file.readline()))
+        self.assertIn("running", self.strata("machine", "show", "t").stdout)
+        self.strata("machine", "stop", "t")
+
+    def test_mirror_of_a_raw_disk_pivots(self):
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        self.terminal.send(LOAD)
+        self.strata("disk", "mirror", "t", "disk0", self.path("copy"), "--pivot")
+        listed = json.loads(self.strata("disk", "list", "t", "--json").stdout)
+        self.assertEqual(listed[0]["file"], str(self.path("copy")))
+        self.assertEqual(listed[0]["format"], "qcow2")
+        time.sleep(1)
+        self.strata("disk", "resize", "t", "disk0", "+8M")
+        self.end(self.path("copy"), "qcow2")
+
+    def test_backup_is_of_its_beginning(self):
+        disk = self.path("disk")
+        image("create", disk, f"{SIZE}M", "--format", "qcow2")
+        self.boot(disk, ",format=qcow2")
+        self.command(FILL, r"filled 0")
+        before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        job = self.strata("disk", "backup", "t", "disk0", self.path("full"), "--bitmap", "b", "--speed", "8M", "--no-wait").stdout.strip()
+        self.terminal.send(LOAD)
+        deadline = time.monotonic() + 120
+        while True:
+            state = [each["state"] for each in json.loads(self.strata("job", "list", "t", "--json").stdout) if each["job"] == job]
+            if state == ["done"] or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        self.assertEqual(state, ["done"])
+        self.command("touch /tmp/end\n", r"load over")
+        now = self.command("sync; sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.strata("disk", "backup", "t", "disk0", self.path("more"), "--bitmap", "b", "--incremental", "-b", self.path("full"), "-F", "qcow2")
+        self.strata("disk", "snapshot", "t", "disk0", "--internal", "s")
+        self.strata("machine", "stop", "t")
+        self.terminal.expect(r"the machine was stopped", 30)
+        self.assertEqual(self.content(self.path("full"), "qcow2"), before)
+        self.assertEqual(self.content(self.path("more"), "qcow2"), now)
+        self.assertEqual(self.content(disk, "qcow2"), now)
+
+    def test_snapshot_commit_and_stream(self):
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.terminal.send(LOAD)
+        self.strata("disk", "snapshot", "t", "disk0", self.path("over"))
+        self.assertNotEqual(before, "")
+        time.sleep(1)
+        self.strata("disk", "commit", "t", "disk0")
+        listed = json.loads(self.strata("disk", "list", "t", "--json").stdout)
+        self.assertEqual(listed[0]["file"], str(self.path("disk")))
+        self.strata("disk", "snapshot", "t", "disk0", self.path("again"))
+        time.sleep(1)
+        self.strata("disk", "stream", "t", "disk0")
+        self.assertEqual(len(json.loads(self.strata("disk", "list", "t", "--json").stdout)[0]["chain"]), 1)
+        self.end(self.path("again"), "qcow2")
+
+
+if __name__ == "__main__":
+    unittest.main()
