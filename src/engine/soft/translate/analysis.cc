@@ -191,28 +191,24 @@ StackAccess stack_access(const Instruction& insn) {
 namespace {
 
 // The check of the group that starts at `from` clobbers flags: if they live there, it goes up to an
-// instruction before which they do not, past what moves rsp by known distances (as ADD before POP
-// and RET does). Never across an access of another group, which relies on that group's page being
-// the one kept.
+// instruction before which they do not, as long as rsp is the same. Never across an access of
+// another group, which relies on that group's page being the one kept.
 void move_group_check(std::vector<Unit>& units, std::size_t from) {
     std::size_t to = from;
-    std::int32_t moved = 0;
     while (units[to].need_before != FlagsNeed::None) {
         std::int32_t change = 0;
         if (to == 0 || units[to].group_start != (to == from) || ends_checks(units[to - 1]) ||
             units[to - 1].grouped || units[to - 1].insn.cls == InsnClass::Jcc ||
-            !rsp_change(units[to - 1].insn, change)) {
+            !rsp_change(units[to - 1].insn, change) || change != 0) {
             return;
         }
-        moved += change;
         --to;
     }
-    const std::int32_t low = units[from].group_low + moved;
-    if (to == from || units[to].group_start || low < -kGroupLimit || low > kGroupLimit) {
+    if (to == from || units[to].group_start) {
         return;
     }
     units[to].group_start = true;
-    units[to].group_low = low;
+    units[to].group_low = units[from].group_low;
     units[to].group_bytes = units[from].group_bytes;
     units[from].group_start = false;
 }

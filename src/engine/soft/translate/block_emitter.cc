@@ -465,7 +465,6 @@ bool BlockEmitter::keeps_r10(const Unit& unit) const {
     switch (insn.cls) {
         case InsnClass::Nop:
         case InsnClass::Fence:
-        case InsnClass::Jcc:
             return true;
         case InsnClass::Copy:
         case InsnClass::CopyVector: {
