@@ -2,9 +2,12 @@
 // RAM they were made from.
 //
 // A block is keyed by the RAM offset of its first byte, its linear address (constants in the code
-// depend on it) and the mode word. Blocks live until their region of the code memory is taken: a
-// killed block is only unlinked, so that a vCPU that still runs it comes to its end. Not
-// thread-safe, but for BlockIndex::find(): the translator's lock guards it.
+// depend on it) and the mode word. A floating block serves every address that its page is mapped
+// at: its code finds the page's linear address in TranslatorState::anchor, and what it has instead
+// of linear addresses, here too, are distances from the page's start. Blocks live until their
+// region of the code memory is taken: a killed block is only unlinked, so that a vCPU that still
+// runs it comes to its end. Not thread-safe, but for BlockIndex::find(): the translator's lock
+// guards it.
 #pragma once
 
 #include <atomic>
@@ -27,7 +30,7 @@ enum class FlagsPlace : std::uint8_t { Dead, Host, Memory, Either };
 /// One way out of a block to a known guest address.
 struct Exit {
     enum class Kind : std::uint8_t { Direct, Interpret, Poll };
-    std::uint64_t target = 0;  ///< guest rip
+    std::uint64_t target = 0;  ///< guest rip; of a floating block relative to its page
     Block* owner = nullptr;
     Block* linked = nullptr;  ///< the block that `patch` jumps to, null while it goes to the stub
     Exit* next_incoming = nullptr;  ///< list of exits linked to the same block
@@ -59,7 +62,8 @@ struct PagePlace {
 
 struct Block {
     std::uint64_t ram_offset = 0;
-    std::uint64_t rip = 0;
+    std::uint64_t rip = 0;       ///< of a floating block its offset in the page
+    std::uint64_t met_at = 0;    ///< of a floating block: the linear page it was first met at
     std::uint32_t key_mode = 0;  ///< mode word and variant bits
     std::uint64_t second_offset =
         0;  ///< RAM offset of the page that its only instruction reaches into; 0: none
@@ -85,6 +89,14 @@ struct Block {
     std::atomic<Block*> next_in_bucket{nullptr};
     PagePlace in_page, in_second;  ///< of ram_offset's page, of second_offset's
 
+    /// A variant bit. The code works at any linear address of its page.
+    static constexpr std::uint32_t kFloating = 1U << 29U;
+    [[nodiscard]] bool floating() const { return (key_mode & kFloating) != 0; }
+    /// The linear address of what the block knows as `rip`, when it runs or has just run with
+    /// `anchor`.
+    [[nodiscard]] std::uint64_t linear(std::uint64_t value, std::uint64_t anchor) const {
+        return floating() ? value + anchor : value;
+    }
     /// It is in the list of another page than ram_offset's, too. A guest may map one page twice in
     /// a row.
     [[nodiscard]] bool in_two_pages() const {

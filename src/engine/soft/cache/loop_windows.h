@@ -38,6 +38,7 @@ struct LoopWindows {
     /// (stepping register << shift). Guest registers.
     struct Base {
         std::uint64_t constant = 0;
+        bool anchored = false;  ///< TranslatorState::anchor is a part of the sum as well
         std::int8_t base = kNone, index = kNone;
         std::uint8_t index_scale = 1;
         std::int8_t stepper = kNone;  ///< number in `steppers`

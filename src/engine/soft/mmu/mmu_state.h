@@ -77,6 +77,7 @@ struct AsidSlot {
     std::uint64_t user_code[TranslatorState::kCodePages];  ///< TranslatorState::code_pages[1] while
                                                            ///< the slot is not current,
     std::uint64_t user_groups;  ///< and code_groups[1]: entries of other groups mean nothing
+    std::uint64_t user_homes[TranslatorState::kCodeHomes];  ///< TranslatorState::homes[1]
     std::uint64_t last_use;
     std::uint16_t pcid;
 };
@@ -92,8 +93,9 @@ struct MmuState {
     std::uint64_t apic_page;   ///< guest physical page of the xAPIC registers, or ~0
     std::uint32_t physical_bits;
     bool gigabyte_pages;
-    bool global_low;                ///< a slot's global_low may be set
-    std::uint64_t device_accesses;  ///< counted
+    bool global_low;  ///< a slot's global_low may be set
+    std::uint64_t supervisor_homes[TranslatorState::kCodeHomes];  ///< TranslatorState::homes[0]
+    std::uint64_t device_accesses;                                ///< counted
     std::uint32_t keys;  ///< protection keys that cached translations depend on (some may be gone):
                          ///< bit N for key N
     /// A pointer into translated code was handed out for writing: [offset, +length) of RAM is

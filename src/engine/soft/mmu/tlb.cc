@@ -129,8 +129,13 @@ void for_each_group(std::uint64_t groups, Visit visit) {
     }
 }
 
-void clear_groups(std::uint64_t* entries, std::uint64_t& groups) {
-    for_each_group(groups, [entries](std::uint64_t at) {
+void clear_groups(std::uint64_t* entries, std::uint64_t& groups, std::uint64_t* homes) {
+    for_each_group(groups, [entries, homes](std::uint64_t at) {
+        for (std::uint32_t i = 0; i < TranslatorState::kCodeGroup; ++i) {
+            if (entries[at + i] != 0) {
+                TranslatorState::forget_home(homes, entries[at + i]);
+            }
+        }
         clear_words(entries + at, TranslatorState::kCodeGroup);
     });
     groups = 0;
@@ -154,7 +159,8 @@ void exchange_user_code(CpuState& cpu, AsidSlot& from, AsidSlot& to) {
 }
 
 void forget_supervisor_code(CpuState& cpu) {
-    clear_groups(cpu.translator.code_pages[0], cpu.translator.code_groups[0]);
+    clear_groups(cpu.translator.code_pages[0], cpu.translator.code_groups[0],
+                 cpu.mmu->supervisor_homes);
     cpu.translator.local_code = false;
 }
 
@@ -162,7 +168,8 @@ void forget_supervisor_code(CpuState& cpu) {
 // `keep_global`.
 void forget_code(CpuState& cpu, AsidSlot& slot, bool keep_global) {
     clear_groups(user_code(cpu, slot),
-                 is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups);
+                 is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups,
+                 slot.user_homes);
     if (!keep_global || (is_current(cpu, slot) && cpu.translator.local_code)) {
         forget_supervisor_code(cpu);
     }
@@ -217,12 +224,14 @@ void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
 void forget_code_page(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
     const std::uint64_t key = (linear >> 12) & ((1ULL << 36) - 1);
     const std::uint64_t index = (linear >> 12) & (TranslatorState::kCodePages - 1);
-    for (std::uint64_t* entry :
-         {&cpu.translator.code_pages[0][index], &user_code(cpu, slot)[index]}) {
-        if ((*entry >> 28) == key) {
-            *entry = 0;
+    const auto forget = [key](std::uint64_t& entry, std::uint64_t* homes) {
+        if ((entry >> 28) == key) {
+            TranslatorState::forget_home(homes, entry);
+            entry = 0;
         }
-    }
+    };
+    forget(cpu.translator.code_pages[0][index], cpu.mmu->supervisor_homes);
+    forget(user_code(cpu, slot)[index], slot.user_homes);
 }
 
 void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
@@ -483,6 +492,8 @@ void privilege_changed(CpuState& cpu) noexcept {
     }
     forget_stack_page(cpu);
     cpu.fetch_epoch = epoch_of(cpu, current_slot(cpu));
+    cpu.translator.homes[0] = cpu.mmu->supervisor_homes;
+    cpu.translator.homes[1] = current_slot(cpu).user_homes;
     TlbBank* banks = current_slot(cpu).banks;
     cpu.tlb = banks[static_cast<std::uint32_t>(access_rights(cpu, Privilege::Current))].entries;
     cpu.tlb_open = banks[static_cast<std::uint32_t>(Rights::SupervisorOpen)].entries;

@@ -96,6 +96,9 @@ struct TranslatorState {
     /// cache/code_lines.h. Read by other vCPUs.
     std::atomic<std::uint64_t> stored_page{0};
     std::uint32_t idle_stores = 0;  ///< of those, how many found no code at all in their page
+    /// Linear address of the page that a floating block (cache/block_table.h) runs in, while one
+    /// runs.
+    std::uint64_t anchor = 0;
     std::uint64_t exit_pc =
         0;  ///< host address that identifies the place where generated code was left
     std::uint64_t exit_reason = 0;
@@ -112,12 +115,38 @@ struct TranslatorState {
     /// Instruction fetch translations seen to hold: (linear page << 28) | RAM page, 0 if none. [0]
     /// supervisor, [1] user of the current address space; chained code is guarded by them.
     std::uint64_t code_pages[2][kCodePages] = {};
+    /// The same by RAM page, for floating blocks, which do not know where they are: minus (linear
+    /// address of the page + home_tag()), 0 if none. A home holds only what code_pages holds too.
+    static constexpr std::uint32_t kCodeHomes = 16384;
+    static constexpr std::uint64_t kRamPage = (1ULL << 28U) - 1;  ///< of an entry of code_pages
+    static constexpr std::uint64_t kRamPagesWithHome = 0xFFEULL * kCodeHomes;  ///< 256 GiB
+    std::uint64_t* homes[2] = {};
+    /// Not 0, and less than a page.
+    static constexpr std::uint64_t home_tag(std::uint64_t ram_page) {
+        return ram_page / kCodeHomes + 1;
+    }
+    static std::uint64_t home_of(std::uint64_t entry) {
+        const auto linear = static_cast<std::int64_t>(entry & ~kRamPage) >> 16;
+        return 0 - (static_cast<std::uint64_t>(linear) + home_tag(entry & kRamPage));
+    }
+    void note_home(std::uint32_t side, std::uint64_t entry) {
+        if ((entry & kRamPage) < kRamPagesWithHome) {
+            homes[side][entry % kCodeHomes] = home_of(entry);
+        }
+    }
+    static void forget_home(std::uint64_t* of, std::uint64_t entry) {
+        if (std::uint64_t& home = of[entry % kCodeHomes]; home == home_of(entry)) {
+            home = 0;
+        }
+    }
     std::uint64_t code_groups[2] =
         {};  ///< bit N: entries from N * kCodeGroup on may be in use; the others are 0
     void note_code_page(std::uint32_t side, std::uint64_t linear, std::uint64_t entry) {
         const std::uint64_t index = (linear >> 12) & (kCodePages - 1);
+        forget_home(homes[side], code_pages[side][index]);
         code_pages[side][index] = entry;
         code_groups[side] |= 1ULL << (index / kCodeGroup);
+        note_home(side, entry);
     }
     bool local_code = false;  ///< code_pages[0] may hold entries of pages that are not global: they
                               ///< go with the address space

@@ -37,10 +37,10 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
     } else {
         check(unit, {Address::Kind::Stack, -8}, 8, true);
     }
-    if (fits32(static_cast<std::int64_t>(next))) {
+    if (!source_.floating && fits32(static_cast<std::int64_t>(next))) {
         a_.store_imm32(OpSize::Bits64, slot, static_cast<std::int32_t>(next));
     } else {
-        a_.mov_imm(R11, next);
+        load_linear(R11, next);
         a_.store(slot, R11);
     }
     a_.lea(R9, Mem::at(R9, -8));
@@ -68,8 +68,14 @@ void BlockEmitter::emit_call(const Unit& unit, bool indirect) {
 }
 
 // Minus the guest's return address, so that a return can compare without flags; the host's call
-// leaves its own beside it. Clobbers r11.
+// leaves its own beside it. Clobbers r11. In a floating block r11 = the address.
 void BlockEmitter::push_return(std::uint64_t next) {
+    if (source_.floating) {
+        a_.lea(R11, Mem::at(R11, -1));
+        a_.op(OpSize::Bits64, 0xF7, 2, R11);  // not
+        a_.push(R11);
+        return;
+    }
     const std::uint64_t negative = 0 - next;
     if (fits32(static_cast<std::int64_t>(negative))) {
         a_.push_imm32(static_cast<std::int32_t>(negative));
@@ -84,11 +90,15 @@ void BlockEmitter::call_exit(std::uint64_t target) {
     a_.call(exit_label(target, Exit::Kind::Direct, here() + 1, flags_place()));
 }
 
-// Where the host's return comes back to, with flags where flags_in_host says. They are put in order
-// only where somebody wants them.
+// Where the host's return comes back to, with flags where flags_in_host says, and r10 = `next`.
+// Flags are put in order only where somebody wants them.
 void BlockEmitter::emit_landing(Label landing, std::uint64_t call, std::uint64_t next) {
     a_.bind(landing);
     a_.lea(Rsp, Mem::at(Rsp, 8));
+    if (source_.floating) {
+        a_.lea(R10, Mem::at(R10, -static_cast<std::int32_t>(next)));
+        a_.store(Mem::gs_at(layout::kAnchor), R10);
+    }
     FlagsPlace place = FlagsPlace::Either;
     if (((call ^ next) & ~std::uint64_t{0xFFF}) != 0) {
         // The thunk between pages knows one place only.

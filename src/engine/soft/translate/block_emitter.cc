@@ -90,23 +90,6 @@ bool has_operand_size_prefix(const Instruction& insn) {
     return false;
 }
 
-// The operand's linear address, if it is known now.
-bool constant_address(const Unit& unit, std::uint64_t& linear) {
-    const MemoryOperand& mem = unit.insn.mem;
-    if (mem.segment == kFs || mem.segment == kGs || mem.index != kNoRegister ||
-        (mem.base != kRipRegister && mem.base != kNoRegister)) {
-        return false;
-    }
-    linear = static_cast<std::uint64_t>(mem.displacement);
-    if (mem.base == kRipRegister) {
-        linear += unit.rip + unit.insn.length;
-    }
-    if (unit.insn.address_size == 4) {
-        linear &= 0xFFFFFFFFU;
-    }
-    return true;
-}
-
 // A store of a whole vector register, which may go to a copy of the memory.
 bool plain_vector_store(const Instruction& insn) {
     if (insn.vector != VectorKind::Sse && insn.vector != VectorKind::Avx) {
@@ -195,12 +178,29 @@ bool can_interpret_in_place(const Instruction& insn) {
     }
 }
 
+// The operand's linear address, if it is known now.
+bool BlockEmitter::constant_address(const Unit& unit, std::uint64_t& linear) const {
+    const MemoryOperand& mem = unit.insn.mem;
+    if (mem.segment == kFs || mem.segment == kGs || mem.index != kNoRegister ||
+        (mem.base != kNoRegister && (mem.base != kRipRegister || source_.floating))) {
+        return false;
+    }
+    linear = static_cast<std::uint64_t>(mem.displacement);
+    if (mem.base == kRipRegister) {
+        linear += unit.rip + unit.insn.length;
+    }
+    if (unit.insn.address_size == 4) {
+        linear &= 0xFFFFFFFFU;
+    }
+    return true;
+}
+
 // The helper has left if the instruction did anything that the rest of the block could depend on.
 void BlockEmitter::emit_interpreted(const Unit& unit) {
     if (unit.need_before != FlagsNeed::None) {
         put_away_flags();
     }
-    a_.mov_imm(R11, unit.rip);
+    load_linear(R11, unit.rip);
     a_.mov_imm(R10, unit.insn.length | (std::uint64_t{unit.insn.mnemonic} << 16U));
     a_.call_to(glue_.interpret);
     host_valid_ = memory_valid_ = true;
@@ -232,7 +232,14 @@ void BlockEmitter::address_of_operand(const Unit& unit) {
     if (mem.base == kRipRegister) {
         const std::uint64_t linear =
             unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
-        a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);
+        if (source_.floating) {
+            load_linear(R10, linear);
+            if (narrow) {
+                a_.mov32(R10, R10);
+            }
+        } else {
+            a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);
+        }
     } else if (mem.base == kNoRegister && mem.index == kNoRegister) {
         const auto linear = static_cast<std::uint64_t>(mem.displacement);
         a_.mov_imm(R10, narrow ? (linear & 0xFFFFFFFFU) : linear);

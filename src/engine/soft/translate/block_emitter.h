@@ -51,6 +51,8 @@ struct TranslateOptions {
     bool direct_system = true;  ///< system instructions are called decoded; those that go elsewhere
                                 ///< go on through the jump cache
     bool vectors = true;        ///< false: vector instructions go to the interpreter
+    bool float_blocks = true;   ///< blocks of user code far up serve all addresses of their page
+    bool float_all = false;     ///< … and so do all others, for tests
     std::uint32_t max_units = 48;  ///< instructions in a block
     bool small_cache = false;      ///< 4 MiB of code memory, to see evictions
     bool trace_blocks = false;     ///< print guest and host code of every block to standard error
@@ -62,9 +64,11 @@ struct TranslateOptions {
 
 /// What a block is made from.
 struct BlockSource {
-    std::uint64_t rip = 0;
+    std::uint64_t rip = 0;  ///< as Block::rip
+    std::uint64_t page = 0;
     std::uint64_t ram_offset = 0;
     std::uint32_t key_mode = 0;
+    bool floating = false;
     bool ungrouped = false;
     bool flat = false;  ///< a loop whose checks were hoisted, and that did not pay
     std::uint64_t next_page =
@@ -176,6 +180,10 @@ class BlockEmitter {
     void tlb_check(std::uint32_t bytes, bool write, Label miss);
     [[nodiscard]] Mem hoisted_operand(const Unit& unit);
     void check_second_page();
+    void check_floating_second_page();
+    /// `to` = the linear address of what the block knows as `rip`. Leaves flags alone.
+    void load_linear(Reg to, std::uint64_t rip);
+    [[nodiscard]] bool constant_address(const Unit& unit, std::uint64_t& linear) const;
     void emit_unit(std::size_t index);
     void emit_interpreted(const Unit& unit);
     void emit_system(const Unit& unit);

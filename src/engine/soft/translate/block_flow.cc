@@ -12,7 +12,6 @@ using enum Reg;
 
 constexpr std::uint16_t kInMemory = 0x0E00;
 constexpr std::uint8_t kRsp = 4;
-constexpr std::int32_t kPage = 4096;
 bool in_memory(unsigned guest) {
     return ((kInMemory >> guest) & 1U) != 0;
 }
@@ -52,6 +51,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     auto block = std::make_unique<Block>();
     block->ram_offset = source_.ram_offset;
     block->rip = source_.rip;
+    block->met_at = source_.page;
     block->key_mode = source_.key_mode;
     block->second_offset = source_.second_offset;
     block->guest_length =
@@ -64,7 +64,7 @@ std::unique_ptr<Block> BlockEmitter::emit() {
         }
     }
     if (options_.hoist_loops && !source_.ungrouped && !source_.flat && source_.second_offset == 0) {
-        loop_ = find_loop(units_, source_.ram_offset);
+        loop_ = find_loop(units_, source_.ram_offset, source_.floating);
     }
     if (options_.group_stack && !source_.ungrouped && loop_ == nullptr) {
         group_stack_accesses(units_);
@@ -124,67 +124,6 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     }
     block->marks.assign(marks_.begin(), marks_.end());
     return block;
-}
-
-// The block outlives its code. Flags stay.
-void BlockEmitter::count_execution(Block& block) {
-    a_.mov_imm(R11, reinterpret_cast<std::uint64_t>(&block.executions));
-    a_.load(R10, Mem::at(R11));
-    a_.lea(R10, Mem::at(R10, 1));
-    a_.store(Mem::at(R11), R10);
-}
-
-// A block with a backward branch looks at `request` when it is entered, so no loop of direct jumps
-// can ignore one.
-void BlockEmitter::emit_head() {
-    const Unit& last = units_.back();
-    const InsnClass cls = last.insn.cls;
-    const bool direct = cls == InsnClass::Jcc || cls == InsnClass::Jmp || cls == InsnClass::Call ||
-                        cls == InsnClass::Loop;
-    if (!direct || last.insn.imm[0] + last.insn.length > 0) {
-        return;
-    }
-    const Label leave = exit_label(source_.rip, Exit::Kind::Poll, 0, flags_place());
-    if (!host_valid_) {
-        a_.alu_imm(Alu::Cmp, OpSize::Bits32, Mem::gs_at(layout::kRequest), 0);
-        a_.jcc(Cond::Ne, leave);
-        return;
-    }
-    const Label quiet = a_.label();
-    a_.mov(R11, Rcx);
-    a_.load32(Rcx, Mem::gs_at(layout::kRequest));
-    a_.jrcxz(quiet);
-    a_.mov(Rcx, R11);
-    a_.jmp(leave);
-    a_.bind(quiet);
-    a_.mov(Rcx, R11);
-}
-
-// The rest of the instruction lies in another page: the vCPU must see there what the block was made
-// from. Else the interpreter fetches it, which may fault.
-void BlockEmitter::check_second_page() {
-    const std::uint64_t page = (source_.rip & ~std::uint64_t{kPage - 1}) + kPage;
-    const Mem slot =
-        Mem::gs_at(layout::code_page_slot(page, source_.key_mode & ModeBits::kCplMask));
-    const std::uint64_t key = layout::code_page_key(page, source_.second_offset);
-    const Label leave = exit_label(source_.rip, Exit::Kind::Interpret, 0, flags_place());
-    exits_.back().exit.second_page = true;
-    if (!host_valid_) {
-        a_.mov_imm(R11, key);
-        a_.alu(Alu::Cmp, OpSize::Bits64, R11, slot);
-        a_.jcc(Cond::Ne, leave);
-        return;
-    }
-    const Label hit = a_.label();
-    a_.mov(R11, Rcx);
-    a_.load(R10, slot);
-    a_.mov_imm(Rcx, 0 - key);
-    a_.lea(Rcx, Mem::at(Rcx, R10, 1, 0));
-    a_.jrcxz(hit);
-    a_.mov(Rcx, R11);
-    a_.jmp(leave);
-    a_.bind(hit);
-    a_.mov(Rcx, R11);
 }
 
 void BlockEmitter::emit_stack(const Unit& unit) {
@@ -407,10 +346,17 @@ void BlockEmitter::emit_slow_sites() {
             a_.pop(layout::flags());
         }
         emit_address(unit, site.address);
-        a_.mov_imm(R11,
-                   site.word |
-                       (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift) |
-                       (unit.rip << SiteWord::kRipShift));
+        const std::uint64_t word =
+            site.word | (static_cast<std::uint32_t>(unit.insn.length) << SiteWord::kLengthShift) |
+            (unit.rip << SiteWord::kRipShift);
+        if (source_.floating) {
+            // Flags are in memory, or nobody wants them.
+            a_.load(R11, Mem::gs_at(layout::kAnchor));
+            a_.shl_imm(OpSize::Bits64, R11, SiteWord::kRipShift);
+            a_.alu_imm(Alu::Or, OpSize::Bits64, R11, static_cast<std::int32_t>(word));
+        } else {
+            a_.mov_imm(R11, word);
+        }
         a_.call_to(glue_.slow);
         const Label pointer = site.live ? a_.label() : site.resume;
         a_.jmp(pointer);

@@ -272,7 +272,14 @@ void BlockEmitter::emit_calm_lea(const Unit& unit) {
     if (constant) {
         const std::uint64_t end = mem.base == kRipRegister ? unit.rip + insn.length : 0;
         const std::uint64_t linear = end + static_cast<std::uint64_t>(mem.displacement);
-        a_.mov_imm(to, narrow ? (linear & 0xFFFFFFFFU) : linear);
+        if (end != 0 && source_.floating) {
+            load_linear(to, linear);
+            if (narrow) {
+                a_.mov32(to, to);
+            }
+        } else {
+            a_.mov_imm(to, narrow ? (linear & 0xFFFFFFFFU) : linear);
+        }
     } else if (narrow) {
         a_.lea32(to, ea);
     } else {

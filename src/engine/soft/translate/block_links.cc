@@ -1,6 +1,7 @@
 // Translator: what leads from one block to another: thunks, and the jumps that are patched to them.
 #include <array>
 
+#include "engine/soft/translate/fragments.h"
 #include "engine/soft/translate/layout.h"
 #include "engine/soft/translate/translator.h"
 
@@ -9,6 +10,8 @@ namespace {
 
 using enum Reg;
 
+constexpr std::int64_t kPage = 4096;
+
 }  // namespace
 
 // r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks
@@ -16,36 +19,44 @@ using enum Reg;
 void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
     a.op(OpSize::Bits64, 0x81, 7,
          Mem::gs_at(layout::kMode));  // cmp qword gs:[mode], imm32: request must be 0
-    a.u32(to.key_mode & ~kUngrouped);
+    a.u32(to.key_mode & ~kVariants);
     a.jcc_to(Cond::Ne, glue_.indirect);
-    a.mov_imm(R11, layout::code_page_key(to.rip, to.ram_offset));
-    a.alu(Alu::Cmp, OpSize::Bits64, R11,
-          Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask)));
-    a.jcc_to(Cond::Ne, glue_.indirect);
+    if (to.floating()) {
+        a.lea(R11, Mem::at(R10, -static_cast<std::int32_t>(to.rip)));
+        a.store(Mem::gs_at(layout::kAnchor), R11);
+        emit_page_check(a, to.key_mode & ModeBits::kCplMask, to.ram_offset >> 12, to.rip,
+                        glue_.indirect);
+    } else {
+        a.mov_imm(R11, layout::code_page_key(to.rip, to.ram_offset));
+        a.alu(Alu::Cmp, OpSize::Bits64, R11,
+              Mem::gs_at(layout::code_page_slot(to.rip, to.key_mode & ModeBits::kCplMask)));
+        a.jcc_to(Cond::Ne, glue_.indirect);
+    }
     if (to.entry_flags == FlagsPlace::Host) {
         a.push(layout::flags());
         a.popfq();
     }
 }
 
-// One that falls through ends where the block begins, kThunkRoom bytes from here; it starts as late
-// as that allows.
+// One that falls through ends where the block begins, thunk_room() bytes from here; it starts as
+// late as that allows.
 std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_through) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
-    std::array<std::uint8_t, 2 * kThunkRoom> code;
+    std::array<std::uint8_t, 256> code;
+    const auto room = static_cast<std::uint32_t>(thunk_room(to.floating()));
     Assembler a(code, memory_->next());
     if (falls_through) {
         // Jumps to the glue are relative: where the code will run must be known, so its length is
         // found first.
         emit_indirect_thunk(a, to);
         const std::uint32_t length = (a.offset() + 7) & ~7U;
-        STRATA_CHECK(length <= kThunkRoom, "a thunk is larger than its room");
-        const auto skip = static_cast<std::uint32_t>(kThunkRoom - length);
+        STRATA_CHECK(length <= room, "a thunk is larger than its room");
         a = Assembler(code, memory_->next());
-        a.nop(skip);
+        a.nop(room - length);
         emit_indirect_thunk(a, to);
-        a.nop(static_cast<std::uint32_t>(kThunkRoom - a.offset()));
-        return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base()) + skip;
+        a.nop(room - a.offset());
+        return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base()) +
+               (room - length);
     }
     emit_indirect_thunk(a, to);
     a.jmp_to(memory_->base() + to.code);
@@ -54,7 +65,7 @@ std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_throug
 
 // A thunk: checks the page, moves flags, jumps to the block. Failing, it leaves with the block's
 // own address as target.
-std::uint32_t Translator::make_thunk(Block& to, bool check_page, bool host_flags) {
+std::uint32_t Translator::make_thunk(const Block& to, bool check_page, bool host_flags) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
     Assembler a(buffer_, memory_->next());
     const Label miss = a.label();
@@ -92,6 +103,45 @@ std::uint32_t Translator::make_thunk(Block& to, bool check_page, bool host_flags
     return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
 }
 
+// A thunk of one exit: goes to the block's page, checks that, moves flags, jumps to the block.
+// There the source's page is forgotten: behind a call the landing finds it again.
+std::uint32_t Translator::make_hop(const Exit& from, const Block& to, bool host_flags) {
+    counters_.thunks.fetch_add(1, std::memory_order_relaxed);
+    Assembler a(buffer_, memory_->next());
+    const Label miss = a.label();
+    const std::uint32_t cpl = to.key_mode & ModeBits::kCplMask;
+    const std::uint64_t ram_page = to.ram_offset >> 12;
+    a.load(R10, Mem::gs_at(layout::kAnchor));
+    a.lea(R10, Mem::at(R10, static_cast<std::int32_t>(from.target - to.rip)));
+    a.store(Mem::gs_at(layout::kAnchor), R10);
+    if (host_flags) {
+        const Label hit = a.label();
+        a.mov(R11, Rcx);
+        emit_page_distance(a, Rcx, cpl, ram_page, 0);
+        a.jrcxz(hit);
+        a.mov(Rcx, R11);
+        a.pushfq();
+        a.pop(layout::flags());
+        a.jmp(miss);
+        a.bind(hit);
+        a.mov(Rcx, R11);
+    } else {
+        emit_page_check(a, cpl, ram_page, miss);
+    }
+    if (host_flags && to.entry_flags == FlagsPlace::Memory) {
+        a.pushfq();
+        a.pop(layout::flags());
+    } else if (!host_flags && to.entry_flags == FlagsPlace::Host) {
+        a.push(layout::flags());
+        a.popfq();
+    }
+    a.jmp_to(memory_->base() + to.code);
+    a.bind(miss);
+    a.lea(R10, Mem::at(R10, static_cast<std::int32_t>(to.rip)));
+    a.jmp_to(glue_.indirect);
+    return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
+}
+
 // Behind a return: brings flags from where they are to where the block wants them.
 std::uint32_t Translator::make_return_thunk(const Block& to) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
@@ -115,13 +165,23 @@ std::uint32_t Translator::make_return_thunk(const Block& to) {
 
 std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool host = from.flags == FlagsPlace::Host;
-    const bool same_page = (from.owner->rip ^ to.rip) >> 12 == 0 &&
+    if (from.owner->floating() != to.floating()) {
+        return 0;  // between high and low addresses few direct jumps reach
+    }
+    const bool same_page = (from.owner->rip ^ from.target) >> 12 == 0 &&
                            (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
     if (!same_page) {
         if (!options_.chain_pages || from.flags == FlagsPlace::Either) {
             return 0;
         }
+        const auto target = static_cast<std::int64_t>(from.target);
+        if (to.floating() && target - kPage != static_cast<std::int32_t>(target - kPage)) {
+            return 0;
+        }
         counters_.page_links.fetch_add(1, std::memory_order_relaxed);
+        if (to.floating()) {
+            return make_hop(from, to, host);
+        }
         std::uint32_t& entry = host ? to.host_guard_entry : to.guard_entry;
         if (entry == 0) {
             entry = make_thunk(to, true, host);
@@ -148,7 +208,7 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
 }
 
 void Translator::link(Exit& from, Block& to) {
-    if (from.patch == 0 || from.linked == &to || from.owner->dead ||
+    if (from.patch == 0 || from.linked != nullptr || from.owner->dead ||
         memory_->free() <= kSpare / 2) {
         return;
     }
@@ -156,13 +216,11 @@ void Translator::link(Exit& from, Block& to) {
     if (entry == 0) {
         return;
     }
-    if (from.linked == nullptr) {
-        from.next_incoming = to.incoming;
-        to.incoming = &from;
-        from.linked = &to;
-        memory_->patch32(memory_->base() + from.patch, entry - (from.patch + 4));
-        counters_.links.fetch_add(1, std::memory_order_relaxed);
-    }
+    from.next_incoming = to.incoming;
+    to.incoming = &from;
+    from.linked = &to;
+    memory_->patch32(memory_->base() + from.patch, entry - (from.patch + 4));
+    counters_.links.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Translator::remember_jump(CpuState& cpu, Block& to) {
@@ -172,7 +230,8 @@ void Translator::remember_jump(CpuState& cpu, Block& to) {
         }
         to.indirect_entry.store(make_indirect_thunk(to, false), std::memory_order_release);
     }
-    cpu.translator.jumps[layout::jump_slot(to.rip)] = {to.rip, memory_->base() + to.indirect_entry};
+    cpu.translator.jumps[layout::jump_slot(cpu.rip)] = {cpu.rip,
+                                                        memory_->base() + to.indirect_entry};
 }
 
 // Exits that led here go to their stubs again.

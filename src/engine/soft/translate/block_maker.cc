@@ -37,9 +37,12 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
     if (!layout::mode_translatable(cpu.mode) || !locate_code(cpu, cpu.rip, source.ram_offset)) {
         return nullptr;
     }
-    source.rip = cpu.rip;
+    source.floating = floats(cpu, source.ram_offset);
+    source.page = source.floating ? cpu.rip & ~(kPage - 1) : 0;
+    source.rip = cpu.rip - source.page;
     source.ungrouped = next.ungrouped;
-    source.key_mode = cpu.mode | (next.ungrouped ? kUngrouped : 0);
+    source.key_mode =
+        cpu.mode | (next.ungrouped ? kUngrouped : 0) | (source.floating ? Block::kFloating : 0);
     source.next_page = locate_next_page(cpu);
     const bool indirect = next.from == nullptr && !next.ungrouped && options_.jump_cache;
     for (unsigned waits = 0;;) {
@@ -179,7 +182,7 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
     source.flat = flat_loops_.contains(source.ram_offset);
     std::unique_ptr<Block> block;
     if (!units_.empty()) {
-        const std::uint64_t room = indirect ? kThunkRoom : 0;
+        const std::uint64_t room = indirect ? thunk_room(source.floating) : 0;
         Assembler& a = assembler_;
         a.restart(memory_->next() + room);
         BlockEmitter emitter(a, glue_, options_, source, units_, stop, memory_->base(),
@@ -190,7 +193,8 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
             block->indirect_entry = make_indirect_thunk(*block, true);
         }
         if (options_.trace_blocks) {
-            trace_block(units_, a.hot(), memory_->next(), a.cold(), memory_->next_cold());
+            trace_block(units_, source.page, a.hot(), memory_->next(), a.cold(),
+                        memory_->next_cold());
         }
         (void)memory_->write(a.hot());
         (void)memory_->write_cold(a.cold());
@@ -201,6 +205,7 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         block = std::make_unique<Block>();
         block->ram_offset = source.ram_offset;
         block->rip = source.rip;
+        block->met_at = source.page;
         block->key_mode = source.key_mode;
         block->code = static_cast<std::uint32_t>(memory_->next() - memory_->base());
         block->cold = static_cast<std::uint32_t>(memory_->next_cold() - memory_->base());

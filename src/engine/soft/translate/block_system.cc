@@ -73,7 +73,7 @@ void BlockEmitter::emit_system(const Unit& unit) {
         put_away_flags();
     }
     const bool last = current_ + 1 == units_.size();
-    a_.mov_imm(R11, unit.rip);
+    load_linear(R11, unit.rip);
     a_.mov_imm(R10, reinterpret_cast<std::uint64_t>(unit.op) | (last ? SystemWord::kLast : 0));
     if (leaves_block(unit.insn)) {
         a_.jmp_to(glue_.transfer);
@@ -279,7 +279,7 @@ void BlockEmitter::emit_system_sites() {
             a_.pushfq();
             a_.pop(layout::flags());
         }
-        a_.mov_imm(R11, unit.rip);
+        load_linear(R11, unit.rip);
         a_.mov_imm(R10, reinterpret_cast<std::uint64_t>(unit.op) |
                             (site.unit + 1 == units_.size() ? SystemWord::kLast : 0));
         a_.call_to(glue_.system);

@@ -197,7 +197,7 @@ std::string hex(const std::vector<std::uint8_t>& bytes) {
 class Pair {
   public:
     explicit Pair(const TranslateOptions& options)
-        : translated_(options), exact_flags_(!options.track_flags) {}
+        : translated_(options), exact_flags_(!options.track_flags), floating_(options.float_all) {}
 
     // One sequence from one random state on both; empty, or what differs.
     std::string run(std::uint64_t seed) {
@@ -212,11 +212,11 @@ class Pair {
         }
         code.push_back(0xF4);
         const std::uint64_t state_seed = random();
-        prepare(translated_, code, start, state_seed);
-        prepare(interpreted_, code, start, state_seed);
-        const ExecResult left = translated_.run_translated();
-        const ExecResult right = interpreted_.run_interpreted();
-        std::string difference = compare(left, right);
+        std::string difference = run_both(code, Machine::kCode, start, state_seed);
+        if (floating_ && difference.empty()) {
+            // The same blocks, at the code's other address.
+            difference = run_both({}, Machine::kCodeAlias, start, state_seed);
+        }
         if (!difference.empty()) {
             difference =
                 "seed " + std::to_string(seed) + ": " + difference + "\n  code " + hex(code);
@@ -225,13 +225,24 @@ class Pair {
     }
 
   private:
-    static void prepare(Machine& machine, const std::vector<std::uint8_t>& code,
+    std::string run_both(const std::vector<std::uint8_t>& code, std::uint64_t base,
+                         std::uint64_t start, std::uint64_t seed) {
+        prepare(translated_, code, base, start, seed);
+        prepare(interpreted_, code, base, start, seed);
+        const ExecResult left = translated_.run_translated();
+        return compare(left, interpreted_.run_interpreted());
+    }
+
+    // No `code`: what is loaded stays.
+    static void prepare(Machine& machine, const std::vector<std::uint8_t>& code, std::uint64_t base,
                         std::uint64_t start, std::uint64_t seed) {
         Random random(seed);
         machine.reset();
-        machine.load(code, start);
+        if (!code.empty()) {
+            machine.load(code, start);
+        }
         CpuState& cpu = machine.cpu();
-        cpu.rip = Machine::kCode + start;
+        cpu.rip = base + start;
         for (unsigned i = 0; i < 16; ++i) {
             const std::uint64_t value = random_value(random);
             if (i != 4) {
@@ -288,7 +299,7 @@ class Pair {
     }
 
     Machine translated_, interpreted_;
-    bool exact_flags_;
+    bool exact_flags_, floating_;
 };
 
 void run_many(TranslateOptions options, std::uint64_t first, std::uint64_t count) {
@@ -321,6 +332,12 @@ TEST(DifferentialTest, RandomSequencesWithoutGroups) {
     TranslateOptions options;
     options.group_stack = false;
     run_many(options, 1000000, 3000);
+}
+
+TEST(DifferentialTest, RandomSequencesOfFloatingBlocks) {
+    TranslateOptions options;
+    options.float_all = true;
+    run_many(options, 3000000, 6000);
 }
 
 TEST(DifferentialTest, RandomSequencesWithExactFlags) {

@@ -83,6 +83,8 @@ constexpr std::array kSwitches = {
     Switch{"no-return-stack", &TranslateOptions::return_stack, false},
     Switch{"exact-flags", &TranslateOptions::track_flags, false},
     Switch{"no-vectors", &TranslateOptions::vectors, false},
+    Switch{"no-floating", &TranslateOptions::float_blocks, false},
+    Switch{"float-all", &TranslateOptions::float_all, true},
     Switch{"no-inline-system", &TranslateOptions::inline_system, false},
     Switch{"no-direct-faults", &TranslateOptions::direct_faults, false},
     Switch{"no-direct-system", &TranslateOptions::direct_system, false},

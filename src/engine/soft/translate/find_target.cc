@@ -20,7 +20,8 @@ bool Translator::locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t&
         static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << 16) >> 16);
     if (slot != 0 && canonical == linear &&
         (slot >> 28) == (layout::code_page_key(linear, 0) >> 28)) {
-        ram_offset = ((slot & ((1ULL << 28) - 1)) << 12) | (linear & (kPage - 1));
+        ram_offset = ((slot & TranslatorState::kRamPage) << 12) | (linear & (kPage - 1));
+        cpu.translator.note_home(side, slot);  // another page may have had its place
         return true;
     }
     std::uint64_t physical = 0;
@@ -54,7 +55,9 @@ std::uint64_t Translator::find_target(CpuState& cpu) noexcept {
         !layout::mode_translatable(cpu.mode) || !locate_code(cpu, cpu.rip, ram_offset)) {
         return 0;
     }
-    const Block* block = index_.find(ram_offset, cpu.rip, cpu.mode);
+    const bool floating = floats(cpu, ram_offset);
+    const Block* block = index_.find(ram_offset, floating ? cpu.rip & (kPage - 1) : cpu.rip,
+                                     cpu.mode | (floating ? Block::kFloating : 0));
     if (block != nullptr && block->second_offset != 0) {
         (void)locate_next_page(cpu);  // the block itself compares
     }

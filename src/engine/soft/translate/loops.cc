@@ -57,7 +57,8 @@ std::optional<std::int64_t> step_of(const Instruction& insn, unsigned reg) {
 
 class Finder {
   public:
-    Finder(std::vector<Unit>& units, LoopWindows& loop) : units_(units), loop_(loop) {}
+    Finder(std::vector<Unit>& units, LoopWindows& loop, bool floating)
+        : units_(units), loop_(loop), floating_(floating) {}
 
     bool find() {
         if (!plain() || !classify_registers()) {
@@ -157,6 +158,7 @@ class Finder {
             const std::uint64_t linear =
                 unit.rip + unit.insn.length + static_cast<std::uint64_t>(mem.displacement);
             wanted.constant = linear & ~kPageMask;
+            wanted.anchored = floating_;
             wanted.low = static_cast<std::int32_t>(linear & kPageMask);
         } else if (mem.base >= 0) {
             const auto base = static_cast<unsigned>(mem.base);
@@ -223,10 +225,10 @@ class Finder {
             LoopWindows::Base& base = loop_.bases[i];
             const std::int32_t low = std::min(base.low, wanted.low);
             const std::int32_t high = std::max(base.low + base.bytes, wanted.low + wanted.bytes);
-            if (base.constant == wanted.constant && base.base == wanted.base &&
-                base.index == wanted.index && base.index_scale == wanted.index_scale &&
-                base.stepper == wanted.stepper && base.shift == wanted.shift &&
-                high - low <= kMaxSpan) {
+            if (base.constant == wanted.constant && base.anchored == wanted.anchored &&
+                base.base == wanted.base && base.index == wanted.index &&
+                base.index_scale == wanted.index_scale && base.stepper == wanted.stepper &&
+                base.shift == wanted.shift && high - low <= kMaxSpan) {
                 base.low = low;
                 base.bytes = high - low;
                 base.write = base.write || wanted.write;
@@ -242,6 +244,7 @@ class Finder {
 
     std::vector<Unit>& units_;
     LoopWindows& loop_;
+    bool floating_;
     std::uint16_t written_ = 0, stepping_ = 0;
     std::array<std::int32_t, 16> step_{};
     unsigned hoisted_ = 0, others_ = 0;
@@ -249,10 +252,11 @@ class Finder {
 
 }  // namespace
 
-std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units, std::uint64_t ram_offset) {
+std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units, std::uint64_t ram_offset,
+                                       bool floating) {
     auto loop = std::make_unique<LoopWindows>();
     loop->ram_offset = ram_offset;
-    if (Finder(units, *loop).find()) {
+    if (Finder(units, *loop, floating).find()) {
         return loop;
     }
     for (Unit& unit : units) {

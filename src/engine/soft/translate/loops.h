@@ -14,6 +14,6 @@ namespace strata::engine::soft {
 /// `hoist` of the units that are covered. Else null. Flags were analysed. A register counts as
 /// stepping only if all its 64 bits do, for an address wraps around where 32 bits do not.
 [[nodiscard]] std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units,
-                                                     std::uint64_t ram_offset);
+                                                     std::uint64_t ram_offset, bool floating);
 
 }  // namespace strata::engine::soft

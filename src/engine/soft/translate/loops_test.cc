@@ -144,8 +144,9 @@ std::string difference(Machine& translated, Machine& interpreted) {
     return text;
 }
 
-void run_random_loops(bool alias, std::uint64_t first, std::uint64_t count) {
-    Machine translated, interpreted;
+void run_random_loops(bool alias, std::uint64_t first, std::uint64_t count,
+                      const TranslateOptions& options = {}) {
+    Machine translated(options), interpreted;
     if (alias) {
         // Else the data's two pages are neighbours in the host too.
         translated.remap(Machine::kData + 0x1000, Machine::kStack);
@@ -169,6 +170,11 @@ TEST(LoopsTest, RandomLoopsEndAsInTheInterpreter) {
 }
 TEST(LoopsTest, RandomLoopsOverPagesThatAreNoNeighbours) {
     run_random_loops(true, 100000, 2000);
+}
+TEST(LoopsTest, RandomLoopsOfFloatingBlocks) {
+    TranslateOptions options;
+    options.float_all = true;
+    run_random_loops(false, 200000, 2000, options);
 }
 
 // The interpreter's part of a copy of a page: nothing but the iterations at the page's ends.

@@ -31,7 +31,7 @@ void BlockProfile::add(const Block& block) {
     if (block.executions == 0) {
         return;
     }
-    Entry& entry = entries_[{block.rip, block.key_mode & ModeBits::kCplMask}];
+    Entry& entry = entries_[{block.met_at + block.rip, block.key_mode & ModeBits::kCplMask}];
     entry.executions += block.executions;
     entry.guest_instructions += block.executions * instructions_of(block);
     entry.guest_bytes = block.guest_length;

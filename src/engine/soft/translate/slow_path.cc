@@ -347,7 +347,8 @@ bool make_windows(CpuState& cpu, const LoopWindows& loop) {
     for (std::uint32_t i = 0; i < loop.base_count; ++i) {
         const LoopWindows::Base& base = loop.bases[i];
         const std::uint64_t fixed =
-            base.constant + (base.base >= 0 ? cpu.gpr[base.base & 15] : 0) +
+            base.constant + (base.anchored ? cpu.translator.anchor : 0) +
+            (base.base >= 0 ? cpu.gpr[base.base & 15] : 0) +
             (base.index >= 0 ? cpu.gpr[base.index & 15] * base.index_scale : 0);
         const bool steps = base.stepper >= 0;
         const std::uint64_t moving =

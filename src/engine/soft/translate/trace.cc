@@ -32,12 +32,13 @@ std::size_t print_one(const char* side, const std::uint8_t* bytes, std::size_t l
 
 }  // namespace
 
-void trace_block(const std::vector<Unit>& units, std::span<const std::uint8_t> code,
-                 std::uint64_t address, std::span<const std::uint8_t> cold,
-                 std::uint64_t cold_address) {
-    std::fprintf(stderr, "block %016lx\n", units.front().rip);
+void trace_block(const std::vector<Unit>& units, std::uint64_t page,
+                 std::span<const std::uint8_t> code, std::uint64_t address,
+                 std::span<const std::uint8_t> cold, std::uint64_t cold_address) {
+    std::fprintf(stderr, "block %016lx%s\n", page + units.front().rip,
+                 page != 0 ? " floating" : "");
     for (const Unit& unit : units) {
-        (void)print_one("  guest", unit.insn.bytes, unit.insn.length, unit.rip);
+        (void)print_one("  guest", unit.insn.bytes, unit.insn.length, page + unit.rip);
     }
     for (std::size_t at = 0; at < code.size();) {
         at += print_one("    host", code.data() + at, code.size() - at, address + at);

@@ -154,6 +154,7 @@ bool Translator::step(CpuState& cpu, ExecResult& result) {
 void Translator::execute(CpuState& cpu, const Block& block) {
     TranslatorCounters::bump(counters_.enters);
     flags_from_guest(cpu);
+    cpu.translator.anchor = cpu.rip & ~std::uint64_t{4095};
     glue_.enter(&cpu, memory_->base() + block.code);
     save_vector_state(cpu);  // what follows is ordinary C++
     flags_to_guest(cpu);
@@ -170,12 +171,12 @@ Translator::Next Translator::after_block(CpuState& cpu) {
         TranslatorCounters::bump(counters_.site_exits);
         Exit* from = left->exit_at(at);
         STRATA_CHECK(from != nullptr, "unknown exit");
-        cpu.rip = from->target;
+        cpu.rip = left->linear(from->target, cpu.translator.anchor);
         const bool interpret = from->kind == Exit::Kind::Interpret && !from->second_page;
         return {from->kind == Exit::Kind::Direct ? from : nullptr, from->ungrouped, interpret};
     }
     const InsnMark mark = left->mark_at(fault ? at : at - 1);
-    cpu.rip = left->rip + (mark.guest & ~InsnMark::kHostFlags);
+    cpu.rip = left->linear(left->rip + (mark.guest & ~InsnMark::kHostFlags), cpu.translator.anchor);
     if (!fault) {
         return {};
     }
@@ -241,10 +242,12 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     STRATA_CHECK(block != nullptr, "slow path of no block");
     const bool alive =
         !block->dead;  // only this thread's own store can have killed it, in asking for the page
-    cpu.rip = block->rip + (block->mark_at(at).guest & ~InsnMark::kHostFlags);
-    const std::uint64_t next = cpu.rip + (site >> SiteWord::kLengthShift);
+    const std::uint32_t offset = block->mark_at(at).guest & ~std::uint32_t{InsnMark::kHostFlags};
+    cpu.rip = block->linear(block->rip + offset, cpu.translator.anchor);
+    const std::uint32_t length = site >> SiteWord::kLengthShift;
+    const std::uint64_t next = cpu.rip + length;
     const std::uint64_t killed_before = killed();
-    const bool ends = next - block->rip >= block->guest_length;
+    const bool ends = offset + length >= block->guest_length;
     flags_to_guest(cpu);
     const StepResult step = interpret_one(cpu);
     finish_pending_rewrite(cpu);

@@ -111,8 +111,8 @@ class Translator final : public Executor, public CodeInvalidator {
 
   private:
     static constexpr std::uint64_t kSpare = 64U << 10U;     ///< room for one block and its thunks
-    static constexpr std::uint64_t kThunkRoom = 64;         ///< of the thunk before a block
     static constexpr std::uint32_t kUngrouped = 1U << 30U;  ///< in Block::key_mode
+    static constexpr std::uint32_t kVariants = kUngrouped | Block::kFloating;
 
     Translator(SoftVm& vm, const TranslateOptions& options, CodeLines lines);
     Result<> prepare_memory(std::uint64_t cache_bytes);
@@ -136,6 +136,12 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Where in RAM the code at `linear` lies; false: not in RAM, or the fetch faults. Notes it in
     /// code_pages.
     bool locate_code(CpuState& cpu, std::uint64_t linear, std::uint64_t& ram_offset) const;
+    /// Whether the block at cpu.rip serves all addresses of its page. Few programs that are linked
+    /// to fixed addresses lie as high as libraries do.
+    [[nodiscard]] bool floats(const CpuState& cpu, std::uint64_t ram_offset) const {
+        return options_.float_blocks && ram_offset >> 12 < TranslatorState::kRamPagesWithHome &&
+               (options_.float_all || (cpu.cpl == 3 && cpu.rip >> 32 != 0 && cpu.rip >> 47 == 0));
+    }
     /// Of the page behind that of cpu.rip, for instructions that may reach into it; 0: none.
     std::uint64_t locate_next_page(CpuState& cpu) const;
     /// Whether the pages that `source` is made from are marked as code.
@@ -152,9 +158,14 @@ class Translator final : public Executor, public CodeInvalidator {
         STRATA_REQUIRES(mutex_);
     void link(Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t entry_for(const Exit& from, Block& to) STRATA_REQUIRES(mutex_);
-    std::uint32_t make_thunk(Block& to, bool check_page, bool host_flags) STRATA_REQUIRES(mutex_);
-    /// The thunk of indirect branches; its end, behind which the block may follow, is aligned
-    /// to 16.
+    std::uint32_t make_thunk(const Block& to, bool check_page, bool host_flags)
+        STRATA_REQUIRES(mutex_);
+    /// From a floating block to one of another page.
+    std::uint32_t make_hop(const Exit& from, const Block& to, bool host_flags)
+        STRATA_REQUIRES(mutex_);
+    /// Space before a block for its thunk, a multiple of 16.
+    static std::uint64_t thunk_room(bool floating) { return floating ? 80 : 64; }
+    /// The thunk of indirect branches, with the block behind it.
     void emit_indirect_thunk(Assembler& a, const Block& to) const;
     std::uint32_t make_return_thunk(const Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
