@@ -128,6 +128,11 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_EQ(parse_disk("a.iso,media=cdrom")->bus, DiskBus::Sata);
     EXPECT_TRUE(parse_disk("a.iso,media=cdrom,bus=scsi")->read_only);
     EXPECT_FALSE(parse_disk("a.iso,media=tape").ok());
+    EXPECT_EQ(parse_disk("a.raw")->format, "");
+    EXPECT_EQ(parse_disk("a.raw,mode=undoable")->mode, DiskMode::Undoable);
+    EXPECT_TRUE(parse_disk("a.raw,mode=readonly")->read_only);
+    EXPECT_FALSE(parse_disk("a.raw,mode=undoable,readonly").ok());
+    EXPECT_FALSE(parse_disk("a.raw,mode=rw").ok());
     EXPECT_FALSE(parse_disk("a.raw,bus=ide").ok());
     EXPECT_FALSE(parse_disk("a.raw,queues=0").ok());
 }

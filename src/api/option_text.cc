@@ -56,7 +56,25 @@ bool is_ipv4(const std::string& text) {
     return inet_pton(AF_INET, text.c_str(), &address) == 1;
 }
 
-Result<> set_media(DiskConfig& disk, const std::string& value) {
+Result<> set_mode(DiskText& disk, const std::string& value) {
+    constexpr std::array<std::pair<std::string_view, DiskMode>, 4> kModes{{
+        {"persistent", DiskMode::Persistent},
+        {"readonly", DiskMode::Persistent},
+        {"nonpersistent", DiskMode::Nonpersistent},
+        {"undoable", DiskMode::Undoable},
+    }};
+    for (const auto& [name, mode] : kModes) {
+        if (name == value) {
+            disk.mode = mode;
+            disk.read_only = value == "readonly";
+            return ok();
+        }
+    }
+    return invalid(
+        fmt::format("'{}' is no mode: use persistent, readonly, nonpersistent or undoable", value));
+}
+
+Result<> set_media(DiskText& disk, const std::string& value) {
     if (value != "disk" && value != "cdrom") {
         return invalid(fmt::format("'{}' is neither disk nor cdrom", value));
     }
@@ -67,50 +85,51 @@ Result<> set_media(DiskConfig& disk, const std::string& value) {
 /// An option of a disk with a value, as people write it.
 struct DiskOption {
     std::string_view name;
-    Result<> (*set)(DiskConfig& disk, const std::string& value);
+    Result<> (*set)(DiskText& disk, const std::string& value);
 };
 
 constexpr std::array kDiskOptions{
     DiskOption{"format",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.format = value;
                    return ok();
                }},
     DiskOption{"bus",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.bus = STRATA_TRY(disk_bus_from_text(value));
                    return ok();
                }},
     DiskOption{"serial",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.serial = value;
                    return ok();
                }},
     DiskOption{"queues",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.queues = static_cast<std::uint32_t>(
                        STRATA_TRY(parse_integer(value, 1, kMaxDiskQueues)));
                    return ok();
                }},
     DiskOption{"media", set_media},
+    DiskOption{"mode", set_mode},
     DiskOption{"limit-group",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.limit_group = value;
                    return ok();
                }},
     DiskOption{"werror",
-               [](DiskConfig& disk, const std::string& value) -> Result<> {
+               [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.write_errors = STRATA_TRY(write_errors_from_text(value));
                    return ok();
                }},
 };
 
 constexpr std::array kDiskFlags{
-    std::pair<std::string_view, bool DiskConfig::*>{"readonly", &DiskConfig::read_only},
-    std::pair<std::string_view, bool DiskConfig::*>{"follow", &DiskConfig::follow},
+    std::pair<std::string_view, bool DiskText::*>{"readonly", &DiskText::read_only},
+    std::pair<std::string_view, bool DiskText::*>{"follow", &DiskText::follow},
 };
 
-Result<> parse_disk_option(std::string_view text, DiskConfig& disk) {
+Result<> parse_disk_option(std::string_view text, DiskText& disk) {
     const auto equals = text.find('=');
     const std::string_view name = text.substr(0, equals);
     if (is_disk_limit(name)) {
@@ -177,9 +196,10 @@ Result<CpuTopology> parse_cpus(std::string_view text) {
     return cpus;
 }
 
-Result<DiskConfig> parse_disk(std::string_view text) {
+Result<DiskText> parse_disk(std::string_view text) {
     const std::vector<std::string> parts = split_commas(text);
-    DiskConfig disk;
+    DiskText disk;
+    disk.format.clear();
     disk.file.name = parts.front();
     if (disk.file.name.empty()) {
         return invalid(
@@ -189,6 +209,9 @@ Result<DiskConfig> parse_disk(std::string_view text) {
         if (auto parsed = parse_disk_option(parts[i], disk); !parsed) {
             return std::move(parsed).error().context(fmt::format("--disk {}", text));
         }
+    }
+    if (disk.mode != DiskMode::Persistent && (disk.read_only || disk.cdrom)) {
+        return invalid(fmt::format("--disk {}: what is read-only needs no such mode", text));
     }
     if (disk.cdrom) {
         disk.read_only = true;

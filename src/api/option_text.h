@@ -15,9 +15,17 @@ namespace strata::api {
 /// "4", or "sockets=1,cores=4,threads=2" (absent parts are 1).
 Result<CpuTopology> parse_cpus(std::string_view text);
 
+/// What becomes of what the guest writes: the file's, dropped at the end, kept beside it.
+enum class DiskMode : std::uint8_t { Persistent, Nonpersistent, Undoable };
+
+/// A disk as people write it. An empty format was not named.
+struct DiskText : DiskConfig {
+    DiskMode mode = DiskMode::Persistent;
+};
+
 /// "FILE[,format=raw][,readonly][,follow][,iops=N][,bps=SIZE][,limit-group=NAME]" and the other
 /// limits. A comma in the file's name is written twice.
-Result<DiskConfig> parse_disk(std::string_view text);
+Result<DiskText> parse_disk(std::string_view text);
 
 /// "tcp:2222:22", "udp:5353:53", "2222:22", "tcp:0.0.0.0:2222:22".
 Result<PortForward> parse_forward(std::string_view text);

@@ -217,6 +217,10 @@ Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_v
     return open_as(path, *format, arguments.flag("--follow"), access);
 }
 
+Result<std::string> ImageTool::looks_like(const std::string& path) {
+    return run(look(*loop_, path));
+}
+
 Result<> ImageTool::close(block::NodePtr& node) {
     if (node == nullptr) {
         return ok();

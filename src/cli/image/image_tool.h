@@ -84,6 +84,8 @@ class ImageTool {
     /// The same with a format in hand; the passphrases are those of `access`.
     Result<block::NodePtr> open_as(std::string_view path, std::string_view format, bool follow,
                                    const ImageAccess& access);
+    /// The format that a file looks like; "raw" if none.
+    Result<std::string> looks_like(const std::string& path);
     Result<> close(block::NodePtr& node);
     /// The id of the snapshot of that name; `name` itself if none has it, which may be an id then.
     std::string snapshot_id(block::Node& node, std::string_view name);

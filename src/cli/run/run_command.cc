@@ -15,6 +15,7 @@
 #include "cli/control/control_place.h"
 #include "cli/image/store.h"
 #include "cli/output.h"
+#include "cli/run/disk_setup.h"
 #include "cli/run/session.h"
 
 namespace strata::cli {
@@ -49,19 +50,21 @@ constexpr std::array kOptions = {
            "where it cannot, the kernel's own stub.",
            Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{
-        "--disk", 'd',
-        "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,readonly][,follow][,serial="
-        "TEXT][,queues=N]"
-        "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
-        "A disk, after the image's own. format: of the file (default raw; strata image formats). "
-        "bus: what it hangs on (default virtio). "
-        "follow: open the backing files that it names, only if it is trusted. "
-        "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
-        "-max, -max-length: bursts; limit-group=NAME: together). "
-        "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
-        "errors are the guest's).",
-        Completes::Files, true},
+    Option{"--disk", 'd',
+           "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,mode=MODE][,readonly][,"
+           "follow][,serial="
+           "TEXT][,queues=N]"
+           "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
+           "A disk, after the image's own. format: of the file; raw if it looks like nothing else. "
+           "bus: what it hangs on (default virtio). "
+           "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
+           "undoable (they go to FILE.undo). "
+           "follow: open the backing files that it names, only if it is trusted. "
+           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
+           "-max, -max-length: bursts; limit-group=NAME: together). "
+           "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
+           "errors are the guest's).",
+           Completes::Files, true},
     Option{"--cdrom", 0, "FILE",
            "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom.", Completes::Files,
            true},
@@ -101,32 +104,13 @@ constexpr std::array kOptions = {
 /// What the options and the image say together, files open.
 struct Plan {
     SessionRequest request;
+    std::vector<std::string> notices{};  ///< for the user, before the machine starts
 
     std::int64_t add(UniqueFd fd) {
         request.fds.push_back(std::move(fd));
         return static_cast<std::int64_t>(request.fds.size()) - 1;
     }
 };
-
-Result<UniqueFd> open_checked(const std::string& path, std::string_view what, int flags) {
-    // Not blocking: a FIFO in place of a file must not hang us.
-    UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-    if (!fd.valid()) {
-        return Error::from_errno(fmt::format("{} '{}'", what, path));
-    }
-    struct stat status {};
-    if (fstat(fd.get(), &status) != 0) {
-        return Error::from_errno(fmt::format("{} '{}'", what, path));
-    }
-    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
-        return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': not a file", what, path)};
-    }
-    if (S_ISREG(status.st_mode) && status.st_size == 0) {
-        return Error{ErrorKind::InvalidArgument,
-                     fmt::format("{} '{}': the file is empty", what, path)};
-    }
-    return fd;
-}
 
 Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::string path) {
     file.name = std::move(path);
@@ -135,11 +119,13 @@ Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::s
 }
 
 // The VMM takes the disk's lock, on the same open file.
-Result<> open_disk(Plan& plan, api::DiskConfig disk) {
-    UniqueFd fd =
-        STRATA_TRY(open_checked(disk.file.name, "disk", disk.read_only ? O_RDONLY : O_RDWR));
-    disk.file.fd = plan.add(std::move(fd));
-    plan.request.config.disks.push_back(std::move(disk));
+Result<> open_disk(Plan& plan, api::DiskText disk) {
+    PreparedDisk prepared = STRATA_TRY(prepare_disk(std::move(disk)));
+    prepared.config.file.fd = plan.add(std::move(prepared.fd));
+    if (!prepared.notice.empty()) {
+        plan.notices.push_back(std::move(prepared.notice));
+    }
+    plan.request.config.disks.push_back(std::move(prepared.config));
     return ok();
 }
 
@@ -157,11 +143,10 @@ Result<> apply_image(Plan& plan, std::string_view name, bool own_kernel) {
                 open_file(plan, config.initrd, "initrd", image.folder + "/" + image.initrd));
         }
     }
-    for (const std::string& disk : image.disks) {
-        STRATA_TRY_VOID(
-            open_disk(plan, {.file = {.name = image.folder + "/" + disk, .fd = api::kNoFile},
-                             .format = "raw",
-                             .read_only = false}));
+    for (const std::string& file : image.disks) {
+        api::DiskText disk;
+        disk.file.name = image.folder + "/" + file;
+        STRATA_TRY_VOID(open_disk(plan, std::move(disk)));
     }
     return ok();
 }
@@ -232,11 +217,12 @@ Result<> apply_terminal(const Arguments& arguments, SessionRequest& request) {
 
 Result<> apply_devices(const Arguments& arguments, Plan& plan) {
     for (const std::string_view text : arguments.values("--disk")) {
-        api::DiskConfig disk = STRATA_TRY(api::parse_disk(text));
+        api::DiskText disk = STRATA_TRY(api::parse_disk(text));
         STRATA_TRY_VOID(open_disk(plan, std::move(disk)));
     }
     for (const std::string_view path : arguments.values("--cdrom")) {
-        api::DiskConfig disc;
+        api::DiskText disc;
+        disc.format.clear();
         disc.file.name = path;
         disc.bus = api::DiskBus::Sata;
         disc.cdrom = disc.read_only = true;
@@ -317,6 +303,9 @@ Result<int> run(const Arguments& arguments) {
     STRATA_TRY_VOID(apply_devices(arguments, plan));
     STRATA_TRY_VOID(apply_boot(arguments, plan));
     STRATA_TRY_VOID(api::validate(plan.request.config));
+    for (const std::string& text : plan.notices) {
+        notice(text);
+    }
     return run_session(std::move(plan.request));
 }
 

@@ -1,0 +1,154 @@
+// Disk setup: probing for the sake of advice, and overlays.
+#include "cli/run/disk_setup.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/image/image_tool.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::string_view kUndo = ".undo";
+
+Result<std::string> absolute(const std::string& path) {
+    std::error_code code;
+    const auto whole = std::filesystem::canonical(path, code);
+    if (code) {
+        return Error::from_errno(fmt::format("disk '{}'", path), code.value());
+    }
+    return whole.string();
+}
+
+// A guest can write any header into a raw disk, so the content never decides; but who forgot to
+// name the format of an image would have it overwritten as if it were raw.
+Result<> name_format(ImageTool& tool, api::DiskText& disk) {
+    if (!disk.format.empty()) {
+        return ok();
+    }
+    const std::string looks = STRATA_TRY(tool.looks_like(disk.file.name));
+    if (looks != "raw") {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("disk '{}' looks like a {} image: add format={}, or format=raw if "
+                                 "its guest wrote that into a raw disk",
+                                 disk.file.name, looks, looks)};
+    }
+    disk.format = "raw";
+    return ok();
+}
+
+/// Makes an overlay at `path`. The disk below must open as the VMM will open it.
+Result<> make_overlay(ImageTool& tool, const std::string& path, const std::string& below,
+                      const api::DiskText& disk) {
+    auto node =
+        STRATA_TRY(tool.open_as(below, disk.format, disk.follow, {.backing = true, .lock = false}));
+    const std::uint64_t size = node->size();
+    STRATA_TRY_VOID(tool.close(node));
+    return tool.create("qcow2",
+                       {path, size, {{"backing_file", below}, {"backing_fmt", disk.format}}});
+}
+
+PreparedDisk over(const api::DiskText& disk, UniqueFd fd, std::string name) {
+    PreparedDisk prepared{.config = disk, .fd = std::move(fd)};
+    prepared.config.file.name = std::move(name);
+    prepared.config.format = "qcow2";
+    prepared.config.follow = true;  // what it names is what we put there
+    return prepared;
+}
+
+Result<PreparedDisk> temporary_overlay(ImageTool& tool, const api::DiskText& disk) {
+    const std::string below = STRATA_TRY(absolute(disk.file.name));
+    const char* folder = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe): one thread yet
+    std::string path =
+        fmt::format("{}/strata-disk-XXXXXX", folder != nullptr ? folder : "/var/tmp");
+    UniqueFd fd(::mkostemp(path.data(), O_CLOEXEC));
+    if (!fd.valid()) {
+        return Error::from_errno(
+            fmt::format("disk '{}': temporary file '{}'", disk.file.name, path));
+    }
+    auto made = make_overlay(tool, path, below, disk);
+    if (made) {
+        fd.reset(::open(path.c_str(), O_RDWR | O_CLOEXEC));  // the creation may have replaced it
+        made = fd.valid() ? made : Error::from_errno(fmt::format("temporary file '{}'", path));
+    }
+    (void)::unlink(path.c_str());  // it lives on as a descriptor
+    STRATA_TRY_VOID(made);
+    return over(disk, std::move(fd), disk.file.name);
+}
+
+Result<PreparedDisk> undoable_overlay(ImageTool& tool, const api::DiskText& disk) {
+    const std::string below = STRATA_TRY(absolute(disk.file.name));
+    const std::string path = below + std::string(kUndo);
+    struct stat status {};
+    const bool exists = ::lstat(path.c_str(), &status) == 0;
+    if (!exists) {
+        STRATA_TRY_VOID(make_overlay(tool, path, below, disk));
+    } else {
+        auto node =
+            STRATA_TRY(tool.open_as(path, "qcow2", false, {.backing = false, .lock = false}));
+        const std::string named = STRATA_TRY(tool.run(node->info())).backing_name;
+        STRATA_TRY_VOID(tool.close(node));
+        if (named != below) {
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("'{}' is no overlay of '{}' (but of '{}'): move it away", path,
+                                     below, named)};
+        }
+    }
+    UniqueFd fd = STRATA_TRY(open_checked(path, "disk", O_RDWR));
+    PreparedDisk prepared = over(disk, std::move(fd), path);
+    prepared.notice = fmt::format(
+        "changes to '{}' are in '{}': 'strata image commit -f qcow2 --follow {}' makes them its "
+        "own, deleting that file undoes them",
+        disk.file.name, path, path);
+    return prepared;
+}
+
+}  // namespace
+
+Result<UniqueFd> open_checked(const std::string& path, std::string_view what, int flags) {
+    // Not blocking: a FIFO in place of a file must not hang us.
+    UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    if (!fd.valid()) {
+        return Error::from_errno(fmt::format("{} '{}'", what, path));
+    }
+    struct stat status {};
+    if (fstat(fd.get(), &status) != 0) {
+        return Error::from_errno(fmt::format("{} '{}'", what, path));
+    }
+    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{} '{}': not a file", what, path)};
+    }
+    if (S_ISREG(status.st_mode) && status.st_size == 0) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("{} '{}': the file is empty", what, path)};
+    }
+    return fd;
+}
+
+Result<PreparedDisk> prepare_disk(api::DiskText disk) {
+    // First of all whether it is there and may be opened as wanted.
+    const bool writes = !disk.read_only && disk.mode == api::DiskMode::Persistent;
+    UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", writes ? O_RDWR : O_RDONLY));
+    if (!disk.format.empty() && disk.mode == api::DiskMode::Persistent) {
+        return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};
+    }
+    auto tool = STRATA_TRY(ImageTool::start());
+    STRATA_TRY_VOID(name_format(tool, disk));
+    switch (disk.mode) {
+        case api::DiskMode::Nonpersistent:
+            return temporary_overlay(tool, disk);
+        case api::DiskMode::Undoable:
+            return undoable_overlay(tool, disk);
+        case api::DiskMode::Persistent:
+            break;
+    }
+    return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};
+}
+
+}  // namespace strata::cli
