@@ -19,8 +19,8 @@ template <std::unsigned_integral T, std::endian Order>
 class EndianInt {
   public:
     EndianInt() = default;
-    // NOLINTNEXTLINE(google-explicit-constructor): assigning host integers to wire fields is what
-    // the type is for.
+    // Assigning host integers to wire fields is what the type is for.
+    // NOLINTNEXTLINE(google-explicit-constructor)
     constexpr EndianInt(T value)
         : bytes_(std::bit_cast<std::array<std::byte, sizeof(T)>>(swap(value))) {}
     // NOLINTNEXTLINE(google-explicit-constructor)

@@ -72,18 +72,19 @@ class [[nodiscard]] Result {
   public:
     using Value = T;
 
-    // NOLINTNEXTLINE(google-explicit-constructor): `return value;` and `return error;` are the
-    // point.
+    // `return value;` and `return error;` are the point.
+    // NOLINTNEXTLINE(google-explicit-constructor)
     Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
     // NOLINTNEXTLINE(google-explicit-constructor)
     Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
-    // NOLINTNEXTLINE(google-explicit-constructor): lets a unique_ptr<Derived> become a
-    // Result<unique_ptr<Base>>.
+    // Lets a unique_ptr<Derived> become a Result<unique_ptr<Base>>; never a copy or a move.
+    // NOLINTBEGIN(google-explicit-constructor,bugprone-forwarding-reference-overload)
     template <typename U>
     requires(std::is_convertible_v<U&&, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
              !std::is_same_v<std::remove_cvref_t<U>, Error> &&
              !std::is_same_v<std::remove_cvref_t<U>, Result>) Result(U&& value)
         : content_(std::in_place_index<0>, std::forward<U>(value)) {}
+    // NOLINTEND(google-explicit-constructor,bugprone-forwarding-reference-overload)
 
     [[nodiscard]] bool ok() const { return content_.index() == 0; }
     explicit operator bool() const { return ok(); }

@@ -125,8 +125,8 @@ class Loop {
 
     struct FdAwaiter {
         Loop& loop;
-        int fd;
-        std::uint32_t events;
+        int fd = -1;
+        std::uint32_t events = 0;
         std::uint32_t got = 0;
         std::coroutine_handle<> waiter{};
         [[nodiscard]] bool await_ready() const noexcept { return false; }

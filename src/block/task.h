@@ -66,6 +66,7 @@ struct PromiseBase {
 template <typename T>
 class [[nodiscard]] Task {
   public:
+    // NOLINTNEXTLINE(readability-identifier-naming): the name that the language asks for
     struct promise_type : detail::PromiseBase {
         std::optional<Result<T>> result;
         Task get_return_object() {
@@ -125,7 +126,8 @@ class [[nodiscard]] Task {
     auto STRATA_CO_JOIN(strata_co_, __LINE__) = (expression);              \
     if (!STRATA_CO_JOIN(strata_co_, __LINE__).ok()) [[unlikely]]           \
         co_return std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).error(); \
-    declaration = std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).value()
+    declaration = /* NOLINT(bugprone-macro-parentheses) */                 \
+        std::move(STRATA_CO_JOIN(strata_co_, __LINE__)).value()
 
 /// As STRATA_CO_TRY, for a Result whose value nobody wants.
 #define STRATA_CO_TRY_VOID(expression)                     \

@@ -40,7 +40,8 @@ struct Chunk {
 
 class Copier {
   public:
-    Copier(std::vector<Node*> sources, Node& target, CopyOptions options, JobControl& control)
+    Copier(const std::vector<Node*>& sources, Node& target, CopyOptions options,
+           JobControl& control)
         : target_(target), options_(std::move(options)), control_(control), turn_(target.loop()) {
         for (Node* node : sources) {
             parts_.push_back({node, total_, node->size()});
@@ -355,7 +356,7 @@ Task<> Copier::run() {
 
 Task<> copy_image(std::vector<Node*> sources, Node& target, CopyOptions options,
                   JobControl& control) {
-    Copier copier(std::move(sources), target, std::move(options), control);
+    Copier copier(sources, target, std::move(options), control);
     co_return co_await copier.run();
 }
 

@@ -15,8 +15,9 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 struct EntryPoint {
-    std::array<char, 5> anchor;
-    std::uint8_t checksum, length, major, minor, revision, entry_revision, reserved;
+    std::array<char, 5> anchor{};
+    std::uint8_t checksum = 0, length = 0, major = 0, minor = 0, revision = 0;
+    std::uint8_t entry_revision = 0, reserved = 0;
     Le32 structures_length;
     Le64 structures;
 };

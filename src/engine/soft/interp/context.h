@@ -69,6 +69,7 @@ struct InterpreterContext {
 /// The calling thread's context, bound to `cpu`.
 InterpreterContext& attach_context(CpuState& cpu) noexcept;
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): what each thread owns
 extern thread_local InterpreterContext* t_interpreter;
 
 inline InterpreterContext& context(CpuState& cpu) noexcept {

@@ -15,6 +15,7 @@
 namespace strata::engine::soft {
 
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): one vCPU thread, one context.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): what each thread owns
 thread_local InterpreterContext* t_interpreter = nullptr;
 
 namespace {

@@ -49,13 +49,13 @@ inline constexpr std::size_t kJumps = kTranslator + offsetof(TranslatorState, ju
 static_assert(kRequest == kMode + 4 && kMode % 8 == 0, "compared as one word");
 
 inline Mem gpr(unsigned number) {
-    return Mem::gs_at(kGpr + 8 * number);
+    return Mem::gs_at(kGpr + 8UL * number);
 }
 inline Mem spill(unsigned number) {
-    return Mem::gs_at(kSpill + 8 * number);
+    return Mem::gs_at(kSpill + 8UL * number);
 }
 inline Mem delta(unsigned slot) {
-    return Mem::gs_at(kDeltas + 8 * slot);
+    return Mem::gs_at(kDeltas + 8UL * slot);
 }
 inline Mem flags() {
     return Mem::gs_at(kFlags);
