@@ -1,8 +1,9 @@
 // Lines of a machine's control socket: what is taken means the same when it is said again.
+#include "api/control_protocol.h"
+
 #include <cstdint>
 #include <string_view>
 
-#include "api/control_protocol.h"
 #include "base/check.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

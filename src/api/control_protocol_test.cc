@@ -1,15 +1,14 @@
 // Control protocol: requests there and back, and what is refused.
-#include <gtest/gtest.h>
-
 #include "api/control_protocol.h"
+
+#include <gtest/gtest.h>
 
 namespace strata::api {
 namespace {
 
 Result<ControlRequest> read(std::string_view text, std::size_t fds = 1) {
     const auto line = control_line_from_text(text);
-    return line ? control_request_from_json(line->body, fds)
-                : Result<ControlRequest>(line.error());
+    return line ? control_request_from_json(line->body, fds) : Result<ControlRequest>(line.error());
 }
 
 TEST(ControlProtocolTest, RequestsComeBackAsTheyWere) {
@@ -50,7 +49,8 @@ TEST(ControlProtocolTest, WhatIsWrongIsRefused) {
     EXPECT_FALSE(read(R"({"execute":"disk-resize","arguments":{"disk":"d","size":-1}})").ok());
     EXPECT_FALSE(read(R"({"id":{},"execute":"pause"})").ok());
     EXPECT_FALSE(read(std::string(kMaxControlLine + 1, ' ')).ok());
-    EXPECT_FALSE(read(R"({"execute":"disk-limits","arguments":{"disk":"d","limits":{"x":1}}})").ok());
+    EXPECT_FALSE(
+        read(R"({"execute":"disk-limits","arguments":{"disk":"d","limits":{"x":1}}})").ok());
     EXPECT_FALSE(read(R"({"execute":"job-complete","arguments":{"job":"j","end":"ask"}})").ok());
 }
 
