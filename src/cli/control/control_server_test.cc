@@ -1,4 +1,4 @@
-// ControlServer with clients that behave, and with those that do not.
+// ControlServer tests: clients that behave, and those that do not.
 #include "cli/control/control_server.h"
 
 #include <array>
