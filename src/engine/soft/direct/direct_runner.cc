@@ -24,7 +24,6 @@ namespace fl = x86::rflags;
 // What user code can change by itself: CF PF AF ZF SF TF DF OF NT AC ID.
 constexpr std::uint64_t kUserFlags = 0x244dd5;
 constexpr std::uint64_t kFixedFlags = 0x202;
-constexpr std::uint64_t kXcr0Pkru = 1U << 9U;
 constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
 constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;

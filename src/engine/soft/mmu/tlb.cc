@@ -532,6 +532,7 @@ void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept 
     const auto host = reinterpret_cast<std::uint64_t>(host_page);
     note_page_event(cpu, (host - reinterpret_cast<std::uint64_t>(cpu.vm->ram->base())) |
                              DirectEvents::kRamPage);
+    ++cpu.translator.cuts;
     forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {
@@ -546,6 +547,7 @@ void cut_write_tags_of_page(CpuState& cpu, const std::byte* host_page) noexcept 
 
 void cut_write_tags(CpuState& cpu, bool mark) noexcept {
     const auto base = reinterpret_cast<std::uint64_t>(cpu.vm->ram->base());
+    ++cpu.translator.cuts;
     forget_stack_page(cpu);
     for (AsidSlot& slot : cpu.mmu->slots) {
         for (TlbBank& bank : slot.banks) {

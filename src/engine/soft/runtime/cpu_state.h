@@ -99,6 +99,8 @@ struct TranslatorState {
     /// Linear address of the page that a floating block (cache/block_table.h) runs in, while one
     /// runs.
     std::uint64_t anchor = 0;
+    std::uint64_t cuts =
+        0;  ///< how often others withdrew write tags, which blocks may have checked
     std::uint64_t exit_pc =
         0;  ///< host address that identifies the place where generated code was left
     std::uint64_t exit_reason = 0;

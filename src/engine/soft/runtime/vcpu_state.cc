@@ -17,8 +17,6 @@ namespace {
 
 namespace x86 = arch::x86;
 
-constexpr std::uint64_t kXcr0Pkru = 1U << 9U;  // the engine's own
-
 bool canonical(std::uint64_t address) {
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << 16) >> 16) == address;
 }

@@ -11,6 +11,9 @@
 
 namespace strata::engine::soft {
 
+/// XCR0's bit for PKRU, which the engine keeps itself: no part of the vector state.
+inline constexpr std::uint64_t kXcr0Pkru = 1U << 9U;
+
 /// The host's XCR0 components among x87, SSE, AVX and AVX-512. All of them are saved and loaded
 /// whatever the guest's XCR0 is: a guest without OSXSAVE uses SSE too.
 [[nodiscard]] std::uint64_t host_vector_mask() noexcept;

@@ -10,8 +10,6 @@ namespace {
 
 using enum Reg;
 
-constexpr std::int64_t kPage = 4096;
-
 }  // namespace
 
 // r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks
@@ -174,8 +172,8 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
         if (!options_.chain_pages || from.flags == FlagsPlace::Either) {
             return 0;
         }
-        const auto target = static_cast<std::int64_t>(from.target);
-        if (to.floating() && target - kPage != static_cast<std::int32_t>(target - kPage)) {
+        const auto way = static_cast<std::int64_t>(from.target - to.rip);
+        if (to.floating() && way != static_cast<std::int32_t>(way)) {
             return 0;
         }
         counters_.page_links.fetch_add(1, std::memory_order_relaxed);

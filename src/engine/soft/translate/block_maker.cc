@@ -64,7 +64,9 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
                 connect(cpu, *block, next);
                 const bool elsewhere =
                     block->second_offset != 0 && block->second_offset != source.next_page;
-                return block->guest_length == 0 || elsewhere ? nullptr : block;
+                const bool homeless = block->floating() && block->second_offset >> 12 >=
+                                                               TranslatorState::kRamPagesWithHome;
+                return block->guest_length == 0 || elsewhere || homeless ? nullptr : block;
             }
         }
         // All of these wait for other vCPUs, which may want the lock.

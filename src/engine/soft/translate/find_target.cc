@@ -59,7 +59,10 @@ std::uint64_t Translator::find_target(CpuState& cpu) noexcept {
     const Block* block = index_.find(ram_offset, floating ? cpu.rip & (kPage - 1) : cpu.rip,
                                      cpu.mode | (floating ? Block::kFloating : 0));
     if (block != nullptr && block->second_offset != 0) {
-        (void)locate_next_page(cpu);  // the block itself compares
+        // The block itself compares. The second page's home may have taken the place of the
+        // first's, which whoever enters compares: so that one is noted last.
+        (void)locate_next_page(cpu);
+        (void)locate_code(cpu, cpu.rip, ram_offset);
     }
     const std::uint32_t entry =
         block != nullptr ? block->indirect_entry.load(std::memory_order_acquire) : 0;

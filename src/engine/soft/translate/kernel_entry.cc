@@ -83,9 +83,10 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     const bool live = enter_helper(cpu);
     Op& op = op_of(word);
     const Translator& translator = translator_of(cpu);
-    // What the block relies on between two of its instructions: that it is alive, its mode, and
-    // where its page lies.
+    // What the block relies on between two of its instructions: that it is alive, its mode, where
+    // its page lies, and what it checked of pages that it writes to.
     const std::uint64_t killed = translator.killed();
+    const std::uint64_t cuts = cpu.translator.cuts;
     const std::uint64_t epoch = cpu.fetch_epoch;
     const std::uint64_t page = code_page(cpu, cpu.rip);
     const std::uint32_t mode = cpu.mode;
@@ -99,7 +100,7 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
     }
     const bool last = (word & SystemWord::kLast) != 0;
     if (!goes_on(cpu, step, !last) || cpu.rip != next || cpu.mode != mode ||
-        translator.killed() != killed) {
+        translator.killed() != killed || cpu.translator.cuts != cuts) {
         return leave(cpu, step);
     }
     if (cpu.fetch_epoch != epoch && (page == 0 || code_page(cpu, next - 1) != page)) {

@@ -190,15 +190,16 @@ std::uint64_t slow_access(CpuState* cpu, std::uint64_t linear, std::uint64_t sit
     const auto site = static_cast<std::uint32_t>(site_and_rip) & SiteWord::kMask;
     const std::uint32_t size = site & SiteWord::kSizeMask;
     const bool write = (site & SiteWord::kWrite) != 0;
+    const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
     if ((site & SiteWord::kMasked) != 0) {
-        if (std::byte* host = write ? nullptr : masked_load(*cpu, linear, size); host != nullptr) {
+        std::byte* host = write || misaligned ? nullptr : masked_load(*cpu, linear, size);
+        if (host != nullptr) {
             restore_vectors(*cpu, live);
             return reinterpret_cast<std::uint64_t>(host);
         }
         save_vector_state(*cpu);
         return translator->interpret_in_block(*cpu, site, pc, live);
     }
-    const bool misaligned = (site & SiteWord::kAligned) != 0 && (linear & (size - 1)) != 0;
     const bool crosses = (linear & (kPage - 1)) + size > kPage;
     if (crosses && !misaligned && !write && copy_in(*cpu, linear, size)) {
         restore_vectors(*cpu, live);
@@ -403,10 +404,10 @@ void flags_to_guest(CpuState& cpu) {
     cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
 }
 
-// What a block relies on between two of its instructions: that it is alive, its mode, and where its
-// page lies.
+// What a block relies on between two of its instructions: that it is alive, its mode, where its
+// page lies, and what it checked of pages that it writes to.
 struct Footing {
-    std::uint64_t killed, epoch;
+    std::uint64_t killed, epoch, cuts;
     std::uint32_t mode;
     bool operator==(const Footing&) const = default;
 };
@@ -415,7 +416,9 @@ std::uint64_t interpret_here(CpuState* state, std::uint64_t word) noexcept {
     CpuState& cpu = *state;
     const bool live = enter_slow_path(cpu);
     Translator* translator = translator_of(cpu);
-    const auto footing = [&] { return Footing{translator->killed(), cpu.fetch_epoch, cpu.mode}; };
+    const auto footing = [&] {
+        return Footing{translator->killed(), cpu.fetch_epoch, cpu.translator.cuts, cpu.mode};
+    };
     const std::uint64_t rip = cpu.rip;
     const Footing before = footing();
     translator->count_interpreted(static_cast<std::uint32_t>(word >> 16U));

@@ -247,13 +247,16 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     const std::uint32_t length = site >> SiteWord::kLengthShift;
     const std::uint64_t next = cpu.rip + length;
     const std::uint64_t killed_before = killed();
+    const std::uint64_t cuts = cpu.translator.cuts;
     const bool ends = offset + length >= block->guest_length;
     flags_to_guest(cpu);
     const StepResult step = interpret_one(cpu);
     finish_pending_rewrite(cpu);
     flags_from_guest(cpu);
-    const bool on =
-        step == StepResult::Done && cpu.rip == next && !ends && killed() == killed_before && alive;
+    // The interpreter may have waited for others (a split lock), who took back what the block's
+    // checks of its stack and of its runs rely on.
+    const bool on = step == StepResult::Done && cpu.rip == next && !ends &&
+                    killed() == killed_before && cuts == cpu.translator.cuts && alive;
     if (on && cpu.request.load(std::memory_order_acquire) == 0) {
         if (vectors) {
             load_vector_state(cpu);
