@@ -66,7 +66,7 @@ Result<> set_mode(DiskText& disk, const std::string& value) {
     for (const auto& [name, mode] : kModes) {
         if (name == value) {
             disk.mode = mode;
-            disk.read_only = value == "readonly";
+            disk.read_only = disk.read_only || value == "readonly";
             return ok();
         }
     }

@@ -40,7 +40,7 @@ void PatientQueue::reap(std::vector<DiskCompletion>& out) {
     below_->reap(scratch_);
     for (const DiskCompletion& completion : scratch_) {
         Entry& entry = entries_[completion.token];
-        if (should_wait(entry, completion.error)) {
+        if (!entry.given_up && should_wait(entry, completion.error)) {
             hold(entry, completion.error);
         } else {
             end(completion.token, completion.error, out);
@@ -117,17 +117,25 @@ void PatientQueue::retry() {
 void PatientQueue::give_up(std::uint64_t token) {
     for (std::size_t at = 0; at < entries_.size(); ++at) {
         Entry& entry = entries_[at];
-        if (entry.busy && entry.request.token == token && std::exchange(entry.held, false)) {
-            given_up_.push_back(at);
+        if (entry.busy && entry.request.token == token) {
+            give_up_entry(at);
         }
     }
 }
 
 void PatientQueue::give_up_all() {
     for (std::size_t at = 0; at < entries_.size(); ++at) {
-        if (std::exchange(entries_[at].held, false)) {
-            given_up_.push_back(at);
+        if (entries_[at].busy) {
+            give_up_entry(at);
         }
+    }
+}
+
+// One that is under way will not be held when it fails.
+void PatientQueue::give_up_entry(std::size_t at) {
+    entries_[at].given_up = true;
+    if (std::exchange(entries_[at].held, false)) {
+        given_up_.push_back(at);
     }
 }
 

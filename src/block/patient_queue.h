@@ -70,13 +70,15 @@ class PatientQueue final : public DiskQueue {
     struct Entry {
         DiskRequest request;
         bool busy = false;
-        bool held = false;   ///< waits and is not being tried
-        bool waits = false;  ///< counted in waits_
+        bool held = false;      ///< waits and is not being tried
+        bool given_up = false;  ///< is told of what becomes of it, whatever the policy
+        bool waits = false;     ///< counted in waits_
         int error = 0;
     };
     [[nodiscard]] static bool changes_disk(DiskOp op);
     [[nodiscard]] bool should_wait(const Entry& entry, int error) const;
     void hold(Entry& entry, int error);
+    void give_up_entry(std::size_t at);
     void end(std::size_t at, int error, std::vector<DiskCompletion>& out);
     void complain(int error, bool ignored) const;
 

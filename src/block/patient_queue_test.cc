@@ -82,6 +82,15 @@ TEST_F(PatientQueueTest, GivenUpWriteFails) {
     EXPECT_FALSE(queue_->waiting());
 }
 
+TEST_F(PatientQueueTest, WriteGivenUpUnderWayIsNotHeldAfterwards) {
+    make(WriteErrorPolicy::Stop);
+    error_ = EIO;
+    write(7);
+    queue_->give_up_all();
+    EXPECT_EQ(reap().at(0).error, EIO);
+    EXPECT_FALSE(queue_->waiting());
+}
+
 TEST_F(PatientQueueTest, OtherErrorsAndOtherRequestsDoNotWait) {
     make(WriteErrorPolicy::Enospc);
     error_ = EIO;

@@ -143,9 +143,12 @@ void LogicalUnit::wait() {
 }
 
 void LogicalUnit::reap(std::vector<Completion>& out) {
-    if (queue_) {
+    while (queue_) {  // what is submitted for these may have ended at once
         scratch_.clear();
         queue_->reap(scratch_);
+        if (scratch_.empty()) {
+            break;
+        }
         for (const block::DiskCompletion& done : scratch_) {
             Request& ended = requests_[done.token];
             ended.error = ended.error != 0 ? ended.error : done.error;
@@ -153,9 +156,7 @@ void LogicalUnit::reap(std::vector<Completion>& out) {
                 completed(done.token);
             }
         }
-        if (!scratch_.empty()) {
-            queue_->kick();
-        }
+        queue_->kick();
     }
     out.insert(out.end(), finished_.begin(), finished_.end());
     finished_.clear();

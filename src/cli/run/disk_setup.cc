@@ -43,13 +43,21 @@ Result<> name_format(ImageTool& tool, api::DiskText& disk) {
     return ok();
 }
 
-/// Makes an overlay at `path`. The disk below must open as the VMM will open it.
-Result<> make_overlay(ImageTool& tool, const std::string& path, const std::string& below,
-                      const api::DiskText& disk) {
+/// The disk below an overlay must open as the VMM will open it, with no more files than the user
+/// allows. Its size.
+Result<std::uint64_t> open_below(ImageTool& tool, const std::string& below,
+                                 const api::DiskText& disk) {
     auto node =
         STRATA_TRY(tool.open_as(below, disk.format, disk.follow, {.backing = true, .lock = false}));
     const std::uint64_t size = node->size();
     STRATA_TRY_VOID(tool.close(node));
+    return size;
+}
+
+/// Makes an overlay at `path`.
+Result<> make_overlay(ImageTool& tool, const std::string& path, const std::string& below,
+                      const api::DiskText& disk) {
+    const std::uint64_t size = STRATA_TRY(open_below(tool, below, disk));
     return tool.create("qcow2",
                        {path, size, {{"backing_file", below}, {"backing_fmt", disk.format}}});
 }
@@ -92,13 +100,17 @@ Result<PreparedDisk> undoable_overlay(ImageTool& tool, const api::DiskText& disk
     } else {
         auto node =
             STRATA_TRY(tool.open_as(path, "qcow2", false, {.backing = false, .lock = false}));
-        const std::string named = STRATA_TRY(tool.run(node->info())).backing_name;
+        const block::FormatInfo info = STRATA_TRY(tool.run(node->info()));
         STRATA_TRY_VOID(tool.close(node));
-        if (named != below) {
-            return Error{ErrorKind::InvalidArgument,
-                         fmt::format("'{}' is no overlay of '{}' (but of '{}'): move it away", path,
-                                     below, named)};
+        if (info.backing_name != below || info.backing_format != disk.format ||
+            !info.data_file.empty()) {
+            return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format("'{}' is no overlay of the {} image '{}' (but of the {} image "
+                            "'{}'): move it away",
+                            path, disk.format, below, info.backing_format, info.backing_name)};
         }
+        STRATA_TRY_VOID(open_below(tool, below, disk));
     }
     UniqueFd fd = STRATA_TRY(open_checked(path, "disk", O_RDWR));
     PreparedDisk prepared = over(disk, std::move(fd), path);
@@ -107,6 +119,20 @@ Result<PreparedDisk> undoable_overlay(ImageTool& tool, const api::DiskText& disk
         "own, deleting that file undoes them",
         disk.file.name, path, path);
     return prepared;
+}
+
+/// A disk must not change below what an undoable run has kept of it.
+Result<> check_no_changes_over(const std::string& disk) {
+    const std::string path = STRATA_TRY(absolute(disk)) + std::string(kUndo);
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) {
+        return ok();
+    }
+    return Error{
+        ErrorKind::InvalidArgument,
+        fmt::format("'{}' holds changes to this disk: commit them ('strata image commit -f "
+                    "qcow2 --follow {}'), delete that file, or use mode=undoable",
+                    path, path)};
 }
 
 }  // namespace
@@ -135,6 +161,9 @@ Result<PreparedDisk> prepare_disk(api::DiskText disk) {
     // First of all whether it is there and may be opened as wanted.
     const bool writes = !disk.read_only && disk.mode == api::DiskMode::Persistent;
     UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", writes ? O_RDWR : O_RDONLY));
+    if (writes) {
+        STRATA_TRY_VOID(check_no_changes_over(disk.file.name));
+    }
     if (!disk.format.empty() && disk.mode == api::DiskMode::Persistent) {
         return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};
     }

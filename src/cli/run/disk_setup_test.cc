@@ -59,5 +59,29 @@ TEST_F(DiskSetupTest, UndoableDiskKeepsItsOverlay) {
     EXPECT_FALSE(prepare("b.raw,mode=undoable").ok());  // an overlay of another disk
 }
 
+TEST_F(DiskSetupTest, DiskBelowKeptChangesStaysAsItIs) {
+    ASSERT_TRUE(prepare("a.raw,mode=undoable").ok());
+    const auto written = prepare("a.raw");
+    ASSERT_FALSE(written.ok());
+    EXPECT_NE(written.error().text().find("a.raw.undo"), std::string::npos);
+    EXPECT_TRUE(prepare("a.raw,readonly").ok());
+}
+
+TEST_F(DiskSetupTest, KeptChangesThatNameAnotherFormatBelowAreRefused) {
+    auto tool = ImageTool::start();
+    ASSERT_TRUE(tool.ok());
+    ASSERT_TRUE(
+        tool->create("qcow2", {path("a.qcow2.undo"),
+                               1 << 20,
+                               {{"backing_file", path("a.qcow2")}, {"backing_fmt", "qcow2"}}})
+            .ok());
+    EXPECT_TRUE(prepare("a.qcow2,format=qcow2,mode=undoable").ok());
+    EXPECT_FALSE(prepare("a.qcow2,format=raw,mode=undoable").ok());
+}
+
+TEST_F(DiskSetupTest, ReadOnlyStaysReadOnlyWhateverModeFollows) {
+    EXPECT_TRUE(prepare("a.raw,readonly,mode=persistent")->config.read_only);
+}
+
 }  // namespace
 }  // namespace strata::cli

@@ -217,6 +217,9 @@ void AhciController::come_out_of_reset(Port& port) {
         port.signature = signature;
         post_registers(port, done, true);
     }
+    if (port.issued != 0) {
+        wake();  // issued while the port was busy with the reset
+    }
 }
 
 void AhciController::reap(Port& port) {

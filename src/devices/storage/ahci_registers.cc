@@ -186,6 +186,9 @@ void AhciController::write_command(Port& port, std::uint32_t value) {
     }
     if ((value & PortCommand::kOverride) != 0) {
         port.task_file &= ~std::uint32_t{AtaStatus::kBusy | AtaStatus::kRequest};
+        if (port.issued != 0) {
+            wake();
+        }
     }
     if ((value & PortCommand::kStart) != 0) {
         port.command |= PortCommand::kRunning;

@@ -139,12 +139,14 @@ void AtaDisk::execute(unsigned slot) {
             break;
         case 0x70:  // SEEK
         case 0x91:  // INITIALIZE DEVICE PARAMETERS
-        case 0xe0:  // STANDBY, IDLE and SLEEP: nothing turns
-        case 0xe1:
-        case 0xe2:
+        case 0xe1:  // IDLE: nothing turns
         case 0xe3:
-        case 0xe6:
             good(slot);
+            break;
+        case 0xe0:  // STANDBY and SLEEP: what is cached goes to the medium first
+        case 0xe2:
+        case 0xe6:
+            flush(slot);
             break;
         default:
             fail(slot, AtaError::kAbort);
@@ -345,18 +347,20 @@ void AtaDisk::disk(unsigned slot, block::DiskRequest request) {
 }
 
 void AtaDisk::reap(std::vector<AtaCompletion>& out) {
-    scratch_.clear();
-    queue_->reap(scratch_);
-    for (const block::DiskCompletion& done : scratch_) {
-        Request& request = requests_.at(done.token);
-        request.error = request.error != 0 ? request.error : done.error;
-        if (--request.outstanding == 0) {
-            completed(static_cast<unsigned>(done.token));
+    do {  // what is submitted for these may have ended at once
+        scratch_.clear();
+        queue_->reap(scratch_);
+        for (const block::DiskCompletion& done : scratch_) {
+            Request& request = requests_.at(done.token);
+            request.error = request.error != 0 ? request.error : done.error;
+            if (--request.outstanding == 0) {
+                completed(static_cast<unsigned>(done.token));
+            }
         }
-    }
-    if (!scratch_.empty()) {
-        queue_->kick();
-    }
+        if (!scratch_.empty()) {
+            queue_->kick();
+        }
+    } while (!scratch_.empty());
     out.insert(out.end(), finished_.begin(), finished_.end());
     finished_.clear();
 }
