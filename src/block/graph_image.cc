@@ -192,7 +192,7 @@ class GraphImage final : public LiveImage, private LiveAccess {
     void grow(std::uint64_t size, std::function<void(Result<>)> done) override {
         start([size](LiveDisk& disk) { return grow_disk(disk, size); }, std::move(done));
     }
-    void settle_size(std::uint64_t size) override { traits_.size = size; }
+    void settle_size(std::uint64_t size) override { traits_.size = std::max(traits_.size, size); }
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned /*depth*/) override {
         STRATA_TRY_VOID(start_thread());
         auto done = STRATA_TRY(io::EventFd::create());
@@ -231,10 +231,12 @@ class GraphImage final : public LiveImage, private LiveAccess {
         });
     }
     static Task<> grow_disk(LiveDisk& disk, std::uint64_t size) {
-        if (disk.job() != nullptr) {
-            co_return Error{ErrorKind::WrongState, "a job runs on the disk: wait or cancel it"};
-        }
+        STRATA_CO_TRY_VOID(disk.check_free());
         STRATA_CO_TRY(const auto alone, co_await disk.gate().exclusive());
+        STRATA_CO_TRY_VOID(disk.check_free());
+        if (size < disk.disk().size()) {
+            co_return Error{ErrorKind::WrongState, "a disk in use cannot shrink"};
+        }
         co_return co_await disk.disk().resize(size, Preallocation::Off);
     }
     Task<> shut_down() {

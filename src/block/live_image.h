@@ -30,9 +30,10 @@ class LiveImage : public DiskImage {
     /// The same disk as an image with a graph; this one is not used any more when that one is.
     virtual Result<std::unique_ptr<DiskImage>> as_graph() = 0;
     /// Makes the disk `size` bytes long, which is no less than now; `done` is called on any thread,
-    /// perhaps before this returns. traits() tells the new size after settle_size().
+    /// perhaps before this returns. traits() tells the new size after settle_size(), or before.
     virtual void grow(std::uint64_t size, std::function<void(Result<>)> done) = 0;
-    /// On the thread of the image's users, after grow() was done.
+    /// On the thread of the image's users, after grow() was done. A size that another grow() has
+    /// gone beyond changes nothing.
     virtual void settle_size(std::uint64_t size) = 0;
 };
 

@@ -59,12 +59,13 @@ block::Task<std::shared_ptr<LiveJob>> make_commit(block::LiveDisk& live,
 }
 
 block::Task<> put_overlay(block::LiveDisk& live, api::ControlRequest request, NodePtr overlay) {
+    STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
+    STRATA_CO_TRY_VOID(live.check_free());
     const NodePtr old = live.disk_ptr();
     if (overlay->size() != old->size()) {
         co_return Error{ErrorKind::InvalidArgument,
                         "the overlay has another size than the disk: make it anew"};
     }
-    STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
     STRATA_CO_TRY_VOID(co_await old->flush());
     STRATA_CO_TRY_VOID(
         co_await overlay->change_backing(old, request.backing, std::string(old->format())));
@@ -104,9 +105,7 @@ block::Task<std::shared_ptr<LiveJob>> make_job(block::LiveDisk& live, api::Contr
 }
 
 block::Task<> take_snapshot(block::LiveDisk& live, api::ControlRequest request, UniqueFd file) {
-    if (live.job() != nullptr) {
-        co_return Error{ErrorKind::WrongState, "a job runs on the disk: wait for it or cancel it"};
-    }
+    STRATA_CO_TRY_VOID(live.check_free());
     if (!request.snapshot.empty()) {
         const auto now = std::chrono::system_clock::now().time_since_epoch();
         block::SnapshotInfo snapshot;
@@ -114,6 +113,7 @@ block::Task<> take_snapshot(block::LiveDisk& live, api::ControlRequest request, 
         snapshot.date_seconds = static_cast<std::uint32_t>(
             std::chrono::duration_cast<std::chrono::seconds>(now).count());
         STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
+        STRATA_CO_TRY_VOID(live.check_free());
         snapshot.disk_size = live.disk().size();
         STRATA_CO_TRY_VOID(co_await live.disk().create_snapshot(std::move(snapshot)));
         co_return ok();

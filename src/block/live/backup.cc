@@ -19,6 +19,24 @@ constexpr unsigned kParallel = 4;
 }  // namespace
 
 Task<> Backup::run(LiveDisk& live) {
+    Result<> done = ok();
+    {
+        STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
+        done = co_await begin(live);
+    }
+    if (done.ok()) {
+        control().begin(left_->bytes());
+        done = co_await copy_all(live);
+    }
+    co_return co_await finish(live, std::move(done));
+}
+
+Task<> Backup::abandon() {
+    const NodePtr target = std::exchange(options_.target, nullptr);
+    co_return co_await target->close();
+}
+
+Task<> Backup::begin(LiveDisk& live) {
     source_ = &live.disk();
     const std::uint64_t size = source_->size();
     const NodeTraits& traits = options_.target->traits();
@@ -34,19 +52,6 @@ Task<> Backup::run(LiveDisk& live) {
         chunk *= 2;
     }
     left_.emplace(size, chunk);
-    Result<> done = ok();
-    {
-        STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
-        done = co_await begin(live);
-    }
-    if (done.ok()) {
-        control().begin(left_->bytes());
-        done = co_await copy_all(live);
-    }
-    co_return co_await finish(live, std::move(done));
-}
-
-Task<> Backup::begin(LiveDisk& live) {
     if (!options_.bitmap.empty()) {
         STRATA_CO_TRY_VOID(co_await begin_bitmap(live));
     }
@@ -84,10 +89,9 @@ Task<> Backup::begin_bitmap(LiveDisk& live) {
             STRATA_CO_TRY(before_, co_await disk.read_bitmap(options_.bitmap));
         }
     }
-    STRATA_CO_TRY_VOID(
-        co_await disk.store_bitmap(empty_bitmap(options_.bitmap, disk.size(), granularity, true)));
-    renewed_ = true;
-    co_return ok();
+    renewed_ = true;  // also if storing it fails: what it had may be gone by then
+    co_return co_await disk.store_bitmap(
+        empty_bitmap(options_.bitmap, disk.size(), granularity, true));
 }
 
 /// Nothing was lost: what was dirty then is so again, with what came since. A bitmap that was not
@@ -96,8 +100,12 @@ Task<> Backup::restore_bitmap(LiveDisk& live) {
     if (!renewed_) {
         co_return ok();
     }
+    // What the guest writes meanwhile would be lost between the two.
+    STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
     if (!before_) {
-        co_return co_await live.disk().remove_bitmap(options_.bitmap);
+        Result<> removed = co_await live.disk().remove_bitmap(options_.bitmap);
+        const bool gone = removed.ok() || removed.error().kind() == ErrorKind::NotFound;
+        co_return gone ? ok() : std::move(removed);
     }
     STRATA_CO_TRY(Bitmap now, co_await live.disk().read_bitmap(options_.bitmap));
     merge_bits(now, *before_);

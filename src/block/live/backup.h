@@ -36,6 +36,7 @@ class Backup final : public LiveJob, private WriteWatcher {
     }
     [[nodiscard]] std::string_view kind() const override { return "backup"; }
     Task<> run(LiveDisk& live) override;
+    Task<> abandon() override;
 
   private:
     Task<> around(std::uint64_t offset, std::uint64_t length, Task<> write) override;

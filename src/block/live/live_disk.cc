@@ -67,14 +67,22 @@ void LiveDisk::watch(WriteWatcher* watcher) {
     rebuild();
 }
 
-Task<> LiveDisk::run(std::shared_ptr<LiveJob> job) {
+Result<> LiveDisk::check_free() const {
     if (job_ != nullptr) {
-        co_return Error{ErrorKind::WrongState,
-                        fmt::format("disk '{}' is busy with a {}: wait for it or cancel it",
-                                    disk_->name(), job_->kind())};
+        return Error{ErrorKind::WrongState,
+                     fmt::format("disk '{}' is busy with a {}: wait for it or cancel it",
+                                 disk_->name(), job_->kind())};
     }
     if (ending_) {
-        co_return Error{ErrorKind::WrongState, "the machine ends"};
+        return Error{ErrorKind::WrongState, "the machine ends"};
+    }
+    return ok();
+}
+
+Task<> LiveDisk::run(std::shared_ptr<LiveJob> job) {
+    if (Result<> free = check_free(); !free.ok()) {
+        (void)co_await job->abandon();  // the other error is told
+        co_return free;
     }
     job_ = job;
     Result<> done = co_await job->run(*this);

@@ -53,7 +53,11 @@ class LiveDisk {
     // Jobs.
     /// The one that runs; null: none.
     [[nodiscard]] LiveJob* job() const { return job_.get(); }
-    /// Runs `job` to its end. WrongState if another one runs.
+    /// WrongState if a job runs, or none may begin any more. A change that waits for the gate asks
+    /// once it has it.
+    [[nodiscard]] Result<> check_free() const;
+    /// Runs `job` to its end. WrongState if another one runs: `job` is abandoned then. What a job
+    /// learns of the disk it learns with the gate held: until then a change may come before it.
     Task<> run(std::shared_ptr<LiveJob> job);
     /// For work that is done when it begins.
     [[nodiscard]] static Task<> nothing() { co_return ok(); }

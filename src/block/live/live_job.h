@@ -43,6 +43,9 @@ class LiveJob {
     /// "mirror", "backup" …
     [[nodiscard]] virtual std::string_view kind() const = 0;
     virtual Task<> run(LiveDisk& live) = 0;
+    /// Instead of run(), for a job that may not: what it was to write to is let go, on the loop's
+    /// thread.
+    virtual Task<> abandon() { co_return ok(); }
 
     void cancel() {
         control_.cancel();

@@ -1,5 +1,6 @@
 // Jobs on a disk in use: what the copies hold while somebody writes.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -7,12 +8,14 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "block/bitmap.h"
 #include "block/filters/fault/fault.h"
+#include "block/filters/filter_node.h"
 #include "block/live/backup.h"
 #include "block/live/live_disk.h"
 #include "block/live/mirror.h"
@@ -24,6 +27,27 @@ namespace {
 
 constexpr std::uint64_t kSize = 8U << 20;
 using Finish = LiveJob::Finish;
+
+/// Remembers the largest read, and loses a bitmap that it cannot store when told to.
+class Spy final : public FilterNode {
+  public:
+    using FilterNode::FilterNode;
+    [[nodiscard]] std::string_view format() const override { return child().format(); }
+    Task<> read(std::uint64_t offset, Buffers into) override {
+        largest = std::max(largest, into.size());
+        return FilterNode::read(offset, into);
+    }
+    Task<> store_bitmap(Bitmap bitmap) override {
+        if (std::exchange(full, false)) {
+            STRATA_CO_TRY_VOID(co_await child().remove_bitmap(bitmap.info.name));
+            STRATA_CO_TRY_VOID(co_await child().store_bitmap(std::move(bitmap)));
+            co_return Error{ErrorKind::Failed, "no space", ENOSPC};
+        }
+        co_return co_await child().store_bitmap(std::move(bitmap));
+    }
+    std::uint64_t largest = 0;
+    bool full = false;
+};
 
 class LiveTest : public testing::Test {
   protected:
@@ -330,6 +354,141 @@ TEST_F(LiveTest, CommitUnderLoadGoesOnWithTheLayerBelow) {
     ASSERT_NE(live_->disk().backing(), nullptr);
     EXPECT_TRUE(content(live_->disk()) == expected_);
     EXPECT_TRUE(clean(live_->disk()));
+}
+
+TEST_F(LiveTest, CommitGoesOnlyIntoTheLayerBelow) {
+    const auto backed_by = [](const std::string& name, const std::string& format) {
+        return OptionList{{"backing_file", name}, {"backing_fmt", format}};
+    };
+    ASSERT_TRUE(loop_->run(make("base", "raw")->close()).ok());
+    use(make("over", "qcow2", backed_by("base", "raw")));
+    fill(live_->disk(), 13);
+    const auto commit = [&](const std::string& name) {
+        return loop_->run(live_->run(std::make_shared<ActiveCommit>(
+            *loop_,
+            MirrorOptions{.target = open(name, "raw", false, false, false),
+                          .finish = Finish::Pivot},
+            UniqueFd())));
+    };
+    ASSERT_TRUE(loop_->run(make("other", "raw")->close()).ok());
+    EXPECT_EQ(commit("other").error().kind(), ErrorKind::WrongState);
+    // A layer that came over the disk after somebody looked which one is below.
+    ASSERT_TRUE(
+        loop_
+            ->run(create_image(*loop_, "qcow2", {path("newer"), kSize, backed_by("over", "qcow2")}))
+            .ok());
+    NodePtr newer = open("newer", "qcow2", false, false);
+    ASSERT_TRUE(loop_->run(newer->change_backing(live_->disk_ptr(), path("over"), "qcow2")).ok());
+    live_->replace(newer);
+    EXPECT_EQ(commit("base").error().kind(), ErrorKind::WrongState);
+    ASSERT_NE(live_->disk().backing(), nullptr);
+    EXPECT_EQ(live_->disk().backing()->name(), path("over"));
+    EXPECT_TRUE(content(live_->disk()) == expected_);
+}
+
+TEST_F(LiveTest, JobsSeeTheDiskAsItIsWhenTheyBegin) {
+    use(make("disk", "raw"));
+    fill(live_->disk(), 14);
+    Result<> done = ok();
+    {
+        const auto pass = loop_->run(live_->gate().exclusive());
+        const auto job =
+            std::make_shared<Mirror>(*loop_, MirrorOptions{.target = make("copy", "raw"),
+                                                           .target_zero = true,
+                                                           .finish = Finish::Keep});
+        loop_->spawn(live_->run(job), [&](Result<> result) { done = std::move(result); });
+        ASSERT_TRUE(loop_->run(pause(1)).ok());
+        ASSERT_TRUE(loop_->run(live_->disk().resize(kSize * 2, Preallocation::Off)).ok());
+    }
+    while (live_->job() != nullptr) {
+        ASSERT_TRUE(loop_->run(pause(1)).ok());
+    }
+    EXPECT_EQ(done.error().kind(), ErrorKind::InvalidArgument);
+}
+
+TEST_F(LiveTest, MirrorForgetsTheLayerBelowItsTarget) {
+    NodePtr base = make("base", "raw");
+    const std::vector<std::byte> other(kSize, std::byte{0x55});
+    ASSERT_TRUE(loop_->run(base->write(0, Buffers::of(other))).ok());
+    ASSERT_TRUE(loop_->run(base->close()).ok());
+    base.reset();
+    use(make("disk", "raw"));
+    fill(live_->disk(), 15);
+    (void)make("copy", "qcow2", {{"backing_file", "base"}, {"backing_fmt", "raw"}});
+    ASSERT_TRUE(loop_
+                    ->run(live_->run(std::make_shared<Mirror>(
+                        *loop_, MirrorOptions{.target = open("copy", "qcow2", false, false),
+                                              .finish = Finish::Keep})))
+                    .ok());
+    NodePtr copy = open("copy", "qcow2", true);
+    EXPECT_EQ(copy->backing(), nullptr);
+    EXPECT_TRUE(content(*copy) == expected_);
+}
+
+TEST_F(LiveTest, AGuestsLongWriteIsCopiedInPieces) {
+    const auto spy = std::make_shared<Spy>(make("disk", "raw"));
+    use(spy);
+    fill(live_->disk(), 16);
+    const auto job = std::make_shared<Mirror>(*loop_, MirrorOptions{.target = make("copy", "raw")});
+    Result<> done = ok();
+    loop_->spawn(live_->run(job), [&](Result<> result) { done = std::move(result); });
+    while (live_->job() != nullptr && !job->ready()) {
+        ASSERT_TRUE(loop_->run(pause(1)).ok());
+    }
+    expected_.assign(kSize, std::byte{7});
+    ASSERT_TRUE(loop_->run(guest(1, 0, expected_)).ok());
+    ASSERT_TRUE(job->complete(Finish::Keep).ok());
+    while (live_->job() != nullptr) {
+        ASSERT_TRUE(loop_->run(pause(1)).ok());
+    }
+    ASSERT_TRUE(done.ok()) << done.error().text();
+    EXPECT_LE(spy->largest, 1U << 20);
+    EXPECT_TRUE(content(*open("copy", "raw", true)) == expected_);
+}
+
+TEST_F(LiveTest, BackupThatCannotBeginGivesTheBitmapBack) {
+    const auto spy = std::make_shared<Spy>(make("disk", "qcow2"));
+    use(spy);
+    ASSERT_TRUE(loop_->run(spy->store_bitmap(empty_bitmap("b", kSize, 65536, true))).ok());
+    fill(live_->disk(), 17);
+    const auto before = loop_->run(spy->read_bitmap("b"));
+    ASSERT_TRUE(before.ok());
+    spy->full = true;
+    EXPECT_FALSE(loop_
+                     ->run(live_->run(std::make_shared<Backup>(
+                         *loop_, BackupOptions{.target = make("copy", "raw"),
+                                               .target_zero = true,
+                                               .bitmap = "b",
+                                               .incremental = true})))
+                     .ok());
+    const auto after = loop_->run(spy->read_bitmap("b"));
+    ASSERT_TRUE(after.ok());
+    EXPECT_EQ(after->bits, before->bits);
+}
+
+TEST_F(LiveTest, StreamWouldSpoilInternalSnapshots) {
+    ASSERT_TRUE(loop_->run(make("base", "raw")->close()).ok());
+    use(make("over", "qcow2", {{"backing_file", "base"}, {"backing_fmt", "raw"}}));
+    SnapshotInfo snapshot;
+    snapshot.name = "s";
+    snapshot.disk_size = kSize;
+    ASSERT_TRUE(loop_->run(live_->disk().create_snapshot(snapshot)).ok());
+    const Result<> done = loop_->run(live_->run(std::make_shared<Stream>(*loop_, 0)));
+    EXPECT_EQ(done.error().kind(), ErrorKind::WrongState);
+    EXPECT_NE(live_->disk().backing(), nullptr);
+}
+
+TEST_F(LiveTest, RefusedJobsLetGoOfTheirTargets) {
+    use(make("disk", "raw"));
+    live_->end_job();
+    const auto job = std::make_shared<Mirror>(*loop_, MirrorOptions{.target = make("copy", "raw")});
+    const auto backup =
+        std::make_shared<Backup>(*loop_, BackupOptions{.target = make("second", "raw")});
+    EXPECT_FALSE(loop_->run(live_->run(job)).ok());
+    EXPECT_FALSE(loop_->run(live_->run(backup)).ok());
+    for (const char* name : {"copy", "second"}) {  // not locked any more
+        EXPECT_TRUE(loop_->run(open(name, "raw", false)->close()).ok());
+    }
 }
 
 TEST_F(LiveTest, OneJobAtATime) {

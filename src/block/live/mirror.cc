@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "block/file_lock.h"
+#include "block/protocols/file/file_node.h"
 
 namespace strata::block {
 namespace {
@@ -26,31 +27,36 @@ std::uint64_t chunk_of(const Node& target, std::uint64_t size) {
     return chunk;
 }
 
+/// Chunks that are copied in one go.
+std::uint64_t at_once(std::uint64_t chunk) {
+    return std::max<std::uint64_t>(kTransfer / chunk, 1);
+}
+
+/// The file that `node`'s own layer begins in; null: none of this host's.
+const FileNode* file_of(const Node& node) {
+    if (const auto* file = dynamic_cast<const FileNode*>(&node)) {
+        return file;
+    }
+    for (const Node* each : node.children()) {
+        const FileNode* found = each != node.backing() ? file_of(*each) : nullptr;
+        if (found != nullptr) {
+            return found;
+        }
+    }
+    return nullptr;
+}
+
 }  // namespace
 
 Task<> Mirror::run(LiveDisk& live) {
-    source_ = &live.disk();
-    const std::uint64_t size = source_->size();
-    if (options_.target->size() < size || options_.target->traits().read_only) {
-        co_return Error{
-            ErrorKind::InvalidArgument,
-            fmt::format("'{}' has {} bytes: the disk has {}, and they are to be written",
-                        options_.target->name(), options_.target->size(), size)};
-    }
-    dirty_.emplace(size, chunk_of(*options_.target, size));
-    touched_.emplace(size, dirty_->chunk());
-    dirty_->set_all();
     wanted_ = options_.finish != Finish::Ask;
     Result<> done = ok();
     {
         STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
-        done = co_await prepare(live);
-        if (done.ok()) {
-            live.watch(this);
-        }
+        done = co_await begin(live);
     }
-    control().begin(size);
     if (done.ok()) {
+        control().begin(source_->size());
         done = co_await copy_while_running(live);
     }
     if (done.ok()) {
@@ -65,6 +71,43 @@ Task<> Mirror::run(LiveDisk& live) {
     }
     options_.target.reset();
     co_return done;
+}
+
+Task<> Mirror::begin(LiveDisk& live) {
+    source_ = &live.disk();
+    const std::uint64_t size = source_->size();
+    Node& target = *options_.target;
+    if (target.size() < size || target.traits().read_only) {
+        co_return Error{
+            ErrorKind::InvalidArgument,
+            fmt::format("'{}' has {} bytes: the disk has {}, and they are to be written",
+                        target.name(), target.size(), size)};
+    }
+    dirty_.emplace(size, chunk_of(target, size));
+    touched_.emplace(size, dirty_->chunk());
+    dirty_->set_all();
+    STRATA_CO_TRY_VOID(co_await prepare(live));
+    live.watch(this);
+    co_return ok();
+}
+
+// What the disk has as zeros may be a hole in the copy: nothing may show through it at the next
+// start.
+Task<> Mirror::prepare(LiveDisk& /*live*/) {
+    STRATA_CO_TRY(const FormatInfo info, co_await options_.target->info());
+    if (!info.backing_name.empty()) {
+        STRATA_CO_TRY_VOID(co_await options_.target->change_backing(nullptr, "", ""));
+    }
+    co_return ok();
+}
+
+Task<> Mirror::abandon() {
+    const NodePtr target = std::exchange(options_.target, nullptr);
+    // The layer below is the chain's, perhaps another commit's: nothing was written through this.
+    if (top_only()) {
+        co_return ok();
+    }
+    co_return co_await target->close();
 }
 
 Result<> Mirror::complete(Finish finish) {
@@ -96,7 +139,8 @@ Task<> Mirror::around(std::uint64_t offset, std::uint64_t length, Task<> write) 
     const std::uint64_t last =
         std::min((offset + length - 1) / dirty_->chunk(), dirty_->chunks() - 1);
     for (std::uint64_t at = offset / dirty_->chunk(); at <= last;) {
-        const std::uint64_t count = dirty_->run(at, last - at + 1);
+        const std::uint64_t count =
+            dirty_->run(at, std::min(last - at + 1, at_once(dirty_->chunk())));
         if (count != 0) {
             Result<> copied = co_await copy_run(at, count, false);
             if (!copied.ok()) {
@@ -128,7 +172,7 @@ Task<> Mirror::copy_while_running(LiveDisk& live) {
 /// One pass: until a moment when nothing is dirty, or the pass has gone round once.
 Task<> Mirror::copy_dirty(LiveDisk& live, bool limited) {
     TaskGroup group(live.loop(), kParallel);
-    const std::uint64_t most = std::max<std::uint64_t>(kTransfer / dirty_->chunk(), 1);
+    const std::uint64_t most = at_once(dirty_->chunk());
     std::uint64_t budget = dirty_->chunks();
     while (dirty_->count() != 0 && budget != 0 && !group.failed() && trouble_.ok()) {
         next_ = dirty_->next(next_);
@@ -165,7 +209,10 @@ Task<> Mirror::copy_run(std::uint64_t first, std::uint64_t count, bool limited) 
 Task<> Mirror::copy_range(std::uint64_t at, std::uint64_t end, bool limited) {
     const Node* base = top_only() ? source_->backing() : nullptr;
     while (at < end) {
-        STRATA_CO_TRY(const Extent extent, co_await status_of_chain(*source_, base, at, end - at));
+        STRATA_CO_TRY(Extent extent, co_await status_of_chain(*source_, base, at, end - at));
+        if (extent.kind == Extent::Kind::Data) {
+            extent.length = std::min(extent.length, kTransfer);  // it takes as much memory
+        }
         if (limited && extent.kind == Extent::Kind::Data) {
             control().charge(extent.length);
         }
@@ -241,6 +288,12 @@ Task<> ActiveCommit::prepare(LiveDisk& live) {
                         fmt::format("'{}' has no layer below to commit to", disk.name())};
     }
     const NodePtr target = options().target;
+    const FileNode *has = file_of(*below), *passed = file_of(*target);
+    if (has == nullptr || passed == nullptr || has->identity() != passed->identity()) {
+        co_return Error{
+            ErrorKind::WrongState,
+            fmt::format("'{}' is not the layer below the disk: look again", target->name())};
+    }
     STRATA_CO_TRY(const FormatInfo own, co_await disk.info());
     if (Node* under = below->backing()) {
         STRATA_CO_TRY(const FormatInfo info, co_await below->info());

@@ -8,7 +8,8 @@
 // requests for as long as the rest and a flush of the copy take.
 //
 // Commit of the active layer is the same, with the layer below as the target and no more copied
-// than the top layer has.
+// than the top layer has. That the target is the layer below, by its file, is looked at with the
+// guest's requests held: a layer put over the disk meanwhile would be lost otherwise.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@
 namespace strata::block {
 
 struct MirrorOptions {
-    NodePtr target;            ///< as large as the disk at least
+    NodePtr target;  ///< as large as the disk at least; a copy of all names no layer below any more
     bool target_zero = false;  ///< it reads as zeros
     LiveJob::Finish finish = LiveJob::Finish::Ask;
     std::uint64_t speed = 0;
@@ -39,12 +40,13 @@ class Mirror : public LiveJob, private WriteWatcher {
     }
     [[nodiscard]] std::string_view kind() const override { return "mirror"; }
     Task<> run(LiveDisk& live) override;
+    Task<> abandon() override;
     /// WrongState before it is ready.
     Result<> complete(Finish finish) override;
 
   protected:
     /// With the guest's requests held, before the first chunk.
-    virtual Task<> prepare(LiveDisk& /*live*/) { co_return ok(); }
+    virtual Task<> prepare(LiveDisk& live);
     /// With the guest's requests held, after a pivot: the old disk may go. Its errors are told, and
     /// change nothing.
     virtual Task<> dismiss(NodePtr old) { return old->close(); }
@@ -56,6 +58,7 @@ class Mirror : public LiveJob, private WriteWatcher {
 
   private:
     Task<> around(std::uint64_t offset, std::uint64_t length, Task<> write) override;
+    Task<> begin(LiveDisk& live);
     Task<> copy_while_running(LiveDisk& live);
     Task<> copy_dirty(LiveDisk& live, bool limited);
     Task<> copy_run(std::uint64_t first, std::uint64_t count, bool limited);

@@ -18,18 +18,33 @@ constexpr std::uint64_t kStretch = 1U << 20;
 }  // namespace
 
 Task<> Stream::run(LiveDisk& live) {
+    {
+        STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
+        STRATA_CO_TRY_VOID(co_await check(live.disk()));
+        live.watch(this);
+    }
     Node& disk = live.disk();
+    control().begin(disk.size());
+    Result<> done = co_await fill(disk);
+    co_return co_await cut_off(live, std::move(done));
+}
+
+Task<> Stream::check(Node& disk) {
     if (disk.backing() == nullptr) {
         co_return Error{ErrorKind::WrongState,
                         fmt::format("'{}' has no layer below to take in", disk.name())};
     }
-    {
-        STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
-        live.watch(this);
+    const auto snapshots = co_await disk.snapshots();
+    if (!snapshots.ok() && snapshots.error().kind() != ErrorKind::NotSupported) {
+        co_return snapshots.error();
     }
-    control().begin(disk.size());
-    Result<> done = co_await fill(disk);
-    co_return co_await cut_off(live, std::move(done));
+    if (snapshots.ok() && !snapshots->empty()) {
+        co_return Error{ErrorKind::WrongState,
+                        fmt::format("'{}': its internal snapshots need the layers below: delete "
+                                    "them first",
+                                    disk.name())};
+    }
+    co_return ok();
 }
 
 Task<> Stream::around(std::uint64_t offset, std::uint64_t length, Task<> write) {

@@ -2,7 +2,8 @@
 //
 // What the disk's own layer lacks is read from below and written to it, a stretch at a time that no
 // write of the guest's enters meanwhile; at the end the image's reference is removed. A job that
-// was cancelled leaves an image that reads as before, and the next one finds less to do.
+// was cancelled leaves an image that reads as before, and the next one finds less to do. An image
+// with internal snapshots is refused: they read from below what they lack.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ class Stream final : public LiveJob, private WriteWatcher {
 
   private:
     Task<> around(std::uint64_t offset, std::uint64_t length, Task<> write) override;
+    Task<> check(Node& disk);
     Task<> fill(Node& disk);
     Task<> fill_range(Node& disk, std::uint64_t at, std::uint64_t end);
     Task<> cut_off(LiveDisk& live, Result<> done);

@@ -193,6 +193,10 @@ Result<std::unique_ptr<DiskImage>> RawImage::as_graph() {
 }
 
 void RawImage::grow(std::uint64_t size, std::function<void(Result<>)> done) {
+    if (size < file_.traits.size) {
+        done(Error{ErrorKind::WrongState, "a disk in use cannot shrink"});
+        return;
+    }
     struct stat status {};
     if (::fstat(file_.fd.get(), &status) != 0) {
         done(Error::from_errno(fmt::format("disk '{}'", name_)));
@@ -210,6 +214,7 @@ void RawImage::grow(std::uint64_t size, std::function<void(Result<>)> done) {
         done(Error::from_errno(fmt::format("cannot give disk '{}' {} bytes", name_, size)));
         return;
     }
+    file_.traits.size = size;
     done(ok());
 }
 

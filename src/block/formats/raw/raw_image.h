@@ -38,7 +38,7 @@ class RawImage final : public LiveImage {
     [[nodiscard]] LiveAccess* live() override { return nullptr; }
     Result<std::unique_ptr<DiskImage>> as_graph() override;
     void grow(std::uint64_t size, std::function<void(Result<>)> done) override;
-    void settle_size(std::uint64_t size) override { file_.traits.size = size; }
+    void settle_size(std::uint64_t /*size*/) override {}  // grow() did
     Result<std::unique_ptr<DiskQueue>> open_queue(unsigned depth) override;
 
   private:
