@@ -80,30 +80,39 @@ Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const A
                                  std::move(options), bar.control()));
 }
 
-void add_files(const block::Node& node, std::set<std::string>& files) {
-    if (node.format() == "file") {
-        files.insert(node.name());
-    }
-    for (const block::Node* each : node.children()) {
-        if (each != node.backing()) {
-            add_files(*each, files);
-        }
-    }
+/// Nothing has this name: what has it later was made by us.
+bool is_missing(const std::string& path) {
+    std::error_code code;
+    return std::filesystem::symlink_status(path, code).type() ==
+           std::filesystem::file_type::not_found;
+}
+
+/// Where the target's data goes, if its options name a file for that; empty: into the target.
+std::string data_path(const block::CreateRequest& request) {
+    const std::string name(request.option("data_file"));
+    return name.empty() ? name
+                        : (std::filesystem::path(request.path).parent_path() / name).string();
 }
 
 /// A target that lacks a part of its content looks whole: it goes, unless there was something
-/// before it.
-Error give_up(block::NodePtr& target, bool fresh, const std::string& path, const Error& why) {
+/// before it. `data` (may be empty) is its data file if that was there before.
+Error give_up(block::NodePtr& target, bool fresh, const std::string& data, const std::string& path,
+              const Error& why) {
     std::set<std::string> files;
     add_files(*target, files);
     target.reset();  // not closed: nothing is to be brought to what goes
     std::error_code code;
     for (const std::string& each : fresh ? files : std::set<std::string>()) {
-        std::filesystem::remove(each, code);
+        std::error_code apart;
+        if (data.empty() || !std::filesystem::equivalent(each, data, apart)) {
+            std::filesystem::remove(each, code);
+        }
     }
-    const std::string left = fresh && !code
-                                 ? fmt::format("'{}' is not left behind", path)
-                                 : fmt::format("'{}' holds a part of it: do not use it", path);
+    const std::string left =
+        fresh && !code
+            ? fmt::format("'{}' is not left behind{}", path,
+                          data.empty() ? "" : fmt::format(", but '{}' holds a part of it", data))
+            : fmt::format("'{}' holds a part of it: do not use it", path);
     return {why.kind(), fmt::format("{}; {}", why.text(), left), why.system_errno()};
 }
 
@@ -157,13 +166,18 @@ Result<int> run_convert(const Arguments& arguments) {
     STRATA_TRY_VOID(check_apart(*source, path));
     const std::uint64_t size = source->size();
     block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
-    const bool fresh = !block::is_location(path) && !std::filesystem::exists(path);
+    const bool fresh = !block::is_location(path) && is_missing(path);
+    std::string data = data_path(request);
+    if (!data.empty()) {
+        STRATA_TRY_VOID(check_apart(*source, data));
+        data = is_missing(data) ? "" : data;
+    }
     STRATA_TRY_VOID(tool.create(format, std::move(request)));
     block::NodePtr target =
         STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
     if (const Result<> done = copy(tool, *source, *target, arguments, std::move(signals));
         !done.ok()) {
-        return give_up(target, fresh, path, done.error());
+        return give_up(target, fresh, data, path, done.error());
     }
     STRATA_TRY_VOID(tool.close(target));
     print_result(arguments, {{"file", path}, {"format", format}, {"size", size}});

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <set>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -144,14 +145,30 @@ void print_result(const Arguments& arguments, const api::Json& result) {
     }
 }
 
+void add_files(const block::Node& node, std::set<std::string>& files) {
+    if (node.format() == "file") {
+        files.insert(node.name());
+    }
+    for (const block::Node* each : node.children()) {
+        if (each != node.backing()) {
+            add_files(*each, files);
+        }
+    }
+}
+
 Result<> check_apart(const block::Node& source, const std::string& target) {
     for (const block::Node* layer = &source; layer != nullptr; layer = layer->backing()) {
-        std::error_code code;  // what is not there is nobody's file
-        if (std::filesystem::equivalent(layer->name(), target, code)) {
-            const std::string_view which =
-                layer == &source ? "itself" : "one of the layers below it";
-            return Error{ErrorKind::InvalidArgument,
-                         fmt::format("'{}' is '{}' {}", target, source.name(), which)};
+        std::set<std::string> files{layer->name()};
+        add_files(*layer, files);
+        for (const std::string& each : files) {
+            std::error_code code;  // what is not there is nobody's file
+            if (std::filesystem::equivalent(each, target, code)) {
+                const std::string_view which = layer != &source ? "one of the layers below it"
+                                               : each != layer->name() ? "one of its files"
+                                                                       : "itself";
+                return Error{ErrorKind::InvalidArgument,
+                             fmt::format("'{}' is '{}' {}", target, source.name(), which)};
+            }
         }
     }
     return ok();

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -66,8 +67,11 @@ Result<block::OptionList> option_lists(std::span<const std::string_view> lists);
 void print_result(const Arguments& arguments, const api::Json& result);
 /// What `option` means, for people.
 std::string option_help(const block::CreateOption& option);
-/// InvalidArgument if `target` is the file of `source` or of a layer below it, by whatever name.
+/// InvalidArgument if `target` is a file of `source` or of a layer below it, by whatever name.
 Result<> check_apart(const block::Node& source, const std::string& target);
+
+/// Adds the host's files that `node`'s own layer uses, as it names them.
+void add_files(const block::Node& node, std::set<std::string>& files);
 
 class ImageTool {
   public:
