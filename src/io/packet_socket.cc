@@ -41,7 +41,16 @@ Result<std::pair<PacketSocket, PacketSocket>> PacketSocket::pair() {
     return std::pair(PacketSocket(UniqueFd(ends[0])), PacketSocket(UniqueFd(ends[1])));
 }
 
-Result<> PacketSocket::send(std::string_view text, const std::vector<int>& fds) const {
+Result<> PacketSocket::try_send(std::string_view text, const std::vector<int>& fds) const {
+    Result<> sent = send_with(text, fds, MSG_DONTWAIT);
+    if (!sent.ok() && sent.error().system_errno() == EAGAIN) {
+        return Error{ErrorKind::WrongState, "the other process is busy: try again later", EAGAIN};
+    }
+    return sent;
+}
+
+Result<> PacketSocket::send_with(std::string_view text, const std::vector<int>& fds,
+                                 int flags) const {
     if (text.empty() || text.size() > kMaxPacket || fds.size() > kMaxPacketFds) {
         return Error{ErrorKind::InvalidArgument, "message over the limits of a packet"};
     }
@@ -63,7 +72,7 @@ Result<> PacketSocket::send(std::string_view text, const std::vector<int>& fds) 
     }
     ssize_t sent = 0;
     do {
-        sent = sendmsg(fd_.get(), &header, MSG_NOSIGNAL);
+        sent = sendmsg(fd_.get(), &header, MSG_NOSIGNAL | flags);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0) {
         if (errno == EPIPE || errno == ECONNRESET) {

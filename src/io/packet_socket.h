@@ -36,12 +36,18 @@ class PacketSocket {
     [[nodiscard]] UniqueFd release() && { return std::move(fd_); }
     /// Sends one message; `fds` are borrowed. Blocks while the peer's queue is full. Unreachable if
     /// the peer is gone.
-    Result<> send(std::string_view text, const std::vector<int>& fds = {}) const;
+    Result<> send(std::string_view text, const std::vector<int>& fds = {}) const {
+        return send_with(text, fds, 0);
+    }
+    /// As send(), but for a full queue: WrongState with EAGAIN then, and nothing was sent.
+    Result<> try_send(std::string_view text, const std::vector<int>& fds = {}) const;
     /// The next message; waits for it. nullopt when the peer has closed. A message over the limits
     /// is an error.
     [[nodiscard]] Result<std::optional<Packet>> receive() const;
 
   private:
+    Result<> send_with(std::string_view text, const std::vector<int>& fds, int flags) const;
+
     UniqueFd fd_;
 };
 

@@ -2,6 +2,8 @@
 #include "io/packet_socket.h"
 
 #include <array>
+#include <cerrno>
+#include <string>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -17,6 +19,24 @@ TEST(PacketSocketTest, MessagesStayWholeAndInOrder) {
     ASSERT_TRUE(pair->first.send("two").ok());
     EXPECT_EQ((*pair->second.receive())->text, "one");
     EXPECT_EQ((*pair->second.receive())->text, "two");
+}
+
+TEST(PacketSocketTest, AFullQueueIsToldAndLosesNothing) {
+    auto pair = PacketSocket::pair();
+    ASSERT_TRUE(pair.ok());
+    const std::string text(60000, 'x');
+    Result<> sent = ok();
+    unsigned count = 0;
+    for (; count < 1000 && sent.ok(); ++count) {
+        sent = pair->first.try_send(text);
+    }
+    ASSERT_FALSE(sent.ok());
+    EXPECT_EQ(sent.error().kind(), ErrorKind::WrongState);
+    EXPECT_EQ(sent.error().system_errno(), EAGAIN);
+    for (; count > 1; --count) {
+        EXPECT_EQ((*pair->second.receive())->text.size(), text.size());
+    }
+    EXPECT_TRUE(pair->first.try_send(text).ok());
 }
 
 TEST(PacketSocketTest, DescriptorsTravelAndAreCloseOnExec) {

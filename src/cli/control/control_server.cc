@@ -22,7 +22,7 @@ namespace strata::cli {
 namespace {
 
 constexpr std::size_t kMaxClients = 16;
-constexpr std::size_t kMaxAsked = 64;         ///< of one client, without a reply
+constexpr std::size_t kMaxAsked = 64;         ///< without a reply, of all clients together
 constexpr std::size_t kMaxUnread = 1U << 20;  ///< bytes that a client has not taken
 
 sockaddr_un address_of(const std::string& path) {
@@ -212,6 +212,10 @@ bool ControlServer::take_line(Client& client, std::uint64_t number, std::string_
     }
     if (client.asked >= kMaxAsked || fds.size() > api::kMaxControlFds) {
         return false;
+    }
+    if (asked_.size() >= kMaxAsked) {
+        const Error busy{ErrorKind::WrongState, "the machine is busy: ask again later"};
+        return say(client, {{"id", std::move(request->id)}, {"error", api::error_json(busy)}});
     }
     ++client.asked;
     const std::uint64_t id = next_request_++;

@@ -4,7 +4,8 @@
 // ask is handed on under a number of our own, and the reply finds its way back. Events go to all.
 // Only the user who runs the machine, and root, are listened to; even so nothing a client does may
 // use more than bounded memory: a line too long, too many requests at once or answers that it does
-// not read end its connection. On the calling thread's EventLoop.
+// not read end its connection, and what all of them have asked together is bounded too: more is
+// answered with an error. On the calling thread's EventLoop.
 #pragma once
 
 #include <cstdint>

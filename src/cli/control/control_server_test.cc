@@ -158,6 +158,22 @@ TEST_F(ControlServerTest, TooManyRequestsAtOnceEndTheConnection) {
     server_->reply(requests_[0].id, {{"result", 1}});  // nobody is there
 }
 
+TEST_F(ControlServerTest, AllClientsTogetherAskABoundedNumber) {
+    const UniqueFd first = connect(), second = connect();
+    std::string many;
+    for (int i = 0; i < 40; ++i) {
+        many += "{\"id\":1,\"execute\":\"a\"}\n";
+    }
+    say(first, many);
+    say(second, many);
+    EXPECT_EQ(requests_.size(), 64U);
+    EXPECT_NE(heard(second).find("busy"), std::string::npos);
+    server_->reply(requests_[0].id, {{"result", 1}});
+    say(second, "{\"execute\":\"b\"}\n");
+    EXPECT_EQ(requests_.size(), 65U);
+    EXPECT_FALSE(closed(second));
+}
+
 TEST_F(ControlServerTest, AClientThatDoesNotReadIsDropped) {
     const UniqueFd fd = connect();
     const std::string long_text(60000, 'x');

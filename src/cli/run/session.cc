@@ -31,6 +31,7 @@ using Clock = io::EventLoop::Clock;
 constexpr int kControlFd = 3;  // the VMM's number of its socket
 constexpr std::chrono::seconds kKillGrace{10};
 constexpr std::chrono::seconds kDrainGrace{2};
+constexpr std::chrono::milliseconds kBusyPause{50};
 
 /// Signals as readable descriptor; the mask of before is restored in the destructor.
 class SignalWatch {
@@ -129,6 +130,7 @@ class Session {
     void stop(std::optional<Error> why);
     void kill_vmm();
     void tell(api::VmmOperation operation);
+    void hand_over(std::string text);
     void finish_if_over();
     void say(std::string_view text, bool always = false);
 
@@ -255,7 +257,7 @@ void Session::forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fd
         places.push_back(fd.get());
     }
     const Result<> sent = started_ && control_watch_
-                              ? control_->send(api::dump_json(api::to_json(request)), places)
+                              ? control_->try_send(api::dump_json(api::to_json(request)), places)
                               : Result<>(Error{ErrorKind::WrongState, "the machine does not run"});
     if (!sent.ok()) {
         loop_.post([this, id, error = sent.error()] {
@@ -318,8 +320,8 @@ void Session::send_console_size() {
     request.operation = api::VmmOperation::ConsoleSize;
     request.columns = size->ws_col;
     request.rows = size->ws_row;
-    (void)control_->send(
-        api::dump_json(api::to_json(request)));  // a VMM that has ended needs no size
+    // A VMM that has ended needs no size.
+    hand_over(api::dump_json(api::to_json(request)));
 }
 
 // A line on standard error that looks right in raw mode too.
@@ -447,7 +449,16 @@ void Session::tell(api::VmmOperation operation) {
     request.operation = operation;
     // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill
     // after stop().
-    (void)control_->send(api::dump_json(api::to_json(request)));
+    hand_over(api::dump_json(api::to_json(request)));
+}
+
+// Never waits: the VMM may wait for us to take what it has said.
+void Session::hand_over(std::string text) {
+    const Result<> sent = control_->try_send(text);
+    if (!sent.ok() && sent.error().system_errno() == EAGAIN) {
+        loop_.at(Clock::now() + kBusyPause,
+                 [this, text = std::move(text)]() mutable { hand_over(std::move(text)); });
+    }
 }
 
 // The first time the guest may power off by itself; the second time it is over.
