@@ -38,7 +38,9 @@ Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config,
 Result<> BlkDevice::open_lanes() {
     const MutexLock lock(mutex_);
     Disks disks = STRATA_TRY(open_disks(*image_));
-    return connect(std::move(disks));
+    const Watches watches = STRATA_TRY(watch_disks(disks));
+    connect(std::move(disks), watches);
+    return ok();
 }
 
 Result<BlkDevice::Disks> BlkDevice::open_disks(block::DiskImage& image) const {
@@ -49,17 +51,30 @@ Result<BlkDevice::Disks> BlkDevice::open_disks(block::DiskImage& image) const {
     return disks;
 }
 
-Result<> BlkDevice::connect(Disks disks) {
-    for (unsigned index = 0; index < lanes_.size(); ++index) {
-        Lane& lane = lanes_[index];
-        lane.disk = std::move(disks[index]);
-        lane.watch = STRATA_TRY(loop().watch(lane.disk->completion_fd(), EPOLLIN,
-                                             [this, index](std::uint32_t /*events*/) {
-                                                 const MutexLock inner(mutex_);
-                                                 reap(index);
-                                             }));
+Result<BlkDevice::Watches> BlkDevice::watch_disks(const Disks& disks) {
+    Watches watches;
+    for (unsigned index = 0; index < disks.size(); ++index) {
+        auto watch = loop().watch(disks[index]->completion_fd(), EPOLLIN,
+                                  [this, index](std::uint32_t /*events*/) {
+                                      const MutexLock inner(mutex_);
+                                      reap(index);
+                                  });
+        if (!watch) {
+            for (const io::EventLoop::WatchId each : watches) {
+                loop().remove(each);
+            }
+            return std::move(watch).error();
+        }
+        watches.push_back(*watch);
     }
-    return ok();
+    return watches;
+}
+
+void BlkDevice::connect(Disks disks, const Watches& watches) {
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        lanes_[index].disk = std::move(disks[index]);
+        lanes_[index].watch = watches[index];
+    }
 }
 
 void BlkDevice::disconnect() {
@@ -81,10 +96,13 @@ BlkDevice::~BlkDevice() {
 Result<> BlkDevice::exchange_image(std::unique_ptr<block::DiskImage> image) {
     const MutexLock lock(mutex_);
     Disks disks = STRATA_TRY(open_disks(*image));
+    const Watches watches = STRATA_TRY(watch_disks(disks));
+    // Nothing can fail from here on: the old disk may go.
     drain();
     disconnect();
     image_ = std::move(image);
-    return connect(std::move(disks));
+    connect(std::move(disks), watches);
+    return ok();
 }
 
 void BlkDevice::size_changed() {

@@ -85,7 +85,10 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter, public bl
     Result<> open_lanes();
     using Disks = std::vector<std::unique_ptr<block::DiskQueue>>;
     Result<Disks> open_disks(block::DiskImage& image) const;
-    Result<> connect(Disks disks) STRATA_REQUIRES(mutex_);
+    using Watches = std::vector<io::EventLoop::WatchId>;
+    /// All of them or none.
+    Result<Watches> watch_disks(const Disks& disks);
+    void connect(Disks disks, const Watches& watches) STRATA_REQUIRES(mutex_);
     void disconnect() STRATA_REQUIRES(mutex_);
 
     Result<> serve(unsigned index) STRATA_REQUIRES(mutex_) override;

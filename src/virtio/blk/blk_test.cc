@@ -181,6 +181,9 @@ TEST_F(BlkTest, GrownDiskTellsItsDriver) {
     image->grow(2 << 20, [&](Result<> done) { grown = std::move(done); });
     ASSERT_TRUE(grown.ok());
     image->settle_size(2 << 20);
+    image->grow(1 << 20, [&](Result<> done) { grown = std::move(done); });
+    EXPECT_FALSE(grown.ok());
+    image->settle_size(1 << 20);
     const auto generation = device_->config_generation();
     device_->size_changed();
     EXPECT_EQ(host_.config_interrupts, 1U);
