@@ -6,10 +6,8 @@
 #include <array>
 #include <cstdlib>
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "../virtio_common/hostile_driver.h"
+#include "../virtio_common/memory_disk.h"
 #include "devices/storage/ahci.h"
 #include "devices/storage/ahci_wire.h"
 #include "devices/storage/ata_disk.h"
@@ -22,28 +20,15 @@ using namespace strata::devices;
 
 constexpr std::uint64_t kList = 0x1000, kReceived = 0x2000, kTables = 0x4000;
 
-std::unique_ptr<block::DiskImage> image(bool read_only) {
-    static const int kDisk = [] {
-        const int fd = ::memfd_create("disk", MFD_CLOEXEC);
-        STRATA_CHECK(fd >= 0 && ::ftruncate(fd, 65536 + 100) == 0, "no memory for the disk");
-        return fd;
-    }();
-    block::DiskOptions options;
-    options.path = "fuzz";
-    options.fd = UniqueFd(::dup(kDisk));
-    options.read_only = read_only;
-    options.lock = false;
-    return block::open_disk(std::move(options)).value();
-}
-
 class Player {
   public:
     explicit Player(bool read_only) : loop_(io::EventLoop::create().value()) {
         std::memset(fuzz::ram().base(), 0, 64 * 1024);
         std::vector<std::unique_ptr<AtaDevice>> devices;
-        devices.push_back(AtaDisk::create({.serial = "fuzz"}, image(read_only)).value());
+        devices.push_back(
+            AtaDisk::create({.serial = "fuzz"}, fuzz::memory_disk(read_only)).value());
         devices.push_back(std::make_unique<AtapiDrive>(
-            scsi::CdUnit::create({.serial = "fuzz"}, image(true)).value(), "fuzz"));
+            scsi::CdUnit::create({.serial = "fuzz"}, fuzz::memory_disk(true)).value(), "fuzz"));
         ahci_ = AhciController::create(std::move(devices), fuzz::ram(), *loop_).value();
         ahci_->connect(sink_, line_);
         for (const std::uint64_t port : {0x100U, 0x180U}) {
