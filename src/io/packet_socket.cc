@@ -1,38 +1,14 @@
-// PacketSocket: sendmsg and recvmsg with SCM_RIGHTS.
+// PacketSocket: sendmsg and recvmsg with descriptors.
 #include "io/packet_socket.h"
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 
 #include <sys/socket.h>
 
+#include "io/passed_fds.h"
+
 namespace strata::io {
-namespace {
-
-constexpr std::size_t kControlBytes = CMSG_SPACE(sizeof(int) * kMaxPacketFds);
-
-// Owns every descriptor that came with `header`.
-std::vector<UniqueFd> take_fds(msghdr& header) {
-    std::vector<UniqueFd> fds;
-    for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr;
-         control = CMSG_NXTHDR(&header, control)) {
-        if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        const std::size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int fd = -1;
-            // SAFETY: the kernel filled cmsg_len bytes; i is inside them.
-            std::memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof fd);
-            fds.emplace_back(fd);
-        }
-    }
-    return fds;
-}
-
-}  // namespace
-
 Result<std::pair<PacketSocket, PacketSocket>> PacketSocket::pair() {
     std::array<int, 2> ends{};
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
@@ -56,20 +32,11 @@ Result<> PacketSocket::send_with(std::string_view text, const std::vector<int>& 
     }
     std::string copy(text);
     iovec part{copy.data(), copy.size()};
-    alignas(cmsghdr) std::array<std::byte, kControlBytes> control{};
+    FdRoom<kMaxPacketFds> room;
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
-    if (!fds.empty()) {
-        header.msg_control = control.data();
-        header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-        cmsghdr* rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-        // SAFETY: kControlBytes holds kMaxPacketFds descriptors, checked above.
-        std::memcpy(CMSG_DATA(rights), fds.data(), sizeof(int) * fds.size());
-    }
+    pass_fds(header, room.bytes, fds);
     ssize_t sent = 0;
     do {
         sent = sendmsg(fd_.get(), &header, MSG_NOSIGNAL | flags);
@@ -88,12 +55,12 @@ Result<std::optional<Packet>> PacketSocket::receive() const {
     Packet packet;
     packet.text.resize(kMaxPacket);
     iovec part{packet.text.data(), packet.text.size()};
-    alignas(cmsghdr) std::array<std::byte, kControlBytes> control{};
+    FdRoom<kMaxPacketFds> room;
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
+    header.msg_control = room.bytes.data();
+    header.msg_controllen = room.bytes.size();
     ssize_t got = 0;
     do {
         got = recvmsg(fd_.get(), &header, MSG_CMSG_CLOEXEC);

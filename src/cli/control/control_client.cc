@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cli/control/control_place.h"
+#include "io/passed_fds.h"
 
 namespace strata::cli {
 namespace {
@@ -55,15 +56,9 @@ Result<> ControlClient::send_line(const std::string& line, int fd) const {
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    io::FdRoom<1> room;
     if (fd >= 0) {
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        io::pass_fds(message, room.bytes, std::span(&fd, 1));
     }
     const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
     if (sent != static_cast<ssize_t>(line.size())) {

@@ -18,6 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "io/passed_fds.h"
+
 namespace strata::cli {
 namespace {
 
@@ -47,23 +49,6 @@ bool may_ask(int fd) {
     socklen_t length = sizeof peer;
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
            (peer.uid == geteuid() || peer.uid == 0);
-}
-
-std::vector<UniqueFd> take_descriptors(msghdr& message) {
-    std::vector<UniqueFd> fds;
-    for (cmsghdr* each = CMSG_FIRSTHDR(&message); each != nullptr;
-         each = CMSG_NXTHDR(&message, each)) {
-        if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        const std::size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(each) + i * sizeof(int), sizeof fd);
-            fds.emplace_back(fd);
-        }
-    }
-    return fds;
 }
 
 }  // namespace
@@ -164,18 +149,18 @@ void ControlServer::on_client(std::uint64_t number, std::uint32_t events) {
 
 bool ControlServer::receive(Client& client, std::uint64_t number) {
     std::array<char, 16384> bytes{};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * api::kMaxControlFds)> control{};
+    io::FdRoom<api::kMaxControlFds> room;
     iovec piece{bytes.data(), bytes.size()};
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
+    message.msg_control = room.bytes.data();
+    message.msg_controllen = room.bytes.size();
     const ssize_t got = recvmsg(client.fd.get(), &message, MSG_CMSG_CLOEXEC);
     if (got <= 0) {
         return got < 0 && (errno == EAGAIN || errno == EINTR);
     }
-    std::vector<UniqueFd> fds = take_descriptors(message);
+    std::vector<UniqueFd> fds = io::take_fds(message);
     client.in.append(bytes.data(), static_cast<std::size_t>(got));
     return (message.msg_flags & MSG_CTRUNC) == 0 && take_lines(client, number, std::move(fds));
 }

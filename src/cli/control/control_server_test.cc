@@ -15,6 +15,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "io/passed_fds.h"
+
 namespace strata::cli {
 namespace {
 
@@ -66,15 +68,9 @@ class ControlServerTest : public testing::Test {
         msghdr message{};
         message.msg_iov = &piece;
         message.msg_iovlen = 1;
-        alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+        io::FdRoom<1> room;
         if (passed >= 0) {
-            message.msg_control = control.data();
-            message.msg_controllen = control.size();
-            cmsghdr* header = CMSG_FIRSTHDR(&message);
-            header->cmsg_level = SOL_SOCKET;
-            header->cmsg_type = SCM_RIGHTS;
-            header->cmsg_len = CMSG_LEN(sizeof(int));
-            std::memcpy(CMSG_DATA(header), &passed, sizeof passed);
+            io::pass_fds(message, room.bytes, std::span(&passed, 1));
         }
         EXPECT_GT(sendmsg(fd.get(), &message, MSG_NOSIGNAL), 0);
         turn();
