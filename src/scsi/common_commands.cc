@@ -250,14 +250,11 @@ void LogicalUnit::mode_select(std::size_t at) {
         fail(at, sense::kInvalidField);
         return;
     }
-    if (size == 0) {
-        good(at);
+    const auto sent = parameter_list(at, size);
+    if (!sent) {
         return;
     }
-    if (!holds(at, request(at).task.out, size)) {
-        return;
-    }
-    const std::vector<std::uint8_t> list = parameters(at, size);
+    const std::vector<std::uint8_t>& list = *sent;
     const std::size_t descriptors =
         list.size() < header ? 0 : (ten ? get_be(list, 6, 2) : get_be(list, 3, 1));
     if (list.size() < header + descriptors) {

@@ -250,14 +250,11 @@ void DiskUnit::unmap(std::size_t at) {
         fail(at, sense::kInvalidOpcode);
         return;
     }
-    if (size == 0) {
-        good(at);
+    const auto sent = parameter_list(at, size);
+    if (!sent) {
         return;
     }
-    if (!holds(at, request(at).task.out, size)) {
-        return;
-    }
-    const std::vector<std::uint8_t> list = parameters(at, size);
+    const std::vector<std::uint8_t>& list = *sent;
     if (size < 8 || get_be(list, 2, 2) > size - 8 || get_be(list, 2, 2) % 16 != 0) {
         fail(at, sense::kParameterListLength);
         return;

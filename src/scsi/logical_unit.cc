@@ -237,6 +237,18 @@ std::vector<std::uint8_t> LogicalUnit::parameters(std::size_t at, std::size_t si
     return data;
 }
 
+std::optional<std::vector<std::uint8_t>> LogicalUnit::parameter_list(std::size_t at,
+                                                                     std::size_t size) {
+    if (size == 0) {
+        good(at);
+        return std::nullopt;
+    }
+    if (!holds(at, requests_[at].task.out, size)) {
+        return std::nullopt;
+    }
+    return parameters(at, size);
+}
+
 bool LogicalUnit::in_range(std::size_t at, std::uint64_t block, std::uint64_t count) {
     const std::uint64_t end = blocks();
     if (block > end || count > end - block) {

@@ -177,6 +177,10 @@ class LogicalUnit {
     [[nodiscard]] std::uint64_t blocks() const;
     /// Copies `size` bytes of the initiator's data out; nothing if there are fewer.
     [[nodiscard]] std::vector<std::uint8_t> parameters(std::size_t at, std::size_t size) const;
+    /// The `size` bytes of a command's parameter list; none: the request has ended, because the
+    /// list is empty or the initiator sent fewer.
+    [[nodiscard]] std::optional<std::vector<std::uint8_t>> parameter_list(std::size_t at,
+                                                                          std::size_t size);
     /// Good status; `moved` bytes of data went over.
     void good(std::size_t at, std::uint64_t moved = 0);
     void fail(std::size_t at, Sense why, std::optional<std::uint64_t> information = std::nullopt);
