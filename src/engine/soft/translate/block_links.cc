@@ -10,7 +10,39 @@ namespace {
 
 using enum Reg;
 
+void save_flags(Assembler& a) {
+    a.pushfq();
+    a.pop(layout::flags());
+}
+
+void load_flags(Assembler& a) {
+    a.push(layout::flags());
+    a.popfq();
+}
+
+// Flags are the host's, and guest rcx is in r11: goes on with both as they were if rcx is 0, else
+// to `miss` with flags in memory.
+void go_on_if_zero(Assembler& a, Label miss) {
+    const Label hit = a.label();
+    a.jrcxz(hit);
+    a.mov(Rcx, R11);
+    save_flags(a);
+    a.jmp(miss);
+    a.bind(hit);
+    a.mov(Rcx, R11);
+}
+
 }  // namespace
+
+// Moves flags from where they are to where the block wants them, and goes there.
+void Translator::emit_entry(Assembler& a, const Block& to, bool host_flags) const {
+    if (host_flags && to.entry_flags == FlagsPlace::Memory) {
+        save_flags(a);
+    } else if (!host_flags && to.entry_flags == FlagsPlace::Host) {
+        load_flags(a);
+    }
+    a.jmp_to(memory_->base() + to.code);
+}
 
 // r10 = the block's address, flags in memory. What does not hold goes to glue.indirect, which looks
 // it up.
@@ -31,8 +63,7 @@ void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
         a.jcc_to(Cond::Ne, glue_.indirect);
     }
     if (to.entry_flags == FlagsPlace::Host) {
-        a.push(layout::flags());
-        a.popfq();
+        load_flags(a);
     }
 }
 
@@ -74,27 +105,13 @@ std::uint32_t Translator::make_thunk(const Block& to, bool check_page, bool host
         a.alu(Alu::Cmp, OpSize::Bits64, R11, page);
         a.jcc(Cond::Ne, miss);
     } else if (check_page) {
-        const Label hit = a.label();
         a.load(R10, page);
         a.mov(R11, Rcx);
         a.mov_imm(Rcx, 0 - key);
         a.lea(Rcx, Mem::at(Rcx, R10, 1, 0));
-        a.jrcxz(hit);
-        a.mov(Rcx, R11);
-        a.pushfq();
-        a.pop(layout::flags());
-        a.jmp(miss);
-        a.bind(hit);
-        a.mov(Rcx, R11);
+        go_on_if_zero(a, miss);
     }
-    if (host_flags && to.entry_flags == FlagsPlace::Memory) {
-        a.pushfq();
-        a.pop(layout::flags());
-    } else if (!host_flags && to.entry_flags == FlagsPlace::Host) {
-        a.push(layout::flags());
-        a.popfq();
-    }
-    a.jmp_to(memory_->base() + to.code);
+    emit_entry(a, to, host_flags);
     a.bind(miss);
     a.mov_imm(R10, to.rip);
     a.jmp_to(glue_.indirect);
@@ -113,27 +130,13 @@ std::uint32_t Translator::make_hop(const Exit& from, const Block& to, bool host_
     a.lea(R10, Mem::at(R10, static_cast<std::int32_t>(from.target - to.rip)));
     a.store(Mem::gs_at(layout::kAnchor), R10);
     if (host_flags) {
-        const Label hit = a.label();
         a.mov(R11, Rcx);
         emit_page_distance(a, Rcx, cpl, ram_page, 0);
-        a.jrcxz(hit);
-        a.mov(Rcx, R11);
-        a.pushfq();
-        a.pop(layout::flags());
-        a.jmp(miss);
-        a.bind(hit);
-        a.mov(Rcx, R11);
+        go_on_if_zero(a, miss);
     } else {
         emit_page_check(a, cpl, ram_page, miss);
     }
-    if (host_flags && to.entry_flags == FlagsPlace::Memory) {
-        a.pushfq();
-        a.pop(layout::flags());
-    } else if (!host_flags && to.entry_flags == FlagsPlace::Host) {
-        a.push(layout::flags());
-        a.popfq();
-    }
-    a.jmp_to(memory_->base() + to.code);
+    emit_entry(a, to, host_flags);
     a.bind(miss);
     a.lea(R10, Mem::at(R10, static_cast<std::int32_t>(to.rip)));
     a.jmp_to(glue_.indirect);
@@ -146,18 +149,10 @@ std::uint32_t Translator::make_return_thunk(const Block& to) {
     Assembler a(buffer_, memory_->next());
     const Label memory = a.label();
     emit_flags_place(a, memory);
-    if (to.entry_flags == FlagsPlace::Memory) {
-        a.pushfq();
-        a.pop(layout::flags());
-    }
-    a.jmp_to(memory_->base() + to.code);
+    emit_entry(a, to, true);
     a.bind(memory);
     take_flags_place(a);
-    if (to.entry_flags == FlagsPlace::Host) {
-        a.push(layout::flags());
-        a.popfq();
-    }
-    a.jmp_to(memory_->base() + to.code);
+    emit_entry(a, to, false);
     return static_cast<std::uint32_t>(memory_->write(a.code()) - memory_->base());
 }
 

@@ -167,6 +167,7 @@ class Translator final : public Executor, public CodeInvalidator {
     static std::uint64_t thunk_room(bool floating) { return floating ? 80 : 64; }
     /// The thunk of indirect branches, with the block behind it.
     void emit_indirect_thunk(Assembler& a, const Block& to) const;
+    void emit_entry(Assembler& a, const Block& to, bool host_flags) const;
     std::uint32_t make_return_thunk(const Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
