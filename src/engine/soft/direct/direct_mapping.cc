@@ -9,7 +9,6 @@
 #include "engine/soft/direct/page_scan.h"
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/runtime/soft_vm.h"
-#include "engine/soft/runtime/vector_state.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -227,9 +226,8 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     const bool behind = copy(start + kPage, 0, kScanReach, bytes + kScanBefore + kPageBytes);
     const std::size_t skipped = before ? 0 : kScanBefore;
     const std::span<const std::uint8_t> all(bytes, sizeof bytes - (behind ? 0 : kScanReach));
-    // A stub's PKRU is its own, and would be in the image.
-    const bool same_state = cpu_.xcr0 == host_xcr0() && (host_xcr0() & kXcr0Pkru) == 0;
-    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped, same_state)) {
+    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped,
+                           same_state_components(cpu_.xcr0, host_xcr0()))) {
         return true;
     }
     counters_.sensitive_pages.fetch_add(1, std::memory_order_relaxed);

@@ -7,6 +7,8 @@
 
 #include <Zydis/Zydis.h>
 
+#include "engine/soft/runtime/vector_state.h"
+
 namespace strata::engine::soft {
 namespace {
 
@@ -130,6 +132,10 @@ bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
         }
     }
     return true;
+}
+
+bool same_state_components(std::uint64_t guest_xcr0, std::uint64_t host_xcr0) noexcept {
+    return guest_xcr0 == host_xcr0 && (host_xcr0 & kXcr0Pkru) == 0;
 }
 
 }  // namespace strata::engine::soft

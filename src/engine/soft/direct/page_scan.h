@@ -29,4 +29,9 @@ inline constexpr std::size_t kScanBefore = 120;  ///< bytes of the page before t
 [[nodiscard]] bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
                                       bool same_state) noexcept;
 
+/// Whether XSAVE and XRSTOR of a guest with this XCR0 do in a stub what they must. A stub's PKRU is
+/// its own, and would be in the image.
+[[nodiscard]] bool same_state_components(std::uint64_t guest_xcr0,
+                                         std::uint64_t host_xcr0) noexcept;
+
 }  // namespace strata::engine::soft

@@ -47,6 +47,14 @@ TEST(PageScanTest, StateImagesRunWhereTheStateIsTheSame) {
     EXPECT_FALSE(page_runs_natively(page_with(kMiddle, {0x0f, 0xa2}), 0, true));
 }
 
+TEST(PageScanTest, StubsHaveTheStateComponentsOfGuestsWithoutPkru) {
+    constexpr std::uint64_t kAvx512 = 0xE7, kPkru = 1U << 9U;
+    EXPECT_TRUE(same_state_components(kAvx512, kAvx512));
+    EXPECT_FALSE(same_state_components(7, kAvx512));
+    EXPECT_FALSE(same_state_components(kAvx512, kAvx512 | kPkru));
+    EXPECT_FALSE(same_state_components(kAvx512 | kPkru, kAvx512 | kPkru));
+}
+
 TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
     EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));              // mov edx, 15
     EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));              // call

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -88,7 +89,12 @@ class FakeSoftVm final : public SoftVm, public CodeInvalidator {
                             std::uint64_t) noexcept override {
         return static_cast<std::uint64_t>(-1000);
     }
-    void run_exclusive(CpuState*, const std::function<void()>& work) override { work(); }
+    void run_exclusive(CpuState*, const std::function<void()>& work) override {
+        if (others) {
+            others();
+        }
+        work();
+    }
     void protect_code_page(CpuState& self, std::uint64_t ram_page) noexcept override {
         ram->page_flags(ram_page).fetch_or(memory::PageFlags::kCode);
         cut_write_tags_of_page(self, ram->base() + (ram_page << 12));
@@ -114,6 +120,7 @@ class FakeSoftVm final : public SoftVm, public CodeInvalidator {
     arch::x86::CpuidTable cpuid_table;
     LocalApic* apic = nullptr;
     std::vector<std::uint64_t> invalidated;
+    std::function<void()> others;  ///< what other vCPUs do while one waits to run alone
 
   private:
     FakeSoftVm() = default;

@@ -1,5 +1,6 @@
 // Tests of floating blocks: one block serves every address that its page is mapped at.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "engine/soft/mmu/mmu.h"
 #include "engine/soft/translate/translate_test_machine.h"
@@ -192,6 +193,61 @@ TEST(FloatingTest, InstructionAcrossPagesDependsOnTheSecondOfItsAddress) {
         EXPECT_EQ(machine.cpu().gpr[kRbx], 500U);
         EXPECT_EQ(run_at(machine, Machine::kCodeAlias + 0xFFD, set), ExecResult::Halted);
         EXPECT_EQ(machine.cpu().gpr[kRbx], 100U * 0x1000005U);
+    }
+}
+
+// An instruction across two pages whose RAM pages are `apart`, reached by an indirect jump each
+// time.
+void expect_across(std::uint64_t apart, std::uint64_t ram_bytes) {
+    constexpr std::uint64_t kHole = 3ULL << 30U, kHoleBytes = 1ULL << 30U;
+    const std::uint64_t offset = Machine::kCodePhysical + apart;
+    Machine machine(floating(), 4U << 20U, ram_bytes);
+    machine.remap_to(Machine::kCode + 0x1000, offset < kHole ? offset : offset + kHoleBytes);
+    machine.load(Bytes{0xB8, 0x05, 0x00}, 0xFFD);  // mov eax, 5 …
+    const Bytes rest = {
+        0x00, 0x00, 0x01, 0xC3, 0xFF, 0xC9,
+        0x74, 0x02, 0xFF, 0xE2, 0xF4};  // … add ebx, eax; dec ecx; jz to the hlt; jmp rdx
+    std::memcpy(machine.vm().ram->base() + offset, rest.data(), rest.size());
+    const auto set = [](CpuState& cpu) {
+        cpu.gpr[kRbx] = 0;
+        cpu.gpr[kRcx] = 100;
+        cpu.gpr[kRdx] = Machine::kCode + 0xFFD;
+    };
+    alarm(20);  // where this fails it does not end
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_EQ(run_at(machine, Machine::kCode + 0xFFD, set), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[kRbx], 500U);
+    }
+    alarm(0);
+}
+
+TEST(FloatingTest, InstructionAcrossPagesOfOneHome) {
+    constexpr std::uint64_t kApart = std::uint64_t{TranslatorState::kCodeHomes} * Machine::kPage;
+    expect_across(kApart, kApart + (2U << 20U));
+}
+
+TEST(FloatingTest, InstructionIntoAPageThatHasNoHome) {
+#ifdef STRATA_SANITIZED
+    GTEST_SKIP() << "sanitizers have no room for so much RAM";
+#else
+    constexpr std::uint64_t kApart = TranslatorState::kRamPagesWithHome * Machine::kPage;
+    constexpr std::uint64_t kRam = kApart + (2U << 20U);
+    if (!memory::GuestRam::create(kRam, 3ULL << 30U).ok()) {
+        GTEST_SKIP() << "no room for 256 GiB of RAM, of which a few pages are touched";
+    }
+    expect_across(kApart, kRam);
+#endif
+}
+
+// The jump reaches 2 GiB far only because it stands near the end of its page.
+TEST(FloatingTest, JumpTwoGibibytesAhead) {
+    Machine machine(floating());
+    machine.repeat_gigabytes();
+    machine.load(Bytes{0x48, 0x8D, 0x05, 0xF9, 0xFF, 0xFF, 0xFF, 0xF4}, 0x100);  // lea rax, [here]
+    machine.load(Bytes{0xE9, 0x0B, 0xF1, 0xFF, 0x7F}, 0xFF0);  // jmp 2 GiB ahead of that
+    for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(run_at(machine, Machine::kCode + 0xFF0), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[kRax], Machine::kCode + 0x80000100);
     }
 }
 

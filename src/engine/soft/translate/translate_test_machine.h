@@ -31,8 +31,9 @@ class TranslateTestMachine {
     static constexpr std::uint64_t kPage = 4096;
 
     explicit TranslateTestMachine(TranslateOptions options = {},
-                                  std::uint64_t cache_bytes = 4U << 20U)
-        : vm_(FakeSoftVm::create(2U << 20)), cpu_(*vm_->cpus()[0]) {
+                                  std::uint64_t cache_bytes = 4U << 20U,
+                                  std::uint64_t ram_bytes = 2U << 20U)
+        : vm_(FakeSoftVm::create(ram_bytes)), cpu_(*vm_->cpus()[0]) {
         fill_cpuid();
         map(kCode, kCodePhysical, 4, kWritable);
         map(kCodeAlias, kCodePhysical, 4, kWritable);
@@ -59,6 +60,17 @@ class TranslateTestMachine {
             return kTables + ((at >> 21) & 15) * kPage + ((at >> 12) & 511) * 8;
         };
         std::memcpy(vm_->ram->base() + entry(linear), vm_->ram->base() + entry(other), 8);
+    }
+
+    /// Makes the page of `linear`, one of those mapped at the start, show another page of RAM.
+    void remap_to(std::uint64_t linear, std::uint64_t physical) {
+        map(linear, physical, 1, kWritable);
+    }
+    /// The first four GiB of the address space show four times the same.
+    void repeat_gigabytes() {
+        for (std::uint64_t i = 1; i < 4; ++i) {
+            poke(kLevel3 + i * 8, kLevel2 | kPresent | kWritable | kUser);
+        }
     }
 
     void load(std::span<const std::uint8_t> bytes, std::uint64_t offset = 0) {
@@ -128,11 +140,12 @@ class TranslateTestMachine {
         return ExecResult::Polled;
     }
 
+    static constexpr std::uint64_t kCodePhysical = 0x80000, kDataPhysical = 0x90000,
+                                   kReadOnlyPhysical = 0x92000, kStackPhysical = 0x93000;
+
   private:
     static constexpr std::uint64_t kRoot = 0x10000, kLevel3 = 0x11000, kLevel2 = 0x12000,
                                    kTables = 0x13000;
-    static constexpr std::uint64_t kCodePhysical = 0x80000, kDataPhysical = 0x90000,
-                                   kReadOnlyPhysical = 0x92000, kStackPhysical = 0x93000;
     static constexpr std::uint64_t kPresent = 1, kWritable = 2, kUser = 4;
 
     void poke(std::uint64_t at, std::uint64_t value) {
