@@ -36,10 +36,10 @@ constexpr std::array kCommands = {
     &kDiskCommitCommand,    &kDiskSnapshotCommand, &kJobCommand,          &kInfoCommand,
     &kImageBuildCommand,    &kImageCreateCommand,  &kImageConvertCommand, &kImageInfoCommand,
     &kImageCheckCommand,    &kImageMapCommand,     &kImageCompareCommand, &kImageResizeCommand,
-    &kImageSnapshotCommand, &kImageCommitCommand,  &kImageRebaseCommand,  &kImageServeCommand,
-    &kImageAmendCommand,    &kImageBitmapCommand,  &kImageMeasureCommand, &kImageBenchCommand,
-    &kImageListCommand,     &kImagePathCommand,    &kVersionCommand,      &kCompletionCommand,
-    &kCompleteCommand,
+    &kImageSnapshotCommand, &kImageCommitCommand,  &kImageRebaseCommand,  &kImageRelinkCommand,
+    &kImageServeCommand,    &kImageAmendCommand,   &kImageBitmapCommand,  &kImageMeasureCommand,
+    &kImageBenchCommand,    &kImageListCommand,    &kImagePathCommand,    &kVersionCommand,
+    &kCompletionCommand,    &kCompleteCommand,
 };
 
 // --log, or STRATA_LOG; left in the environment for the VMM process.
