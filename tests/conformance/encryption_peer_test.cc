@@ -191,6 +191,48 @@ TEST_F(EncryptionPeerTest, Luks2VolumesOfCryptsetup) {
     }
 }
 
+TEST_F(EncryptionPeerTest, Luks2IsMadeAsCryptsetupTakesIt) {
+    if (::system("command -v cryptsetup >/dev/null") != 0) {  // NOLINT
+        GTEST_SKIP() << "no cryptsetup here: install cryptsetup-bin";
+    }
+    const std::vector<OptionList> all = {
+        {{"key-secret", "geheim"}, {"iter-time", "10"}},
+        {{"key-secret", "geheim"}, {"iter-time", "150"}, {"kdf", "argon2i"}},
+        {{"key-secret", "geheim"}, {"iter-time", "10"}, {"kdf", "pbkdf2"}, {"hash-alg", "sha512"}},
+        {{"key-secret", "geheim"},
+         {"iter-time", "10"},
+         {"cipher-alg", "aes-128"},
+         {"cipher-mode", "cbc"},
+         {"ivgen-alg", "essiv"}}};
+    for (OptionList options : all) {
+        options.emplace_back("version", "2");
+        shell("rm -f a");
+        create("luks", std::move(options));
+        {
+            auto image = open("luks", "geheim");
+            ASSERT_TRUE(image.ok()) << image.error().text();
+            ASSERT_TRUE((*image)->write(12345, pattern(100000, 6)).ok());
+            ASSERT_TRUE((*image)->close().ok());
+        }
+        shell("cryptsetup luksDump a | grep -q 'Version:.*2'");
+        shell("printf geheim | cryptsetup luksOpen --test-passphrase --key-file=- a");
+        shell("! printf falsch | cryptsetup luksOpen --test-passphrase --key-file=- a");
+        // Another key by cryptsetup, which writes both headers: what was written is there with it.
+        shell(
+            "printf geheim >key1; printf neu >key2; cryptsetup luksAddKey -q --pbkdf pbkdf2 "
+            "--pbkdf-force-iterations 1000 --key-file key1 a key2");
+        auto image = open("luks", "neu");
+        ASSERT_TRUE(image.ok()) << image.error().text();
+        expect(**image, 12345, 100000, 6);
+        ASSERT_TRUE((*image)->close().ok());
+        image->reset();
+        // One header is damaged: the other one counts, for both programs.
+        shell("printf x | dd of=a bs=1 seek=5000 conv=notrunc");
+        shell("printf geheim | cryptsetup luksOpen --test-passphrase --key-file=- a");
+        EXPECT_TRUE(open("luks", "geheim").ok());
+    }
+}
+
 TEST_F(EncryptionPeerTest, KeysComeAndGo) {
     for (const std::string format : {"qcow2", "luks"}) {
         SCOPED_TRACE(format);

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 
 #include "base/endian.h"
 #include "block/formats/common/wire.h"
@@ -273,7 +274,118 @@ std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::ar
     return h;
 }
 
+std::string base64(std::span<const std::byte> bytes) {
+    std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
+    // SAFETY: the library's interface is of unsigned char; it ends its text with a NUL.
+    const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                                       reinterpret_cast<const unsigned char*>(bytes.data()),
+                                       static_cast<int>(bytes.size()));
+    text.resize(static_cast<std::size_t>(length));
+    return text;
+}
+
+Json write_kdf(const Kdf& kdf) {
+    Json json{{"type", kdf.type}, {"salt", base64(kdf.salt)}};
+    if (kdf.type == "pbkdf2") {
+        json["hash"] = kdf.hash;
+        json["iterations"] = kdf.iterations;
+    } else {
+        json["time"] = kdf.passes;
+        json["memory"] = kdf.kib;
+        json["cpus"] = kdf.threads;
+    }
+    return json;
+}
+
+Json write_slot(const Slot2& slot) {
+    return {{"type", "luks2"},
+            {"key_size", slot.key_bytes},
+            {"af", {{"type", "luks1"}, {"stripes", slot.stripes}, {"hash", slot.af_hash}}},
+            {"area",
+             {{"type", "raw"},
+              {"offset", std::to_string(slot.offset)},
+              {"size", std::to_string(slot.length)},
+              {"encryption", slot.encryption},
+              {"key_size", slot.area_key_bytes}}},
+            {"kdf", write_kdf(slot.kdf)}};
+}
+
+std::string write_json(const Header2& h, std::uint64_t area) {
+    Json slots = Json::object(), digests = Json::object();
+    for (const Slot2& slot : h.slots) {
+        slots[std::to_string(slot.number)] = write_slot(slot);
+    }
+    for (const Digest2& digest : h.digests) {
+        digests[std::to_string(digests.size())] = {{"type", "pbkdf2"},
+                                                   {"keyslots", digest.slots},
+                                                   {"segments", Json::array({"0"})},
+                                                   {"hash", digest.hash},
+                                                   {"iterations", digest.iterations},
+                                                   {"salt", base64(digest.salt)},
+                                                   {"digest", base64(digest.digest)}};
+    }
+    const Json segment{{"type", "crypt"},
+                       {"offset", std::to_string(h.payload)},
+                       {"size", h.size == 0 ? "dynamic" : std::to_string(h.size)},
+                       {"iv_tweak", std::to_string(h.iv_tweak)},
+                       {"encryption", h.encryption},
+                       {"sector_size", h.sector}};
+    const Json json{{"keyslots", std::move(slots)},
+                    {"tokens", Json::object()},
+                    {"segments", {{"0", segment}}},
+                    {"digests", std::move(digests)},
+                    {"config",
+                     {{"json_size", std::to_string(kHeader2Bytes - kBinary)},
+                      {"keyslots_size", std::to_string(area)}}}};
+    return json.dump();
+}
+
+template <std::size_t N>
+void put_text(std::array<std::byte, N>& to, std::string_view text) {
+    std::memcpy(to.data(), text.data(), std::min(text.size(), N - 1));
+}
+
+/// One copy into `bytes`, kHeader2Bytes of them.
+Result<> write_copy(const Header2& h, std::string_view json, const std::array<char, 6>& magic,
+                    std::uint64_t offset, std::span<std::byte> bytes) {
+    Wire wire;
+    wire.magic = magic;
+    wire.version = std::uint16_t{2};
+    wire.length = kHeader2Bytes;
+    wire.sequence = h.sequence;
+    put_text(wire.label, h.label);
+    put_text(wire.checksum_hash, "sha256");
+    put_text(wire.uuid, h.uuid);
+    wire.offset = offset;
+    // SAFETY: the library's interface is of unsigned char, as is the next one's.
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(wire.salt.data()),
+                   static_cast<int>(wire.salt.size())) != 1) {
+        return Error{ErrorKind::Failed, "no random numbers for a header", EIO};
+    }
+    std::memcpy(bytes.data(), &wire, sizeof wire);
+    std::memcpy(bytes.data() + kBinary, json.data(), json.size());
+    if (EVP_Digest(bytes.data(), bytes.size(),
+                   reinterpret_cast<unsigned char*>(bytes.data() + kChecksum), nullptr,
+                   EVP_sha256(), nullptr) != 1) {
+        return Error{ErrorKind::Failed, "no checksum of a header", EIO};
+    }
+    return ok();
+}
+
 }  // namespace
+
+Result<std::vector<std::byte>> serialise_header2(const Header2& header, std::uint64_t area) {
+    const std::string json = write_json(header, area);
+    if (json.size() >= kHeader2Bytes - kBinary) {
+        return Error{ErrorKind::InvalidArgument, "a LUKS header with so much in it has no room",
+                     EFBIG};
+    }
+    std::vector<std::byte> both(2 * kHeader2Bytes);
+    STRATA_TRY_VOID(write_copy(header, json, kFirst, 0, std::span(both).first(kHeader2Bytes)));
+    STRATA_TRY_VOID(
+        write_copy(header, json, kSecond, kHeader2Bytes, std::span(both).subspan(kHeader2Bytes)));
+    return both;
+}
 
 bool is_image2(std::span<const std::byte> bytes) {
     return bytes.size() >= 8 && std::memcmp(bytes.data(), kFirst.data(), kFirst.size()) == 0 &&

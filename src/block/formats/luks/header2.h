@@ -60,6 +60,11 @@ struct Header2 {
     std::uint32_t sector = 512;
 };
 
+/// Both copies, one behind the other, as they begin a volume: kHeader2Bytes twice. `area`: bytes of
+/// the key slots, which follow.
+inline constexpr std::uint64_t kHeader2Bytes = 16384;
+Result<std::vector<std::byte>> serialise_header2(const Header2& header, std::uint64_t area);
+
 bool is_image2(std::span<const std::byte> bytes);
 /// `bytes`: the start of the file, up to twice kMaxHeader2 of it.
 Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size,

@@ -266,6 +266,9 @@ constexpr std::array kOptions{
     CreateOption{"preallocation", Kind::Text,
                  "Preallocation mode (allowed values: off, falloc, full)"},
     CreateOption{"size", Kind::Size, "Virtual disk size"},
+    CreateOption{"version", Kind::Number, "Version of the header (1, 2)"},
+    CreateOption{"kdf", Kind::Text,
+                 "Version 2: what makes a key of the passphrase (argon2id, argon2i, pbkdf2)"},
 };
 constexpr std::array kAmendOptions{
     CreateOption{"iter-time", Kind::Number, "Time to spend in PBKDF in milliseconds"},
@@ -276,14 +279,46 @@ constexpr std::array kAmendOptions{
     CreateOption{"state", Kind::Text, "Select new state of affected keyslots (active/inactive)"},
 };
 
+/// The version that is asked for; nothing unknown goes with it.
+Result<unsigned> version_of(const CreateRequest& request) {
+    const std::uint64_t version = STRATA_TRY(request.number("version", 1));
+    if (version != 1 && version != 2) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("version={}: LUKS has 1 and 2", version), EINVAL};
+    }
+    if (version == 1 && !request.option("kdf").empty()) {
+        return Error{ErrorKind::InvalidArgument, "kdf: version 1 has PBKDF2 alone; say version=2",
+                     EINVAL};
+    }
+    return static_cast<unsigned>(version);
+}
+
+/// The headers of a new volume, and where its data begins.
+Task<std::uint64_t> make_headers(Loop& loop, const CreateRequest& request, Pieces& pieces) {
+    static constexpr std::array<std::string_view, 3> kKdfs{"argon2id", "argon2i", "pbkdf2"};
+    STRATA_CO_TRY(const unsigned version, version_of(request));
+    STRATA_CO_TRY(NewVolume plan, plan_volume(request, ""));
+    if (version == 1) {
+        STRATA_CO_TRY(MadeVolume made, co_await make_volume(loop, std::move(plan)));
+        pieces.emplace_back(0, std::move(made.bytes));
+        co_return made.header.payload;
+    }
+    STRATA_CO_TRY(const std::string_view kdf, choice(request, "kdf", kKdfs));
+    NewVolume2 wanted;
+    wanted.plan = std::move(plan);
+    wanted.kdf = kdf;
+    STRATA_CO_TRY(MadeVolume2 made, co_await make_volume2(loop, std::move(wanted)));
+    pieces.emplace_back(0, std::move(made.start));
+    pieces.emplace_back(made.header.slots[0].offset, std::move(made.material));
+    co_return made.header.payload;
+}
+
 Task<> create(Loop& loop, CreateRequest request) {
     static constexpr std::array<std::string_view, 3> kModes{"off", "falloc", "full"};
     STRATA_CO_TRY(const std::string_view mode, choice(request, "preallocation", kModes));
-    STRATA_CO_TRY(NewVolume plan, plan_volume(request, ""));
-    STRATA_CO_TRY(MadeVolume made, co_await make_volume(loop, std::move(plan)));
-    const std::uint64_t length = made.header.payload + round_up(request.size, kSector);
     Pieces pieces;
-    pieces.emplace_back(0, std::move(made.bytes));
+    STRATA_CO_TRY(const std::uint64_t payload, co_await make_headers(loop, request, pieces));
+    const std::uint64_t length = payload + round_up(request.size, kSector);
     const Preallocation preallocation = mode == "full"     ? Preallocation::Full
                                         : mode == "falloc" ? Preallocation::Falloc
                                                            : Preallocation::Off;
@@ -294,7 +329,9 @@ Task<> create(Loop& loop, CreateRequest request) {
 Task<Measurement> measure(Node* source, CreateRequest request) {
     request.size = source != nullptr ? source->size() : request.size;
     STRATA_CO_TRY(const NewVolume plan, plan_volume(request, ""));
-    const std::uint64_t all = plan.header.payload + round_up(request.size, kSector);
+    STRATA_CO_TRY(const unsigned version, version_of(request));
+    const std::uint64_t all =
+        (version == 2 ? kPayload2 : plan.header.payload) + round_up(request.size, kSector);
     co_return Measurement{.required = all, .fully_allocated = all};
 }
 

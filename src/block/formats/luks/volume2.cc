@@ -1,4 +1,4 @@
-// LUKS 2 volumes: slots tried one after the other.
+// LUKS 2 volumes: made with one slot; slots tried one after the other.
 #include "block/formats/luks/volume2.h"
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <argon2.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
+#include <unistd.h>
 
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
@@ -14,6 +15,10 @@
 
 namespace strata::block::luks {
 namespace {
+
+constexpr std::uint32_t kStripes = 4000;
+constexpr std::uint64_t kLeastKib = 4096;
+constexpr std::uint32_t kPasses = 4;
 
 Result<Secret> derive_key(const Kdf& kdf, std::string_view passphrase, std::size_t length) {
     Secret key(length);
@@ -62,7 +67,121 @@ Result<Secret> try_slot(const Header2& header, const Slot2& slot, std::vector<st
     return Error{ErrorKind::PermissionDenied, "the passphrase is wrong", EACCES};
 }
 
+/// What deriving a key with `kdf` costs, in nanoseconds of the processor's time.
+Result<std::uint64_t> cost_of(const Kdf& kdf, std::size_t key_bytes) {
+    const std::uint64_t start = thread_nanoseconds();
+    STRATA_TRY_VOID(derive_key(kdf, "a passphrase", key_bytes));
+    return std::max<std::uint64_t>(1, thread_nanoseconds() - start);
+}
+
+std::uint64_t half_of_memory_kib() {
+    const long pages = ::sysconf(_SC_PHYS_PAGES), size = ::sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0
+               ? static_cast<std::uint64_t>(pages) / 2 * (static_cast<std::uint64_t>(size) / 1024)
+               : kLeastKib;
+}
+
+/// Argon2 that takes `milliseconds`: by more memory first, then by more passes. One thread, so that
+/// it takes as long wherever the volume is opened.
+Result<> scale_argon(Kdf& kdf, std::size_t key_bytes, std::uint64_t milliseconds) {
+    const std::uint64_t most =
+        std::clamp(half_of_memory_kib(), kLeastKib, std::uint64_t{kMaxArgonKib});
+    kdf.threads = 1;
+    kdf.passes = kPasses;
+    kdf.kib = kLeastKib;
+    std::uint64_t cost = STRATA_TRY(cost_of(kdf, key_bytes));
+    const std::uint64_t wanted = milliseconds * 1'000'000;
+    // What little memory costs tells little of much: it is in the processor's cache.
+    for (unsigned i = 0; i < 2 && wanted > cost && kdf.kib < most; ++i) {
+        const double factor = static_cast<double>(wanted) / static_cast<double>(cost);
+        const double next =
+            static_cast<double>(kdf.kib) * (i == 0 ? std::min(factor, 16.0) : factor);
+        kdf.kib = static_cast<std::uint32_t>(std::min(next, static_cast<double>(most)));
+        if (i == 0) {
+            cost = STRATA_TRY(cost_of(kdf, key_bytes));
+        }
+    }
+    const std::uint64_t now = STRATA_TRY(cost_of(kdf, key_bytes));
+    const std::uint64_t passes = wanted * kPasses / now;
+    kdf.passes =
+        static_cast<std::uint32_t>(std::clamp<std::uint64_t>(passes, kPasses, kMaxArgonPasses));
+    return ok();
+}
+
+Result<Kdf> plan_kdf(const NewVolume2& wanted, std::uint32_t key_bytes) {
+    Kdf kdf;
+    kdf.type = wanted.kdf;
+    kdf.salt.resize(32);
+    STRATA_TRY_VOID(fill_random(kdf.salt));
+    if (kdf.type == "pbkdf2") {
+        kdf.hash = wanted.plan.header.hash;
+        kdf.iterations =
+            STRATA_TRY(pbkdf2_iterations(kdf.hash, key_bytes, wanted.plan.milliseconds));
+    } else {
+        STRATA_TRY_VOID(scale_argon(kdf, key_bytes, wanted.plan.milliseconds));
+    }
+    return kdf;
+}
+
+Result<Digest2> seal2(const Secret& key, const std::string& hash, std::uint64_t milliseconds) {
+    Digest2 digest;
+    digest.slots = {"0"};
+    digest.hash = hash;
+    digest.iterations = STRATA_TRY(
+        pbkdf2_iterations(hash, static_cast<std::uint32_t>(key.bytes().size()), milliseconds));
+    digest.salt.resize(32);
+    digest.digest.resize(hash == "sha1"     ? 20
+                         : hash == "sha224" ? 28
+                         : hash == "sha384" ? 48
+                         : hash == "sha512" ? 64
+                                            : 32);
+    STRATA_TRY_VOID(fill_random(digest.salt));
+    STRATA_TRY_VOID(pbkdf2(hash, key.bytes(), digest.salt, digest.iterations, digest.digest));
+    return digest;
+}
+
+/// For a worker thread.
+Result<> fill_volume(const NewVolume2& wanted, MadeVolume2& made) {
+    const Header& plan = wanted.plan.header;
+    STRATA_TRY_VOID(fill_random(made.key.bytes()));
+    Slot2 slot;
+    slot.key_bytes = slot.area_key_bytes = plan.key_bytes;
+    slot.af_hash = plan.hash;
+    slot.stripes = kStripes;
+    slot.offset = 2 * kHeader2Bytes;
+    slot.length = round_up(std::uint64_t{kStripes} * plan.key_bytes, 4096);
+    slot.encryption = made.header.encryption;
+    slot.kdf = STRATA_TRY(plan_kdf(wanted, plan.key_bytes));
+    const Secret area_key =
+        STRATA_TRY(derive_key(slot.kdf, wanted.plan.passphrase, slot.area_key_bytes));
+    made.material = STRATA_TRY(split_key(plan.hash, made.key, kStripes));
+    const auto cipher = STRATA_TRY(SectorCipher::create(plan.cipher, plan.mode, area_key.bytes()));
+    STRATA_TRY_VOID(cipher.encrypt(0, made.material));
+    made.header.slots.push_back(std::move(slot));
+    made.header.digests.push_back(
+        STRATA_TRY(seal2(made.key, plan.hash, wanted.plan.milliseconds / 8)));
+    made.start = STRATA_TRY(serialise_header2(made.header, kPayload2 - 2 * kHeader2Bytes));
+    return ok();
+}
+
 }  // namespace
+
+Task<MadeVolume2> make_volume2(Loop& loop, NewVolume2 wanted) {
+    if (wanted.plan.passphrase.empty()) {
+        co_return Error{ErrorKind::InvalidArgument, "Parameter 'key-secret' is required for cipher",
+                        EINVAL};
+    }
+    const Header& plan = wanted.plan.header;
+    MadeVolume2 made;
+    made.key = Secret(plan.key_bytes);
+    made.header.uuid = format_uuid(random_uuid(), false);
+    made.header.sequence = 1;
+    made.header.payload = kPayload2;
+    made.header.encryption = fmt::format("{}-{}", plan.cipher, plan.mode);
+    const Result<> done = co_await loop.offload([&] { return fill_volume(wanted, made); });
+    STRATA_CO_TRY_VOID(done);
+    co_return std::move(made);
+}
 
 Task<Header2> read_header2(Area area) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*area.file, area.offset,

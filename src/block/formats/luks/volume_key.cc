@@ -41,13 +41,6 @@ Error unknown_hash(std::string_view name) {
             ENOTSUP};
 }
 
-std::uint64_t thread_nanoseconds() {
-    timespec now{};
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);  // cannot fail for this clock
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-           static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 bool derive(const EVP_MD* digest, std::span<const std::byte> secret,
             std::span<const std::byte> salt, std::uint32_t iterations, std::span<std::byte> out) {
     // SAFETY: bytes as characters.
@@ -78,6 +71,13 @@ bool diffuse(const EVP_MD* digest, std::span<std::byte> block) {
 }
 
 }  // namespace
+
+std::uint64_t thread_nanoseconds() {
+    timespec now{};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);  // cannot fail for this clock
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(now.tv_nsec);
+}
 
 Result<Secret> open_slot(const Header& header, const Slot& slot, std::vector<std::byte> material,
                          std::string_view passphrase) {
@@ -144,14 +144,15 @@ Result<> fill_random(std::span<std::byte> bytes) {
 }
 
 // Time of the processor, not of the clock: on a busy machine keys would be weaker otherwise.
-Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t milliseconds) {
+Result<std::uint32_t> pbkdf2_iterations(std::string_view hash, std::uint32_t key_bytes,
+                                        std::uint64_t milliseconds) {
     constexpr std::uint64_t kLongEnough = 50'000'000;
-    const EVP_MD* digest = digest_of(header.hash);
+    const EVP_MD* digest = digest_of(hash);
     if (digest == nullptr) {
-        return unknown_hash(header.hash);
+        return unknown_hash(hash);
     }
     const std::array<std::byte, kSaltBytes> salt{};
-    Secret out(header.key_bytes);
+    Secret out(key_bytes);
     std::uint64_t count = 4096, taken = 0;
     for (;; count *= 2) {
         const std::uint64_t start = thread_nanoseconds();
@@ -169,34 +170,39 @@ Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t millise
         std::clamp(wanted, double{kLeastIterations}, double{kMaxIterations}));
 }
 
-Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key,
-                                         std::string_view passphrase, std::uint64_t milliseconds) {
-    const Error failed{ErrorKind::Failed, "deriving a key failed", EIO};
-    const EVP_MD* digest = digest_of(header.hash);
-    slot.iterations = STRATA_TRY(iterations_for(header, milliseconds));
-    slot.stripes = kStripes;
-    STRATA_TRY_VOID(fill_random(slot.salt));
-    // All stripes but the last are random; the last makes the merge of all the key.
-    std::vector<std::byte> material((std::size_t{kStripes} * header.key_bytes + 511) / 512 * 512);
-    Secret sum(header.key_bytes), slot_key(header.key_bytes);
-    STRATA_TRY_VOID(
-        fill_random(std::span(material).first(std::size_t{kStripes - 1} * header.key_bytes)));
-    for (std::uint32_t stripe = 0; stripe + 1 < kStripes; ++stripe) {
-        for (std::size_t i = 0; i < header.key_bytes; ++i) {
-            sum.bytes()[i] ^= material[std::size_t{stripe} * header.key_bytes + i];
+Result<std::vector<std::byte>> split_key(std::string_view hash, const Secret& key,
+                                         std::uint32_t stripes) {
+    const EVP_MD* digest = digest_of(hash);
+    if (digest == nullptr) {
+        return unknown_hash(hash);
+    }
+    const std::size_t bytes = key.bytes().size();
+    std::vector<std::byte> material((stripes * bytes + 511) / 512 * 512);
+    Secret sum(bytes);
+    STRATA_TRY_VOID(fill_random(std::span(material).first((stripes - 1) * bytes)));
+    for (std::uint32_t stripe = 0; stripe + 1 < stripes; ++stripe) {
+        for (std::size_t i = 0; i < bytes; ++i) {
+            sum.bytes()[i] ^= material[stripe * bytes + i];
         }
         if (!diffuse(digest, sum.bytes())) {
-            return failed;
+            return Error{ErrorKind::Failed, "deriving a key failed", EIO};
         }
     }
-    for (std::size_t i = 0; i < header.key_bytes; ++i) {
-        material[std::size_t{kStripes - 1} * header.key_bytes + i] =
-            sum.bytes()[i] ^ key.bytes()[i];
+    for (std::size_t i = 0; i < bytes; ++i) {
+        material[(stripes - 1) * bytes + i] = sum.bytes()[i] ^ key.bytes()[i];
     }
-    if (!derive(digest, std::as_bytes(std::span(passphrase)), slot.salt, slot.iterations,
-                slot_key.bytes())) {
-        return failed;
-    }
+    return material;
+}
+
+Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key,
+                                         std::string_view passphrase, std::uint64_t milliseconds) {
+    slot.iterations = STRATA_TRY(pbkdf2_iterations(header.hash, header.key_bytes, milliseconds));
+    slot.stripes = kStripes;
+    STRATA_TRY_VOID(fill_random(slot.salt));
+    std::vector<std::byte> material = STRATA_TRY(split_key(header.hash, key, kStripes));
+    Secret slot_key(header.key_bytes);
+    STRATA_TRY_VOID(pbkdf2(header.hash, std::as_bytes(std::span(passphrase)), slot.salt,
+                           slot.iterations, slot_key.bytes()));
     const auto cipher =
         STRATA_TRY(SectorCipher::create(header.cipher, header.mode, slot_key.bytes()));
     STRATA_TRY_VOID(cipher.encrypt(0, material));
@@ -205,7 +211,8 @@ Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const
 }
 
 Result<> seal(Header& header, const Secret& key, std::uint64_t milliseconds) {
-    header.digest_iterations = STRATA_TRY(iterations_for(header, milliseconds));
+    header.digest_iterations =
+        STRATA_TRY(pbkdf2_iterations(header.hash, header.key_bytes, milliseconds));
     STRATA_TRY_VOID(fill_random(header.digest_salt));
     if (!derive(digest_of(header.hash), key.bytes(), header.digest_salt, header.digest_iterations,
                 header.digest)) {

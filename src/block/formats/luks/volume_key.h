@@ -26,10 +26,16 @@ Result<> pbkdf2(std::string_view hash, std::span<const std::byte> secret,
 Result<Secret> merge_stripes(std::string_view hash, std::uint32_t key_bytes, std::uint32_t stripes,
                              std::span<const std::byte> material);
 
-/// Iterations that take `milliseconds` of this thread's processor time, at least 1000. Takes a
-/// tenth of a second itself: for a worker thread.
-Result<std::uint32_t> iterations_for(const Header& header, std::uint64_t milliseconds);
+/// What merge_stripes() makes `key` of, all of it but the last stripe random; whole sectors.
+Result<std::vector<std::byte>> split_key(std::string_view hash, const Secret& key,
+                                         std::uint32_t stripes);
 
+/// Iterations of PBKDF2 for a key of `key_bytes` that take `milliseconds` of this thread's
+/// processor time, at least 1000. Takes a tenth of a second itself: for a worker thread.
+Result<std::uint32_t> pbkdf2_iterations(std::string_view hash, std::uint32_t key_bytes,
+                                        std::uint64_t milliseconds);
+/// Nanoseconds of the processor's time that this thread has had.
+std::uint64_t thread_nanoseconds();
 /// Puts `key` under `passphrase`: sets the slot's salt, iterations and stripes, and answers its
 /// material. For a worker thread.
 Result<std::vector<std::byte>> fill_slot(const Header& header, Slot& slot, const Secret& key,
