@@ -20,6 +20,7 @@
 
 #include "block/amend.h"
 #include "block/blocking_image.h"
+#include "block/compact.h"
 #include "block/sync.h"
 #include "recording_node.h"
 
@@ -43,6 +44,7 @@ enum Ability : unsigned {
     kVersion2 = 1024,  ///< amending takes it to version 2 in spite of snapshots
     kRebases = 2048,   ///< what lies below gets other names
     kDataFile = 4096,  ///< a data file of its own
+    kCompacts = 8192,  ///< its file is packed where it lies
 };
 
 struct Case {
@@ -301,6 +303,9 @@ class CrashTest : public testing::TestWithParam<Case> {
                 std::memcpy(&value, bytes.data() + s * kSector, sizeof value);
                 ASSERT_TRUE(possible(moment, s, value)) << "sector " << s << " shows " << value;
             }
+            if (GetParam().can(kCompacts) && seed % 3 == 0) {
+                go_on_compacting(**node, bytes);
+            }
             if (GetParam().can(kPeer) && seed % kJudgeOneIn == 0) {
                 if (GetParam().can(kMend)) {
                     ASSERT_TRUE(loop_->run((*node)->check(Repair::All)).ok());
@@ -312,6 +317,29 @@ class CrashTest : public testing::TestWithParam<Case> {
                 judge(left->content(), bytes);
             }
         }
+    }
+    /// Packs the file; now and then whoever watches stops it.
+    void compact(Node& node, std::mt19937& random) {
+        auto* packs = dynamic_cast<Compactable*>(&node);
+        ASSERT_NE(packs, nullptr);
+        CompactWatch watch;
+        auto left = random() % 3 == 0 ? random() % 20 : ~0U;
+        watch.advance = [&left](std::uint64_t) -> Result<> {
+            return left-- == 0 ? Result<>(Error(ErrorKind::Failed, "stopped")) : ok();
+        };
+        const auto done = loop_->run(packs->pack_file(std::move(watch)));
+        ASSERT_TRUE(done.ok() || done.error().text().ends_with("stopped")) << done.error().text();
+    }
+    /// What a crash left is packed: it reads as before, and nothing leaks.
+    void go_on_compacting(Node& node, const std::vector<std::byte>& bytes) {
+        const auto done = loop_->run(dynamic_cast<Compactable&>(node).pack_file({}));
+        ASSERT_TRUE(done.ok()) << done.error().text();
+        const auto report = loop_->run(node.check(Repair::Nothing));
+        ASSERT_TRUE(report.ok() && report->clean())
+            << (report.ok() && !report->messages.empty() ? report->messages[0] : "");
+        std::vector<std::byte> after(bytes.size());
+        ASSERT_TRUE(loop_->run(node.read(0, Buffers(std::span(after)))).ok());
+        ASSERT_TRUE(after == bytes);
     }
     /// Another refcount width, or the other version: the image's tables are made anew under it.
     void amend(Node& node, std::mt19937& random) {
@@ -435,6 +463,9 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
         }
         if (c.can(kBitmaps) && random() % 3 == 0) {
             change_bitmaps(**node, random);
+        }
+        if (c.can(kCompacts) && random() % 3 == 0) {
+            compact(**node, random);
         }
         if (c.can(kAmends) && random() % 3 == 0) {
             amend(**node, random);
@@ -645,6 +676,36 @@ INSTANTIATE_TEST_SUITE_P(
             20,
             kCheck | kSnapshots,
             {{"encrypt.key-secret", "geheim"}}},
+        Case{"Qcow2Compacted",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             40,
+             kQcow2 | kCompacts},
+        Case{"Qcow2CompactedSnapshots",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             50,
+             kQcow2 | kCompacts | kSnapshots | kCompress | kOverlay},
+        Case{"Qcow2CompactedTiny",
+             "qcow2",
+             {{"cluster_size", "512"}, {"refcount_bits", "64"}},
+             512U << 10,
+             25,
+             kQcow2 | kCompacts | kSnapshots},
+        Case{"Qcow2CompactedSubclusters",
+             "qcow2",
+             {{"extended_l2", "on"}, {"cluster_size", "16384"}},
+             1U << 20,
+             30,
+             kQcow2 | kCompacts | kSnapshots},
+        Case{"Qcow2CompactedBitmaps",
+             "qcow2",
+             {{"cluster_size", "4096"}},
+             1U << 20,
+             30,
+             kQcow2 | kCompacts | kBitmaps},
         Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kBitmaps}),
     [](const testing::TestParamInfo<Case>& each) { return each.param.name; });
 

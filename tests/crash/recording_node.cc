@@ -100,7 +100,12 @@ Task<> RecordingNode::flush() {
 
 Task<> RecordingNode::resize(std::uint64_t size, Preallocation /*preallocation*/) {
     if (size < content_.size()) {
-        co_return lacks("shrinking");
+        content_.resize(size);
+        const std::size_t index = changes_.size();
+        changes_.push_back(Change{.begun = (*clock_)++, .offset = size, .bytes = {}, .cut = true});
+        (void)co_await some_turns();
+        changes_[index].ended = (*clock_)++;
+        co_return ok();
     }
     co_return co_await change(content_.size(), std::vector<std::byte>(size - content_.size()));
 }
@@ -121,7 +126,11 @@ std::vector<std::byte> RecordingNode::after_crash(std::size_t moment, std::mt199
         if (each.begun >= moment) {
             break;
         }
-        if (each.durable <= moment || mood == 1 || (mood == 2 && random() % 2 == 0)) {
+        if (each.cut) {
+            if (each.durable <= moment || mood == 1 || (mood > 1 && random() % 2 == 0)) {
+                left.resize(std::min<std::size_t>(left.size(), each.offset));
+            }
+        } else if (each.durable <= moment || mood == 1 || (mood == 2 && random() % 2 == 0)) {
             apply(left, each.offset, each.bytes);
         } else if (mood == 3) {
             for (std::size_t at = 0; at < each.bytes.size();) {

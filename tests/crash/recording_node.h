@@ -29,7 +29,6 @@ class RecordingNode final : public Node {
     Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) override;
     Task<> discard(std::uint64_t offset, std::uint64_t length) override;
     Task<> flush() override;
-    /// Grows only.
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<> close() override { return flush(); }
@@ -51,6 +50,7 @@ class RecordingNode final : public Node {
         std::size_t begun = 0, ended = ~std::size_t{0}, durable = ~std::size_t{0};
         std::uint64_t offset = 0;
         std::vector<std::byte> bytes;
+        bool cut = false;  ///< the file ends at `offset`
     };
     Task<> change(std::uint64_t offset, std::vector<std::byte> bytes);
     Task<> some_turns();

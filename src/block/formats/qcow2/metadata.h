@@ -155,6 +155,7 @@ class Metadata {
 
   private:
     friend class Checker;
+    friend class Compactor;
     struct Retired {
         std::uint64_t epoch = 0;
         std::vector<std::uint64_t> clusters;

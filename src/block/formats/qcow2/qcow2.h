@@ -15,6 +15,8 @@
 
 #include "block/aligned_buffer.h"
 #include "block/amend.h"
+#include "block/compact.h"
+#include "block/droppable.h"
 #include "block/formats/luks/volume.h"
 #include "block/formats/qcow2/bitmap_set.h"
 #include "block/formats/qcow2/metadata.h"
@@ -27,7 +29,7 @@ namespace strata::block::qcow2 {
 
 const FormatDriver& driver();
 
-class Qcow2Node final : public Node, public Amendable {
+class Qcow2Node final : public Node, public Amendable, public Compactable, public Droppable {
   public:
     static Task<NodePtr> open(NodePtr file, OpenOptions options);
     ~Qcow2Node() override;
@@ -51,6 +53,8 @@ class Qcow2Node final : public Node, public Amendable {
     Task<FormatInfo> info() override;
     Task<> amend(OptionList options) override;
     Task<> change_options(AmendRequest request) override;
+    Task<> drop(std::uint64_t offset, std::uint64_t length) override;
+    Task<std::uint64_t> pack_file(CompactWatch watch) override;
     Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
     Task<CheckReport> check(Repair repair) override;
     Task<std::vector<SnapshotInfo>> snapshots() override;
@@ -74,6 +78,7 @@ class Qcow2Node final : public Node, public Amendable {
     };
     /// Keeps other writers out of clusters that are about to change owner.
     class Claim;
+    friend class Compactor;
     Qcow2Node(NodePtr file, NodePtr data, NodePtr backing, std::unique_ptr<Metadata> metadata,
               const OpenOptions& options);
     [[nodiscard]] const Header& header() const { return metadata_->header(); }

@@ -149,6 +149,19 @@ Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
     co_return co_await clear(first, end, Clearing::Discard);
 }
 
+Task<> Qcow2Node::drop(std::uint64_t offset, std::uint64_t length) {
+    STRATA_CO_TRY_VOID(check_range(offset, length, true));
+    STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    const Metadata::Passage passage(*metadata_);
+    const std::uint64_t first = (offset + cluster() - 1) / cluster() * cluster();
+    const std::uint64_t end =
+        offset + length == size_ ? size_ : (offset + length) / cluster() * cluster();
+    if (first >= end) {
+        co_return ok();
+    }
+    co_return co_await clear(first, end, Clearing::Drop);
+}
+
 Task<> Qcow2Node::make_empty() {
     STRATA_CO_TRY_VOID(check_range(0, 0, true));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());

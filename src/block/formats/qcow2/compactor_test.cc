@@ -1,0 +1,242 @@
+// Compacting: whatever lies in a qcow2 file, it reads as before, nothing leaks, and the file is as
+// long as what it holds.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "block/compact.h"
+#include "block/jobs/compact.h"
+#include "block/loop.h"
+#include "block/registry.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kSize = 8U << 20;
+constexpr std::uint64_t kPiece = 64U << 10;
+
+class Compacting : public testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = testing::TempDir() + "compactXXXXXX";
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+        loop_ = std::move(Loop::create({.engine = IoEngine::Threads})).value();
+        model_.assign(kSize, std::byte{0});
+    }
+    void TearDown() override {
+        node_.reset();
+        loop_.reset();
+        std::filesystem::remove_all(folder_);
+    }
+    [[nodiscard]] std::string path() const { return folder_ + "/image"; }
+    void make(OptionList options, std::string format = "qcow2") {
+        CreateRequest request{path(), kSize, std::move(options)};
+        ASSERT_TRUE(loop_->run(create_image(*loop_, format, std::move(request))).ok());
+        open(format);
+    }
+    void open(std::string format = "qcow2", OptionList extra = {}) {
+        OpenOptions options;
+        options.path = path();
+        options.format = std::move(format);
+        options.extra = std::move(extra);
+        auto node = loop_->run(open_node(*loop_, std::move(options)));
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        node_ = *node;
+    }
+    void close() {
+        ASSERT_TRUE(loop_->run(node_->close()).ok());
+        node_.reset();
+    }
+    void write(std::uint64_t offset, std::uint64_t length, unsigned seed) {
+        const auto part = std::span(model_).subspan(offset, length);
+        std::mt19937 random(seed);
+        for (std::byte& each : part) {
+            each = static_cast<std::byte>(random() % 3 + (seed == 0 ? 0 : 1));
+        }
+        if (seed == 0) {
+            std::ranges::fill(part, std::byte{0});
+        }
+        ASSERT_TRUE(loop_->run(node_->write(offset, Buffers::of(part))).ok());
+    }
+    void fill() {
+        for (std::uint64_t at = 0; at < kSize; at += kPiece) {
+            write(at, kPiece, static_cast<unsigned>(at / kPiece + 1));
+        }
+    }
+    /// Half of the pieces, the first ones of the file among them, become zeros that are written.
+    void blank() {
+        for (std::uint64_t at = 0; at < kSize * 3 / 4; at += kPiece) {
+            if (at / kPiece % 8 != 5) {
+                write(at, kPiece, 0);
+            }
+        }
+    }
+    CompactReport compact() {
+        JobControl control;
+        auto report = loop_->run(compact_image(node_, control));
+        EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.error().text());
+        return report.ok() ? *report : CompactReport{};
+    }
+    void expect_whole() {
+        const auto report = loop_->run(node_->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok());
+        EXPECT_TRUE(report->clean()) << (report->messages.empty() ? "" : report->messages[0]);
+        expect_content(model_);
+    }
+    void expect_content(const std::vector<std::byte>& wanted) {
+        std::vector<std::byte> got(wanted.size());
+        ASSERT_TRUE(loop_->run(node_->read(0, Buffers(std::span(got)))).ok());
+        EXPECT_TRUE(got == wanted);
+    }
+    [[nodiscard]] std::uint64_t length() const { return std::filesystem::file_size(path()); }
+    std::string folder_;
+    std::unique_ptr<Loop> loop_;
+    NodePtr node_;
+    std::vector<std::byte> model_;
+};
+
+TEST_F(Compacting, ZerosGoAndTheFileEndsWithItsData) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    blank();
+    const auto report = compact();
+    EXPECT_GT(report.zeroes, kSize / 2);
+    EXPECT_GT(report.moved, 0U);
+    expect_whole();
+    const auto data = static_cast<std::uint64_t>(
+        std::ranges::count_if(model_, [](std::byte each) { return each != std::byte{0}; }));
+    EXPECT_LT(length(), data + (64U << 10));
+    close();
+    open();
+    expect_whole();
+    fill();  // what was cut off is given out again
+    expect_whole();
+}
+
+TEST_F(Compacting, SnapshotsReadAsBefore) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    const std::vector<std::byte> first = model_;
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    blank();
+    const std::vector<std::byte> second = model_;
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    fill();
+    write(0, kSize / 2, 77);
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    ASSERT_TRUE(loop_->run(node_->delete_snapshot("1")).ok());
+    const std::uint64_t before = length();
+    EXPECT_GT(compact().moved, 0U);
+    EXPECT_LT(length(), before);
+    expect_whole();
+    ASSERT_TRUE(loop_->run(node_->apply_snapshot("2")).ok());
+    expect_content(second);
+}
+
+TEST_F(Compacting, CompressedClustersMove) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    ASSERT_TRUE(loop_->run(node_->make_empty()).ok());
+    write(kSize / 2, kSize / 2, 5);
+    std::ranges::fill(std::span(model_).first(kSize / 2), std::byte{0});
+    for (std::uint64_t at = 0; at < kSize / 2; at += 4096) {
+        const auto part = std::span(model_).subspan(at, 4096);
+        std::ranges::fill(part, static_cast<std::byte>(at / 4096 % 250 + 1));
+        std::ranges::fill(part.first(1000), static_cast<std::byte>(at / 8192 % 3 + 1));
+        ASSERT_TRUE(loop_->run(node_->write_compressed(at, Buffers::of(part))).ok());
+    }
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    write(kPiece + 512, 512, 9);
+    write(kSize / 2, kSize / 4, 0);
+    ASSERT_TRUE(loop_->run(node_->delete_snapshot("1")).ok());
+    compact();
+    expect_whole();
+    const std::uint64_t once = length();
+    EXPECT_EQ(compact().moved, 0U);
+    EXPECT_EQ(length(), once);
+}
+
+TEST_F(Compacting, SubclustersEncryptionAndBitmapsStay) {
+    make({{"cluster_size", "16384"}, {"extended_l2", "on"}});
+    fill();
+    blank();
+    write(700 * 512, 512, 3);
+    Bitmap bitmap;
+    bitmap.info = {.name = "changed", .granularity = 65536, .in_use = false, .automatic = false};
+    bitmap.size = kSize;
+    bitmap.bits.assign(2, 0x1234567890ABCDEFULL);
+    ASSERT_TRUE(loop_->run(node_->store_bitmap(bitmap)).ok());
+    compact();
+    expect_whole();
+    close();
+    open();
+    const auto again = loop_->run(node_->read_bitmap("changed"));
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->bits, bitmap.bits);
+    expect_whole();
+}
+
+TEST_F(Compacting, EncryptedClustersAreEncipheredAnew) {
+    const OptionList key{{"encrypt.key-secret", "geheim"}};
+    CreateRequest request{path(), kSize, key};
+    request.options.emplace_back("encrypt.format", "luks");
+    request.options.emplace_back("encrypt.iter-time", "1");
+    request.options.emplace_back("cluster_size", "4096");
+    ASSERT_TRUE(loop_->run(create_image(*loop_, "qcow2", std::move(request))).ok());
+    open("qcow2", key);
+    fill();
+    blank();
+    EXPECT_GT(compact().moved, 0U);
+    expect_whole();
+    close();
+    open("qcow2", key);
+    expect_whole();
+}
+
+TEST_F(Compacting, StoppedItIsWholeAndGoesOn) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    blank();
+    ASSERT_TRUE(loop_->run(node_->flush()).ok());
+    auto& packs = dynamic_cast<Compactable&>(*node_);
+    ASSERT_TRUE(loop_->run(node_->delete_snapshot("1")).ok());
+    const std::uint64_t start = length();
+    for (unsigned i = 0;; ++i) {
+        ASSERT_LT(i, 200U) << "it gets nowhere";
+        unsigned left = 5;
+        CompactWatch watch;
+        watch.advance = [&left](std::uint64_t) -> Result<> {
+            return left-- == 0 ? Result<>(Error(ErrorKind::Failed, "stopped")) : ok();
+        };
+        const auto done = loop_->run(packs.pack_file(std::move(watch)));
+        expect_whole();
+        if (done.ok()) {
+            EXPECT_GT(i, 0U);
+            break;
+        }
+    }
+    EXPECT_LE(length(), start);
+}
+
+TEST_F(Compacting, OtherFormatsGiveHolesBack) {
+    make({}, "raw");
+    fill();
+    blank();
+    ASSERT_TRUE(loop_->run(node_->flush()).ok());
+    const auto before = loop_->run(node_->allocated_bytes());
+    EXPECT_GT(compact().zeroes, kSize / 2);
+    expect_content(model_);
+    const auto after = loop_->run(node_->allocated_bytes());
+    ASSERT_TRUE(before.ok() && after.ok());
+    EXPECT_LE(*after, *before);
+    EXPECT_EQ(length(), kSize);
+}
+
+}  // namespace
+}  // namespace strata::block

@@ -1,0 +1,61 @@
+# Compact: an image's file made smaller where it lies, also when that is interrupted or killed on the way.
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from strata_program import run, start
+
+MIB = 1 << 20
+
+
+class CompactTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.image, self.raw = self.folder / "disk.qcow2", self.folder / "disk.raw"
+        with open(self.raw, "wb") as out:
+            for i in range(256):
+                out.write((bytes([i]) if i % 8 == 7 else b"\0") * (MIB // 4))
+        # Zeros that are written stay data: the image has its clusters in advance.
+        self.good("create", self.image, "64M", "--format", "qcow2", "-o", "preallocation=full")
+        subprocess.run(["qemu-img", "convert", "-n", "-S", "0", "-f", "raw", "-O", "qcow2", self.raw, self.image], check=True)
+
+    def good(self, *arguments):
+        done = run("image", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def judged(self):
+        self.good("check", self.image, "--format", "qcow2", "--repair", "leaks")  # a kill may leave leaks
+        self.good("compare", self.image, self.raw, "--format", "qcow2", "--second-format", "raw")
+
+    @unittest.skipUnless(shutil.which("qemu-img"), "no qemu-img to make the image")
+    def test_file_shrinks_to_its_data(self):
+        before = self.image.stat().st_size
+        told = json.loads(self.good("compact", self.image, "--format", "qcow2", "--json"))
+        self.assertEqual(told["length"], {"before": before, "after": self.image.stat().st_size})
+        self.assertGreater(told["moved"], 0)
+        self.assertLess(self.image.stat().st_size, 10 * MIB)
+        self.judged()
+
+    @unittest.skipUnless(shutil.which("qemu-img"), "no qemu-img to make the image")
+    def test_interrupted_or_killed_it_goes_on(self):
+        for number in (signal.SIGINT, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+            process = start("image", "compact", self.image, "--format", "qcow2", "--speed", "40M")
+            time.sleep(0.4)
+            process.send_signal(number)
+            self.assertNotEqual(process.wait(30), 0)
+            self.judged()
+        self.good("compact", self.image, "--format", "qcow2")
+        self.assertLess(self.image.stat().st_size, 10 * MIB)
+        self.judged()
+
+
+if __name__ == "__main__":
+    unittest.main()
