@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "block/droppable.h"
 #include "block/jobs/buffer_pool.h"
 #include "block/sync.h"
 
@@ -29,10 +31,13 @@ Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t len
     co_return ok();
 }
 
-Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group, BufferPool& pool,
-                      JobControl& control) {
+/// From `at` on, till the end or till a checkpoint is due; answers where it got to.
+Task<std::uint64_t> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& group,
+                                   BufferPool& pool, JobControl& control, std::uint64_t at,
+                                   std::chrono::milliseconds checkpoint) {
     const std::uint64_t size = top.size();
-    for (std::uint64_t at = 0; at < size && !group.failed();) {
+    const auto due = std::chrono::steady_clock::now() + checkpoint;
+    while (at < size && !group.failed()) {
         STRATA_CO_TRY(const Extent extent, co_await status_of_chain(top, base, at, size - at));
         if (extent.kind == Extent::Kind::Unallocated) {
             control.advance(extent.length);
@@ -50,8 +55,11 @@ Task<> commit_extents(Node& top, const Node* base, Node& target, TaskGroup& grou
         STRATA_CO_TRY_VOID(co_await control.pause_point(top.loop(), chunk));
         (void)co_await group.add(commit_chunk(top, target, at, chunk, pool, control));
         at += chunk;
+        if (std::chrono::steady_clock::now() >= due) {
+            break;
+        }
     }
-    co_return ok();
+    co_return at;
 }
 
 /// One side of a rebase: a backing layer that may be absent or shorter than the overlay.
@@ -86,12 +94,13 @@ bool same_place(const Extent& first, const Extent& second) {
 class Absorber {
   public:
     Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common,
-             JobControl& control)
+             JobControl& control, std::chrono::milliseconds checkpoint)
         : overlay_(overlay),
           old_{old_backing},
           new_{new_backing},
           common_(common),
           control_(control),
+          checkpoint_(checkpoint),
           turn_(overlay.loop()) {}
     Task<> run();
 
@@ -108,6 +117,7 @@ class Absorber {
     Side old_, new_;
     const Node* common_;
     JobControl& control_;
+    const std::chrono::milliseconds checkpoint_;
     std::uint64_t tickets_ = 0,
                   turn_of_ = 0;  ///< writes go in order: the overlay's layout follows the disk's
     WaitQueue turn_;
@@ -204,6 +214,7 @@ Task<> Absorber::run() {
     control_.begin(overlay_.size());
     TaskGroup group(overlay_.loop(), kParallel);
     Result<> walked = ok();
+    auto due = std::chrono::steady_clock::now() + checkpoint_;
     for (std::uint64_t at = 0; at < overlay_.size() && !group.failed();) {
         auto length = co_await step(at, group);
         if (!length.ok()) {
@@ -211,6 +222,10 @@ Task<> Absorber::run() {
             break;
         }
         at += length.value();
+        if (std::chrono::steady_clock::now() >= due) {
+            group.start(overlay_.flush());
+            due = std::chrono::steady_clock::now() + checkpoint_;
+        }
     }
     Result<> merged = co_await group.finish();
     STRATA_CO_TRY_VOID(std::move(walked));
@@ -220,23 +235,34 @@ Task<> Absorber::run() {
 
 }  // namespace
 
-Task<> commit_layers(Node& top, const Node* base, Node& target, JobControl& control) {
+Task<> commit_layers(Node& top, const Node* base, Node& target, JobControl& control, bool empties,
+                     std::chrono::milliseconds checkpoint) {
     control.begin(top.size());
     if (target.size() < top.size()) {
         STRATA_CO_TRY_VOID(co_await target.resize(top.size(), Preallocation::Off));
     }
     BufferPool pool;
     TaskGroup group(top.loop(), kParallel);
-    Result<> walked = co_await commit_extents(top, base, target, group, pool, control);
-    Result<> written = co_await group.finish();
-    STRATA_CO_TRY_VOID(std::move(walked));
-    STRATA_CO_TRY_VOID(std::move(written));
+    auto* drops = empties ? dynamic_cast<Droppable*>(&top) : nullptr;
+    for (std::uint64_t at = 0; at < top.size();) {
+        auto walked =
+            co_await commit_extents(top, base, target, group, pool, control, at, checkpoint);
+        Result<> written = co_await group.finish();
+        STRATA_CO_TRY(const std::uint64_t end, std::move(walked));
+        STRATA_CO_TRY_VOID(std::move(written));
+        STRATA_CO_TRY_VOID(co_await target.flush());
+        if (drops != nullptr && end < top.size()) {
+            STRATA_CO_TRY_VOID(co_await drops->drop(at, end - at));
+            STRATA_CO_TRY_VOID(co_await top.flush());
+        }
+        at = end;
+    }
     co_return co_await target.flush();
 }
 
 Task<> absorb_difference(Node& overlay, Node* old_backing, Node* new_backing, const Node* common,
-                         JobControl& control) {
-    Absorber absorber(overlay, old_backing, new_backing, common, control);
+                         JobControl& control, std::chrono::milliseconds checkpoint) {
+    Absorber absorber(overlay, old_backing, new_backing, common, control, checkpoint);
     co_return co_await absorber.run();
 }
 

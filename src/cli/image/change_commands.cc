@@ -164,7 +164,8 @@ Result<int> run_commit(const Arguments& arguments) {
     const ImageAccess access = STRATA_TRY(layer_access(arguments, {.write = true}));
     block::NodePtr target = STRATA_TRY(tool.open_as(below, base->format(), true, access));
     ProgressBar bar("commit", !arguments.flag("--quiet"));
-    STRATA_TRY_VOID(tool.run(block::commit_layers(*top, base, *target, bar.control())));
+    STRATA_TRY_VOID(tool.run(
+        block::commit_layers(*top, base, *target, bar.control(), !arguments.flag("--keep"))));
     STRATA_TRY_VOID(tool.close(target));
     if (!arguments.flag("--keep")) {
         Result<> emptied = tool.run(top->make_empty());
