@@ -26,14 +26,14 @@ enum class Violation {
 };
 
 struct SandboxConfig {
-    bool network = true;            ///< sockets may be made and connected (the user-mode network)
-    bool executable_memory = true;  ///< memory may become executable (the translator)
-    bool kvm = true;                ///< ioctl()s of /dev/kvm descriptors
-    bool io_uring = false;          ///< io_uring calls, whose operations no filter sees
-    bool makes_processes = false;   ///< clone() of processes with a descriptor: for a helper that
-                                    ///< makes them, never where a guest's data is
-    bool signals_processes =
-        false;  ///< SIGUSR1 and SIGKILL to processes that it holds a descriptor of
+    bool network = true;             ///< sockets may be made and connected (the user-mode network)
+    bool executable_memory = true;   ///< memory may become executable (the translator)
+    bool kvm = true;                 ///< ioctl()s of /dev/kvm descriptors
+    bool io_uring = false;           ///< io_uring calls, whose operations no filter sees
+    bool makes_processes = false;    ///< clone() of processes with a descriptor: for a helper that
+                                     ///< makes them, never where a guest's data is
+    bool signals_processes = false;  ///< SIGUSR1 and SIGKILL to processes that it holds a
+                                     ///< descriptor of, and their notifications
     Violation violation = Violation::Deny;
     /// What can still be opened, read-only, e.g. "/etc/resolv.conf". Missing ones are skipped.
     std::vector<std::string> readable_files;

@@ -8,7 +8,9 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -56,6 +58,17 @@ TEST(SandboxTest, OrdinaryWorkGoesOn) {
                          return sum;
                      }),
               42);
+}
+
+TEST(SandboxTest, NotificationsOfProcessesNeedTheirSwitch) {
+    const auto ask = [] {
+        return error_of(::ioctl(-1, SECCOMP_IOCTL_NOTIF_RECV, nullptr) < 0) +
+               1000 * error_of(::ioctl(-1, SECCOMP_IOCTL_NOTIF_SEND, nullptr) < 0);
+    };
+    SandboxConfig config;
+    EXPECT_EQ(inside(config, [&] { return ask() == EPERM * 1001 ? 1 : 0; }), 1);
+    config.signals_processes = true;
+    EXPECT_EQ(inside(config, [&] { return ask() == EBADF * 1001 ? 1 : 0; }), 1);
 }
 
 TEST(SandboxTest, FilesCannotBeWrittenOrFound) {

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -266,6 +267,11 @@ void allow_common(Builder& filter, const SandboxConfig& config) {
         for (const int number : {SIGUSR1, SIGKILL}) {
             filter.allow(SCMP_SYS(pidfd_send_signal),
                          {equal(1, static_cast<std::uint64_t>(number)), equal(2, 0)});
+        }
+        constexpr unsigned long kSetFlags = SECCOMP_IOW(4, std::uint64_t);
+        for (const unsigned long request :
+             {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, kSetFlags}) {
+            filter.allow(SCMP_SYS(ioctl), {equal(1, request)});
         }
     }
 }

@@ -5,15 +5,19 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint32_t kWindowReturns = 16;  // a window ends after so many, or an interrupt
-constexpr std::uint64_t kLongUs = 50;         // between two returns: worth it
-constexpr std::uint64_t kResumeUs = 120;      // after a short run: so long, and it is tried again
+constexpr std::uint32_t kWindowReturns = 16;  // one of so many is timed, where stretches are short
+constexpr std::uint64_t kLongUs = 40;         // mean stretch of user code: worth it
+constexpr std::uint64_t kResumeUs = 40;       // after a short run: so long, and it is tried again
 constexpr std::uint32_t kHeld = 256;          // … unless so many returns were shorter
-constexpr std::uint64_t kCreditUs = 6000;     // of such windows, before a stub is spent on it
+constexpr std::uint64_t kEnoughUs = 6000;     // of user code, before a stub is spent on it
+constexpr std::uint64_t kMostUs = 4000;       // one stretch counts no more: the host may have run
+                                              // something else
+constexpr std::uint64_t kDoubtfulUs = 200;    // … nor one that stands for others, more often
+constexpr std::uint64_t kMemoryUs = 20'000, kMemoryEntries = 1000;  // then the past fades
 constexpr std::uint64_t kFirstLossNs = 40'000'000, kLossShare = 25;
 
-std::uint64_t cycles(const DirectEvents& direct, std::uint64_t us) {
-    return us * direct.tsc_khz / 1000;
+std::uint64_t in_us(const DirectEvents& direct, std::uint64_t cycles) {
+    return cycles * 1000 / direct.tsc_khz;
 }
 
 UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now) {
@@ -35,8 +39,8 @@ UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now
 }
 
 // A space that was tried with a short run: whether its user code runs for longer again.
-bool resumes(DirectEvents& direct, UserSpace& space, std::uint64_t now) {
-    if (space.hold && now - direct.since < cycles(direct, kResumeUs)) {
+bool resumes(DirectEvents& direct, UserSpace& space, std::uint64_t us) {
+    if (space.hold && us < kResumeUs) {
         if (++space.held >= kHeld) {
             set_active(direct, space, false);
         }
@@ -47,24 +51,24 @@ bool resumes(DirectEvents& direct, UserSpace& space, std::uint64_t now) {
     return true;
 }
 
-// The end of a window: its time is its space's credit if returns were far apart.
-void credit_window(DirectEvents& direct, UserSpace& space, std::uint64_t now) {
-    const std::uint64_t rounds = direct.rounds - direct.countdown + 1;
-    if (now - direct.since < rounds * cycles(direct, kLongUs)) {
-        direct.since_cpu = 0;
-        space.credit /= 2;
+// A stretch of the space's user code, one of `returns`, which it stands for unless an interrupt
+// chose it: interrupts break into long ones.
+void account(DirectEvents& direct, UserSpace& space, std::uint64_t us, std::uint64_t returns) {
+    const bool stands = !direct.forced && us < kDoubtfulUs;
+    space.user += stands ? us * returns : us < kMostUs ? us : kMostUs;
+    space.entries += returns;
+    if (space.user < kEnoughUs || space.user < space.entries * kLongUs) {
+        if (space.entries > kMemoryEntries) {
+            space.user /= 2;
+            space.entries /= 2;
+        }
         return;
     }
-    // The host may have run something else meanwhile.
-    const std::uint64_t cpu_now = thread_cpu_ns(), began = direct.since_cpu;
-    direct.since_cpu = cpu_now;
-    direct.begin_cpu = direct.begin_cpu == 0 ? cpu_now : direct.begin_cpu;
-    const std::uint64_t spent = began == 0 ? 0 : (cpu_now - began) / 1000;
-    if (began == 0 || space.not_before > now) {
-        return;
+    if (space.user > kMemoryUs) {
+        space.user /= 2;
+        space.entries /= 2;
     }
-    space.credit = spent >= rounds * kLongUs ? space.credit + spent : space.credit / 2;
-    if (space.credit >= kCreditUs && may_lose_more(direct, cpu_now)) {
+    if (space.not_before <= __builtin_ia32_rdtsc() && may_lose_more(direct, thread_cpu_ns())) {
         space.strikes = 0;
         space.hold = false;
         set_active(direct, space, true);
@@ -91,7 +95,7 @@ void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept {
         space.active = active;
         direct.active += active ? 1U : ~0U;
     }
-    space.credit = space.held = 0;
+    space.user = space.entries = space.held = 0;
 }
 
 bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept {
@@ -109,22 +113,27 @@ UserSpace& current_space(CpuState& cpu) noexcept {
 
 bool judge_user_return(CpuState& cpu) noexcept {
     DirectEvents& direct = *cpu.direct;
-    const std::uint64_t now = __builtin_ia32_rdtsc();
-    UserSpace* last = direct.space;  // whose time it was
-    bool enter = direct.always;
-    if (last != nullptr && last->active && last->cr3 == cpu.cr3) {
-        enter = resumes(direct, *last, now) || enter;
-        direct.since_cpu = 0;
-    } else {
-        if (last != nullptr && !last->active && direct.countdown != 0) {
-            credit_window(direct, *last, now);
-        }
-        const UserSpace& space = current_space(cpu);
-        enter = (space.active && !space.hold) || enter;
+    if (direct.begin_cpu == 0) {
+        direct.begin_cpu = thread_cpu_ns();
     }
-    direct.since = now;
-    const bool each = direct.always || direct.space->active;
+    UserSpace* last = direct.space;  // whose time it was
+    const std::uint64_t us = in_us(direct, direct.stretch);
+    if (last != nullptr && !last->active) {
+        const std::uint64_t returns = direct.rounds - direct.countdown + 1;
+        if (direct.stretch != 0) {
+            account(direct, *last, us, returns);
+        } else {
+            last->entries += returns;
+        }
+    }
+    UserSpace& space = current_space(cpu);
+    const bool enter =
+        (space.active && resumes(direct, space, &space == last ? us : 0)) || direct.always;
+    const bool each = enter || space.active || us >= kLongUs;
+    direct.stretch = 0;
+    direct.forced = false;
     direct.rounds = direct.countdown = each ? 1 : kWindowReturns;
+    direct.user_since = __builtin_ia32_rdtsc();
     return enter;
 }
 

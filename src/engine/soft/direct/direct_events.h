@@ -1,5 +1,5 @@
-// DirectEvents: what the hot paths tell about one vCPU for direct execution: TLB flushes, and time
-// between returns to user code.
+// DirectEvents: what the hot paths tell about one vCPU for direct execution: TLB flushes, and how
+// long user code runs between two entries of its kernel.
 //
 // Plain counters, written by code that is compiled for general registers only, on the vCPU's thread
 // or within an exclusive section; DirectRunner reads them before it enters a stub. A stub's
@@ -16,7 +16,8 @@ namespace strata::engine::soft {
 struct UserSpace {
     std::uint64_t cr3;
     std::uint64_t last_use;    ///< TSC
-    std::uint64_t credit;      ///< µs in which it would have been worth it
+    std::uint64_t user;        ///< µs of user code lately,
+    std::uint64_t entries;     ///< and how often the kernel was entered meanwhile
     std::uint64_t not_before;  ///< TSC: it was not worth it, or cannot be had
     std::uint64_t backoff;     ///< the next wait, in µs
     std::uint32_t strikes;     ///< windows in a row that were not worth it
@@ -41,12 +42,13 @@ struct DirectEvents {
     bool always;              ///< tests: whether or not it is worth it
     std::uint32_t countdown;  ///< returns to user code until somebody looks at the time
     std::uint32_t rounds;     ///< returns in this window, at its end
+    bool forced;              ///< the window ends early, with an interrupt
     std::uint32_t active;     ///< spaces that are
     std::uint64_t space_cr3;
-    UserSpace* space;         ///< of space_cr3: that of the last return looked at
-    std::uint64_t since;      ///< TSC of the window's begin
-    std::uint64_t since_cpu;  ///< this thread's processor time then, in ns; 0: not known
-    std::uint64_t begin_cpu;  ///< … at the vCPU's first look
+    UserSpace* space;          ///< of space_cr3: that of the last return looked at
+    std::uint64_t user_since;  ///< TSC of the return whose user code is timed; 0: none is
+    std::uint64_t stretch;    ///< how long the last such user code ran, in TSC cycles; 0: not known
+    std::uint64_t begin_cpu;  ///< this thread's processor time at the vCPU's first look, in ns
     std::uint64_t lost_ns;    ///< what attempts that were not worth it have cost, as far as others
                               ///< have not made it good
     std::uint32_t tsc_khz;
@@ -74,19 +76,22 @@ inline void note_page_event(CpuState& cpu, std::uint64_t page) noexcept {
 /// registers only.
 [[nodiscard]] std::uint64_t thread_cpu_ns() noexcept;
 
-/// The vCPU has slept: no time of anybody's.
-inline void note_sleep(CpuState& cpu) noexcept {
-    if (cpu.direct != nullptr) {
-        cpu.direct->since = __builtin_ia32_rdtsc();
-        cpu.direct->since_cpu = 0;
-        cpu.direct->countdown = 0;
+/// User code ends here: a system call, exception or interrupt.
+inline void note_kernel_entry(CpuState& cpu) noexcept {
+    if (cpu.direct != nullptr && cpu.direct->user_since != 0) {
+        cpu.direct->stretch = __builtin_ia32_rdtsc() - cpu.direct->user_since;
+        cpu.direct->user_since = 0;
     }
 }
 /// An interrupt goes to the guest's kernel: the next return looks at the time.
 inline void note_interrupt(CpuState& cpu) noexcept {
-    if (cpu.direct != nullptr) {
-        cpu.direct->rounds -= cpu.direct->countdown > 1 ? cpu.direct->countdown - 1 : 0;
-        cpu.direct->countdown = cpu.direct->countdown != 0 ? 1 : 0;
+    if (cpu.direct != nullptr && cpu.cpl == 3) {
+        note_kernel_entry(cpu);
+        if (cpu.direct->countdown > 1) {
+            cpu.direct->rounds -= cpu.direct->countdown - 1;
+            cpu.direct->countdown = 1;
+            cpu.direct->forced = true;
+        }
     }
 }
 
@@ -99,6 +104,7 @@ inline void note_interrupt(CpuState& cpu) noexcept {
     // Mostly a count: programs that call their kernel all the time must not notice anything.
     if (direct.countdown > 1 && (direct.active == 0 || cpu.cr3 == direct.space_cr3)) [[likely]] {
         --direct.countdown;
+        direct.user_since = 0;
         return false;
     }
     return judge_user_return(cpu);

@@ -13,6 +13,7 @@ class DirectEventsTest : public testing::Test {
     void SetUp() override {
         cpu_->direct = events_.get();
         cpu_->cr3 = 0x1000;
+        cpu_->cpl = 3;
         events_->tsc_khz = 2'000'000;
     }
     // Returns to user code with half a millisecond of work between them.
@@ -20,6 +21,7 @@ class DirectEventsTest : public testing::Test {
         for (int i = 0; i < 100; ++i) {
             for (const std::uint64_t end = thread_cpu_ns() + 500'000; thread_cpu_ns() < end;) {
             }
+            note_kernel_entry(*cpu_);
             if (note_user_return(*cpu_)) {
                 return true;
             }
@@ -38,7 +40,27 @@ TEST_F(DirectEventsTest, LongUserTimeMakesTheSpaceActive) {
 TEST_F(DirectEventsTest, ShortUserTimeDoesNot) {
     for (int i = 0; i < 1000; ++i) {
         EXPECT_FALSE(note_user_return(*cpu_));
+        note_kernel_entry(*cpu_);
     }
+    EXPECT_GT(events_->space->entries, 500U);
+}
+
+// Between two returns lies the kernel's time too.
+TEST_F(DirectEventsTest, LongSystemCallsDoNot) {
+    for (int i = 0; i < 300; ++i) {
+        EXPECT_FALSE(note_user_return(*cpu_));
+        note_kernel_entry(*cpu_);
+        for (const std::uint64_t end = thread_cpu_ns() + 100'000; thread_cpu_ns() < end;) {
+        }
+    }
+}
+
+// The kernel's entry was not noticed: what is found at the next is no user time.
+TEST_F(DirectEventsTest, MissedEntryIsNoUserTime) {
+    ASSERT_FALSE(note_user_return(*cpu_));
+    ASSERT_FALSE(note_user_return(*cpu_));
+    note_kernel_entry(*cpu_);
+    EXPECT_EQ(events_->stretch, 0U);
 }
 
 TEST_F(DirectEventsTest, SpacesAreApart) {

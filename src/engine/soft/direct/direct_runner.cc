@@ -108,6 +108,7 @@ bool DirectRunner::eligible() const {
 
 DirectRunner::Outcome DirectRunner::run() noexcept {
     save_vector_state(cpu_);
+    events_->user_since = events_->stretch = 0;
     UserSpace& space = current_space(cpu_);
     if (!eligible()) {
         return Outcome::Refused;
@@ -133,8 +134,6 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
         then = enter(*stub);
     } while (then == Then::Again);
     judge(space, current_stub(), cpu_began);
-    events_->since = now();
-    events_->since_cpu = 0;
     space.hold = last_run_ < kShortRunUs * cycles_per_us_;
     switch (then) {
         case Then::Again:

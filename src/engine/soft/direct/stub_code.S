@@ -203,6 +203,8 @@ helper_wait:
     xorl %r10d, %r10d
     movl $SYS_futex, %eax
     syscall
+    .globl strata_stub_helper_wait_call
+strata_stub_helper_wait_call:
     jmp helper_wait
 serve:
     movl %edx, %ebx

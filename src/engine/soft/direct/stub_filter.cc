@@ -91,6 +91,18 @@ std::uint32_t write_guest_filter(std::uint64_t base,
     return program.write(out);
 }
 
+std::uint32_t write_notifying_filter(std::uint64_t base,
+                                     std::span<std::uint64_t, kStubFilterWords> out) {
+    Program program;
+    program.require_architecture(SECCOMP_RET_ALLOW);  // the filters behind it refuse it
+    for (const char* call : {strata_stub_wait_call, strata_stub_helper_wait_call}) {
+        program.require_call(SYS_futex, stub_place(base, call));
+        program.answer(SECCOMP_RET_USER_NOTIF);
+    }
+    program.answer(SECCOMP_RET_ALLOW);
+    return program.write(out);
+}
+
 std::uint32_t write_helper_filter(std::uint64_t base,
                                   std::span<std::uint64_t, kStubFilterWords> out) {
     static_assert(sizeof(StubArea::code) == 0x1000);

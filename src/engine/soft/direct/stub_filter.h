@@ -18,4 +18,9 @@ std::uint32_t write_guest_filter(std::uint64_t base,
 std::uint32_t write_helper_filter(std::uint64_t base,
                                   std::span<std::uint64_t, kStubFilterWords> out);
 
+/// Of both, in front of theirs: what they wait by becomes a notification of their VMM, which learns
+/// from the kernel that they do wait, and lets them go.
+std::uint32_t write_notifying_filter(std::uint64_t base,
+                                     std::span<std::uint64_t, kStubFilterWords> out);
+
 }  // namespace strata::engine::soft

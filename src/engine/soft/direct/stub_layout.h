@@ -82,7 +82,7 @@ extern "C" {
 extern const char strata_stub_begin[], strata_stub_end[], strata_stub_handler[],
     strata_stub_start[];
 extern const char strata_stub_wake_call[], strata_stub_wait_call[], strata_stub_mask_call[],
-    strata_stub_enter[], strata_stub_enter_end[];
+    strata_stub_helper_wait_call[], strata_stub_enter[], strata_stub_enter_end[];
 // NOLINTEND(readability-identifier-naming)
 }
 

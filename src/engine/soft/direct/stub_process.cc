@@ -5,11 +5,14 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <utility>
 
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -73,12 +76,54 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(Zygote& zygote, std::ui
     area.orders.vector_mask = static_cast<std::uint32_t>(host_vector_mask());
     NewStub made = STRATA_TRY(zygote.make_stub(file.get(), base));
     stub->process_ = std::move(made.process);
+    stub->listener_ = std::move(made.listener);
     stub->pid_ = made.pid;
-    if (!stub->wait_for(area.reports.done, 1, 0) || !stub->stopped()) {
+    if (!stub->start()) {
         return Error(ErrorKind::Failed,
                      "a stub process does not start: the host refuses something that it needs");
     }
     return stub;
+}
+
+// Until both threads wait; the guest's has run nothing yet.
+bool StubProcess::start() {
+    if (!listener_) {
+        return wait_for(area().reports.done, 1, 0) && stopped();
+    }
+    constexpr unsigned long kSetFlags = SECCOMP_IOW(4, std::uint64_t);
+    // Whoever is woken goes on at this processor. Slower without it.
+    (void)ioctl(listener_.get(), kSetFlags, 1UL);
+    guest_.thread = pid_;
+    return receive(helper_) && receive(guest_);
+}
+
+// Until this thread waits in the kernel. False: the process has ended.
+bool StubProcess::receive(Waiting& who) {
+    while (who.id == 0) {
+        seccomp_notif seen{};
+        if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &seen) != 0) {
+            // A signal, here or there before it was seen, ends no wait.
+            if (errno == EINTR || (errno == ENOENT && alive())) {
+                continue;
+            }
+            return false;
+        }
+        const int thread = static_cast<int>(seen.pid);
+        if (thread == guest_.thread) {
+            guest_.id = seen.id;
+        } else if (helper_.thread == 0 || helper_.thread == thread) {
+            helper_ = {thread, seen.id};
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool StubProcess::release(Waiting& who) {
+    seccomp_notif_resp answer{};
+    answer.id = std::exchange(who.id, 0);
+    return ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &answer) == 0;
 }
 
 StubProcess::~StubProcess() {
@@ -173,11 +218,30 @@ bool StubProcess::run(const StubRegisters& registers,
     store(shared.reports.entered, 0);
     store(shared.reports.done, 0);
     store(orders.gate, runs_);
-    (void)futex(orders.gate, FUTEX_WAKE, 1, nullptr);  // it does wait: one is woken
-    if (!wait_for(shared.reports.done, 1, kRunSpins) || !stopped()) {
-        return false;
+    return finish_run() && read_context(xsave, exit);
+}
+
+// Lets it go, and comes back when it is known to wait again.
+bool StubProcess::finish_run() {
+    StubArea& shared = area();
+    if (!listener_) {
+        // It does wait: one is woken.
+        (void)futex(shared.orders.gate, FUTEX_WAKE, 1, nullptr);
+        return wait_for(shared.reports.done, 1, kRunSpins) && stopped();
     }
-    return read_context(xsave, exit);
+    const bool good = release(guest_) && receive(guest_);
+    store(shared.orders.gate, 0);
+    return good;
+}
+
+bool StubProcess::finish_order() {
+    StubArea& shared = area();
+    if (!listener_) {
+        // It may be on its way to wait: then it sees the number.
+        (void)futex(shared.orders.map_go, FUTEX_WAKE, 1, nullptr);
+        return wait_for(shared.reports.map_done, orders_, kMapSpins);
+    }
+    return release(helper_) && receive(helper_) && load(shared.reports.map_done) == orders_;
 }
 
 bool StubProcess::apply(std::span<const StubMap> maps) {
@@ -190,10 +254,7 @@ bool StubProcess::apply(std::span<const StubMap> maps) {
         ++orders_;
         store(shared.reports.map_done, orders_ - 1);
         store(shared.orders.map_go, orders_);
-        (void)futex(shared.orders.map_go, FUTEX_WAKE, 1,
-                    nullptr);  // it may be on its way to wait: then it sees the number
-        if (!wait_for(shared.reports.map_done, orders_, kMapSpins) ||
-            load(shared.reports.map_failed) != 0) {
+        if (!finish_order() || load(shared.reports.map_failed) != 0) {
             return false;
         }
         // Guest code may find the orders and read them: where its pages lie in RAM is not for it to

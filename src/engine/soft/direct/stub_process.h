@@ -72,13 +72,24 @@ class StubProcess {
     [[nodiscard]] StubArea& area() const;
     [[nodiscard]] bool wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins);
     [[nodiscard]] bool stopped();
+    /// A thread of the stub, by its notification: while the VMM has it the thread waits.
+    struct Waiting {
+        int thread = 0;
+        std::uint64_t id = 0;  ///< 0: it does not wait
+    };
+    [[nodiscard]] bool receive(Waiting& who);
+    [[nodiscard]] bool release(Waiting& who);
+    [[nodiscard]] bool start();
+    [[nodiscard]] bool finish_run();
+    [[nodiscard]] bool finish_order();
     [[nodiscard]] bool alive() const;
     [[nodiscard]] bool read_context(std::span<std::byte, arch::x86::kXsaveBytes> xsave,
                                     StubExit& exit) const;
 
     MmapRegion area_;
     std::uint64_t base_;
-    UniqueFd process_;
+    UniqueFd process_, listener_;
+    Waiting guest_, helper_;
     std::uint32_t runs_ = 0;
     std::uint32_t orders_ = 0;
     int pid_ = 0;

@@ -23,10 +23,14 @@ namespace x86 = arch::x86;
 constexpr std::uint64_t kBase = 0x123400000000, kCode = 0x400000, kData = 0x600000;
 constexpr std::uint64_t kRamBytes = 16 << 12;
 
-class StubProcessTest : public testing::Test {
+/// By how the VMM and its stubs tell each other: true: notifications, false: futexes.
+class StubProcessTest : public testing::TestWithParam<bool> {
   protected:
     void SetUp() override {
-        auto zygote = Zygote::start({});
+        if (GetParam() && !Zygote::host_notifies()) {
+            GTEST_SKIP() << "this host's notifications do not do";
+        }
+        auto zygote = Zygote::start({}, GetParam());
         ASSERT_TRUE(zygote.ok());
         zygote_ = std::move(zygote).value();
         ram_ = UniqueFd(memfd_create("ram", MFD_CLOEXEC));
@@ -59,6 +63,16 @@ class StubProcessTest : public testing::Test {
         }
         return good;
     }
+    // … for a guest that does not stop by itself.
+    bool run_and_kick() {
+        std::thread kicker([this] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            stub_->kick();
+        });
+        const bool good = run();
+        kicker.join();
+        return good;
+    }
 
     std::unique_ptr<Zygote> zygote_;
     UniqueFd ram_;
@@ -70,7 +84,7 @@ class StubProcessTest : public testing::Test {
     alignas(64) std::array<std::byte, x86::kXsaveBytes> xsave_{};
 };
 
-TEST_F(StubProcessTest, SystemCallComesBackWithAllRegisters) {
+TEST_P(StubProcessTest, SystemCallComesBackWithAllRegisters) {
     put_code({0x48, 0xff, 0xc3, 0x0f, 0x05});  // inc rbx; syscall
     for (unsigned i = 0; i < 16; ++i) {
         registers_.gpr[i] = 0x1111111111111111ULL * i;
@@ -89,7 +103,7 @@ TEST_F(StubProcessTest, SystemCallComesBackWithAllRegisters) {
     EXPECT_EQ(exit_.registers.gs_base, 0x8000U);
 }
 
-TEST_F(StubProcessTest, VectorValuesGoBothWays) {
+TEST_P(StubProcessTest, VectorValuesGoBothWays) {
     put_code({0x66, 0x0f, 0xfe, 0xc0, 0x0f, 0x05});  // paddd xmm0, xmm0; syscall
     const std::uint32_t lanes[4] = {1, 2, 3, 4};
     std::memcpy(&xsave_[160], lanes, sizeof lanes);
@@ -100,7 +114,7 @@ TEST_F(StubProcessTest, VectorValuesGoBothWays) {
     EXPECT_EQ(after[3], 8U);
 }
 
-TEST_F(StubProcessTest, UnmappedAddressIsAPageFault) {
+TEST_P(StubProcessTest, UnmappedAddressIsAPageFault) {
     put_code({0x48, 0x8b, 0x00});  // mov rax, [rax]
     registers_.gpr[x86::Rax] = 0x12345678;
     ASSERT_TRUE(run());
@@ -109,7 +123,7 @@ TEST_F(StubProcessTest, UnmappedAddressIsAPageFault) {
     EXPECT_EQ(exit_.registers.rip, kCode);
 }
 
-TEST_F(StubProcessTest, UnmappedPageIsGone) {
+TEST_P(StubProcessTest, UnmappedPageIsGone) {
     put_code({0x48, 0x8b, 0x00, 0x0f, 0x05});
     registers_.gpr[x86::Rax] = kData;
     ASSERT_TRUE(run());
@@ -120,7 +134,7 @@ TEST_F(StubProcessTest, UnmappedPageIsGone) {
     EXPECT_EQ(exit_.trap, 14U);
 }
 
-TEST_F(StubProcessTest, OrdersDoNotTellWherePagesLie) {
+TEST_P(StubProcessTest, OrdersDoNotTellWherePagesLie) {
     put_code({0x48, 0x8b, 0x00, 0x0f, 0x05});  // mov rax, [rax]; syscall
     registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, orders) + offsetof(StubOrders, maps) +
                                sizeof(StubMap) + offsetof(StubMap, ram_offset);
@@ -129,26 +143,21 @@ TEST_F(StubProcessTest, OrdersDoNotTellWherePagesLie) {
     EXPECT_EQ(exit_.registers.gpr[x86::Rax], 0U);
 }
 
-TEST_F(StubProcessTest, TimeStampCounterTraps) {
+TEST_P(StubProcessTest, TimeStampCounterTraps) {
     put_code({0x0f, 0x31});
     ASSERT_TRUE(run());
     EXPECT_EQ(exit_.trap, 13U);
     EXPECT_EQ(exit_.registers.rip, kCode);
 }
 
-TEST_F(StubProcessTest, KickEndsALoop) {
+TEST_P(StubProcessTest, KickEndsALoop) {
     put_code({0xeb, 0xfe});
-    std::thread kicker([this] {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        stub_->kick();
-    });
-    ASSERT_TRUE(run());
-    kicker.join();
+    ASSERT_TRUE(run_and_kick());
     EXPECT_EQ(exit_.signal, kStubKick);
     EXPECT_EQ(exit_.registers.rip, kCode);
 }
 
-TEST_F(StubProcessTest, KickBeforeTheRunEndsItAtOnce) {
+TEST_P(StubProcessTest, KickBeforeTheRunEndsItAtOnce) {
     put_code({0xeb, 0xfe});
     stub_->kick();
     kicked_ = true;
@@ -157,7 +166,7 @@ TEST_F(StubProcessTest, KickBeforeTheRunEndsItAtOnce) {
 }
 
 // The guest jumps to the stub's own system calls with arguments of its own.
-TEST_F(StubProcessTest, StubsSystemCallsRefuseOtherArguments) {
+TEST_P(StubProcessTest, StubsSystemCallsRefuseOtherArguments) {
     put_code({0xff, 0xe1});  // jmp rcx
     for (const char* call : {strata_stub_wake_call, strata_stub_wait_call, strata_stub_mask_call}) {
         registers_.gpr[x86::Rcx] = stub_place(kBase, call) - 2;
@@ -168,13 +177,14 @@ TEST_F(StubProcessTest, StubsSystemCallsRefuseOtherArguments) {
     }
 }
 
-// The guest forges the end of its run: writes `done` and goes on. The kernel's count finds it out.
-TEST_F(StubProcessTest, ForgedEndIsFoundOut) {
+// The guest forges the end of its run: writes `done` and goes on. The kernel's count finds it out,
+// and notifications do not even look at it.
+TEST_P(StubProcessTest, ForgedEndIsFoundOut) {
     // mov dword [rax], 1; inc qword [rbx]; jmp to the inc
     put_code({0xc7, 0x00, 0x01, 0x00, 0x00, 0x00, 0x48, 0xff, 0x03, 0xeb, 0xfb});
     registers_.gpr[x86::Rax] = kBase + offsetof(StubArea, reports) + offsetof(StubReports, done);
     registers_.gpr[x86::Rbx] = kData;
-    ASSERT_TRUE(run());
+    ASSERT_TRUE(run_and_kick());
     EXPECT_EQ(exit_.signal, kStubKick);
     const volatile auto* counter =
         reinterpret_cast<const volatile std::uint64_t*>(memory_.data() + 4096);
@@ -183,7 +193,7 @@ TEST_F(StubProcessTest, ForgedEndIsFoundOut) {
     EXPECT_EQ(*counter, seen);  // it does stand still
 }
 
-TEST_F(StubProcessTest, OrdersAndCodeAreReadOnly) {
+TEST_P(StubProcessTest, OrdersAndCodeAreReadOnly) {
     put_code({0x48, 0x89, 0x00});  // mov [rax], rax
     for (const std::uint64_t offset :
          {std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x4ff8}}) {
@@ -196,12 +206,32 @@ TEST_F(StubProcessTest, OrdersAndCodeAreReadOnly) {
 
 // With its stack pointer near the bottom of the signal stack no signal can be delivered: the
 // process ends.
-TEST_F(StubProcessTest, StubThatEndsItselfIsNoticed) {
+TEST_P(StubProcessTest, StubThatEndsItselfIsNoticed) {
     put_code({0x0f, 0x0b});
     registers_.gpr[x86::Rsp] =
         kBase + offsetof(StubArea, reports) + offsetof(StubReports, stack) + 1024;
     EXPECT_FALSE(run());
 }
+
+// A jump to the places where the stub's two threads wait is an end of the run like others.
+TEST_P(StubProcessTest, ForgedWaitingGainsNothing) {
+    put_code({0xff, 0xe1});  // jmp rcx
+    for (const char* call : {strata_stub_wait_call, strata_stub_helper_wait_call}) {
+        registers_.gpr[x86::Rcx] = stub_place(kBase, call) - 2;
+        registers_.gpr[x86::Rax] = 202;  // futex
+        registers_.gpr[x86::Rdi] = kBase + offsetof(StubArea, orders);
+        registers_.gpr[x86::Rsi] = registers_.gpr[x86::R10] = 0;
+        (void)run_and_kick();  // what it reports is an old report, if anything
+        const StubMap again[] = {{kData, 4096, 0, PROT_READ, MAP_SHARED | MAP_FIXED}};
+        ASSERT_TRUE(stub_->apply(again));
+    }
+    registers_.gpr[x86::Rcx] = 0x1000;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.trap, 14U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Handing, StubProcessTest, testing::Bool(),
+                         [](const auto& how) { return how.param ? "Notifications" : "Futexes"; });
 
 }  // namespace
 }  // namespace strata::engine::soft

@@ -8,14 +8,17 @@
 
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
+#include "engine/soft/direct/stub_filter.h"
 #include "engine/soft/direct/stub_layout.h"
 
 namespace strata::engine::soft {
@@ -95,12 +98,33 @@ void answer(const io::PacketSocket& socket, long number, int fd) {
     }
 }
 
-void make_stub(const io::PacketSocket& socket, int area, std::uint64_t base) {
+// In the child, first of all: the VMM's listener. Without one it waits by futex.
+void send_listener(const io::PacketSocket& socket, std::uint64_t base) {
+    constexpr unsigned long kWaitKillable = 1UL << 5U;  // since Linux 5.19
+    std::array<std::uint64_t, kStubFilterWords> code{};
+    const StubProgram program{write_notifying_filter(base, code),
+                              reinterpret_cast<std::uint64_t>(code.data())};
+    const UniqueFd listener(
+        static_cast<int>(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                                 SECCOMP_FILTER_FLAG_NEW_LISTENER | kWaitKillable, &program)));
+    answer(socket, 0, listener.get());
+}
+
+struct Request {
+    int area;
+    std::uint64_t base;
+    bool notify;
+};
+
+void make_stub(const io::PacketSocket& socket, const Request& request) {
     int pidfd = -1;
     // As fork(): the child goes on here with a copy of everything.
     const long child = syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, 0L, &pidfd, 0L, 0L);
     if (child == 0) {
-        become_stub(area, base);
+        if (request.notify) {
+            send_listener(socket, request.base);
+        }
+        become_stub(request.area, request.base);
     }
     answer(socket, child < 0 ? -errno : child, pidfd);
     if (pidfd >= 0) {
@@ -108,7 +132,7 @@ void make_stub(const io::PacketSocket& socket, int area, std::uint64_t base) {
     }
 }
 
-[[noreturn]] void serve(const io::PacketSocket& socket) {
+[[noreturn]] void serve(const io::PacketSocket& socket, bool notify) {
     for (;;) {
         auto packet = socket.receive();
         if (!packet || !packet->has_value() || (*packet)->fds.size() != 1) {
@@ -119,14 +143,15 @@ void make_stub(const io::PacketSocket& socket, int area, std::uint64_t base) {
         (void)std::from_chars(text.data(), text.data() + text.size(), base);  // not a number: 0
         const int fd = (*packet)->fds[0].get();
         if (base != 0) {
-            make_stub(socket, fd, base);
+            make_stub(socket, {fd, base, notify});
         } else {
             answer(socket, dup2(fd, kStubRamFd) == kStubRamFd ? 0 : -errno, -1);
         }
     }
 }
 
-[[noreturn]] void run_zygote(io::PacketSocket socket, const std::function<Result<>()>& lock_up) {
+[[noreturn]] void run_zygote(io::PacketSocket socket, const std::function<Result<>()>& lock_up,
+                             bool notify) {
     constexpr int kOwnSocket = 4;
     (void)setpgid(0,
                   0);  // so that signals of a terminal do not arrive; cannot fail for a new process
@@ -145,12 +170,32 @@ void make_stub(const io::PacketSocket& socket, int area, std::uint64_t base) {
     if (lock_up) {
         require(lock_up().ok());
     }
-    serve(own);
+    serve(own, notify);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Zygote>> Zygote::start(const std::function<Result<>()>& lock_up) {
+bool Zygote::host_notifies() {
+    // 6.6 hands over without moving to another processor, 6.11 says when the listener's tasks have
+    // ended.
+    constexpr int kMajor = 6, kMinor = 11;
+    utsname name{};
+    if (uname(&name) != 0) {
+        return false;
+    }
+    const std::string_view text = name.release;
+    int major = 0, minor = 0;
+    const char* end = text.data() + text.size();
+    const auto dot = std::from_chars(text.data(), end, major);
+    if (dot.ec != std::errc() || dot.ptr == end || *dot.ptr != '.' ||
+        std::from_chars(dot.ptr + 1, end, minor).ec != std::errc()) {
+        return false;
+    }
+    return major > kMajor || (major == kMajor && minor >= kMinor);
+}
+
+Result<std::unique_ptr<Zygote>> Zygote::start(const std::function<Result<>()>& lock_up,
+                                              bool notify) {
     auto [ours, its] = STRATA_TRY(io::PacketSocket::pair());
     const pid_t parent = getpid();
     const pid_t child = fork();
@@ -162,25 +207,44 @@ Result<std::unique_ptr<Zygote>> Zygote::start(const std::function<Result<>()>& l
         if (getppid() != parent) {
             _exit(0);
         }
-        run_zygote(std::move(its), lock_up);
+        run_zygote(std::move(its), lock_up, notify);
     }
-    return std::unique_ptr<Zygote>(new Zygote(std::move(ours)));
+    return std::unique_ptr<Zygote>(new Zygote(std::move(ours), notify));
+}
+
+// One packet of the zygote's, or of a stub that has just begun.
+Result<io::Packet> Zygote::receive() {
+    auto packet = STRATA_TRY(socket_.receive());
+    if (!packet) {
+        return Error(ErrorKind::Unreachable, "the maker of stub processes is gone");
+    }
+    return std::move(*packet);
 }
 
 Result<NewStub> Zygote::ask(std::uint64_t base, int fd) {
     const MutexLock lock(mutex_);
     STRATA_TRY_VOID(socket_.send(std::to_string(base), {fd}));
-    auto packet = STRATA_TRY(socket_.receive());
-    if (!packet) {
-        return Error(ErrorKind::Unreachable, "the maker of stub processes is gone");
+    NewStub made;
+    bool answered = false, listens = base == 0 || !notify_;
+    while (!answered || !listens) {
+        io::Packet packet = STRATA_TRY(receive());
+        int number = -EPROTO;
+        (void)std::from_chars(packet.text.data(), packet.text.data() + packet.text.size(),
+                              number);  // not a number: EPROTO
+        if (number < 0) {
+            return Error::from_errno("making a stub process", -number);
+        }
+        UniqueFd descriptor = packet.fds.empty() ? UniqueFd() : std::move(packet.fds[0]);
+        if (number == 0 && base != 0) {  // the stub's own
+            listens = true;
+            made.listener = std::move(descriptor);
+        } else {
+            answered = true;
+            made.pid = number;
+            made.process = std::move(descriptor);
+        }
     }
-    int number = -EPROTO;
-    (void)std::from_chars(packet->text.data(), packet->text.data() + packet->text.size(),
-                          number);  // not a number: EPROTO
-    if (number < 0) {
-        return Error::from_errno("making a stub process", -number);
-    }
-    return NewStub{packet->fds.empty() ? UniqueFd() : std::move(packet->fds[0]), number};
+    return made;
 }
 
 Result<> Zygote::set_ram(int ram_fd) {

@@ -26,14 +26,19 @@ inline constexpr int kStubKick = 10;  // SIGUSR1
 /// A process just made.
 struct NewStub {
     UniqueFd process;
-    int pid = 0;  ///< for its processor time, no more: numbers are used again
+    int pid = 0;        ///< for its processor time, and to know its notifications by
+    UniqueFd listener;  ///< of its notifications (stub_filter.h); none: the host cannot
 };
 
 class Zygote {
   public:
     /// Forks. `lock_up` runs in the zygote, as its last act before it serves (it keeps clone(),
-    /// mmap(), prctl(), signals and sockets). With one thread alive.
-    static Result<std::unique_ptr<Zygote>> start(const std::function<Result<>()>& lock_up);
+    /// mmap(), prctl(), seccomp(), signals and sockets). `notify`: stubs are to tell by
+    /// notifications that they wait. With one thread alive.
+    static Result<std::unique_ptr<Zygote>> start(const std::function<Result<>()>& lock_up,
+                                                 bool notify = host_notifies());
+    /// Whether the host hands over by notifications quickly, and says so when a stub is dead.
+    [[nodiscard]] static bool host_notifies();
 
     /// The file that stubs map from now on. Any thread.
     Result<> set_ram(int ram_fd);
@@ -42,9 +47,11 @@ class Zygote {
     Result<NewStub> make_stub(int area_fd, std::uint64_t base);
 
   private:
-    explicit Zygote(io::PacketSocket socket) : socket_(std::move(socket)) {}
+    Zygote(io::PacketSocket socket, bool notify) : notify_(notify), socket_(std::move(socket)) {}
+    Result<io::Packet> receive() STRATA_REQUIRES(mutex_);
     Result<NewStub> ask(std::uint64_t base, int fd);
 
+    const bool notify_;
     Mutex mutex_;
     io::PacketSocket socket_ STRATA_GUARDED_BY(mutex_);
 };

@@ -434,11 +434,12 @@ void flush_tlb_page(CpuState& cpu, std::uint64_t linear) noexcept {
 bool flush_data_page(CpuState& cpu, std::uint64_t linear) noexcept {
     MmuState& mmu = *cpu.mmu;
     AsidSlot& slot = current_slot(cpu);
-    if (cpu.direct != nullptr || upper_half(linear) || mmu.global_low ||
-        filter_has(slot.large_low, linear) || filter_has(slot.fetched, linear) ||
-        pages_have(slot.fetched_pages, linear) || pages_have(mmu.fetched_pages, linear)) {
+    if (upper_half(linear) || mmu.global_low || filter_has(slot.large_low, linear) ||
+        filter_has(slot.fetched, linear) || pages_have(slot.fetched_pages, linear) ||
+        pages_have(mmu.fetched_pages, linear)) {
         return false;
     }
+    note_page_event(cpu, (linear & ~kPageMask) | DirectEvents::kLinearPage);
     drop_page(slot, linear, false, [](const TlbEntry&) { return false; });
     if (cpu.translator.stack_tag == (linear & ~kPageMask)) {
         forget_stack_page(cpu);

@@ -275,7 +275,6 @@ void SoftVcpu::sleep() {
     }
     sleeping_.store(false, std::memory_order_seq_cst);
     vm_.safe_points().enter(safe_point_);
-    note_sleep(cpu);
     wake_up();
 }
 

@@ -117,6 +117,9 @@ std::uint64_t run_system(CpuState* state, std::uint64_t word) noexcept {
 std::uint64_t run_transfer(CpuState* state, std::uint64_t word) noexcept {
     CpuState& cpu = *state;
     (void)enter_helper(cpu);
+    if (cpu.cpl == 3) {
+        note_kernel_entry(cpu);
+    }
     const StepResult step = execute(cpu, op_of(word));
     if (cpu.direct != nullptr && cpu.cpl == 3 && note_user_return(cpu)) {
         cpu.direct->enter = true;
@@ -137,6 +140,9 @@ std::uint64_t forget_page(CpuState* cpu, std::uint64_t linear) noexcept {
 std::uint64_t deliver_fault(CpuState& cpu, std::uint64_t rip) noexcept {
     cpu.rip = rip;
     cpu.rflags = (cpu.rflags & ~kArithmetic) | (cpu.translator.flags & kArithmetic);
+    if (cpu.cpl == 3) {
+        note_kernel_entry(cpu);
+    }
     const StepResult step = deliver_exception(cpu);
     cpu.translator.flags = (cpu.rflags & kArithmetic) | kFlagsBase;
     return goes_on(cpu, step, false) ? GlueHelpers::kGoOn : leave(cpu, step);
