@@ -218,8 +218,18 @@ Result<> check_lists(const std::vector<std::string>& lists) {
 
 }  // namespace
 
-Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text,
-                                                                     std::string_view implied) {
+std::optional<std::string> take(Pairs& pairs, std::string_view name) {
+    const auto place =
+        std::ranges::find_if(pairs, [&](const auto& pair) { return pair.first == name; });
+    if (place == pairs.end()) {
+        return std::nullopt;
+    }
+    std::string value = std::move(place->second);
+    pairs.erase(place);
+    return value;
+}
+
+Result<Pairs> parse_pairs(std::string_view text, std::string_view implied) {
     std::vector<std::pair<std::string, std::string>> result;
     for (bool first = true; !text.empty(); first = false) {
         const std::string part = take_part(text);

@@ -51,11 +51,15 @@ Result<std::uint64_t> parse_bytes(std::string_view what, const std::string& text
 /// The same without a message: nothing if it is no size.
 std::optional<std::uint64_t> bytes_of(const std::string& text, bool* too_large = nullptr);
 
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+
 /// "a=b,c=d": pairs in order. A comma inside a value is doubled. A first part without '=' is the
 /// value of `implied`, if that is not empty; any other is a flag: "on", or "off" if its name begins
 /// with "no".
-Result<std::vector<std::pair<std::string, std::string>>> parse_pairs(std::string_view text,
-                                                                     std::string_view implied = {});
+Result<Pairs> parse_pairs(std::string_view text, std::string_view implied = {});
+
+/// Takes the first pair of that name out of `pairs`.
+std::optional<std::string> take(Pairs& pairs, std::string_view name);
 
 /// All -o lists in one; an error names the one that cannot be joined.
 Result<std::vector<std::pair<std::string, std::string>>> option_list(
