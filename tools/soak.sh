@@ -1,8 +1,9 @@
 #!/bin/bash
 # Soak: long rounds that `make test` has no time for: boots of every shape, a small Linux on both engines, fuzz targets, the differential
-# run, processors against each other, programs that check themselves, disk images under work that is killed and without power.
+# run, processors against each other, programs that check themselves, disk images under work that is killed and without power, a guest
+# on a chain of them.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs|disks|crash]… (default: all). Results go to OUT (build/soak); a summary line per
+# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs|disks|crash|chain]… (default: all). Results go to OUT (build/soak); a summary line per
 # round is printed, to be recorded in docs/soaks.md. Each fuzz target, the differential run and the disk rounds get BUDGET seconds; boots are BOOTS (10) of each
 # shape whatever it takes, by the programs in BIN (build/bin), which may be a copy. SHAPES ("1:256M 4:8G") names other shapes than all nine.
 set -euo pipefail
@@ -19,7 +20,7 @@ harmless='Marking TSC unstable due to TSCs unsynchronized|init\[[0-9]+\]: segfau
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs disks crash)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs disks crash chain)
 
 fail() {
     echo "soak: FAILED: $*"
@@ -130,11 +131,18 @@ crash() {
     echo "soak: crash: $count runs of all formats, seeds up to $seed"
 }
 
+# A Debian guest at work on the top of three qcow2 layers, once.
+chain() {
+    "$strata" image path debian:12 >/dev/null 2>&1 || "$strata" image build debian:12
+    python3 tools/soak/chain.py --strata "$strata" --engine "${ENGINE:-soft}" --out "$out/chain" >"$out/chain.log" 2>&1 || fail "chain: see $out/chain.log"
+    tail -n 1 "$out/chain.log"
+}
+
 for round in "${rounds[@]}"; do
     case $round in
-        boots | small | fuzz | differential | processors | programs | disks | crash) "$round" ;;
+        boots | small | fuzz | differential | processors | programs | disks | crash | chain) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs, disks, crash" >&2
+            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs, disks, crash, chain" >&2
             exit 2
             ;;
     esac
