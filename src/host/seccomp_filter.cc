@@ -92,12 +92,15 @@ constexpr std::array kCommon{
     SCMP_SYS(set_robust_list),
 };
 
+constexpr int kCachestat = 451;  ///< since Linux 6.5: the library may not know it
+
 /// What the other threads may do besides.
 constexpr std::array kProcess{
     // Disks.
     SCMP_SYS(fsync),
     SCMP_SYS(fdatasync),
     SCMP_SYS(sync_file_range),
+    kCachestat,
     SCMP_SYS(fallocate),
     SCMP_SYS(statx),
     SCMP_SYS(flock),

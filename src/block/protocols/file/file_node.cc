@@ -14,6 +14,7 @@
 
 #include "block/file_access.h"
 #include "block/file_lock.h"
+#include "block/protocols/file/cachestat.h"
 
 namespace strata::block {
 namespace {
@@ -27,7 +28,8 @@ FileNode::FileNode(Loop& loop, std::string name, UniqueFd fd, const OpenOptions&
     : Node(loop, std::move(name)),
       fd_(std::move(fd)),
       cache_(options.cache),
-      discard_(options.discard) {
+      discard_(options.discard),
+      ask_cache_(options.read_only && !options.above.empty()) {
     traits_.read_only = options.read_only;
 }
 
@@ -76,6 +78,7 @@ Result<> FileNode::examine() {
     }
     opened_ = size_ = STRATA_TRY(file_size(fd_.get(), name()));
     device_ = S_ISBLK(status.st_mode);
+    ask_cache_ = ask_cache_ && !device_;
     identity_ = {device_ ? status.st_rdev : status.st_dev, device_ ? 0 : status.st_ino};
     unsigned int physical = 4096;
     if (device_ && ::ioctl(fd_.get(), BLKPBSZGET, &physical) != 0) {
@@ -123,13 +126,21 @@ Error FileNode::failed(std::string_view what, std::uint64_t offset, std::uint64_
         static_cast<int>(-result));
 }
 
-int FileNode::descriptor(std::uint64_t offset, const Buffers& part) const {
+/// All of it lies in the host's cache, if this is a layer that may be read from there.
+bool FileNode::in_cache(std::uint64_t offset, std::uint64_t length) {
+    const auto pages = ask_cache_ ? cached_pages(fd_.get(), offset, length) : 0;
+    ask_cache_ = ask_cache_ && pages.has_value();  // whoever does not tell never will
+    return ask_cache_ && *pages == length / kPage;
+}
+
+int FileNode::descriptor(std::uint64_t offset, const Buffers& part, bool writing) {
     // Whole pages only: a direct write beside a cached one in the same page may fail to drop it,
     // and the kernel makes that an error of the next flush.
     const std::uint32_t unit =
         device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
     const bool direct = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 &&
-                        part.aligned(traits_.memory_alignment);
+                        part.aligned(traits_.memory_alignment) &&
+                        (writing || !in_cache(offset, part.size()));
     return direct ? direct_.get() : fd_.get();
 }
 
@@ -137,7 +148,7 @@ int FileNode::descriptor(std::uint64_t offset, const Buffers& part) const {
 Task<std::uint64_t> FileNode::transfer(bool writing, std::uint64_t offset, Buffers buffers) {
     std::vector<iovec> vectors;
     std::uint64_t done = 0;
-    int fd = descriptor(offset, buffers);
+    int fd = descriptor(offset, buffers, writing);
     while (done < buffers.size()) {
         vectors.clear();
         buffers.from(done).append_to(vectors);

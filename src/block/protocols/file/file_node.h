@@ -2,11 +2,13 @@
 //
 // Reads past the end answer zeros, writes past it make a regular file grow. With cache mode None
 // the file is open twice, with and without O_DIRECT; what is not aligned goes through the page
-// cache, which Linux keeps coherent with direct transfers. A file that a format lets grow by many
-// small pieces is set aside ahead of them (grow_ahead()): writes that move a file's end are the
-// slow ones, without the host's cache most of all. size() does not tell of it; close() gives back
-// what was not used, a crash leaves it as zeros behind the end. After a failed flush all later ones
-// fail: the kernel may have dropped the dirty pages, so a retry that succeeds proves nothing.
+// cache, which Linux keeps coherent with direct transfers. A layer below another, which nobody
+// writes, is read from the host's cache where it lies there already, so what machines share is not
+// fetched for each, and past it elsewhere: it fills no cache. A file that a format lets grow by
+// many small pieces is set aside ahead of them (grow_ahead()): writes that move a file's end are
+// the slow ones, without the host's cache most of all. size() does not tell of it; close() gives
+// back what was not used, a crash leaves it as zeros behind the end. After a failed flush all later
+// ones fail: the kernel may have dropped the dirty pages, so a retry that succeeds proves nothing.
 #pragma once
 
 #include <memory>
@@ -55,7 +57,8 @@ class FileNode final : public Node {
     FileNode(Loop& loop, std::string name, UniqueFd fd, const OpenOptions& options);
     Result<> examine();
     Result<> open_direct();
-    [[nodiscard]] int descriptor(std::uint64_t offset, const Buffers& part) const;
+    [[nodiscard]] int descriptor(std::uint64_t offset, const Buffers& part, bool writing);
+    [[nodiscard]] bool in_cache(std::uint64_t offset, std::uint64_t length);
     Task<std::uint64_t> transfer(bool writing, std::uint64_t offset, Buffers buffers);
     Task<> set_aside(std::uint64_t end);
     Task<> write_out_zeroes(std::uint64_t offset, std::uint64_t length);
@@ -67,6 +70,7 @@ class FileNode final : public Node {
     UniqueFd direct_;
     const CacheMode cache_;
     const bool discard_;
+    bool ask_cache_;  ///< a layer below another: what the host's cache has is read from there
     bool device_ = false;
     std::pair<std::uint64_t, std::uint64_t> identity_{};
     std::uint64_t size_ = 0;

@@ -1,11 +1,18 @@
-// FileNode: space that is set aside ahead of a file's end.
+// FileNode: space that is set aside ahead of a file's end; layers in the host's cache.
 #include "block/protocols/file/file_node.h"
 
+#include <algorithm>
+#include <array>
+#include <fstream>
+
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/unique_fd.h"
 #include "block/aligned_buffer.h"
+#include "block/protocols/file/cachestat.h"
 
 namespace strata::block {
 namespace {
@@ -76,6 +83,77 @@ TEST_F(GrowAheadTest, SizesChangeAsTheyDoWithoutIt) {
     write(3U << 20, 4096);
     ASSERT_TRUE(loop_->run(node_->close()).ok());
     EXPECT_EQ(length(), (3U << 20) + 4096U);
+}
+
+/// A file of 1 MiB, read past the host's cache, as a disk's own image or as a layer below one.
+class LayerTest : public testing::Test {
+  protected:
+    static constexpr std::size_t kSize = 1U << 20;
+    void SetUp() override {
+        loop_ = std::move(Loop::create({.engine = IoEngine::Threads, .depth = 4, .workers = 1}))
+                    .value();
+        path_ = testing::TempDir() + "layer-" + std::to_string(::getpid());
+        auto made = FileNode::create(*loop_, path_, 0);
+        ASSERT_TRUE(made.ok());
+        const AlignedBuffer bytes(kSize);
+        bytes.view().fill(std::byte{7});
+        ASSERT_TRUE(loop_->run((*made)->write(0, bytes.view())).ok());
+        ASSERT_TRUE(loop_->run((*made)->flush()).ok());
+    }
+    void TearDown() override { (void)::unlink(path_.c_str()); }
+    static std::uint64_t fetched() {
+        std::ifstream told("/proc/self/io");
+        std::string name;
+        std::uint64_t value = 0;
+        while (told >> name >> value) {
+            if (name == "read_bytes:") {
+                return value;
+            }
+        }
+        return 0;
+    }
+    /// Bytes that came from the disk for a read of all, which must show what the file has.
+    std::uint64_t read(bool layer) {
+        OpenOptions options;
+        options.path = path_;
+        options.cache = CacheMode::None;
+        options.read_only = true;
+        if (layer) {
+            options.above.emplace_back(0, 0);
+        }
+        auto node = FileNode::open(*loop_, options);
+        if (!node.ok()) {
+            return 0;
+        }
+        const AlignedBuffer bytes(kSize);
+        const std::uint64_t before = fetched();
+        for (std::size_t at = 0; at < kSize; at += kSize / 4) {
+            EXPECT_TRUE(loop_->run((*node)->read(at, bytes.view().slice(at, kSize / 4))).ok());
+        }
+        EXPECT_TRUE(std::all_of(bytes.bytes().begin(), bytes.bytes().end(),
+                                [](std::byte each) { return each == std::byte{7}; }));
+        return fetched() - before;
+    }
+    std::unique_ptr<Loop> loop_;
+    std::string path_;
+};
+
+TEST_F(LayerTest, IsReadFromTheHostsCacheWhereThatHasIt) {
+    const UniqueFd fd(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    const auto cached = [&] { return cached_pages(fd.get(), 0, kSize).value_or(0); };
+    if (cached() != kSize / 4096 || read(false) < kSize) {
+        GTEST_SKIP() << "no cachestat(2), no direct reads, or not counted";
+    }
+    EXPECT_EQ(read(true), 0U);
+    // Where a page is missing the whole read goes past the cache, and leaves it as it was.
+    ASSERT_EQ(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+    ASSERT_EQ(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM), 0);
+    std::byte first{};
+    ASSERT_EQ(::pread(fd.get(), &first, 1, 0), 1);
+    const std::uint64_t left = cached();
+    ASSERT_LT(left, kSize / 4096 / 4);
+    EXPECT_GE(read(true), kSize);
+    EXPECT_EQ(cached(), left);
 }
 
 }  // namespace
