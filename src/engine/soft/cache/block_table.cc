@@ -83,6 +83,9 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
     }
     regions_[region].push_back(std::move(owned));
     index_.insert(block);
+    if (block.checked) {
+        return block;
+    }
     link(block, block.ram_offset >> 12);
     lines_.add(block.ram_offset,
                std::min(block.bytes_in_first(), kPage - (block.ram_offset & (kPage - 1))));
@@ -112,11 +115,19 @@ Block* BlockTable::locate(std::uint32_t region, std::uint32_t at, bool cold) con
 }
 
 void BlockTable::detach(Block& block) {
+    index_.remove(block);
+    if (block.checked) {
+        return;
+    }
     unlink(block, block.ram_offset >> 12);
     if (block.in_two_pages()) {
         unlink(block, block.second_offset >> 12);
     }
-    index_.remove(block);
+}
+
+void BlockTable::remove(Block& block) {
+    detach(block);
+    block.dead = true;
 }
 
 std::vector<std::unique_ptr<Block>> BlockTable::take(std::uint32_t region) {

@@ -29,7 +29,8 @@ enum class FlagsPlace : std::uint8_t { Dead, Host, Memory, Either };
 
 /// One way out of a block to a known guest address.
 struct Exit {
-    enum class Kind : std::uint8_t { Direct, Interpret, Poll };
+    /// Stale: of a checked block: what it was made from has changed. Settled: it has not, for long.
+    enum class Kind : std::uint8_t { Direct, Interpret, Poll, Stale, Settled };
     std::uint64_t target = 0;  ///< guest rip; of a floating block relative to its page
     Block* owner = nullptr;
     Block* linked = nullptr;  ///< the block that `patch` jumps to, null while it goes to the stub
@@ -70,6 +71,9 @@ struct Block {
     std::uint16_t guest_length = 0;  ///< 0: the first instruction is the interpreter's
     FlagsPlace entry_flags = FlagsPlace::Dead;
     bool dead = false;
+    bool checked = false;  ///< it compares what it was made from each time it runs: no store needs
+                           ///< to kill it
+    std::uint32_t checks_left = 0;          ///< counted down by its code
     std::uint32_t code = 0, code_size = 0;  ///< offset and size in the code memory
     std::uint32_t cold = 0, cold_size = 0;  ///< of what stands apart
     // Offsets of the thunks before the block, 0 until somebody needs them.
@@ -164,6 +168,9 @@ class BlockTable {
     /// Takes blocks made from any byte of [offset, +length) out of the table and returns them (in
     /// `killed`).
     void remove(std::uint64_t offset, std::uint64_t length, std::vector<Block*>& killed);
+    /// Takes one out.
+    void remove(Block& block);
+    /// Checked blocks do not count.
     [[nodiscard]] bool page_has_blocks(std::uint64_t ram_page) const {
         return pages_.contains(ram_page);
     }

@@ -34,6 +34,7 @@ struct Unit {
     bool group_start = false;    ///< the check stands before it:
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here
     std::int32_t group_bytes = 0;
+    bool patched = false;  ///< its immediate is read where it stands, each time (checked blocks)
     // The same for accesses off another base register: the check leaves the page's delta in a slot.
     static constexpr std::int8_t kNoSlot = -1;
     std::int8_t slot = kNoSlot;  ///< the operand's address is deltas[slot] + base + displacement

@@ -466,7 +466,7 @@ void BlockEmitter::load_delta(std::int8_t slot) {
 
 bool BlockEmitter::keeps_r10(const Unit& unit) const {
     const Instruction& insn = unit.insn;
-    if (unit.interpreted || unit.inlined || insn.uses_high_byte) {
+    if (unit.interpreted || unit.inlined || unit.patched || insn.uses_high_byte) {
         return false;
     }
     switch (insn.cls) {
@@ -513,6 +513,11 @@ void BlockEmitter::emit_unit(std::size_t index) {
         } else {
             emit_interpreted(unit);
         }
+        a_.bind(after_);
+        return;
+    }
+    if (unit.patched) {
+        emit_patched(unit);
         a_.bind(after_);
         return;
     }

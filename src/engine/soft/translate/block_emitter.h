@@ -53,6 +53,8 @@ struct TranslateOptions {
     bool vectors = true;        ///< false: vector instructions go to the interpreter
     bool float_blocks = true;   ///< blocks of user code far up serve all addresses of their page
     bool float_all = false;     ///< … and so do all others, for tests
+    bool check_rewritten = true;   ///< blocks of code that is rewritten often compare its bytes
+    bool check_early = false;      ///< … when it was rewritten once, for tests
     std::uint32_t max_units = 48;  ///< instructions in a block
     bool small_cache = false;      ///< 4 MiB of code memory, to see evictions
     bool trace_blocks = false;     ///< print guest and host code of every block to standard error
@@ -71,11 +73,21 @@ struct BlockSource {
     bool floating = false;
     bool ungrouped = false;
     bool flat = false;  ///< a loop whose checks were hoisted, and that did not pay
+    /// Where its bytes are in the host, if the block is to compare them (block_checked.cc), else
+    /// null.
+    const std::byte* checked_at = nullptr;
     std::uint64_t next_page =
         0;  ///< RAM offset of the next page, if rip is near its page's end and that can be fetched
     std::uint64_t second_offset =
         0;  ///< RAM offset of the next page, if the only instruction reaches into it
 };
+
+/// A checked block ends with the instruction that reaches this.
+inline constexpr std::size_t kMostCheckedBytes = 64;
+/// Whether the instruction's immediate can be read where it stands.
+[[nodiscard]] bool reads_immediate(const Instruction& insn);
+/// Whether the unit may store, so that a checked block has to end behind it.
+[[nodiscard]] bool may_store(const Unit& unit);
 
 /// Whether tier 1 can emit code for the instruction under `mode`; otherwise the interpreter
 /// executes it.
@@ -168,6 +180,9 @@ class BlockEmitter {
     };
 
     void count_execution(Block& block);
+    void check_bytes(Block& block);
+    void emit_checked_head(Block& block, FlagsNeed need);
+    void emit_patched(const Unit& unit);
     void emit_head();
     void emit_loop_head(Block& block);
     void note_loop_end();

@@ -63,7 +63,10 @@ std::unique_ptr<Block> BlockEmitter::emit() {
             unit.need_before = unit.need_after = FlagsNeed::Host;
         }
     }
-    if (options_.hoist_loops && !source_.ungrouped && !source_.flat && source_.second_offset == 0) {
+    const bool checked = source_.checked_at != nullptr;
+    block->checked = checked;
+    if (options_.hoist_loops && !source_.ungrouped && !source_.flat && !checked &&
+        source_.second_offset == 0) {
         loop_ = find_loop(units_, source_.ram_offset, source_.floating);
     }
     if (options_.group_stack && !source_.ungrouped && loop_ == nullptr) {
@@ -73,13 +76,15 @@ std::unique_ptr<Block> BlockEmitter::emit() {
         group_base_accesses(units_);
     }
     const FlagsNeed need = units_.front().need_before;
-    block->entry_flags = need == FlagsNeed::Host   ? FlagsPlace::Host
-                         : need == FlagsNeed::Exit ? FlagsPlace::Memory
-                                                   : FlagsPlace::Dead;
-    host_valid_ = need == FlagsNeed::Host;
-    memory_valid_ = need == FlagsNeed::Exit;
+    host_valid_ = need == FlagsNeed::Host && !checked;
+    // Whatever the bytes have become may need the flags.
+    memory_valid_ = checked || need == FlagsNeed::Exit;
+    block->entry_flags = flags_place();
     if (options_.profile_fd >= 0) {
         count_execution(*block);
+    }
+    if (checked) {
+        emit_checked_head(*block, need);
     }
     if (loop_ != nullptr) {
         emit_loop_head(*block);

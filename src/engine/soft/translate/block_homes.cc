@@ -76,8 +76,8 @@ bool has_memory_form(const Instruction& insn) {
 
 bool BlockEmitter::calm(const Unit& unit) const {
     const Instruction& insn = unit.insn;
-    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.group_start ||
-        unit.run_start) {
+    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.patched ||
+        unit.group_start || unit.run_start) {
         return false;
     }
     switch (insn.cls) {
@@ -117,8 +117,8 @@ bool BlockEmitter::soon_read(unsigned guest) const {
 }
 
 bool BlockEmitter::keeps_held(const Unit& unit) const {
-    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.group_start ||
-        unit.run_start) {
+    if (!options_.hold_registers || unit.interpreted || unit.inlined || unit.patched ||
+        unit.group_start || unit.run_start) {
         return false;
     }
     switch (unit.insn.cls) {

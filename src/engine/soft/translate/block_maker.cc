@@ -51,12 +51,16 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
             const MutexLock lock(mutex_);
             Block* block = index_.find(source.ram_offset, source.rip, source.key_mode);
             const bool found = block != nullptr;
-            if (!found && pages_are_code(source) && memory_->free() > kSpare) {
+            if (!found) {
+                choose_checked(source);
+            }
+            if (!found && (source.checked_at != nullptr || pages_are_code(source)) &&
+                memory_->free() > kSpare) {
                 block = translate(cpu, source, indirect);
                 if (block == nullptr && source.second_offset == 0) {
                     return nullptr;
                 }
-                wait = block != nullptr && !settled(cpu, *block);
+                wait = block != nullptr && !block->checked && !settled(cpu, *block);
             }
             if (wait) {
                 kill_range(block->ram_offset, 1);
@@ -112,6 +116,33 @@ void Translator::connect(CpuState& cpu, Block& block, const Next& next) {
     }
 }
 
+void Translator::choose_checked(BlockSource& source) const {
+    const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
+    const std::uint64_t first =
+        CodeLines::mask(source.ram_offset, std::min<std::uint64_t>(kMaxLength, room));
+    const bool checked = options_.check_rewritten && source.second_offset == 0 &&
+                         (rewritten_.of_page(source.ram_offset >> 12) & first) != 0;
+    source.checked_at = checked ? vm_.ram->base() + source.ram_offset : nullptr;
+}
+
+bool Translator::ends_checked(const BlockSource& source, std::uint64_t at,
+                              std::uint64_t rewritten) {
+    Unit& unit = units_.back();
+    if (source.checked_at == nullptr) {
+        // What is rewritten becomes a block of its own.
+        const bool reached =
+            source.second_offset == 0 &&
+            (CodeLines::mask(source.ram_offset + at, unit.insn.length) & rewritten) != 0;
+        if (reached && units_.size() > 1) {
+            units_.pop_back();
+            return true;
+        }
+        return false;
+    }
+    unit.patched = !unit.interpreted && reads_immediate(unit.insn);
+    return may_store(unit) || at + unit.insn.length >= kMostCheckedBytes;
+}
+
 void Translator::decode_units(const BlockSource& source, std::uint32_t mode, bool& stop,
                               bool& reaches_on) {
     units_.clear();
@@ -119,6 +150,8 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
     const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
     stop = false;
     unsigned branches = 0;
+    const std::uint64_t rewritten =
+        options_.check_rewritten ? rewritten_.of_page(source.ram_offset >> 12) : 0;
     while (units_.size() < options_.max_units && at < room) {
         std::uint8_t bytes[kMaxLength] = {};
         auto available = static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxLength, room - at));
@@ -150,6 +183,9 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
                       !(options_.interpret_in_place && can_interpret_in_place(unit.insn)))) {
             stop = true;
             units_.pop_back();
+            break;
+        }
+        if (ends_checked(source, at, rewritten)) {
             break;
         }
         at += unit.insn.length;
@@ -203,6 +239,9 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         counters_.blocks.fetch_add(1, std::memory_order_relaxed);
         counters_.guest_bytes.fetch_add(block->guest_length, std::memory_order_relaxed);
         counters_.host_bytes.fetch_add(a.offset(), std::memory_order_relaxed);
+        counters_.checked_blocks.fetch_add(block->checked ? 1 : 0, std::memory_order_relaxed);
+    } else if (source.checked_at != nullptr) {
+        return nullptr;  // the interpreter's, and nothing would compare it
     } else {
         block = std::make_unique<Block>();
         block->ram_offset = source.ram_offset;

@@ -20,6 +20,17 @@ void Translator::kill(Block& block) {
     }
 }
 
+void Translator::retire(Block& block, bool settled) {
+    if (block.dead) {
+        return;  // another vCPU was first
+    }
+    table_.remove(block);
+    kill(block);
+    if (settled) {
+        rewritten_.forget(block.ram_offset, block.guest_length);
+    }
+}
+
 void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset,
                             std::uint64_t length) noexcept {
     if (length == 0 || ram_offset >= vm_.ram->size()) {
@@ -30,7 +41,10 @@ void Translator::invalidate(CpuState* cpu, std::uint64_t ram_offset,
     kill_range(ram_offset, length);
     // After a small store of a vCPU more are to come, and new code: making it a page of code again
     // would cost more than they do.
-    constexpr std::uint64_t kLarge = 512;
+    constexpr std::uint64_t kLarge = 512, kSmall = 64;
+    if (cpu != nullptr && length <= kSmall && !killed_.empty()) {
+        rewritten_.note(ram_offset, length);
+    }
     if (cpu != nullptr && length < kLarge) {
         return;
     }
@@ -55,6 +69,9 @@ bool Translator::kill_before_store(std::uint64_t ram_offset, std::uint64_t lengt
     counters_.invalidations.fetch_add(1, std::memory_order_relaxed);
     const MutexLock lock(mutex_);
     kill_range(ram_offset, length);
+    if (!killed_.empty()) {
+        rewritten_.note(ram_offset, length);
+    }
     const Block* running = locate(static_cast<std::uint32_t>(pc - 1 - memory_->base()));
     STRATA_CHECK(running != nullptr, "a store of no block");
     return !running->dead;

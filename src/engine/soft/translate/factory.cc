@@ -85,6 +85,8 @@ constexpr std::array kSwitches = {
     Switch{"no-vectors", &TranslateOptions::vectors, false},
     Switch{"no-floating", &TranslateOptions::float_blocks, false},
     Switch{"float-all", &TranslateOptions::float_all, true},
+    Switch{"no-checked", &TranslateOptions::check_rewritten, false},
+    Switch{"check-early", &TranslateOptions::check_early, true},
     Switch{"no-inline-system", &TranslateOptions::inline_system, false},
     Switch{"no-direct-faults", &TranslateOptions::direct_faults, false},
     Switch{"no-direct-system", &TranslateOptions::direct_system, false},

@@ -45,11 +45,12 @@ std::string Translator::report() const {
                "\n";
     };
     const TranslatorCounters& c = counters_;
-    return line("blocks", c.blocks) + line("guest_bytes", c.guest_bytes) +
-           line("host_bytes", c.host_bytes) + line("links", c.links) +
-           line("page_links", c.page_links) + line("thunks", c.thunks) + line("enters", c.enters) +
-           line("site_exits", c.site_exits) + line("indirect_exits", c.indirect_exits) +
-           line("lookups", c.lookups) + line("interpreted", c.interpreted) +
+    return line("blocks", c.blocks) + line("checked_blocks", c.checked_blocks) +
+           line("guest_bytes", c.guest_bytes) + line("host_bytes", c.host_bytes) +
+           line("links", c.links) + line("page_links", c.page_links) + line("thunks", c.thunks) +
+           line("enters", c.enters) + line("site_exits", c.site_exits) +
+           line("indirect_exits", c.indirect_exits) + line("lookups", c.lookups) +
+           line("interpreted", c.interpreted) +
            line("interpreted_in_block", c.interpreted_in_block) +
            line("interpreted_in_place", c.interpreted_in_place) +
            line("slow_accesses", c.slow_accesses) + line("host_faults", c.host_faults) +

@@ -21,6 +21,7 @@ constexpr std::uint64_t kArithmetic = arch::x86::rflags::kArithmetic;
 constexpr std::uint64_t kFlagsBase =
     0x202;  // what the host's own RFLAGS hold beside: the fixed bit and IF
 constexpr std::uint64_t kHwcap2Fsgsbase = 2;
+constexpr std::uint8_t kManyRewrites = 16;
 
 // The vCPU that runs on this thread: what the signal handler reports to.
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
@@ -50,6 +51,7 @@ Translator::Translator(SoftVm& vm, const TranslateOptions& options, CodeLines li
       table_(std::move(lines)),
       index_(table_.index()),
       lines_(table_.lines()),
+      rewritten_(options.check_early ? 1 : kManyRewrites),
       buffer_(32768),
       scratch_(65536),
       assembler_(buffer_, 0) {}
@@ -172,6 +174,10 @@ Translator::Next Translator::after_block(CpuState& cpu) {
         Exit* from = left->exit_at(at);
         STRATA_CHECK(from != nullptr, "unknown exit");
         cpu.rip = left->linear(from->target, cpu.translator.anchor);
+        if (from->kind == Exit::Kind::Stale || from->kind == Exit::Kind::Settled) {
+            retire(*left, from->kind == Exit::Kind::Settled);
+            return {};
+        }
         const bool interpret = from->kind == Exit::Kind::Interpret && !from->second_page;
         return {from->kind == Exit::Kind::Direct ? from : nullptr, from->ungrouped, interpret};
     }
@@ -234,6 +240,8 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
                                              bool vectors) noexcept {
     TranslatorCounters::bump(counters_.interpreted_in_block);
     const auto at = static_cast<std::uint32_t>(pc - 1 - memory_->base());
+    // Before the block is looked at: whatever kills it afterwards is seen below.
+    const std::uint64_t killed_before = killed();
     const Block* block = nullptr;
     {
         const MutexLock lock(mutex_);
@@ -246,7 +254,6 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     cpu.rip = block->linear(block->rip + offset, cpu.translator.anchor);
     const std::uint32_t length = site >> SiteWord::kLengthShift;
     const std::uint64_t next = cpu.rip + length;
-    const std::uint64_t killed_before = killed();
     const std::uint64_t cuts = cpu.translator.cuts;
     const bool ends = offset + length >= block->guest_length;
     flags_to_guest(cpu);
@@ -256,7 +263,8 @@ std::uint64_t Translator::interpret_in_block(CpuState& cpu, std::uint32_t site, 
     // The interpreter may have waited for others (a split lock), who took back what the block's
     // checks of its stack and of its runs rely on.
     const bool on = step == StepResult::Done && cpu.rip == next && !ends &&
-                    killed() == killed_before && cuts == cpu.translator.cuts && alive;
+                    killed() == killed_before && cuts == cpu.translator.cuts && alive &&
+                    !block->checked;
     if (on && cpu.request.load(std::memory_order_acquire) == 0) {
         if (vectors) {
             load_vector_state(cpu);

@@ -25,6 +25,7 @@
 #include "base/mutex.h"
 #include "engine/soft/cache/block_table.h"
 #include "engine/soft/cache/code_memory.h"
+#include "engine/soft/cache/rewritten_lines.h"
 #include "engine/soft/decode/classify.h"
 #include "engine/soft/runtime/executor.h"
 #include "engine/soft/runtime/host_faults.h"
@@ -43,7 +44,7 @@ struct TranslatorCounters {
         counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     }
 
-    std::atomic<std::uint64_t> blocks{0}, guest_bytes{0}, host_bytes{0};
+    std::atomic<std::uint64_t> blocks{0}, checked_blocks{0}, guest_bytes{0}, host_bytes{0};
     std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
     std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, lookups{0};
     std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0},
@@ -153,6 +154,12 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Null: the first instruction reaches into the next page; source.second_offset is set then, if
     /// that can be fetched.
     Block* translate(CpuState& cpu, BlockSource& source, bool indirect) STRATA_REQUIRES(mutex_);
+    /// Whether the block is to be a checked one.
+    void choose_checked(BlockSource& source) const STRATA_REQUIRES(mutex_);
+    /// Whether the unit just decoded, `at` bytes into the block, is the last of it for the sake of
+    /// code that is rewritten. It may be taken back.
+    bool ends_checked(const BlockSource& source, std::uint64_t at, std::uint64_t rewritten)
+        STRATA_REQUIRES(mutex_);
     /// Into units_.
     void decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on)
         STRATA_REQUIRES(mutex_);
@@ -172,6 +179,8 @@ class Translator final : public Executor, public CodeInvalidator {
     std::uint32_t make_indirect_thunk(const Block& to, bool falls_through) STRATA_REQUIRES(mutex_);
     void remember_jump(CpuState& cpu, Block& to) STRATA_REQUIRES(mutex_);
     void kill(Block& block) STRATA_REQUIRES(mutex_);
+    /// A checked block that was left since its bytes have changed; or since they have not.
+    void retire(Block& block, bool settled) STRATA_REQUIRES(mutex_);
     void kill_range(std::uint64_t ram_offset, std::uint64_t length) STRATA_REQUIRES(mutex_);
     /// Whether no other vCPU may be storing to the pages that the block was made from.
     [[nodiscard]] bool settled(const CpuState& cpu, const Block& block) const;
@@ -209,6 +218,7 @@ class Translator final : public Executor, public CodeInvalidator {
     SystemOps system_ops_ STRATA_GUARDED_BY(mutex_);
     std::unordered_set<std::uint64_t> flat_loops_
         STRATA_GUARDED_BY(mutex_);  ///< RAM offsets of loops whose windows did not pay
+    RewrittenLines rewritten_ STRATA_GUARDED_BY(mutex_);
     // Memory that one translation after the other uses.
     std::vector<std::uint8_t> buffer_ STRATA_GUARDED_BY(mutex_);
     std::vector<std::byte> scratch_ STRATA_GUARDED_BY(mutex_);
