@@ -80,7 +80,10 @@ Block& BlockTable::insert(std::unique_ptr<Block> owned, std::uint32_t region) {
     Block& block = *owned;
     if (region >= regions_.size()) {
         regions_.resize(region + 1);
+        starts_.resize(region + 1);
     }
+    starts_[region][0].push_back(block.code);
+    starts_[region][1].push_back(block.cold);
     regions_[region].push_back(std::move(owned));
     index_.insert(block);
     if (block.checked) {
@@ -102,16 +105,14 @@ Block* BlockTable::locate(std::uint32_t region, std::uint32_t at, bool cold) con
     if (empty(region)) {
         return nullptr;
     }
-    const auto& blocks = regions_[region];
-    const auto start = [cold](const Block& block) { return cold ? block.cold : block.code; };
-    const auto after = std::upper_bound(
-        blocks.begin(), blocks.end(), at,
-        [&](std::uint32_t value, const auto& block) { return value < start(*block); });
-    if (after == blocks.begin()) {
+    const std::vector<std::uint32_t>& starts = starts_[region][cold ? 1 : 0];
+    const auto after = std::upper_bound(starts.begin(), starts.end(), at);
+    if (after == starts.begin()) {
         return nullptr;
     }
-    Block* block = std::prev(after)->get();
-    return at - start(*block) <= (cold ? block->cold_size : block->code_size) ? block : nullptr;
+    const auto index = static_cast<std::size_t>(after - starts.begin() - 1);
+    Block* block = regions_[region][index].get();
+    return at - starts[index] <= (cold ? block->cold_size : block->code_size) ? block : nullptr;
 }
 
 void BlockTable::detach(Block& block) {
@@ -135,6 +136,7 @@ std::vector<std::unique_ptr<Block>> BlockTable::take(std::uint32_t region) {
     if (!empty(region)) {
         taken = std::move(regions_[region]);
         regions_[region].clear();
+        starts_[region] = {};
     }
     for (const auto& block : taken) {
         if (!block->dead) {

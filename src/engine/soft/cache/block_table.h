@@ -10,6 +10,7 @@
 // guards it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -194,6 +195,8 @@ class BlockTable {
     std::unordered_map<std::uint64_t, Block*> pages_;
     std::vector<std::vector<std::unique_ptr<Block>>>
         regions_;  ///< each ascending by offset of hot, and of cold code
+    /// Where the code of each of them begins, side by side for locate(): hot, cold.
+    std::vector<std::array<std::vector<std::uint32_t>, 2>> starts_;
 };
 
 }  // namespace strata::engine::soft
