@@ -1,6 +1,8 @@
 // strata run: options to a MachineConfig, files opened, then a session.
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <string>
 
 #include <fcntl.h>
@@ -97,6 +99,9 @@ constexpr std::array kOptions = {
            "Soft engine: at the end, which guest code ran how often; tools/perf_blocks.py brings "
            "it together with perf.",
            Completes::Files},
+    Option{"--trace", 0, "STAGES",
+           "Soft engine: writes its work to standard error: decode (guest instructions), blocks, "
+           "code (of the host), exits (from translated code); several with commas."},
     Option{"--interpret-only", 0, "",
            "Soft engine without its translator. For finding faults in it."},
 };
@@ -151,6 +156,25 @@ Result<> apply_image(Plan& plan, std::string_view name, bool own_kernel) {
     return ok();
 }
 
+// Left in the environment for the VMM process, with what is there.
+Result<> apply_trace(std::string_view stages) {
+    constexpr std::array<std::string_view, 4> kStages = {"decode", "blocks", "code", "exits"};
+    const char* variable =
+        std::getenv("STRATA_TRANSLATOR");  // NOLINT(concurrency-mt-unsafe): before any thread
+    std::string words(variable == nullptr ? "" : variable);
+    for (const std::string_view stage : split(stages, ',')) {
+        if (std::find(kStages.begin(), kStages.end(), stage) == kStages.end()) {
+            return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format("--trace {}: use decode, blocks, code, exits, with commas", stage)};
+        }
+        words += fmt::format("{}trace-{}", words.empty() ? "" : ",", stage);
+    }
+    (void)setenv("STRATA_TRANSLATOR", words.c_str(),
+                 1);  // NOLINT(concurrency-mt-unsafe): before any thread; only fails without memory
+    return ok();
+}
+
 Result<> apply_processor(const Arguments& arguments, api::MachineConfig& config) {
     if (const auto text = arguments.value("--engine")) {
         config.engine = STRATA_TRY(api::engine_from_text(*text));
@@ -167,6 +191,9 @@ Result<> apply_processor(const Arguments& arguments, api::MachineConfig& config)
         config.memory_bytes = *bytes;
     }
     config.interpret_only = arguments.flag("--interpret-only");
+    if (const auto stages = arguments.value("--trace")) {
+        return apply_trace(*stages);
+    }
     return ok();
 }
 

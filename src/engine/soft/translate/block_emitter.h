@@ -57,7 +57,8 @@ struct TranslateOptions {
     bool check_early = false;      ///< … when it was rewritten once, for tests
     std::uint32_t max_units = 48;  ///< instructions in a block
     bool small_cache = false;      ///< 4 MiB of code memory, to see evictions
-    bool trace_blocks = false;     ///< print guest and host code of every block to standard error
+    // To standard error, see trace.h:
+    bool trace_decode = false, trace_blocks = false, trace_code = false, trace_exits = false;
     int profile_fd = -1;  ///< blocks count their executions; where that is written at the end
     bool report = false;  ///< print the counters at the end
     bool direct = false;  ///< user code in stub processes (direct/), where the host allows

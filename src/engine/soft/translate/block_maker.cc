@@ -205,6 +205,20 @@ void Translator::decode_units(const BlockSource& source, std::uint32_t mode, boo
     }
 }
 
+// What the assembler has is to be written to the code memory next.
+void Translator::trace(const Block& block, std::uint64_t page) {
+    if (options_.trace_blocks) {
+        trace_block(block, page);
+    }
+    if (options_.trace_decode) {
+        trace_units(units_, page);
+    }
+    if (options_.trace_code) {
+        trace_code("host", assembler_.hot(), memory_->next());
+        trace_code("cold", assembler_.cold(), memory_->next_cold());
+    }
+}
+
 Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) {
     if (isa_ == nullptr) {
         isa_ = std::make_unique<IsaSupport>(vm_.cpuid(cpu));
@@ -230,10 +244,7 @@ Block* Translator::translate(CpuState& cpu, BlockSource& source, bool indirect) 
         if (indirect) {
             block->indirect_entry = make_indirect_thunk(*block, true);
         }
-        if (options_.trace_blocks) {
-            trace_block(units_, source.page, a.hot(), memory_->next(), a.cold(),
-                        memory_->next_cold());
-        }
+        trace(*block, source.page);
         (void)memory_->write(a.hot());
         (void)memory_->write_cold(a.cold());
         counters_.blocks.fetch_add(1, std::memory_order_relaxed);

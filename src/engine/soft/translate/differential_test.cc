@@ -306,7 +306,7 @@ void run_many(TranslateOptions options, std::uint64_t first, std::uint64_t count
     const char* more = std::getenv("STRATA_FUZZ_ROUNDS");
     const char* only = std::getenv("STRATA_FUZZ_SEED");
     if (only != nullptr) {
-        options.trace_blocks = true;
+        options.trace_blocks = options.trace_decode = options.trace_code = true;
         first = std::strtoull(only, nullptr, 0);
         count = 1;
     }

@@ -95,7 +95,10 @@ constexpr std::array kSwitches = {
     Switch{"direct", &TranslateOptions::direct, true},
     Switch{"no-direct", &TranslateOptions::direct, false},
     Switch{"always-direct", &TranslateOptions::always_direct, true},
-    Switch{"trace", &TranslateOptions::trace_blocks, true},
+    Switch{"trace-decode", &TranslateOptions::trace_decode, true},
+    Switch{"trace-blocks", &TranslateOptions::trace_blocks, true},
+    Switch{"trace-code", &TranslateOptions::trace_code, true},
+    Switch{"trace-exits", &TranslateOptions::trace_exits, true},
     Switch{"report", &TranslateOptions::report, true},
 };
 
@@ -118,6 +121,9 @@ Result<TranslateOptions> parse_translate_options(std::string_view text) {
         bool known = word == "single";
         if (known) {
             options.max_units = 1;
+        }
+        if (word == "trace") {
+            options.trace_blocks = options.trace_decode = options.trace_code = known = true;
         }
         for (const Switch& entry : kSwitches) {
             if (entry.word == word) {

@@ -13,6 +13,7 @@
 #include "engine/soft/mmu/mmu_state.h"
 #include "engine/soft/translate/helpers.h"
 #include "engine/soft/translate/layout.h"
+#include "engine/soft/translate/trace.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -195,6 +196,12 @@ Translator::Next Translator::after_block(CpuState& cpu) {
     return {nullptr, false, true};
 }
 
+void Translator::traced(const CpuState& cpu) const {
+    if (options_.trace_exits) {
+        trace_exit(cpu.translator.exit_reason, cpu.rip);
+    }
+}
+
 ExecResult Translator::run(CpuState& cpu) noexcept {
     enter_thread(cpu);
     ExecResult result = ExecResult::Polled;
@@ -215,8 +222,10 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
         switch (cpu.translator.exit_reason) {
             case ExitReasonCode::kIndirect:
                 TranslatorCounters::bump(counters_.indirect_exits);
+                traced(cpu);
                 break;
             case ExitReasonCode::kResume:
+                traced(cpu);
                 if (ends_run(cpu, static_cast<StepResult>(cpu.translator.spill[1]), result) ||
                     (cpu.direct != nullptr && cpu.direct->enter)) {
                     return result;
@@ -224,10 +233,12 @@ ExecResult Translator::run(CpuState& cpu) noexcept {
                 break;
             case ExitReasonCode::kException:
                 (void)after_block(cpu);
+                traced(cpu);
                 return ExecResult::Exception;
             default: {
                 const std::uint64_t generation = next.generation;
                 next = after_block(cpu);
+                traced(cpu);
                 next.generation = generation;
                 break;
             }

@@ -163,6 +163,9 @@ class Translator final : public Executor, public CodeInvalidator {
     /// Into units_.
     void decode_units(const BlockSource& source, std::uint32_t mode, bool& stop, bool& reaches_on)
         STRATA_REQUIRES(mutex_);
+    /// As the options say.
+    void trace(const Block& block, std::uint64_t page) STRATA_REQUIRES(mutex_);
+    void traced(const CpuState& cpu) const;  ///< an exit
     void link(Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t entry_for(const Exit& from, Block& to) STRATA_REQUIRES(mutex_);
     std::uint32_t make_thunk(const Block& to, bool check_page, bool host_flags)
