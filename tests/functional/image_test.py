@@ -56,6 +56,36 @@ class ImageTest(unittest.TestCase):
         self.refused(2, "below it", "rebase", "-f", "qcow2", "--follow", "-b", "overlay.q", "-F", "qcow2", image)
         self.assertEqual(image.read_bytes(), before)
 
+    def test_data_file_is_where_the_command_line_says(self):
+        image, data, raw = self.path("i.q"), self.path("i.data"), self.path("i.raw")
+        raw.write_bytes(os.urandom(MIB))
+        self.link("convert", "-O", "qcow2", "-o", f"data_file={data}", raw, image)
+        self.link("amend", "-o", "data_file=gone", image)
+        self.link("convert", "-O", "raw", image, self.path("o.raw"), status=1)
+        tree = f"driver=qcow2,file.filename={image},data-file.filename={data}"
+        self.assertIn("identical", self.link("compare", "--image-opts", tree, f"driver=raw,file.filename={raw}"))
+        self.link("amend", "--image-opts", "-o", f"data_file={data}", tree)
+        self.assertIn("identical", self.link("compare", image, raw))
+
+    def test_snapshots_of_the_link_say_that_nothing_was_counted(self):
+        image = self.path("i.q")
+        self.link("create", "-f", "qcow2", image, "1M")
+        self.link("snapshot", "-c", "a", image)
+        self.assertEqual(json.loads(self.link("info", "--output=json", image))["snapshots"][0]["icount"], 0)
+
+    def test_check_tells_of_a_snapshot_that_cannot_be_and_mends_nothing_beside_it(self):
+        image = self.path("i.q")
+        self.link("create", "-f", "qcow2", image, "1M")
+        self.link("snapshot", "-c", "a", image)
+        content = bytearray(image.read_bytes())
+        table = int.from_bytes(content[64:72], "big")
+        content[table:table + 8] = (0x400200).to_bytes(8, "big")
+        image.write_bytes(content)
+        self.assertIn("ERROR snapshot 1 (a) l1_offset=0x400200: L1 table is not cluster aligned; snapshot table entry corrupted", self.link("check", image, status=2))
+        self.link("check", "-r", "all", image, status=1)
+        self.refused(1, "snapshot table", "snapshot", "list", "-f", "qcow2", image)
+        self.assertEqual(image.read_bytes(), bytes(content))
+
     def snapshots(self, image):
         return [(each["id"], each["name"]) for each in json.loads(self.good("snapshot", "list", "-f", "qcow2", image, "--json"))]
 

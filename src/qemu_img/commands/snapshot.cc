@@ -50,6 +50,7 @@ Result<> create(Session& session, block::Node& node, const std::string& name) {
     snapshot.date_nanoseconds = static_cast<std::uint32_t>(
         std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() % 1000000000);
     snapshot.disk_size = node.size();
+    snapshot.icount = 0;  // the peer's snapshots of images say so
     auto id = session.run(node.create_snapshot(snapshot));
     if (!id.ok()) {
         return failure(fmt::format("Could not create snapshot '{}': {} ({})", name,

@@ -43,6 +43,14 @@ Task<NodePtr> open_data(const NodePtr& file, const Header& h, const OpenOptions&
     if ((h.incompatible & kExternalData) == 0 || !options.open_data) {
         co_return file;
     }
+    if (NodeTree tree = NodeTree(options.extra).take_child("data-file"); !tree.empty()) {
+        OpenOptions data = options.below();  // whoever opens the image says where its data are
+        if (!tree.has("driver")) {
+            tree.set("driver", "file");
+        }
+        data.tree = std::move(tree);
+        co_return co_await open_tree(file->loop(), std::move(data));
+    }
     if (h.data_file.empty()) {
         co_return Error{
             ErrorKind::Failed,

@@ -37,6 +37,22 @@ Error bad(const Node& file, std::string_view what) {
             EINVAL};
 }
 
+/// Why the L1 table of an entry cannot be; empty if it can.
+std::string l1_fault(const Wire& wire, const Header& header) {
+    if (wire.l1_offset % header.cluster() != 0) {
+        return fmt::format("l1_offset={:#x}: L1 table is not cluster aligned",
+                           wire.l1_offset.value());
+    }
+    if (wire.l1_offset >= kMaxHostOffset) {
+        return fmt::format("l1_offset={:#x}: L1 table lies where none can be",
+                           wire.l1_offset.value());
+    }
+    if (wire.l1_entries * 8ULL > kMaxL1Bytes) {
+        return fmt::format("l1_size={:#x}: L1 table is too large", wire.l1_entries.value());
+    }
+    return {};
+}
+
 std::string text_of(std::span<const std::byte> bytes) {
     std::string text;
     for (const std::byte each : bytes) {
@@ -52,7 +68,7 @@ void append(std::vector<std::byte>& out, const void* data, std::size_t size) {
 
 }  // namespace
 
-Task<SnapshotTable> read_snapshots(Node& file, Header header) {
+Task<SnapshotTable> read_snapshots(Node& file, Header header, std::vector<std::string>* wrong) {
     SnapshotTable table;
     std::uint64_t at = header.snapshots_offset;
     for (std::uint32_t i = 0; i < header.snapshots; ++i) {
@@ -62,12 +78,6 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header) {
         if (wire.extra_size > kMaxExtra) {
             co_return bad(file, fmt::format("has {} bytes of extra data in one entry",
                                             wire.extra_size.value()));
-        }
-        if (wire.l1_entries * 8ULL > kMaxL1Bytes || wire.l1_offset % header.cluster() != 0 ||
-            wire.l1_offset >= kMaxHostOffset) {
-            co_return bad(file,
-                          fmt::format("names an L1 table of {} entries at {}, where none can be",
-                                      wire.l1_entries.value(), wire.l1_offset.value()));
         }
         std::vector<std::byte> rest(std::size_t{wire.extra_size} + wire.id_size + wire.name_size);
         STRATA_CO_TRY_VOID(co_await file.read(at + sizeof wire, Buffers(std::span(rest))));
@@ -80,6 +90,16 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header) {
         snapshot.info.id = text_of(std::span(rest).subspan(wire.extra_size, wire.id_size));
         snapshot.info.name = text_of(
             std::span(rest).subspan(std::size_t{wire.extra_size} + wire.id_size, wire.name_size));
+        if (auto fault = l1_fault(wire, header); !fault.empty()) {
+            if (wrong == nullptr) {
+                co_return bad(
+                    file, fmt::format("names an L1 table of {} entries at {}, where none can be",
+                                      wire.l1_entries.value(), wire.l1_offset.value()));
+            }
+            wrong->push_back(fmt::format("snapshot {} ({}) {}; snapshot table entry corrupted",
+                                         snapshot.info.id, snapshot.info.name, fault));
+            snapshot.l1_offset = snapshot.l1_entries = 0;
+        }
         snapshot.info.date_seconds = wire.date_seconds;
         snapshot.info.date_nanoseconds = wire.date_nanoseconds;
         snapshot.info.vm_clock_nanoseconds = wire.vm_clock;

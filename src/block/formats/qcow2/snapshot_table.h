@@ -23,8 +23,10 @@ struct SnapshotTable {
     std::uint64_t bytes = 0;  ///< in the file
 };
 
-/// Reads and checks the table: whatever it answers is safe to compute with.
-Task<SnapshotTable> read_snapshots(Node& file, Header header);
+/// Reads and checks the table: whatever it answers is safe to compute with. With `wrong`, snapshots
+/// whose L1 tables cannot be are told there, and come with none, instead of an error.
+Task<SnapshotTable> read_snapshots(Node& file, Header header,
+                                   std::vector<std::string>* wrong = nullptr);
 
 std::vector<std::byte> serialise_snapshots(const std::vector<Snapshot>& snapshots);
 
