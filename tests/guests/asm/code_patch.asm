@@ -6,11 +6,19 @@
 %define DEFAULT_ROUNDS 8
 %include "long.inc"
 %define SYNC 0x60
+%define REWRITES 40             ; before there are others: an engine that treats such code apart does so by then
 %define SITE_LINE 0x40103e      ; mov eax, number; ret: over a line's end
 %define SITE_PAGE 0x402ffd      ; and over a page's
 %define SITE_PLAIN 0x404000     ; eight aligned bytes: mov eax, number; ret
 
-main:   mov edi, SITE_LINE
+main:   mov r12d, REWRITES
+.often: mov edi, SITE_LINE
+        call rewrite
+        mov edi, SITE_PLAIN
+        call rewrite
+        dec r12d
+        jnz .often
+        mov edi, SITE_LINE
         call put_code
         mov edi, SITE_PAGE
         call put_code
@@ -83,6 +91,15 @@ breakpoint:
         add qword [rsp], 4
         mov eax, r8d
         iretq
+
+; Code at rdi with the immediate r12d, executed.
+rewrite:
+        call put_code
+        mov [rdi + 1], r12d
+        call rdi
+        cmp eax, r12d
+        EXPECT e, 0x23
+        ret
 
 put_code: mov byte [rdi], 0xb8
         mov dword [rdi + 1], 0x00010001
