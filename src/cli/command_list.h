@@ -32,6 +32,7 @@ extern const Command kImageSnapshotCommand;  // image/change_commands.cc
 extern const Command kImageCommitCommand;    // image/change_commands.cc
 extern const Command kImageRebaseCommand;    // image/change_commands.cc
 extern const Command kImageRelinkCommand;    // image/relink_command.cc
+extern const Command kImageDdCommand;        // image/convert_command.cc
 extern const Command kImageCompactCommand;   // image/compact_command.cc
 extern const Command kImageServeCommand;     // image/serve_command.cc
 extern const Command kImageAmendCommand;     // image/amend_command.cc

@@ -37,9 +37,9 @@ constexpr std::array kCommands = {
     &kImageBuildCommand,    &kImageCreateCommand,  &kImageConvertCommand, &kImageInfoCommand,
     &kImageCheckCommand,    &kImageMapCommand,     &kImageCompareCommand, &kImageResizeCommand,
     &kImageSnapshotCommand, &kImageCommitCommand,  &kImageRebaseCommand,  &kImageRelinkCommand,
-    &kImageCompactCommand,  &kImageServeCommand,   &kImageAmendCommand,   &kImageBitmapCommand,
-    &kImageMeasureCommand,  &kImageBenchCommand,   &kImageListCommand,    &kImagePathCommand,
-    &kVersionCommand,       &kCompletionCommand,   &kCompleteCommand,
+    &kImageCompactCommand,  &kImageDdCommand,      &kImageServeCommand,   &kImageAmendCommand,
+    &kImageBitmapCommand,   &kImageMeasureCommand, &kImageBenchCommand,   &kImageListCommand,
+    &kImagePathCommand,     &kVersionCommand,      &kCompletionCommand,   &kCompleteCommand,
 };
 
 // --log, or STRATA_LOG; left in the environment for the VMM process.

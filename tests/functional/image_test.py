@@ -1,12 +1,15 @@
 # Image test: what `strata image` and its link qemu-img refuse, and what they must leave alone when they do.
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import unittest
+import xml.etree.ElementTree
 
 from strata_program import BUILD, STRATA, environment, run, start
 
@@ -167,6 +170,39 @@ class ImageTest(unittest.TestCase):
             self.refused(9, "cannot be compressed", "convert", "-c", "-f", "raw", *options, raw, target)
         self.assertIn("Compression not supported for this file format", self.link("convert", "-c", "-f", "raw", "-O", "raw", raw, target, status=1))
         self.assertEqual(target.read_text(), "precious")
+
+    def test_dd_copies_a_part_with_all_layers(self):
+        raw = self.path("base.raw")
+        raw.write_bytes(b"".join(bytes([i]) * MIB for i in range(1, 9)))
+        self.good("create", self.path("top"), "8M", "--format", "qcow2", "-o", f"backing_file={raw},backing_fmt=raw")
+        self.good("dd", self.path("top"), self.path("part"), "--format", "qcow2", "--follow", "--bs", "1M", "--skip", "2", "--count", "3")
+        self.assertEqual(self.path("part").read_bytes(), raw.read_bytes()[2 * MIB:5 * MIB])
+        self.good("dd", self.path("top"), self.path("rest"), "--format", "qcow2", "--follow", "--bs", "1M", "--skip", "7", "--count", "3")
+        self.assertEqual(self.path("rest").read_bytes(), raw.read_bytes()[7 * MIB:])
+        self.refused(2, "sectors", "dd", self.path("top"), self.path("none"), "--format", "qcow2", "--follow", "--bs", "100")
+
+    def test_appliances_go_out_and_come_in(self):
+        raw = self.path("disk.raw")
+        raw.write_bytes(b"".join(bytes([i % 5]) * (MIB // 4) for i in range(40)))
+        ova = self.path("machine.ova")
+        self.good("convert", raw, ova, "--format", "raw", "-O", "ova", "-o", "cpus=2,memory=2G")
+        self.good("check", ova, "--format", "ova")
+        self.good("convert", ova, self.path("back.raw"), "--format", "ova")
+        self.assertEqual(self.path("back.raw").read_bytes(), raw.read_bytes())
+        # tar(1), a hash and an XML reader of others say the same.
+        with tarfile.open(ova) as archive:
+            names = archive.getnames()
+            self.assertEqual(names, ["machine.ovf", "machine.mf", "machine-disk1.vmdk"])
+            contents = {name: archive.extractfile(name).read() for name in names}
+        self.path("machine-disk1.vmdk").write_bytes(contents["machine-disk1.vmdk"])
+        for line in contents["machine.mf"].decode().splitlines():
+            name, digest = line.removeprefix("SHA256(").split(")= ")
+            self.assertEqual(hashlib.sha256(contents[name]).hexdigest(), digest)
+        file = xml.etree.ElementTree.fromstring(contents["machine.ovf"]).find(".//{*}File")
+        size = file.get("{http://schemas.dmtf.org/ovf/envelope/1}size")
+        self.assertEqual(int(size), len(contents["machine-disk1.vmdk"]))
+        if shutil.which("qemu-img"):
+            subprocess.run(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", self.path("machine-disk1.vmdk"), raw], check=True, stdout=subprocess.DEVNULL)
 
     def test_ports(self):
         raw = self.path("disk.raw")

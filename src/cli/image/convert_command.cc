@@ -1,4 +1,5 @@
-// strata image convert: copies a disk image, with all its layers, into a new one of any format.
+// strata image convert, dd: copies a disk image, with all its layers, or a part of it, into a new
+// one of any format.
 #include <array>
 #include <filesystem>
 #include <set>
@@ -10,6 +11,7 @@
 #include "base/text.h"
 #include "block/jobs/copy.h"
 #include "block/nbd/server/signals.h"
+#include "block/window_node.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/image/image_tool.h"
@@ -36,6 +38,8 @@ constexpr std::array kOptions = {
            "Write one stretch after another; else what is ready first is written first."},
     Option{"--salvage", 0, "", "Go on where the source cannot be read; such places become zeros."},
     Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
+    Option{"--disk", 0, "NAME", "Of an appliance (ova, xva) with several disks, this one.",
+           Completes::Nothing},
     kFollowOption,
     kPassphraseOption,
     kBackingPassphraseOption,
@@ -43,6 +47,39 @@ constexpr std::array kOptions = {
            "Encrypt the target (qcow2 and luks): its passphrase is the first line of this file.",
            Completes::Files},
 };
+
+constexpr std::array kDdOptions = {
+    kFormatOption,
+    Option{"--output-format", 'O', "FORMAT", "The target's format (default raw).",
+           Completes::NewFormats},
+    Option{"--option", 'o', "NAME=VALUE[,…]", "The target's options, as for 'strata image create'.",
+           Completes::Nothing, true},
+    Option{"--bs", 0, "SIZE", "The size of a block (default 512).", Completes::Nothing},
+    Option{"--skip", 0, "NUMBER", "Leave out so many blocks of the source.", Completes::Nothing},
+    Option{"--count", 0, "NUMBER", "Copy so many blocks at most.", Completes::Nothing},
+    kFollowOption,
+    kPassphraseOption,
+    kBackingPassphraseOption,
+};
+
+/// The part of the source that dd's options name; the source itself without any.
+Result<block::NodePtr> part_of(block::NodePtr source, const Arguments& arguments) {
+    constexpr std::uint64_t kMost = 1ULL << 62;
+    const std::uint64_t size = source->size();
+    const std::uint64_t block = STRATA_TRY(parse_size(arguments.value("--bs").value_or("512")));
+    const std::uint64_t skip =
+        STRATA_TRY(parse_integer(arguments.value("--skip").value_or("0"), 0, kMost));
+    const std::uint64_t count = STRATA_TRY(
+        parse_integer(arguments.value("--count").value_or(std::to_string(kMost)), 0, kMost));
+    if (block == 0 || block % 512 != 0) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("--bs {}: disks are made of sectors of 512 bytes", block)};
+    }
+    const std::uint64_t start = skip > size / block ? size : std::min(size, skip * block);
+    const std::uint64_t length =
+        count > size / block ? size - start : std::min(size - start, count * block);
+    return block::NodePtr(std::make_shared<block::WindowNode>(std::move(source), start, length));
+}
 
 /// SIGINT and SIGTERM end the copying in order.
 block::Task<> copy_watched(block::Loop& loop, UniqueFd signals, block::Node& source,
@@ -150,7 +187,9 @@ Result<block::CreateRequest> target_request(const Arguments& arguments, std::str
     return request;
 }
 
-Result<int> run_convert(const Arguments& arguments) {
+enum class Verb : std::uint8_t { Convert, Dd };
+
+Result<int> run_copy(const Arguments& arguments, Verb verb) {
     UniqueFd signals = STRATA_TRY(block::nbd::EndSignals::block());
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string path(*arguments.positional(1));
@@ -160,7 +199,10 @@ Result<int> run_convert(const Arguments& arguments) {
     block::NodePtr source =
         STRATA_TRY(tool.open(arguments, *arguments.positional(0), {.passphrase = passphrase}));
     STRATA_TRY_VOID(check_passphrase(tool, *source, passphrase));
-    if (const auto snapshot = arguments.value("--snapshot")) {
+    if (verb == Verb::Dd) {
+        STRATA_TRY_VOID(check_apart(*source, path));
+        source = STRATA_TRY(part_of(std::move(source), arguments));
+    } else if (const auto snapshot = arguments.value("--snapshot")) {
         STRATA_TRY_VOID(tool.run(source->load_snapshot(tool.snapshot_id(*source, *snapshot))));
     }
     STRATA_TRY_VOID(check_apart(*source, path));
@@ -185,7 +227,25 @@ Result<int> run_convert(const Arguments& arguments) {
     return 0;
 }
 
+Result<int> run_convert(const Arguments& arguments) {
+    return run_copy(arguments, Verb::Convert);
+}
+
+Result<int> run_dd(const Arguments& arguments) {
+    return run_copy(arguments, Verb::Dd);
+}
+
 }  // namespace
+
+const Command kImageDdCommand = {
+    .name = "image dd",
+    .summary = "Copy a part of a disk image into another one",
+    .description = "",
+    .positionals = kPositionals,
+    .options = kDdOptions,
+    .examples = "  strata image dd -f qcow2 -O raw --bs 1M --skip 1 --count 16 disk.qcow2 part.raw",
+    .run = run_dd,
+};
 
 const Command kImageConvertCommand = {
     .name = "image convert",

@@ -202,6 +202,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     options.open_data = access.backing;
     options.for_check = access.check;
     options.extra = key_options(format, access);
+    if (!access.disk.empty()) {
+        options.extra.emplace_back("disk", access.disk);
+    }
     if (follow) {
         options.references = block::follow_references();
     }

@@ -52,6 +52,7 @@ struct ImageAccess {
     block::CacheMode cache = block::CacheMode::Writeback;
     std::string passphrase{};          ///< of an encrypted image
     std::string backing_passphrase{};  ///< of the layers below; empty: the same
+    std::string disk{};                ///< of an appliance, by its name there; empty: its only one
 };
 
 /// The first line of the file that `option` names; empty without it.
