@@ -11,7 +11,7 @@ set -euo pipefail
 declare -A groups=(
     # compiler, linker and build tools; decoder (software CPU), formatting, JSON, sandbox filter, user-mode network, disk I/O, decompressors; the tests that
     # every build makes: test library, guest assembler, script interpreter
-    [build]="g++ lld make cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libdeflate-dev libzstd-dev libbz2-dev liblzma-dev libssl-dev libargon2-dev libgtest-dev libgmock-dev nasm python3"
+    [build]="g++ lld make cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libdeflate-dev libzstd-dev libbz2-dev liblzma-dev libssl-dev libargon2-dev libpugixml-dev libgtest-dev libgmock-dev nasm python3"
     # guest images: static shell, initramfs archives, Debian root disks, file systems, package fetching and unpacking
     [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap fakeroot"
     # the tests' own tools: terminal driver, ACPI compiler, image and disk tools as peers

@@ -88,12 +88,37 @@ inline std::vector<Piece> pieces_vhdx(std::span<const std::byte> input) {
     return pieces;
 }
 
+/// Archives: the sum of a header's bytes, its own eight counted as blanks.
+inline std::vector<Piece> pieces_tar(std::span<const std::byte> input) {
+    constexpr std::size_t kField = 148;
+    std::vector<std::byte> file(input.begin(), input.end());
+    for (std::size_t at = 0; at + 512 <= file.size(); at += 512) {
+        const auto header = std::span(file).subspan(at, 512);
+        if (!begins(header.subspan(257), "ustar")) {
+            continue;
+        }
+        std::fill_n(header.begin() + kField, 8, std::byte{' '});
+        unsigned sum = 0;
+        for (const std::byte each : header) {
+            sum += std::to_integer<unsigned>(each);
+        }
+        for (std::size_t digit = 6; digit-- != 0; sum /= 8) {
+            header[kField + digit] = static_cast<std::byte>('0' + sum % 8);
+        }
+        header[kField + 6] = std::byte{0};
+    }
+    return {{0, std::move(file)}};
+}
+
 inline std::vector<Piece> pieces_of(std::string_view format, std::span<const std::byte> input) {
     if (format == "vhdx") {
         return pieces_vhdx(input);
     }
     if (format == "vpc") {
         return pieces_vhd(input);
+    }
+    if (format == "ova" || format == "xva") {
+        return pieces_tar(input);
     }
     return {{0, std::vector<std::byte>(input.begin(), input.end())}};
 }

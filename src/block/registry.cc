@@ -16,6 +16,7 @@
 #include "block/formats/cow/cow.h"
 #include "block/formats/dmg/dmg.h"
 #include "block/formats/luks/luks.h"
+#include "block/formats/ova/ova.h"
 #include "block/formats/parallels/parallels.h"
 #include "block/formats/qcow1/qcow1.h"
 #include "block/formats/qcow2/qcow2.h"
@@ -25,6 +26,7 @@
 #include "block/formats/vhd/vhd.h"
 #include "block/formats/vhdx/vhdx.h"
 #include "block/formats/vmdk/vmdk.h"
+#include "block/formats/xva/xva.h"
 #include "block/nbd/client/nbd_node.h"
 #include "block/protocols/file/file_node.h"
 #include "block/wording.h"
@@ -37,9 +39,10 @@ constexpr std::size_t kProbeBytes = 2048;
 const std::vector<FormatDriver>& table() {
     static const std::vector<FormatDriver> kTable = [] {
         std::vector<FormatDriver> all{
-            bochs::driver(),     cloop::driver(), cow::driver(),   dmg::driver(),  luks::driver(),
-            parallels::driver(), qcow1::driver(), qcow2::driver(), qed::driver(),  raw::driver(),
-            vdi::driver(),       vhd::driver(),   vhdx::driver(),  vmdk::driver(),
+            ova::driver(),   xva::driver(),   bochs::driver(), cloop::driver(),
+            cow::driver(),   dmg::driver(),   luks::driver(),  parallels::driver(),
+            qcow1::driver(), qcow2::driver(), qed::driver(),   raw::driver(),
+            vdi::driver(),   vhd::driver(),   vhdx::driver(),  vmdk::driver(),
         };
         std::sort(all.begin(), all.end(),
                   [](const FormatDriver& a, const FormatDriver& b) { return a.name < b.name; });

@@ -249,4 +249,28 @@ Task<> create(Loop& loop, CreateRequest request) {
     co_return co_await write_new_image(loop, plan.path, std::move(pieces), length);
 }
 
+Result<std::vector<std::byte>> stream_start(const CreateRequest& request, std::string_view name) {
+    Plan plan;
+    plan.path = request.path;
+    plan.subformat = "streamOptimized";
+    plan.size = STRATA_TRY(disk_size_of(request, "vmdk", kMaxSize));
+    Descriptor descriptor = STRATA_TRY(describe(request, plan));
+    descriptor.parent_cid = kNoParent;
+    descriptor.extents.push_back({.sectors = plan.size / 512,
+                                  .type = ExtentType::Sparse,
+                                  .type_name = "SPARSE",
+                                  .file = std::string(name)});
+    const std::string text = serialise_descriptor(descriptor);
+    if (text.size() > kDescriptorSectors * 512) {
+        return wrong("the names are too long for a VMDK image");
+    }
+    std::uint64_t length = 0;
+    const Pieces pieces = stream_pieces(plan, text, length);
+    std::vector<std::byte> start(length);
+    for (const auto& [offset, bytes] : pieces) {
+        std::copy(bytes.begin(), bytes.end(), start.begin() + static_cast<std::ptrdiff_t>(offset));
+    }
+    return start;
+}
+
 }  // namespace strata::block::vmdk

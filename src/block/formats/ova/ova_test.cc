@@ -1,0 +1,183 @@
+// Appliances: made, read, checked; descriptions and archives that cannot be are refused.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "block/formats/archive/tar.h"
+#include "block/formats/ova/envelope.h"
+#include "block/formats/xva/blocks.h"
+#include "block/jobs/copy.h"
+#include "block/loop.h"
+#include "block/registry.h"
+
+namespace strata::block {
+namespace {
+
+constexpr std::uint64_t kMiB = 1U << 20;
+
+class Appliances : public testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = testing::TempDir() + "ovaXXXXXX";
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+        loop_ = std::move(Loop::create({.engine = IoEngine::Threads})).value();
+    }
+    void TearDown() override {
+        loop_.reset();
+        std::filesystem::remove_all(folder_);
+    }
+    [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
+    Result<NodePtr> open(const std::string& name, const std::string& format, bool writable = false,
+                         OptionList extra = {}) {
+        OpenOptions options;
+        options.path = path(name);
+        options.format = format;
+        options.read_only = !writable;
+        options.extra = std::move(extra);
+        return loop_->run(open_node(*loop_, std::move(options)));
+    }
+    void put(const std::string& name, const std::vector<std::byte>& bytes) {
+        std::ofstream out(path(name), std::ios::binary);
+        out.write(reinterpret_cast<const char*>(bytes.data()),
+                  static_cast<std::streamsize>(bytes.size()));
+    }
+    static void add(std::vector<std::byte>& archive, const std::string& name,
+                    std::string_view content) {
+        const auto header = archive::tar_header(name, content.size(), 0);
+        archive.insert(archive.end(), header.begin(), header.end());
+        const auto bytes = std::as_bytes(std::span(content));
+        archive.insert(archive.end(), bytes.begin(), bytes.end());
+        archive.resize((archive.size() + 511) / 512 * 512);
+    }
+    std::string folder_;
+    std::unique_ptr<Loop> loop_;
+};
+
+TEST_F(Appliances, WhatIsWrittenIsReadAndMatchesItsManifest) {
+    CreateRequest request{path("a.ova"), 9 * kMiB, {{"name", "a <machine> & more"}}};
+    ASSERT_TRUE(loop_->run(create_image(*loop_, "ova", std::move(request))).ok());
+    std::vector<std::byte> model(9 * kMiB);
+    std::ranges::fill(std::span(model).subspan(3 * kMiB, 2 * kMiB), std::byte{7});
+    std::ranges::fill(std::span(model).last(100000), std::byte{9});
+    {
+        auto target = open("a.ova", "ova", true);
+        ASSERT_TRUE(target.ok()) << target.error().text();
+        for (std::uint64_t at = 0; at < model.size(); at += 65536) {
+            const auto part = std::span(model).subspan(at, 65536);
+            ASSERT_TRUE(loop_->run((*target)->write(at, Buffers::of(part))).ok());
+        }
+        ASSERT_TRUE(loop_->run((*target)->close()).ok());
+    }
+    EXPECT_FALSE(open("a.ova", "ova", true).ok()) << "it has its content";
+    auto node = open("a.ova", "ova");
+    ASSERT_TRUE(node.ok()) << node.error().text();
+    std::vector<std::byte> got(model.size());
+    ASSERT_EQ((*node)->size(), model.size());
+    ASSERT_TRUE(loop_->run((*node)->read(0, Buffers(std::span(got)))).ok());
+    EXPECT_TRUE(got == model);
+    auto report = loop_->run((*node)->check(Repair::Nothing));
+    ASSERT_TRUE(report.ok());
+    EXPECT_TRUE(report->clean());
+    {
+        std::fstream damage(path("a.ova"), std::ios::in | std::ios::out | std::ios::binary);
+        damage.seekp(80000);
+        damage << "x";
+    }
+    report = loop_->run((*node)->check(Repair::Nothing));
+    ASSERT_TRUE(report.ok());
+    EXPECT_EQ(report->corruptions, 1U);
+}
+
+TEST(OvfTest, NamesAndSizesThatCannotBeAreRefused) {
+    const auto disks = [](std::string_view href, std::string_view disk) {
+        return ova::parse_ovf(
+            fmt::format("<e:Envelope xmlns:e='x'><e:References><e:File e:id='f' e:href='{}'/>"
+                        "</e:References><e:DiskSection><e:Disk {}/></e:DiskSection></e:Envelope>",
+                        href, disk),
+            "x");
+    };
+    const char* fine = "e:fileRef='f' e:capacity='3' e:capacityAllocationUnits='byte * 2^30'";
+    const auto good = disks("a.vmdk", fine);
+    ASSERT_TRUE(good.ok()) << good.error().text();
+    ASSERT_EQ(good->size(), 1U);
+    EXPECT_EQ((*good)[0].capacity, 3ULL << 30);
+    for (const char* href : {"../a.vmdk", "/etc/passwd", "a/b", "", "..", "file:x"}) {
+        EXPECT_FALSE(disks(href, fine).ok()) << href;
+    }
+    for (const char* disk :
+         {"e:fileRef='f' e:capacity='x'", "e:fileRef='f' e:capacity='99999999999999999999'",
+          "e:fileRef='g' e:capacity='1'",
+          "e:fileRef='f' e:capacity='9' e:capacityAllocationUnits='byte * 2^99'",
+          "e:fileRef='f' e:capacity='999999999999' e:capacityAllocationUnits='byte * 2^40'",
+          "e:fileRef='f' e:capacity='9' e:capacityAllocationUnits='furlongs'"}) {
+        EXPECT_FALSE(disks("a.vmdk", disk).ok()) << disk;
+    }
+    EXPECT_FALSE(ova::parse_ovf("<Envelope", "x").ok());
+    std::string deep;
+    for (int i = 0; i < 200000; ++i) {
+        deep += "<a>";
+    }
+    EXPECT_FALSE(ova::parse_ovf(deep, "x").ok());
+    // No entities: what they would be stays unread, whatever they name.
+    (void)ova::parse_ovf("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><Envelope>&b;",
+                         "x");
+}
+
+TEST_F(Appliances, ExportsOfXenServer) {
+    std::vector<std::byte> archive;
+    add(archive, "ova.xml",
+        "<value><struct><member><name>objects</name><value><array><data><value><struct>"
+        "<member><name>class</name><value>VDI</value></member>"
+        "<member><name>id</name><value>Ref:7</value></member>"
+        "<member><name>snapshot</name><value><struct><member><name>virtual_size</name>"
+        "<value>5242880</value></member></struct></value></member>"
+        "</struct></value></data></array></value></member></struct></value>");
+    const std::string one(kMiB, 'a'), two(kMiB, 'b');
+    add(archive, "Ref:7/00000000", one);
+    add(archive, "Ref:7/00000000.checksum", "3ea6f1e7a0b9ee4a7a9a0a6d6fb1e6bd7f0a5a2f");
+    add(archive, "Ref:7/00000003", two);
+    add(archive, "Ref:7/00000004", "");
+    put("a.xva", archive);
+    auto node = open("a.xva", "xva");
+    ASSERT_TRUE(node.ok()) << node.error().text();
+    ASSERT_EQ((*node)->size(), 5 * kMiB);
+    std::vector<std::byte> got(5 * kMiB), wanted(5 * kMiB);
+    std::ranges::fill(std::span(wanted).first(kMiB), std::byte{'a'});
+    std::ranges::fill(std::span(wanted).subspan(3 * kMiB, kMiB), std::byte{'b'});
+    ASSERT_TRUE(loop_->run((*node)->read(0, Buffers(std::span(got)))).ok());
+    EXPECT_TRUE(got == wanted);
+    const auto report = loop_->run((*node)->check(Repair::Nothing));
+    ASSERT_TRUE(report.ok());
+    EXPECT_EQ(report->corruptions, 1U) << "the checksum is of something else";
+    add(archive, "Ref:8/00000000", one);
+    put("b.xva", archive);
+    EXPECT_FALSE(open("b.xva", "xva").ok()) << "which of two disks?";
+    EXPECT_TRUE(open("b.xva", "xva", false, {{"disk", "Ref:8"}}).ok());
+    archive.resize(archive.size() - kMiB);
+    put("c.xva", archive);
+    EXPECT_FALSE(open("c.xva", "xva", false, {{"disk", "Ref:8"}}).ok()) << "it is cut off";
+    for (const char* name : {"Ref:7", "Ref:7/", "Ref:7/x", "/0", "Ref:7/99999999999", "a/0"}) {
+        EXPECT_FALSE(xva::parse_block_name(name).has_value()) << name;
+    }
+}
+
+TEST_F(Appliances, ArchivesThatCannotBeAreRefused) {
+    std::vector<std::byte> archive;
+    add(archive, "a.ovf", "<Envelope/>");
+    put("a.ova", archive);
+    EXPECT_FALSE(open("a.ova", "ova").ok()) << "no disk";
+    archive[0] = std::byte{'b'};
+    put("b.ova", archive);
+    EXPECT_FALSE(open("b.ova", "ova").ok()) << "a checksum is wrong";
+    put("c.ova", std::vector<std::byte>(100));
+    EXPECT_FALSE(open("c.ova", "ova").ok());
+}
+
+}  // namespace
+}  // namespace strata::block
