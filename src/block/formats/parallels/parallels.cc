@@ -9,9 +9,13 @@
 #include <fmt/format.h>
 
 #include "base/endian.h"
+#include "block/formats/archive/xml.h"
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
+#include "block/formats/parallels/bundle.h"
+#include "block/formats/parallels/bundle_node.h"
 #include "block/formats/parallels/header.h"
+#include "block/formats/raw/raw.h"
 #include "block/wording.h"
 
 namespace strata::block::parallels {
@@ -19,8 +23,10 @@ namespace {
 
 class ParallelsNode final : public TableNode {
   public:
-    ParallelsNode(NodePtr file, std::string name, bool read_only, const Header& header)
+    ParallelsNode(NodePtr file, std::string name, bool read_only, const Header& header,
+                  NodePtr below = nullptr)
         : TableNode(std::move(file), std::move(name), read_only), header_(header) {
+        backing_ = std::move(below);
         end_ = std::max(end_, header.data_offset);
         configure(header.size, header.block, false);
     }
@@ -129,8 +135,57 @@ unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
     return is_image(start) ? 100 : 0;
 }
 
+/// One stretch of a bundle: its layers, the lowest one opened first.
+Task<NodePtr> open_storage(Loop& loop, const OpenOptions& options, Storage storage) {
+    NodePtr below;
+    for (auto layer = storage.layers.rbegin(); layer != storage.layers.rend(); ++layer) {
+        Reference reference{.kind = Reference::Kind::Extent,
+                            .name = layer->name,
+                            .format = {},
+                            .referrer = options.path};
+        STRATA_CO_TRY(NodePtr file, co_await open_reference(loop, options, std::move(reference)));
+        if (layer->plain) {
+            const std::uint64_t size = file->size() / 512 * 512;
+            below = std::make_shared<raw::RawNode>(std::move(file), 0, size);
+            continue;
+        }
+        STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
+        STRATA_CO_TRY(const Header header, parse_header(bytes, layer->name));
+        std::string name = file->name();
+        below = std::make_shared<ParallelsNode>(std::move(file), std::move(name), true, header,
+                                                std::move(below));
+    }
+    co_return below;
+}
+
+Task<NodePtr> open_bundle(NodePtr file, const OpenOptions& options) {
+    if (!options.read_only) {
+        co_return unsupported_image("Parallels", options.path,
+                                    "bundles can be read only; open it read-only");
+    }
+    if (file->size() > archive::kMaxXml) {
+        co_return broken_image("Parallels", options.path, "its description is too long");
+    }
+    STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, file->size()));
+    // SAFETY: bytes as characters.
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    STRATA_CO_TRY(std::vector<Storage> storages, parse_bundle(text, options.path));
+    std::vector<BundleNode::Part> parts;
+    for (Storage& each : storages) {
+        BundleNode::Part part{.start = each.start, .size = each.size};
+        STRATA_CO_TRY(part.node, co_await open_storage(file->loop(), options, std::move(each)));
+        parts.push_back(std::move(part));
+    }
+    co_return NodePtr(
+        std::make_shared<BundleNode>(std::move(file), options.path, std::move(parts)));
+}
+
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
+    // SAFETY: bytes as characters.
+    if (is_bundle({reinterpret_cast<const char*>(bytes.data()), bytes.size()})) {
+        co_return co_await open_bundle(std::move(file), options);
+    }
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
     co_return NodePtr(
         std::make_shared<ParallelsNode>(std::move(file), options.path, options.read_only, header));
