@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -203,6 +204,40 @@ class ImageTest(unittest.TestCase):
         self.assertEqual(int(size), len(contents["machine-disk1.vmdk"]))
         if shutil.which("qemu-img"):
             subprocess.run(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", self.path("machine-disk1.vmdk"), raw], check=True, stdout=subprocess.DEVNULL)
+
+    def test_sesparse_extents_are_read(self):
+        grain, span = 4096, 4096 * 4096
+        header = [0xCAFEBABE, 0x0000000200000001, 2 * span // 512, 8, 64, 0, 0, 0, 0, 0, 1, 1, 2, 1, 3, 1, 8, 1, 64, 128, 9, 1, 10, 1, 256, 64]
+        directory = [0x1000000000000001, 0x1000000000000000]
+        tables = [[0] * 4096, [0] * 4096]
+        tables[1][0], tables[1][1], tables[1][2] = 3 << 60 | 2 << 48, 2 << 60, 1 << 60
+        tables[0][4095] = 3 << 60 | 1 << 48
+        words = lambda values: struct.pack(f"<{len(values)}Q", *values)
+        file = bytearray(256 * 512 + 3 * grain)
+        for at, part in ((0, words(header)), (512, words([0xCAFECAFE, 0, 0, 0])), (8 * 512, words(directory)),
+                         (64 * 512, words(tables[0]) + words(tables[1])), (256 * 512 + grain, b"1" * grain + b"2" * grain)):
+            file[at:at + len(part)] = part
+        self.path("disk-sesparse.vmdk").write_bytes(file)
+        self.path("disk.vmdk").write_text(f"""# Disk DescriptorFile
+version=4
+CID=12345678
+parentCID=ffffffff
+createType="seSparse"
+RW {2 * span // 512} SESPARSE "disk-sesparse.vmdk"
+ddb.adapterType = "lsilogic"
+""")
+        self.good("convert", self.path("disk.vmdk"), self.path("out.raw"), "--format", "vmdk", "--follow")
+        wanted = bytearray(2 * span)
+        wanted[:grain], wanted[2 * span - grain:] = b"2" * grain, b"1" * grain
+        self.assertEqual(self.path("out.raw").read_bytes(), wanted)
+        if shutil.which("qemu-img"):
+            subprocess.run(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", self.path("disk.vmdk"), self.path("out.raw")], check=True, stdout=subprocess.DEVNULL)
+        for at, part in ((8 * 512, words([0x1000000000000002])), (64 * 512 + 4096 * 8, words([4 << 60])), (64 * 512 + 4096 * 8, words([3 << 60 | 3 << 48])),
+                         (512 + 24, words([1])), (16 * 8, words([1 << 60])), (2 * 8, words([1 << 30]))):
+            broken = bytearray(file)
+            broken[at:at + len(part)] = part
+            self.path("disk-sesparse.vmdk").write_bytes(broken)
+            self.assertNotEqual(run("image", "convert", self.path("disk.vmdk"), self.path("bad.raw"), "--format", "vmdk", "--follow").returncode, 0, at)
 
     def test_ports(self):
         raw = self.path("disk.raw")

@@ -9,6 +9,7 @@
 #include "block/formats/common/wire.h"
 #include "block/formats/vmdk/create.h"
 #include "block/formats/vmdk/descriptor.h"
+#include "block/formats/vmdk/se_sparse.h"
 #include "block/formats/vmdk/sparse_extent.h"
 #include "block/formats/vmdk/stream_writer.h"
 #include "block/formats/vmdk/vmdk_node.h"
@@ -54,7 +55,14 @@ Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, con
         co_return extent;
     }
     if (line.type == ExtentType::SeSparse) {
-        co_return unsupported_image("VMDK", options.path, "SESPARSE extents are not read");
+        if (!options.read_only) {
+            co_return unsupported_image("VMDK", options.path,
+                                        "SESPARSE extents can be read only; open it read-only");
+        }
+        std::string name = file->name();
+        STRATA_CO_TRY(extent.node, co_await open_se_sparse(std::move(file), std::move(name),
+                                                           extent.size, std::move(backing), start));
+        co_return extent;
     }
     bool fresh = false;
     STRATA_CO_TRY(SparseHeader header, co_await read_sparse_header(*file, options.path, fresh));
