@@ -12,6 +12,7 @@ Result<ChosenEngine> choose_engine(const api::MachineConfig& config, int profile
     engine::soft::SoftOptions options;
     options.translate = !config.interpret_only;
     options.profile_fd = profile_fd;
+    options.direct = true;
     options.lock_up_helper = [sandbox = helper_sandbox()]() -> Result<> {
         (void)STRATA_TRY(host::enter_sandbox(sandbox));
         return ok();
@@ -37,8 +38,7 @@ api::Json probe_host() {
     }
     const auto direct = engine::soft::probe_direct_execution();
     const std::string how =
-        direct.ok() ? "guest user code can run natively in processes of its own; off unless "
-                      "STRATA_TRANSLATOR=direct"
+        direct.ok() ? "guest user code that gains by it runs natively, in processes of its own"
                     : direct.error().text();
     return api::Json{{"host", host_info()},
                      {"direct_execution", {{"usable", direct.ok()}, {"reason", how}}},

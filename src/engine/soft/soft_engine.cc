@@ -20,6 +20,13 @@ Result<TranslateOptions> developers_options() {
     return parse_translate_options(words != nullptr ? words : "");
 }
 
+// In stub processes. A profile counts what the translator runs, so it has to run everything.
+bool runs_user_code(const SoftOptions& options, const TranslateOptions& words) {
+    const bool wanted = (options.direct && options.profile_fd < 0) || options.always_direct ||
+                        words.direct || words.always_direct;
+    return options.translate && wanted && !words.no_direct;
+}
+
 }  // namespace
 
 SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
@@ -27,14 +34,13 @@ SoftEngine::SoftEngine(const SoftOptions& options) : options_(options) {
     capabilities_.tsc_khz = host_tsc_khz();
     capabilities_.max_vcpus = 254;
     const auto words = developers_options();
-    if (options.translate && words.ok() &&
-        (words->direct || words->always_direct || options.always_direct)) {
+    if (words.ok() && runs_user_code(options, *words)) {
         // Now: with the first machine the process may be locked up already.
         auto started = Zygote::start(options.lock_up_helper);
         if (started) {
             zygote_ = std::move(started).value();
         } else {
-            log::warn("guest user code stays with the translator: {}", started.error().text());
+            log::info("guest user code stays with the translator: {}", started.error().text());
         }
     }
 }

@@ -16,7 +16,9 @@ class SoftVm;
 
 /// What can be switched off to find out who is wrong.
 struct SoftOptions {
-    bool translate = true;       ///< false: every instruction through the interpreter
+    bool translate = true;  ///< false: every instruction through the interpreter
+    bool direct = false;    ///< user code that gains by it runs on the host's processor, in stub
+                            ///< processes, where the host allows
     bool always_direct = false;  ///< user code in stub processes wherever possible, for tests
     bool exact_flags = false;    ///< true: translated code keeps even flags that nothing reads, so
                                  ///< that a fault shows them right

@@ -1,4 +1,6 @@
 // DirectRunner: which stub, and what it has mapped.
+#include <utility>
+
 #include <sys/random.h>
 
 #include "arch/x86/cpu_model.h"
@@ -24,7 +26,7 @@ constexpr std::uint32_t kNeighbourScans = 16;  // of them, pages whose code has 
 constexpr std::uint64_t kMostRuns = 30'000;    // the host allows 65530 mappings
 constexpr std::size_t kMostLeaves = 16'384;
 constexpr std::uint32_t kSameFaults = 4;
-constexpr std::uint64_t kOrderNs = 8000,
+constexpr std::uint64_t kOrderNs = 4000,
                         kMappingNs = 5000;  // of the helper's time: being woken, each mapping
 
 std::uint64_t host_xcr0() {
@@ -34,6 +36,23 @@ std::uint64_t host_xcr0() {
         return (static_cast<std::uint64_t>(high) << 32U) | low;
     }();
     return value;
+}
+
+// For pages that were looked at before: programs start again and again. Who makes two alike gains
+// what page_scan.h says that deceiving it gains.
+std::uint64_t page_hash(std::span<const std::uint8_t> bytes, bool same_state) {
+    constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15;
+    std::uint64_t hash = bytes.size() * 2 + (same_state ? 1U : 0U);
+    for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
+        std::uint64_t word = 0;
+        __builtin_memcpy(&word, bytes.data(), 8);
+        hash = (hash ^ word) * kFactor;
+        hash ^= hash >> 32U;
+    }
+    for (const std::uint8_t byte : bytes) {
+        hash = (hash ^ byte) * kFactor;
+    }
+    return hash ^ (hash >> 29U);
 }
 
 }  // namespace
@@ -90,7 +109,8 @@ DirectRunner::Stub* DirectRunner::stub_for_space() {
         stub->flushes = flushes_now();
         stub->head = events_->head;
         stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
-        stub->window_cost = stub->window_own = stub->window_runs = 0;
+        stub->faulted = 0;
+        stub->window_cost = stub->window_own = stub->window_runs = stub->window_flips = 0;
         stub->window_cpu = stub->process->cpu_time();
     }
     stub->last_use = time;
@@ -124,7 +144,7 @@ DirectRunner::Stub* DirectRunner::take_stub() {
     }
     auto made = StubProcess::create(zygote_, base);
     if (!made) {
-        log::warn("guest user code stays with the translator: {}", made.error().text());
+        log::info("guest user code stays with the translator: {}", made.error().text());
         unusable_ = true;
         return nullptr;
     }
@@ -155,6 +175,7 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
     }
     stub.flushes = flushes;
     stub.head = events_->head;
+    map_after_fault(stub);
     return apply(stub);
 }
 
@@ -207,7 +228,6 @@ void DirectRunner::validate(Stub& stub) {
 
 // The bytes of a page, and what lies before and behind it in the address space.
 bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
-    ++scans_;
     std::uint8_t bytes[kScanBefore + kPageBytes + kScanReach];
     const memory::GuestRam& ram = *cpu_.vm->ram;
     const auto copy = [&](std::uint64_t address, std::size_t from, std::size_t count,
@@ -226,8 +246,15 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     const bool behind = copy(start + kPage, 0, kScanReach, bytes + kScanBefore + kPageBytes);
     const std::size_t skipped = before ? 0 : kScanBefore;
     const std::span<const std::uint8_t> all(bytes, sizeof bytes - (behind ? 0 : kScanReach));
-    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped,
-                           same_state_components(cpu_.xcr0, host_xcr0()))) {
+    const bool same_state = same_state_components(cpu_.xcr0, host_xcr0());
+    const std::uint64_t hash = page_hash(all.subspan(skipped), same_state);
+    std::uint64_t& known = scanned_[hash % kScanned];
+    if (known == (hash | 1U)) {
+        return true;
+    }
+    ++scans_;
+    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped, same_state)) {
+        known = hash | 1U;
         return true;
     }
     counters_.sensitive_pages.fetch_add(1, std::memory_order_relaxed);
@@ -274,11 +301,14 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
         return Fault::Refused;  // only a forged report says so
     }
     PageWalk walk;
-    if (!walk_page_tables(cpu_, linear, access, Rights::User, walk)) {
-        return Fault::Exception;
-    }
+    const bool granted = walk_page_tables(cpu_, linear, access, Rights::User, walk);
     if (linear < kLowest || linear >= kHighest || stub.process->owns(linear)) {
-        return Fault::Refused;
+        return granted ? Fault::Refused : Fault::Exception;
+    }
+    if (!granted) {
+        stub.faulted = linear;
+        stub.fault_access = access;
+        return Fault::Exception;
     }
     const GuestRegion region(cpu_, linear);
     const std::uint64_t page = linear / kPage;
@@ -308,9 +338,26 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     }
     flipped_ =
         old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
+    stub.window_flips += flipped_ ? 1U : 0U;
     set_page(stub, page, entry);
     map_neighbours(stub, region, linear);
     return Fault::Mapped;
+}
+
+// The guest's kernel has served a fault: mostly the page is there now, and the stub would come back
+// at once for its mapping.
+void DirectRunner::map_after_fault(Stub& stub) {
+    const std::uint64_t linear = std::exchange(stub.faulted, 0), page = linear / kPage;
+    if (linear == 0) {
+        return;
+    }
+    const GuestRegion region(cpu_, linear);
+    const ShadowPage old = stub.map.at(page);
+    const ShadowPage entry = wanted(linear, region, old, stub.fault_access);
+    if (entry.mapped() && entry != old) {
+        set_page(stub, page, entry);
+        map_neighbours(stub, region, linear);
+    }
 }
 
 void DirectRunner::map_neighbours(Stub& stub, const GuestRegion& region, std::uint64_t linear) {

@@ -27,10 +27,12 @@ constexpr std::uint64_t kFixedFlags = 0x202;
 constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
 constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
-constexpr std::uint64_t kEntryNs = 7000;      // of a stub's own time: signal, waiting, entering
+constexpr std::uint64_t kEntryNs = 5000;      // of a stub's own time: signal, waiting, entering
 constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
-constexpr std::uint64_t kShortRunUs = 40;     // not worth the way there and back
+constexpr std::uint64_t kShortRunUs = 20;     // not worth the way there and back
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
+constexpr std::uint64_t kRewritesUs =
+    2'000'000;  // code that is written and executed in turn will be for long
 constexpr std::uint32_t kStrikes = 3;
 
 std::uint64_t now() {
@@ -169,11 +171,16 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     const std::uint64_t native = taken > own ? taken - own : 0;
     const std::uint64_t paid = stub->window_cost + fixed;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
-    stub->window_cost = stub->window_runs = stub->window_own = 0;
+    const bool rewrites = stub->window_flips * 2 > stub->window_runs && native < paid;
+    stub->window_cost = stub->window_runs = stub->window_own = stub->window_flips = 0;
     stub->window_cpu = spent;
     std::uint64_t& lost = events_->lost_ns;
     lost = native > paid ? lost - std::min(lost, (native - paid) / 2) : lost + paid - native;
-    settle(space, native > paid);
+    if (rewrites) {
+        give_up(space, std::max(space.backoff, kRewritesUs));
+    } else {
+        settle(space, native > paid);
+    }
 }
 
 void DirectRunner::settle(UserSpace& space, bool won) {
@@ -183,12 +190,15 @@ void DirectRunner::settle(UserSpace& space, bool won) {
         return;
     }
     ++space.strikes;
-    if (space.strikes < kStrikes) {
-        return;
+    if (space.strikes >= kStrikes) {
+        give_up(space, std::clamp(space.backoff * 2, kFirstBackoffUs, kLastBackoffUs));
     }
+}
+
+void DirectRunner::give_up(UserSpace& space, std::uint64_t backoff_us) {
     events_->lost_ns += space.backoff == 0 ? kStubNs : 0;
     counters_.given_up.fetch_add(1, std::memory_order_relaxed);
-    space.backoff = std::clamp(space.backoff * 2, kFirstBackoffUs, kLastBackoffUs);
+    space.backoff = backoff_us;
     space.not_before = now() + space.backoff * cycles_per_us_;
     set_active(*events_, space, false);
 }

@@ -68,9 +68,12 @@ class DirectRunner {
         std::uint64_t flushes = 0;
         std::uint64_t head = 0;
         std::uint64_t last_use = 0;
+        std::uint64_t faulted = 0;  // where the guest's kernel was to make a page; 0: nowhere
+        MemAccess fault_access = MemAccess::Read;
         // What the current window has cost the vCPU's thread (ns) and the stub's own for mappings,
         // how often it was entered, and what processor time it had taken before.
         std::uint64_t window_cost = 0, window_own = 0, window_runs = 0, window_cpu = 0;
+        std::uint64_t window_flips = 0;  // pages that changed between written and executed
     };
     enum class Fault : std::uint8_t { Mapped, Exception, Refused };
     enum class Then : std::uint8_t { Again, Polled, Exception, Refused };
@@ -91,6 +94,7 @@ class DirectRunner {
     [[nodiscard]] bool scan(std::uint64_t linear, std::uint64_t ram_page);
     [[nodiscard]] bool forget_code(const GuestPage& page);
     [[nodiscard]] Fault map_fault(Stub& stub, std::uint64_t linear, MemAccess access);
+    void map_after_fault(Stub& stub);
     void map_neighbours(Stub& stub, const GuestRegion& region, std::uint64_t linear);
     void set_page(Stub& stub, std::uint64_t page, ShadowPage entry);
 
@@ -106,6 +110,7 @@ class DirectRunner {
     [[nodiscard]] Then lost(Stub& stub);
     void judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began);
     void settle(UserSpace& space, bool won);
+    void give_up(UserSpace& space, std::uint64_t backoff_us);
 
     CpuState& cpu_;
     Zygote& zygote_;
@@ -116,6 +121,9 @@ class DirectRunner {
     DirectCounters counters_;
     std::uint64_t mapping_cost_ = 0;  // of this run()'s
     std::uint64_t scans_ = 0;
+    // Hashes of pages that may execute, by their low bits; bit 0 set.
+    static constexpr std::size_t kScanned = 8192;
+    std::vector<std::uint64_t> scanned_ = std::vector<std::uint64_t>(kScanned);
     std::uint64_t last_run_ = 0;  // TSC cycles, about
     bool flipped_ = false;        // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;

@@ -59,9 +59,10 @@ struct TranslateOptions {
     bool small_cache = false;      ///< 4 MiB of code memory, to see evictions
     // To standard error, see trace.h:
     bool trace_decode = false, trace_blocks = false, trace_code = false, trace_exits = false;
-    int profile_fd = -1;  ///< blocks count their executions; where that is written at the end
-    bool report = false;  ///< print the counters at the end
-    bool direct = false;  ///< user code in stub processes (direct/), where the host allows
+    int profile_fd = -1;     ///< blocks count their executions; where that is written at the end
+    bool report = false;     ///< print the counters at the end
+    bool direct = false;     ///< user code in stub processes (direct/), where the host allows
+    bool no_direct = false;  ///< never
     bool always_direct = false;  ///< … whether or not that is worth it, for tests
 };
 

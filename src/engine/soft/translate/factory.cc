@@ -93,7 +93,7 @@ constexpr std::array kSwitches = {
     Switch{"no-in-place", &TranslateOptions::interpret_in_place, false},
     Switch{"small-cache", &TranslateOptions::small_cache, true},
     Switch{"direct", &TranslateOptions::direct, true},
-    Switch{"no-direct", &TranslateOptions::direct, false},
+    Switch{"no-direct", &TranslateOptions::no_direct, true},
     Switch{"always-direct", &TranslateOptions::always_direct, true},
     Switch{"trace-decode", &TranslateOptions::trace_decode, true},
     Switch{"trace-blocks", &TranslateOptions::trace_blocks, true},
