@@ -12,7 +12,7 @@ namespace {
 
 constexpr unsigned kMaxInFlight = 128;
 constexpr std::uint64_t kMaxBytesInFlight = 64U << 20;
-constexpr std::size_t kSpareBuffers = 32;
+constexpr std::size_t kSpareBuffers = 64;
 constexpr std::uint32_t kSpareLargest = 256U << 10, kSmallestBuffer = 4096;
 constexpr std::uint32_t kSmallestHole = 64U << 10;  ///< shorter ones go as data
 constexpr std::uint32_t kPrefetchPart = 1U << 20;
