@@ -322,6 +322,10 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     report_.total_clusters = (header().size + cluster() - 1) / cluster();
     const bool was_dirty = (header().incompatible & kDirty) != 0;
     if (mends()) {
+        auto readable = co_await read_snapshots(file_, header());  // before anything is written
+        if (!readable.ok()) {
+            co_return std::move(readable).error();
+        }
         STRATA_CO_TRY_VOID(co_await mark_dirty(true));
     }
     STRATA_CO_TRY_VOID(co_await count_file_tables(extra));
