@@ -110,7 +110,8 @@ DirectRunner::Stub* DirectRunner::stub_for_space() {
         stub->head = events_->head;
         stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
         stub->faulted = 0;
-        stub->window_cost = stub->window_own = stub->window_runs = stub->window_flips = 0;
+        stub->window_cost = stub->window_own = stub->window_runs = 0;
+        stub->window_flips = stub->window_refused = 0;
         stub->window_cpu = stub->process->cpu_time();
     }
     stub->last_use = time;

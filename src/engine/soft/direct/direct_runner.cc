@@ -31,8 +31,7 @@ constexpr std::uint64_t kEntryNs = 5000;      // of a stub's own time: signal, w
 constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
 constexpr std::uint64_t kShortRunUs = 20;     // not worth the way there and back
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
-constexpr std::uint64_t kRewritesUs =
-    2'000'000;  // code that is written and executed in turn will be for long
+constexpr std::uint64_t kHopelessUs = 2'000'000;
 constexpr std::uint32_t kStrikes = 3;
 
 std::uint64_t now() {
@@ -171,13 +170,19 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     const std::uint64_t native = taken > own ? taken - own : 0;
     const std::uint64_t paid = stub->window_cost + fixed;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
-    const bool rewrites = stub->window_flips * 2 > stub->window_runs && native < paid;
-    stub->window_cost = stub->window_runs = stub->window_own = stub->window_flips = 0;
+    // Neither code that is written and executed in turn nor hot pages with sensitive instructions
+    // will be otherwise soon.
+    constexpr std::uint64_t kMany = 4;
+    const bool hopeless =
+        std::max(stub->window_flips, stub->window_refused) * kMany > stub->window_runs &&
+        native < paid;
+    stub->window_cost = stub->window_runs = stub->window_own = 0;
+    stub->window_flips = stub->window_refused = 0;
     stub->window_cpu = spent;
     std::uint64_t& lost = events_->lost_ns;
     lost = native > paid ? lost - std::min(lost, (native - paid) / 2) : lost + paid - native;
-    if (rewrites) {
-        give_up(space, std::max(space.backoff, kRewritesUs));
+    if (hopeless) {
+        give_up(space, std::max(space.backoff, kHopelessUs));
     } else {
         settle(space, native > paid);
     }
@@ -362,13 +367,14 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
     if (access != MemAccess::Execute) {
         return interpret();
     }
-    return step_off_page();
+    return step_off_page(stub);
 }
 
 // Code of a page that may not run natively: mostly a few instructions of it, then it is back on
 // others.
-DirectRunner::Then DirectRunner::step_off_page() {
+DirectRunner::Then DirectRunner::step_off_page(Stub& stub) {
     constexpr int kMost = 100;
+    ++stub.window_refused;
     counters_.refused.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t page = cpu_.rip >> 12U;
     for (int i = 0; i < kMost; ++i) {

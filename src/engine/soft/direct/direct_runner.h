@@ -73,7 +73,9 @@ class DirectRunner {
         // What the current window has cost the vCPU's thread (ns) and the stub's own for mappings,
         // how often it was entered, and what processor time it had taken before.
         std::uint64_t window_cost = 0, window_own = 0, window_runs = 0, window_cpu = 0;
-        std::uint64_t window_flips = 0;  // pages that changed between written and executed
+        // Pages that changed between written and executed, and runs that ended on a page that may
+        // not run natively.
+        std::uint64_t window_flips = 0, window_refused = 0;
     };
     enum class Fault : std::uint8_t { Mapped, Exception, Refused };
     enum class Then : std::uint8_t { Again, Polled, Exception, Refused };
@@ -106,7 +108,7 @@ class DirectRunner {
     [[nodiscard]] Then serve_system_call();
     [[nodiscard]] Then serve_trap(const StubExit& exit);
     [[nodiscard]] Then interpret();
-    [[nodiscard]] Then step_off_page();
+    [[nodiscard]] Then step_off_page(Stub& stub);
     [[nodiscard]] Then lost(Stub& stub);
     void judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began);
     void settle(UserSpace& space, bool won);
