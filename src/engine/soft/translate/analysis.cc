@@ -109,14 +109,6 @@ bool rsp_change(const Instruction& insn, std::int32_t& change) {
     }
 }
 
-// What the interpreter does may change translations or rights; and so do CLAC and INVLPG where they
-// are done in place, and strings where they are not.
-bool ends_checks(const Unit& unit) {
-    return unit.interpreted || (unit.inlined && (unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC ||
-                                                 unit.insn.mnemonic == ZYDIS_MNEMONIC_INVLPG ||
-                                                 unit.insn.cls == InsnClass::String));
-}
-
 struct Group {
     std::size_t start = 0;
     bool open = false;
@@ -134,6 +126,14 @@ void close(std::vector<Unit>& units, Group& group) {
 }
 
 }  // namespace
+
+// What the interpreter does may change translations or rights; and so do CLAC and INVLPG where they
+// are done in place, and strings where they are not.
+bool ends_checks(const Unit& unit) {
+    return unit.interpreted || (unit.inlined && (unit.insn.mnemonic == ZYDIS_MNEMONIC_CLAC ||
+                                                 unit.insn.mnemonic == ZYDIS_MNEMONIC_INVLPG ||
+                                                 unit.insn.cls == InsnClass::String));
+}
 
 void analyse_flags(std::vector<Unit>& units) {
     FlagsNeed need = FlagsNeed::Exit;
@@ -250,78 +250,6 @@ void group_stack_accesses(std::vector<Unit>& units) {
     }
 }
 
-namespace {
-
-constexpr std::uint16_t kNotABase =
-    0x0E10;  // rsp has groups of its own; guest r9 to r11 are not in registers
-constexpr std::int64_t kFarDisplacement = 1 << 20;
-constexpr std::int8_t kRunSlots = 8;  // of TranslatorState::deltas
-
-struct Run {
-    std::vector<std::size_t> members;
-    std::int32_t low = 0, high = 0;
-    bool write = false;
-};
-
-bool run_access(const Unit& unit) {
-    const Instruction& insn = unit.insn;
-    const MemoryOperand& mem = insn.mem;
-    const bool copy = insn.cls == InsnClass::Copy || insn.cls == InsnClass::CopyVector;
-    return copy && !unit.interpreted && mem.present && (mem.read || mem.write) && !mem.vsib &&
-           mem.base >= 0 && mem.base < 16 && ((kNotABase >> mem.base) & 1) == 0 &&
-           mem.index == kNoRegister && insn.address_size == 8 &&
-           (mem.segment == kDs || mem.segment == kSs) && !insn.uses_high_byte &&
-           mem.displacement > -kFarDisplacement && mem.displacement < kFarDisplacement;
-}
-
-void close_run(std::vector<Unit>& units, Run& run, std::int8_t& slots) {
-    if (run.members.size() >= 2 && slots < kRunSlots) {
-        for (const std::size_t member : run.members) {
-            units[member].slot = slots;
-        }
-        ++slots;
-        Unit& first = units[run.members.front()];
-        first.run_start = true;
-        first.run_write = run.write;
-        first.run_low = run.low;
-        first.run_bytes = run.high - run.low;
-    }
-    run = {};
-}
-
-}  // namespace
-
-void group_base_accesses(std::vector<Unit>& units) {
-    std::array<Run, 16> runs;
-    std::int8_t slots = 0;
-    for (std::size_t i = 0; i < units.size(); ++i) {
-        const Instruction& insn = units[i].insn;
-        if (run_access(units[i])) {
-            Run& run = runs[static_cast<std::size_t>(insn.mem.base)];
-            const auto low = static_cast<std::int32_t>(insn.mem.displacement);
-            const std::int32_t high = low + static_cast<std::int32_t>(access_bytes(insn));
-            if (!run.members.empty() &&
-                std::max(run.high, high) - std::min(run.low, low) > kGroupLimit) {
-                close_run(units, run, slots);
-            }
-            run.low = run.members.empty() ? low : std::min(run.low, low);
-            run.high = run.members.empty() ? high : std::max(run.high, high);
-            run.write = run.write || insn.mem.write;
-            run.members.push_back(i);
-        }
-        // Behind a branch other things hold.
-        const bool all = ends_checks(units[i]) || insn.cls == InsnClass::Jcc;
-        for (std::size_t base = 0; base < runs.size(); ++base) {
-            if (all || ((insn.gpr_write >> base) & 1) != 0) {
-                close_run(units, runs[base], slots);
-            }
-        }
-    }
-    for (Run& run : runs) {
-        close_run(units, run, slots);
-    }
-}
-
 bool masked_copy(const Instruction& insn) {
     return insn.cls == InsnClass::Special && insn.encoding == Encoding::Evex && insn.mask != 0 &&
            insn.mem.present && !insn.mem.vsib && (insn.mem.read || insn.mem.write);
@@ -330,6 +258,24 @@ bool masked_copy(const Instruction& insn) {
 std::uint32_t access_bytes(const Instruction& insn) {
     const std::uint32_t whole = insn.broadcast ? insn.vector_length / 8U : 0;
     return std::max<std::uint32_t>(insn.mem.size, whole);
+}
+
+std::uint16_t data_registers(const Instruction& insn) {
+    std::uint16_t set = 0;
+    const auto add = [&](bool used, std::uint8_t reg) {
+        if (used && !insn.uses_high_byte) {
+            set = static_cast<std::uint16_t>(set | (1U << (reg & 15U)));
+        }
+    };
+    add(insn.reg_is_gpr, insn.reg);
+    add(insn.rm_is_gpr && insn.mod == 3, insn.rm);
+    add(insn.vvvv_is_gpr, insn.vvvv);
+    add(insn.opcode_reg_is_gpr, insn.opcode_reg);
+    return set;
+}
+
+bool touches_memory(const Instruction& insn) {
+    return insn.mem.present && (insn.mem.read || insn.mem.write);
 }
 
 }  // namespace strata::engine::soft

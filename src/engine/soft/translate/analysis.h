@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/soft/decode/instruction.h"
@@ -35,17 +36,20 @@ struct Unit {
     std::int32_t group_low = 0;  ///< lowest byte, relative to rsp here
     std::int32_t group_bytes = 0;
     bool patched = false;  ///< its immediate is read where it stands, each time (checked blocks)
-    // The same for accesses off another base register: the check leaves the page's delta in a slot.
+    // The same for accesses off other registers, base and index, that only change by constants
+    // between them: the check leaves the host's address of the run's lowest byte in a slot.
     static constexpr std::int8_t kNoSlot = -1;
-    std::int8_t slot = kNoSlot;  ///< the operand's address is deltas[slot] + base + displacement
+    std::int8_t slot = kNoSlot;  ///< the operand's address is deltas[slot] + displacement
     bool run_start = false, run_write = false;
-    std::int32_t run_low = 0;  ///< relative to the base register
+    std::int32_t run_low = 0;  ///< relative to base + index * scale at run_start
     std::int32_t run_bytes = 0;
+    std::int32_t displacement = 0;
     // In a loop (loops.h) the slot's base covers the access: its address is deltas[slot] + stepping
     // register * scale + displacement.
     bool hoisted = false;
     std::int8_t stepping = kNoRegister;
-    std::int32_t displacement = 0;
+    bool goes_back = false;  ///< a branch back into the block, and the block has the next
+                             ///< iteration behind it
 };
 
 /// A stack access at a fixed distance from rsp, as an instruction makes it.
@@ -58,9 +62,12 @@ struct StackAccess {
 void analyse_flags(std::vector<Unit>& units);
 /// The group fields.
 void group_stack_accesses(std::vector<Unit>& units);
-/// The slot and run fields: at least two accesses off one register that does not change between
-/// them.
-void group_base_accesses(std::vector<Unit>& units);
+/// The slot and run fields: at least two accesses whose distance is known. Whether there are any.
+bool group_base_accesses(std::vector<Unit>& units);
+/// What `insn` adds to all 64 bits of `reg`, if that is all it does to registers.
+[[nodiscard]] std::optional<std::int64_t> constant_step(const Instruction& insn, unsigned reg);
+/// Whether what was checked before the unit may not hold behind it.
+[[nodiscard]] bool ends_checks(const Unit& unit);
 /// The access `insn` makes through rsp (64-bit mode), if it is one that a group can cover.
 [[nodiscard]] StackAccess stack_access(const Instruction& insn);
 /// Whether a mask chooses which elements of the memory operand are accessed (EVEX; gathers and
@@ -68,6 +75,9 @@ void group_base_accesses(std::vector<Unit>& units);
 /// accessible, and interpreted where it is not: elements that are masked out must not fault, nor
 /// mark pages.
 [[nodiscard]] bool masked_copy(const Instruction& insn);
+/// Guest registers named by ModRM.reg, ModRM.rm, vvvv or the opcode.
+[[nodiscard]] std::uint16_t data_registers(const Instruction& insn);
+[[nodiscard]] bool touches_memory(const Instruction& insn);
 /// Bytes that the check of the memory operand must cover.
 [[nodiscard]] std::uint32_t access_bytes(const Instruction& insn);
 

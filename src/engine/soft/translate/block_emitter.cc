@@ -13,7 +13,6 @@ using enum Reg;
 
 constexpr std::uint16_t kInMemory = 0x0E00;  // guest r9, r10, r11
 constexpr std::uint8_t kFs = 4, kGs = 5;
-constexpr std::uint32_t kMaxAccess = 64;
 constexpr std::int32_t kPage = 4096;
 
 Reg home_of(unsigned guest) {
@@ -21,73 +20,6 @@ Reg home_of(unsigned guest) {
 }
 bool in_memory(unsigned guest) {
     return ((kInMemory >> guest) & 1U) != 0;
-}
-
-// Guest registers named by ModRM.reg, ModRM.rm, vvvv or the opcode.
-std::uint16_t data_registers(const Instruction& insn) {
-    std::uint16_t set = 0;
-    const auto add = [&](bool used, std::uint8_t reg) {
-        if (used && !insn.uses_high_byte) {
-            set = static_cast<std::uint16_t>(set | (1U << (reg & 15U)));
-        }
-    };
-    add(insn.reg_is_gpr, insn.reg);
-    add(insn.rm_is_gpr && insn.mod == 3, insn.rm);
-    add(insn.vvvv_is_gpr, insn.vvvv);
-    add(insn.opcode_reg_is_gpr, insn.opcode_reg);
-    return set;
-}
-
-bool touches_memory(const Instruction& insn) {
-    return insn.mem.present && (insn.mem.read || insn.mem.write);
-}
-
-bool vector_allowed(const Instruction& insn, std::uint32_t mode) {
-    constexpr std::uint32_t kNeedAvx = 3, kNeedAvx512 = 31;
-    if ((mode & ModeBits::kFpuBlocked) != 0) {
-        return false;
-    }
-    const std::uint32_t xcr0 = mode >> ModeBits::kXcr0Shift;
-    const bool xsave = (mode & ModeBits::kXsave) != 0;
-    switch (insn.vector) {
-        case VectorKind::None:
-        case VectorKind::X87:
-        case VectorKind::Mmx:
-            return true;
-        case VectorKind::Sse:
-            return (mode & ModeBits::kSse) != 0;
-        case VectorKind::Avx:
-            return xsave && (xcr0 & kNeedAvx) == kNeedAvx;
-        case VectorKind::Avx512:
-            return xsave && (xcr0 & kNeedAvx512) == kNeedAvx512;
-    }
-    return false;
-}
-
-bool copyable(const Instruction& insn) {
-    const bool memory = touches_memory(insn);
-    if (insn.mem.present && !memory) {
-        return false;
-    }
-    if (memory && (insn.mem.vsib || access_bytes(insn) == 0 || access_bytes(insn) > kMaxAccess)) {
-        return false;
-    }
-    const int held = __builtin_popcount(data_registers(insn) & kInMemory);
-    if (held > (memory ? 1 : 2)) {
-        return false;
-    }
-    Rewrite rewrite;
-    rewrite.memory = Mem::at(insn.uses_high_byte ? Rsi : R10);
-    return can_rewrite(insn, rewrite);
-}
-
-bool has_operand_size_prefix(const Instruction& insn) {
-    for (std::uint8_t i = 0; i < insn.opcode_offset; ++i) {
-        if (insn.bytes[i] == 0x66) {
-            return true;
-        }
-    }
-    return false;
 }
 
 // A store of a whole vector register, which may go to a copy of the memory.
@@ -119,64 +51,6 @@ Reg unused_low_register(const Instruction& insn) {
 }
 
 }  // namespace
-
-bool can_translate(const Instruction& insn, std::uint32_t mode) {
-    switch (insn.cls) {
-        case InsnClass::Copy:
-            return copyable(insn);
-        case InsnClass::CopyVector:
-            return copyable(insn) && vector_allowed(insn, mode);
-        case InsnClass::Special:
-            return masked_copy(insn) && copyable(insn) && vector_allowed(insn, mode);
-        case InsnClass::Nop:
-            return true;
-        case InsnClass::Fence:
-            return true;
-        case InsnClass::Lea:
-            return insn.address_size >= 4;
-        case InsnClass::Jcc:
-        case InsnClass::Jmp:
-            return !has_operand_size_prefix(insn);
-        case InsnClass::JmpIndirect:
-        case InsnClass::CallIndirect:
-            return !has_operand_size_prefix(insn) &&
-                   (!insn.mem.present || (insn.mem.size == 8 && insn.address_size >= 4));
-        case InsnClass::Call:
-        case InsnClass::Ret:
-            return insn.stack_size == 8 && !has_operand_size_prefix(insn);
-        case InsnClass::Loop:
-            return insn.address_size == 8 &&
-                   (insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_JRCXZ);
-        case InsnClass::Stack:
-            if (insn.stack_size != 8 || has_operand_size_prefix(insn)) {
-                return false;
-            }
-            return insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.mnemonic == ZYDIS_MNEMONIC_LEAVE ||
-                   (insn.mnemonic == ZYDIS_MNEMONIC_POP && !insn.mem.present);
-        default:
-            return false;
-    }
-}
-
-bool can_interpret_in_place(const Instruction& insn) {
-    if (insn.mnemonic == ZYDIS_MNEMONIC_HLT) {
-        return false;
-    }
-    switch (insn.cls) {
-        case InsnClass::Copy:
-        case InsnClass::CopyVector:
-        case InsnClass::Lea:
-        case InsnClass::Special:
-        case InsnClass::String:
-        case InsnClass::Stack:
-        case InsnClass::Segment:
-        case InsnClass::System:
-        case InsnClass::Io:
-            return true;
-        default:
-            return false;
-    }
-}
 
 // The operand's linear address, if it is known now.
 bool BlockEmitter::constant_address(const Unit& unit, std::uint64_t& linear) const {
@@ -363,27 +237,6 @@ void BlockEmitter::group_check(const Unit& unit) {
     stack_.push_back(site);
 }
 
-// Compares as a single access would, for all bytes of the run, and keeps the distance to the host
-// page.
-void BlockEmitter::run_check(const Unit& unit) {
-    RunSite site{a_.label(), a_.label(), current_, FlagsPlace::Dead, false};
-    a_.lea(R10, Mem::at(home_of(static_cast<unsigned>(unit.insn.mem.base)), unit.run_low));
-    site.live = begin_clobber(unit);
-    site.flags = flags_place();
-    a_.bind(site.back);
-    const std::int32_t tag = unit.run_write ? layout::kTagWrite : layout::kTagRead;
-    tlb_entry();
-    a_.alu(Alu::Xor, OpSize::Bits64, R10, Mem::at(R11, tag));
-    a_.alu_imm(Alu::Cmp, OpSize::Bits64, R10, kPage - unit.run_bytes);
-    a_.jcc(Cond::A, site.entry);
-    a_.load(R10, Mem::at(R11, layout::kHostPage));
-    a_.alu(Alu::Sub, OpSize::Bits64, R10, Mem::at(R11, tag));
-    a_.store(layout::delta(static_cast<unsigned>(unit.slot)), R10);
-    r10_holds_ = unit.slot;
-    end_clobber(site.live);
-    run_.push_back(site);
-}
-
 void BlockEmitter::vector_check(const Unit& unit) {
     if (vectors_checked_) {
         return;
@@ -418,8 +271,7 @@ void BlockEmitter::emit_copy(const Unit& unit) {
         rewrite.memory = hoisted_operand(unit);
     } else if (memory && unit.slot != Unit::kNoSlot) {
         load_delta(unit.slot);
-        rewrite.memory = Mem::at(R10, home_of(static_cast<unsigned>(insn.mem.base)), 1,
-                                 static_cast<std::int32_t>(insn.mem.displacement));
+        rewrite.memory = Mem::at(R10, unit.displacement);
     } else if (memory) {
         check(unit, {}, access_bytes(insn), insn.mem.write);
         rewrite.memory = Mem::at(R10);
@@ -472,6 +324,7 @@ bool BlockEmitter::keeps_r10(const Unit& unit) const {
     switch (insn.cls) {
         case InsnClass::Nop:
         case InsnClass::Fence:
+        case InsnClass::Jcc:
             return true;
         case InsnClass::Copy:
         case InsnClass::CopyVector: {

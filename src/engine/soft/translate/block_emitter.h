@@ -38,6 +38,7 @@ struct TranslateOptions {
     bool group_runs = true;          ///< one check for a run of accesses off one register
     bool hold_registers = true;      ///< guest r9 to r11 in scratch registers for a while
     bool hoist_loops = true;         ///< one check for many iterations of a loop
+    bool unroll_loops = true;        ///< several iterations of a short loop in one block
     bool extend_blocks = true;       ///< go on behind a conditional branch that is not taken
     bool chain = true;               ///< direct jumps between blocks
     bool chain_pages = true;         ///< … also across pages, guarded
@@ -181,6 +182,9 @@ class BlockEmitter {
         Exit exit;
     };
 
+    void analyse_unit_flags();
+    /// What the units need of each other, and which optimisations they get.
+    void analyse_block();
     void count_execution(Block& block);
     void check_bytes(Block& block);
     void emit_checked_head(Block& block, FlagsNeed need);
@@ -277,6 +281,7 @@ class BlockEmitter {
     void check(const Unit& unit, const Address& address, std::uint32_t bytes, bool write);
     void constant_check(std::uint64_t linear, bool write, Label slow);
     void group_check(const Unit& unit);
+    void run_address(const Unit& unit);
     void run_check(const Unit& unit);
     /// Emits what begin_clobber() emits for kept flags.
     void flags_into_rax();

@@ -47,6 +47,43 @@ FlagsPlace BlockEmitter::flags_place() const {
     return host_valid_ ? FlagsPlace::Host : memory_valid_ ? FlagsPlace::Memory : FlagsPlace::Dead;
 }
 
+void BlockEmitter::analyse_unit_flags() {
+    analyse_flags(units_);
+    if (!options_.track_flags) {
+        for (Unit& unit : units_) {
+            unit.need_before = unit.need_after = FlagsNeed::Host;
+        }
+    }
+}
+
+void BlockEmitter::analyse_block() {
+    analyse_unit_flags();
+    if (source_.ungrouped) {
+        return;
+    }
+    const bool plain = source_.checked_at == nullptr && source_.second_offset == 0;
+    if (options_.hoist_loops && !source_.flat && plain) {
+        loop_ = find_loop(units_, source_.ram_offset, source_.floating);
+    }
+    if (loop_ != nullptr) {
+        return;
+    }
+    const std::size_t count = units_.size();
+    // A profile counts iterations.
+    if (plain && options_.unroll_loops && options_.group_runs && options_.profile_fd < 0 &&
+        options_.max_units > 1 && unroll_loop(units_)) {
+        analyse_unit_flags();
+    }
+    if (options_.group_runs && !group_base_accesses(units_) && units_.size() != count) {
+        units_.resize(count);
+        units_.back().goes_back = false;
+        analyse_unit_flags();
+    }
+    if (options_.group_stack) {
+        group_stack_accesses(units_);
+    }
+}
+
 std::unique_ptr<Block> BlockEmitter::emit() {
     auto block = std::make_unique<Block>();
     block->ram_offset = source_.ram_offset;
@@ -57,24 +94,9 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->guest_length =
         static_cast<std::uint16_t>(units_.back().rip + units_.back().insn.length - source_.rip);
     block->code = here();
-    analyse_flags(units_);
-    if (!options_.track_flags) {
-        for (Unit& unit : units_) {
-            unit.need_before = unit.need_after = FlagsNeed::Host;
-        }
-    }
     const bool checked = source_.checked_at != nullptr;
     block->checked = checked;
-    if (options_.hoist_loops && !source_.ungrouped && !source_.flat && !checked &&
-        source_.second_offset == 0) {
-        loop_ = find_loop(units_, source_.ram_offset, source_.floating);
-    }
-    if (options_.group_stack && !source_.ungrouped && loop_ == nullptr) {
-        group_stack_accesses(units_);
-    }
-    if (options_.group_runs && !source_.ungrouped && loop_ == nullptr) {
-        group_base_accesses(units_);
-    }
+    analyse_block();
     const FlagsNeed need = units_.front().need_before;
     host_valid_ = need == FlagsNeed::Host && !checked;
     // Whatever the bytes have become may need the flags.
@@ -212,6 +234,10 @@ void BlockEmitter::emit_flow(const Unit& unit) {
     const std::uint64_t target = next + static_cast<std::uint64_t>(insn.imm[0]);
     switch (insn.cls) {
         case InsnClass::Jcc:
+            if (unit.goes_back) {
+                branch_exit(static_cast<Cond>((insn.opcode & 15) ^ 1), next);
+                return;
+            }
             branch_exit(static_cast<Cond>(insn.opcode & 15), target);
             if (current_ + 1 == units_.size()) {
                 note_loop_end();
@@ -393,41 +419,6 @@ void BlockEmitter::emit_stack_sites() {
         a_.jmp(site.back);
         end_clobber(site.live);
         bail_out(unit, site.flags);
-    }
-}
-
-void BlockEmitter::emit_run_sites() {
-    for (const RunSite& site : run_) {
-        const Unit& unit = units_[site.unit];
-        const Mem low = Mem::at(home_of(static_cast<unsigned>(unit.insn.mem.base)), unit.run_low);
-        const Label filled = a_.label();
-        mark(site.unit);
-        a_.bind(site.entry);
-        if (site.live) {
-            end_clobber(true);
-            a_.pushfq();
-            a_.pop(layout::flags());
-        }
-        a_.lea(R10, low);
-        a_.mov_imm(R11, static_cast<std::uint32_t>(unit.run_bytes) |
-                            (unit.run_write ? RunWord::kWrite : 0));
-        a_.call_to(glue_.run);
-        a_.jmp(filled);
-        if (site.live) {
-            a_.push(layout::flags());
-            a_.popfq();
-        }
-        bail_out(unit, site.flags);
-        a_.bind(filled);
-        if (site.live) {
-            a_.push(layout::flags());
-            a_.popfq();
-        }
-        a_.lea(R10, low);
-        if (site.live) {
-            flags_into_rax();
-        }
-        a_.jmp(site.back);
     }
 }
 

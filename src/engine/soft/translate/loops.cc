@@ -20,39 +20,35 @@ bool is(std::uint16_t set, unsigned reg) {
     return ((set >> reg) & 1U) != 0;
 }
 
-// What `insn` adds to all 64 bits of `reg`, if that is all it does to it.
-std::optional<std::int64_t> step_of(const Instruction& insn, unsigned reg) {
-    const MemoryOperand& mem = insn.mem;
-    if (insn.operand_size != 8 || insn.gpr_write != (1U << reg)) {
-        return std::nullopt;
+// Which unit the branch at the end leads back to, if only instructions whose code calls nothing
+// stand between; else the number of units.
+std::size_t loop_head(const std::vector<Unit>& units) {
+    const Unit& last = units.back();
+    const std::uint64_t target =
+        last.rip + last.insn.length + static_cast<std::uint64_t>(last.insn.imm[0]);
+    if (last.insn.cls != InsnClass::Jcc) {
+        return units.size();
     }
-    if (insn.cls == InsnClass::Lea) {
-        const bool plain = insn.address_size == 8 && mem.base == static_cast<std::int8_t>(reg) &&
-                           mem.index == kNoRegister;
-        return plain ? std::optional(mem.displacement) : std::nullopt;
+    const auto plain = [](const Unit& unit) {
+        switch (unit.insn.cls) {
+            case InsnClass::Copy:
+            case InsnClass::CopyVector:
+            case InsnClass::Special:
+            case InsnClass::Lea:
+            case InsnClass::Nop:
+            case InsnClass::Fence:
+            case InsnClass::Jcc:
+                return !unit.interpreted && !unit.inlined && unit.op == nullptr;
+            default:
+                return false;
+        }
+    };
+    for (std::size_t i = units.size(); i > 0 && plain(units[i - 1]); --i) {
+        if (units[i - 1].rip == target) {
+            return i - 1;
+        }
     }
-    if (insn.cls != InsnClass::Copy || mem.present || insn.opcode_map != 0 ||
-        insn.encoding != Encoding::Legacy) {
-        return std::nullopt;
-    }
-    const bool group = insn.mod == 3 && insn.rm == reg &&
-                       (insn.opcode == 0x81 || insn.opcode == 0x83 || insn.opcode == 0xFF);
-    const bool accumulator = (insn.opcode == 0x05 || insn.opcode == 0x2D) && reg == 0;
-    if (!group && !accumulator) {
-        return std::nullopt;
-    }
-    switch (insn.mnemonic) {
-        case ZYDIS_MNEMONIC_ADD:
-            return insn.imm[0];
-        case ZYDIS_MNEMONIC_SUB:
-            return -insn.imm[0];
-        case ZYDIS_MNEMONIC_INC:
-            return 1;
-        case ZYDIS_MNEMONIC_DEC:
-            return -1;
-        default:
-            return std::nullopt;
-    }
+    return units.size();
 }
 
 class Finder {
@@ -72,7 +68,7 @@ class Finder {
                 ++(place(unit, moved) ? hoisted_ : others_);
             }
             for (unsigned reg = 0; reg < 16; ++reg) {
-                moved[reg] += is(stepping_, reg) ? step_of(unit.insn, reg).value_or(0) : 0;
+                moved[reg] += is(stepping_, reg) ? constant_step(unit.insn, reg).value_or(0) : 0;
             }
         }
         loop_.accesses = hoisted_;
@@ -83,27 +79,7 @@ class Finder {
     // Only classes whose code calls nothing, and a branch back to the start, where no flags are
     // awaited.
     bool plain() const {
-        const Unit& last = units_.back();
-        const std::uint64_t target =
-            last.rip + last.insn.length + static_cast<std::uint64_t>(last.insn.imm[0]);
-        if (last.insn.cls != InsnClass::Jcc || target != units_.front().rip ||
-            units_.front().need_before != FlagsNeed::None) {
-            return false;
-        }
-        return std::all_of(units_.begin(), units_.end(), [](const Unit& unit) {
-            switch (unit.insn.cls) {
-                case InsnClass::Copy:
-                case InsnClass::CopyVector:
-                case InsnClass::Special:
-                case InsnClass::Lea:
-                case InsnClass::Nop:
-                case InsnClass::Fence:
-                case InsnClass::Jcc:
-                    return !unit.interpreted && !unit.inlined && unit.op == nullptr;
-                default:
-                    return false;
-            }
-        });
+        return loop_head(units_) == 0 && units_.front().need_before == FlagsNeed::None;
     }
 
     bool classify_registers() {
@@ -125,7 +101,7 @@ class Finder {
             if (!is(unit.insn.gpr_write, reg)) {
                 continue;
             }
-            const auto step = step_of(unit.insn, reg);
+            const auto step = constant_step(unit.insn, reg);
             if (!step) {
                 return false;
             }
@@ -264,6 +240,21 @@ std::unique_ptr<LoopWindows> find_loop(std::vector<Unit>& units, std::uint64_t r
         unit.hoisted = false;
     }
     return nullptr;
+}
+
+bool unroll_loop(std::vector<Unit>& units) {
+    constexpr std::size_t kMostIterations = 4, kMostUnits = 64;
+    const std::size_t first = loop_head(units), end = units.size(), once = end - first;
+    if (once == 0 || end + once > kMostUnits) {
+        return false;
+    }
+    const std::size_t more = std::min(kMostIterations - 1, (kMostUnits - end) / once) * once;
+    units.reserve(end + more);
+    for (std::size_t i = first; i < first + more; ++i) {
+        units.push_back(units[i]);
+        units[i].goes_back = (i - first + 1) % once == 0;
+    }
+    return true;
 }
 
 }  // namespace strata::engine::soft

@@ -177,6 +177,15 @@ TEST(LoopsTest, RandomLoopsOfFloatingBlocks) {
     run_random_loops(false, 200000, 2000, options);
 }
 
+TEST(LoopsTest, RandomLoopsOfSeveralIterationsInABlock) {
+    TranslateOptions options;
+    options.hoist_loops = false;
+    run_random_loops(false, 300000, 2000, options);
+    run_random_loops(true, 400000, 1000, options);
+    options.float_all = true;
+    run_random_loops(false, 500000, 1000, options);
+}
+
 // The interpreter's part of a copy of a page: nothing but the iterations at the page's ends.
 TEST(LoopsTest, ACopyStaysInTheLoop) {
     Machine machine;
@@ -197,6 +206,34 @@ TEST(LoopsTest, ACopyStaysInTheLoop) {
                            machine.data().begin() + Machine::kPage));
     EXPECT_EQ(machine.cpu().gpr[kRsi], Machine::kData + Machine::kPage);
     EXPECT_LE(machine.translator().counters().slow_accesses.load(), 4U);
+}
+
+// Four iterations in a block, one check for all of a register's accesses, though guest r9 is not in
+// a register and the branch may end the loop in any of them.
+TEST(LoopsTest, ShortLoopsShareChecks) {
+    TranslateOptions options;
+    options.hoist_loops = false;
+    for (std::uint64_t count = 1; count < 14; ++count) {
+        Machine machine(options);
+        machine.load(Bytes{0x49, 0x8B, 0x01,              // mov rax, [r9]
+                           0x48, 0x01, 0x44, 0xCF,        // add [rdi + rcx*8 + 8], rax
+                           0x08, 0x49, 0x83, 0xC1, 0x08,  // add r9, 8
+                           0x48, 0xFF, 0xC9,              // dec rcx
+                           0x75, 0xEF, 0xF4});            // jnz
+        for (std::uint64_t i = 0; i < 16; ++i) {
+            std::memcpy(&machine.data()[i * 8], &i, 8);
+        }
+        machine.cpu().gpr[kR9] = Machine::kData;
+        machine.cpu().gpr[kRdi] = Machine::kData + 0x800;
+        machine.cpu().gpr[kRcx] = count;
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[kR9], Machine::kData + 8 * count);
+        for (std::uint64_t i = 0; i < count; ++i) {
+            std::uint64_t value = 0;
+            std::memcpy(&value, &machine.data()[0x808 + (count - i) * 8], 8);
+            EXPECT_EQ(value, i);
+        }
+    }
 }
 
 // A register of which 32 bits are stepped wraps around: it is no window's.

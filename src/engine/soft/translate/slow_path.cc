@@ -288,9 +288,10 @@ void note_run(const CpuState& cpu, LoopWindows& loop) {
     }
 }
 
-// Whether the fills of late saved as many checks as they cost: about 36 take as long as one fill.
+// Whether the fills of late saved as many checks as they cost: about 36 take as long as one fill,
+// and without windows several iterations share one.
 bool paid(LoopWindows& loop, std::uint64_t fills) {
-    constexpr std::uint64_t kWorth = 36;
+    constexpr std::uint64_t kWorth = 128;
     const std::int32_t step = loop.steppers[0].step;
     const auto by = static_cast<std::uint64_t>(step < 0 ? -std::int64_t{step} : step);
     return loop.way.exchange(0, std::memory_order_relaxed) * loop.accesses >= by * fills * kWorth;

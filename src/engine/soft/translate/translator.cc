@@ -53,7 +53,7 @@ Translator::Translator(SoftVm& vm, const TranslateOptions& options, CodeLines li
       index_(table_.index()),
       lines_(table_.lines()),
       rewritten_(options.check_early ? 1 : kManyRewrites),
-      buffer_(32768),
+      buffer_(49152),
       scratch_(65536),
       assembler_(buffer_, 0) {}
 
