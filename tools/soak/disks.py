@@ -25,6 +25,7 @@ class Soak:
         self.random = random.Random(options.seed)
         self.strata = os.path.abspath(options.strata)
         self.kills = self.rounds = 0
+        self.version2 = False
 
     def run(self, program, *words, may=(0,)):
         done = subprocess.run([program, *words], cwd=self.options.out, capture_output=True, text=True, check=False, timeout=300)
@@ -56,7 +57,7 @@ class Soak:
             names = [line.split()[1] for line in self.run(self.options.peer, "snapshot", "-U", "-l", "i").stdout.splitlines()[2:]]
             if names:
                 self.killed("snapshot", self.random.choice(("-d", "-a")), self.random.choice(names), "i")
-        elif deed == 2 and kind in RESIZES:
+        elif deed == 2 and kind in RESIZES and not self.version2:
             self.killed("resize", "-f", kind, "i", "+1M")
         else:
             size = self.random.choice((512, 4096, 8192, 65536, 1 << 18))
@@ -79,6 +80,7 @@ class Soak:
 
     def round(self):
         kind, options = self.random.choice(FORMATS)
+        self.version2 = "compat=0.10" in options  # with snapshots it keeps its size
         words = [word for option in options for word in ("-o", option)]
         for name in ("i", "i.raw"):
             if os.path.exists(os.path.join(self.options.out, name)):
