@@ -4,19 +4,27 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 
 namespace strata::block {
 
 PatientQueue::PatientQueue(std::unique_ptr<DiskQueue> below, std::string disk,
-                           WriteErrorPolicy policy, std::function<void()> on_wait)
+                           WriteErrorPolicy policy, std::function<void()> on_wait,
+                           ReadErrorPolicy reads)
     : below_(std::move(below)),
       disk_(std::move(disk)),
       policy_(policy),
+      reads_(reads),
       on_wait_(std::move(on_wait)) {}
 
 bool PatientQueue::changes_disk(DiskOp op) {
     return op == DiskOp::Write || op == DiskOp::WriteZeroes || op == DiskOp::Discard;
+}
+
+void PatientQueue::exchange(std::unique_ptr<DiskQueue> below) {
+    STRATA_CHECK(in_flight() == 0, "a disk's queue is exchanged with requests under way");
+    below_ = std::move(below);
 }
 
 void PatientQueue::submit(DiskRequest request) {
@@ -28,7 +36,8 @@ void PatientQueue::submit(DiskRequest request) {
     free_.pop_back();
     DiskRequest below = request;
     below.token = at;
-    if (!changes_disk(request.op)) {
+    if (!changes_disk(request.op) &&
+        !(request.op == DiskOp::Read && reads_ == ReadErrorPolicy::Stop)) {
         request.buffers.clear();  // never asked for again
     }
     entries_[at] = {.request = std::move(request), .busy = true};
@@ -59,8 +68,18 @@ void PatientQueue::wait() {
 
 bool PatientQueue::should_wait(const Entry& entry, int error) const {
     const bool no_room = error == ENOSPC || error == EDQUOT;
-    return error != 0 && changes_disk(entry.request.op) &&
-           (policy_ == WriteErrorPolicy::Stop || (policy_ == WriteErrorPolicy::Enospc && no_room));
+    if (error == 0) {
+        return false;
+    }
+    switch (entry.request.op) {
+        case DiskOp::Read:
+            return reads_ == ReadErrorPolicy::Stop;
+        case DiskOp::Flush:
+            return policy_ == WriteErrorPolicy::Stop && error == kUnreachable;
+        default:
+            return policy_ == WriteErrorPolicy::Stop ||
+                   (policy_ == WriteErrorPolicy::Enospc && no_room);
+    }
 }
 
 void PatientQueue::hold(Entry& entry, int error) {
@@ -69,7 +88,10 @@ void PatientQueue::hold(Entry& entry, int error) {
     if (std::exchange(entry.waits, true) || waits_++ != 0) {
         return;
     }
-    wait_ = {.disk = disk_, .offset = entry.request.offset, .error = error};
+    wait_ = {.disk = disk_,
+             .offset = entry.request.offset,
+             .error = error,
+             .reading = entry.request.op == DiskOp::Read};
     if (on_wait_) {
         on_wait_();
     }

@@ -2,10 +2,12 @@
 //
 // What becomes of a refused write is a policy. One that waits keeps its place and its memory until
 // retry() succeeds or give_up() ends it with the host's error; whoever runs the machine is told and
-// should hold it meanwhile. A flush that failed never waits: the host may have dropped what it was
-// to write, and would find nothing wrong the next time. Threads: as DiskQueue.
+// should hold it meanwhile. Reads have a policy of their own. A flush that failed never waits: the
+// host may have dropped what it was to write, and would find nothing wrong the next time; unless it
+// never got there. Threads: as DiskQueue.
 #pragma once
 
+#include <cerrno>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,11 +26,22 @@ enum class WriteErrorPolicy : std::uint8_t {
     Ignore,  ///< counts as written
 };
 
+/// What becomes of a read that the host refuses.
+enum class ReadErrorPolicy : std::uint8_t {
+    Report,
+    Stop,  ///< waits
+};
+
+/// The error of a request that never reached the host's disk: its server is gone. Of all errors the
+/// one after which a flush can be asked for again.
+inline constexpr int kUnreachable = ENOTCONN;
+
 /// What a disk waits for.
 struct DiskWait {
     std::string disk;
     std::uint64_t offset = 0;  ///< of the disk, in bytes
     int error = 0;
+    bool reading = false;
 };
 
 /// Whatever has disks that may wait for the host.
@@ -46,7 +59,11 @@ class PatientQueue final : public DiskQueue {
     /// `disk`: its name for messages. `on_wait`: waiting() has begun or ceased to have an answer;
     /// called from within the calls here.
     PatientQueue(std::unique_ptr<DiskQueue> below, std::string disk, WriteErrorPolicy policy,
-                 std::function<void()> on_wait);
+                 std::function<void()> on_wait, ReadErrorPolicy reads = ReadErrorPolicy::Report);
+
+    /// Goes on with another queue of the same disk. Nothing may be in_flight(); what waits for the
+    /// host is tried there.
+    void exchange(std::unique_ptr<DiskQueue> below);
 
     void submit(DiskRequest request) override;
     void kick() override { below_->kick(); }
@@ -82,9 +99,10 @@ class PatientQueue final : public DiskQueue {
     void end(std::size_t at, int error, std::vector<DiskCompletion>& out);
     void complain(int error, bool ignored) const;
 
-    const std::unique_ptr<DiskQueue> below_;
+    std::unique_ptr<DiskQueue> below_;
     const std::string disk_;
     const WriteErrorPolicy policy_;
+    const ReadErrorPolicy reads_;
     const std::function<void()> on_wait_;
     std::vector<Entry> entries_;  ///< the place is the token below
     std::vector<std::size_t> free_;

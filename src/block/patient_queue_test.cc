@@ -31,9 +31,9 @@ class ScriptedQueue final : public DiskQueue {
 
 class PatientQueueTest : public testing::Test {
   protected:
-    void make(WriteErrorPolicy policy) {
-        queue_ = std::make_unique<PatientQueue>(std::make_unique<ScriptedQueue>(error_), "d",
-                                                policy, [this] { ++calls_; });
+    void make(WriteErrorPolicy policy, ReadErrorPolicy reads = ReadErrorPolicy::Report) {
+        queue_ = std::make_unique<PatientQueue>(
+            std::make_unique<ScriptedQueue>(error_), "d", policy, [this] { ++calls_; }, reads);
     }
     std::vector<DiskCompletion> reap() {
         std::vector<DiskCompletion> done;
@@ -106,6 +106,49 @@ TEST_F(PatientQueueTest, IgnoredErrorsCountAsWritten) {
     error_ = EIO;
     write(7);
     EXPECT_EQ(reap().at(0).error, 0);
+}
+
+TEST_F(PatientQueueTest, ReadsWaitIfTheirPolicySaysSo) {
+    make(WriteErrorPolicy::Report, ReadErrorPolicy::Stop);
+    error_ = EIO;
+    queue_->submit({.op = DiskOp::Read, .offset = 512, .token = 3});
+    EXPECT_TRUE(reap().empty());
+    ASSERT_TRUE(queue_->waiting());
+    EXPECT_TRUE(queue_->waiting()->reading);
+    error_ = 0;
+    queue_->retry();
+    EXPECT_EQ(reap().at(0).error, 0);
+    make(WriteErrorPolicy::Stop);
+    error_ = EIO;
+    queue_->submit({.op = DiskOp::Read, .token = 3});
+    EXPECT_EQ(reap().at(0).error, EIO);
+}
+
+TEST_F(PatientQueueTest, FlushWaitsOnlyIfItNeverGotThere) {
+    make(WriteErrorPolicy::Stop);
+    error_ = EIO;
+    queue_->submit({.op = DiskOp::Flush, .token = 1});
+    EXPECT_EQ(reap().at(0).error, EIO);
+    error_ = kUnreachable;
+    queue_->submit({.op = DiskOp::Flush, .token = 2});
+    EXPECT_TRUE(reap().empty());
+    EXPECT_TRUE(queue_->waiting());
+}
+
+TEST_F(PatientQueueTest, WhatWaitsIsTriedOnTheQueueThatFollows) {
+    make(WriteErrorPolicy::Enospc);
+    error_ = ENOSPC;
+    write(7);
+    EXPECT_TRUE(reap().empty());
+    int better = 0;
+    queue_->exchange(std::make_unique<ScriptedQueue>(better));
+    EXPECT_TRUE(queue_->waiting());
+    queue_->retry();
+    const auto done = reap();
+    ASSERT_EQ(done.size(), 1U);
+    EXPECT_EQ(done[0].token, 7U);
+    EXPECT_EQ(done[0].error, 0);
+    EXPECT_FALSE(queue_->waiting());
 }
 
 }  // namespace

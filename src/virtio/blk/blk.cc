@@ -14,7 +14,6 @@ BlkDevice::BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> 
     : QueuedDevice(config.label, std::vector<std::uint16_t>(config.queues, config.queue_size),
                    loop),
       serial_(config.serial.substr(0, blk::kIdSize)),
-      write_errors_(config.write_errors),
       on_wait_(config.on_wait),
       traits_(image->traits()),
       sectors_(traits_.size / block::kSectorSize),
@@ -31,15 +30,25 @@ Result<std::unique_ptr<BlkDevice>> BlkDevice::create(const BlkConfig& config,
             fmt::format("{}: 1 to 64 queues of 4 to 1024 entries (a power of two)", config.label)};
     }
     std::unique_ptr<BlkDevice> device(new BlkDevice(config, std::move(image), loop));
-    STRATA_TRY_VOID(device->open_lanes());
+    STRATA_TRY_VOID(device->open_lanes(config));
     return device;
 }
 
-Result<> BlkDevice::open_lanes() {
+Result<> BlkDevice::open_lanes(const BlkConfig& config) {
     const MutexLock lock(mutex_);
     Disks disks = STRATA_TRY(open_disks(*image_));
     const Watches watches = STRATA_TRY(watch_disks(disks));
-    connect(std::move(disks), watches);
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        lanes_[index].disk = std::make_unique<block::PatientQueue>(
+            std::move(disks[index]), std::string(image_->name()), config.write_errors,
+            [this]() STRATA_NO_THREAD_SAFETY_ANALYSIS {  // from within calls under the lock
+                if (on_wait_) {
+                    on_wait_();
+                }
+            },
+            config.read_errors);
+        lanes_[index].watch = watches[index];
+    }
     return ok();
 }
 
@@ -70,27 +79,16 @@ Result<BlkDevice::Watches> BlkDevice::watch_disks(const Disks& disks) {
     return watches;
 }
 
-void BlkDevice::connect(Disks disks, const Watches& watches) {
-    for (unsigned index = 0; index < lanes_.size(); ++index) {
-        lanes_[index].disk = std::move(disks[index]);
-        lanes_[index].watch = watches[index];
-    }
-}
-
-void BlkDevice::disconnect() {
-    for (Lane& lane : lanes_) {
-        loop().remove(lane.watch);
-        lane.disk.reset();  // waits for what is under way
-    }
-}
-
 BlkDevice::~BlkDevice() {
     const MutexLock lock(mutex_);
     on_wait_ = {};
     for (unsigned index = 0; index < lanes_.size(); ++index) {
-        queue_stopping(index);
+        if (lanes_[index].disk != nullptr) {
+            queue_stopping(index);
+            loop().remove(lanes_[index].watch);
+            lanes_[index].disk.reset();  // waits for what is under way
+        }
     }
-    disconnect();
 }
 
 Result<> BlkDevice::exchange_image(std::unique_ptr<block::DiskImage> image) {
@@ -99,9 +97,12 @@ Result<> BlkDevice::exchange_image(std::unique_ptr<block::DiskImage> image) {
     const Watches watches = STRATA_TRY(watch_disks(disks));
     // Nothing can fail from here on: the old disk may go.
     drain();
-    disconnect();
+    for (unsigned index = 0; index < lanes_.size(); ++index) {
+        loop().remove(lanes_[index].watch);
+        lanes_[index].disk->exchange(std::move(disks[index]));
+        lanes_[index].watch = watches[index];
+    }
     image_ = std::move(image);
-    connect(std::move(disks), watches);
     return ok();
 }
 
@@ -176,7 +177,6 @@ std::size_t BlkDevice::place(Lane& lane) {
     request.outstanding = 0;
     request.error = 0;
     request.sync_after = false;
-    request.syncing = false;
     request.length = 0;
     return at;
 }
@@ -188,13 +188,9 @@ void BlkDevice::queue_stopping(unsigned index) {
             request.chain.reset();
         }
     }
-    std::erase_if(held_, [&](const std::pair<unsigned, std::size_t>& held) STRATA_REQUIRES(mutex_) {
-        if (held.first == index) {
-            finish(index, held.second,
-                   blk::Status::IoError);  // without a chain: only its place is given back
-        }
-        return held.first == index;
-    });
+    lanes_[index].disk->give_up_all();
+    (void)take_completed(index);  // without chains: only their places are given back
+    lanes_[index].disk->kick();   // flushes after writes that had ended
 }
 
 bool BlkDevice::quiet(unsigned index) const {

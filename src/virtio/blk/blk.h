@@ -31,6 +31,7 @@ struct BlkConfig {
     unsigned queues = 1;  ///< 1 to 64
     std::uint16_t queue_size = 256;
     block::WriteErrorPolicy write_errors = block::WriteErrorPolicy::Enospc;
+    block::ReadErrorPolicy read_errors = block::ReadErrorPolicy::Report;
     /// waiting() has begun or ceased to have an answer. On the event loop's thread, under the
     /// device's lock.
     std::function<void()> on_wait = {};
@@ -68,28 +69,24 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter, public bl
         unsigned outstanding = 0;  ///< disk requests that are not complete
         int error = 0;             ///< of the first of them that failed
         bool sync_after = false;   ///< a write for a driver that knows no flush
-        bool syncing = false;      ///< its data is written, the flush is under way
-        bool waits = false;        ///< counted in waits_
         std::uint64_t length = 0;
     };
     /// One virtqueue's way to the disk.
     struct Lane {
         std::vector<Request> requests;
         std::vector<std::size_t> free;
-        std::unique_ptr<block::DiskQueue> disk;  ///< after requests: it goes first
+        std::unique_ptr<block::PatientQueue> disk;  ///< after requests: it goes first
         io::EventLoop::WatchId watch = 0;
     };
 
     BlkDevice(const BlkConfig& config, std::unique_ptr<block::DiskImage> image,
               io::EventLoop& loop);
-    Result<> open_lanes();
+    Result<> open_lanes(const BlkConfig& config);
     using Disks = std::vector<std::unique_ptr<block::DiskQueue>>;
     Result<Disks> open_disks(block::DiskImage& image) const;
     using Watches = std::vector<io::EventLoop::WatchId>;
     /// All of them or none.
     Result<Watches> watch_disks(const Disks& disks);
-    void connect(Disks disks, const Watches& watches) STRATA_REQUIRES(mutex_);
-    void disconnect() STRATA_REQUIRES(mutex_);
 
     Result<> serve(unsigned index) STRATA_REQUIRES(mutex_) override;
     Result<> serve_chain(unsigned index, DescriptorChain chain) STRATA_REQUIRES(mutex_) override;
@@ -104,25 +101,19 @@ class BlkDevice final : public QueuedDevice, public block::DiskWaiter, public bl
     void get_id(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
     void submit(unsigned index, std::size_t at, block::DiskRequest request) STRATA_REQUIRES(mutex_);
     void reap(unsigned index) STRATA_REQUIRES(mutex_);
+    /// Completes what has ended; whether there was anything.
+    bool take_completed(unsigned index) STRATA_REQUIRES(mutex_);
     void completed(unsigned index, const block::DiskCompletion& completion) STRATA_REQUIRES(mutex_);
-    [[nodiscard]] bool should_wait(const Request& request) const STRATA_REQUIRES(mutex_);
-    void hold(unsigned index, std::size_t at) STRATA_REQUIRES(mutex_);
-    void complain(const Request& request) const STRATA_REQUIRES(mutex_);
     void finish(unsigned index, std::size_t at, blk::Status status) STRATA_REQUIRES(mutex_);
     std::size_t place(Lane& lane) STRATA_REQUIRES(mutex_);
 
     const std::string serial_;
-    const block::WriteErrorPolicy write_errors_;
     std::function<void()> on_wait_ STRATA_GUARDED_BY(mutex_);
     const block::DiskTraits traits_;      ///< all but the size never change
     std::atomic<std::uint64_t> sectors_;  ///< vCPU threads read it
     std::unique_ptr<block::DiskImage> image_ STRATA_GUARDED_BY(mutex_);
     std::vector<Lane> lanes_ STRATA_GUARDED_BY(mutex_);
     std::vector<block::DiskCompletion> scratch_ STRATA_GUARDED_BY(mutex_);
-    std::vector<std::pair<unsigned, std::size_t>> held_
-        STRATA_GUARDED_BY(mutex_);  ///< those that wait and are not being tried: lane, place
-    std::size_t waits_ STRATA_GUARDED_BY(mutex_) = 0;
-    block::DiskWait wait_ STRATA_GUARDED_BY(mutex_);
 };
 
 }  // namespace strata::virtio

@@ -215,5 +215,21 @@ TEST_F(BlkWaitTest, ResetGivesUpWhatWaits) {
     EXPECT_TRUE(device_->idle());
 }
 
+TEST_F(BlkWaitTest, WhatWaitsSurvivesAnExchangeOfTheImage) {
+    make(block::WriteErrorPolicy::Enospc);
+    ASSERT_TRUE(host_.memory().store<std::uint64_t>(memory::GuestAddress(kData), 0x77).ok());
+    disk_.write_error = ENOSPC;
+    EXPECT_EQ(write(5), std::nullopt);
+    Host other;
+    ASSERT_TRUE(device_->exchange_image(std::make_unique<TestImage>(other)).ok());
+    ASSERT_TRUE(device_->waiting().has_value());
+    device_->retry();
+    EXPECT_EQ(status(), 0);
+    EXPECT_FALSE(device_->waiting().has_value());
+    EXPECT_EQ(disk_.writes, 0U);
+    EXPECT_EQ(other.content[5 * 512], std::byte{0x77});
+    device_.reset();  // before `other`
+}
+
 }  // namespace
 }  // namespace strata::virtio

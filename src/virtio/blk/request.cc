@@ -1,28 +1,16 @@
 // BlkDevice: serving one request: from its header to its status byte.
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 
 #include <fmt/format.h>
 
-#include "base/log.h"
 #include "virtio/blk/blk.h"
 
 namespace strata::virtio {
 
 using blk::RequestType;
 using blk::Status;
-using block::WriteErrorPolicy;
-
-namespace {
-
-bool changes_disk(const blk::RequestHeader& header) {
-    return header.type == RequestType::kOut || header.type == RequestType::kWriteZeroes ||
-           header.type == RequestType::kDiscard;
-}
-
-}  // namespace
 
 void BlkDevice::begin(unsigned index, std::size_t at) {
     switch (lanes_[index].requests[at].header.type) {
@@ -140,15 +128,19 @@ void BlkDevice::submit(unsigned index, std::size_t at, block::DiskRequest reques
 }
 
 void BlkDevice::reap(unsigned index) {
+    if (take_completed(index)) {
+        lanes_[index].disk->kick();
+        signal(index);
+    }
+}
+
+bool BlkDevice::take_completed(unsigned index) {
     scratch_.clear();
     lanes_[index].disk->reap(scratch_);
     for (const auto& completion : scratch_) {
         completed(index, completion);
     }
-    if (!scratch_.empty()) {
-        lanes_[index].disk->kick();
-        signal(index);
-    }
+    return !scratch_.empty();
 }
 
 void BlkDevice::completed(unsigned index, const block::DiskCompletion& completion) {
@@ -157,73 +149,27 @@ void BlkDevice::completed(unsigned index, const block::DiskCompletion& completio
     if (--request.outstanding != 0) {
         return;
     }
-    if (should_wait(request)) {
-        hold(index, completion.token);
-        return;
-    }
-    if (request.error != 0) {
-        complain(request);
-        const bool ignored =
-            write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header);
-        request.error = ignored ? 0 : request.error;
-    }
     if (std::exchange(request.sync_after, false) && request.error == 0) {
-        request.syncing = true;
         submit(index, completion.token, {.op = block::DiskOp::Flush});
         return;
     }
     finish(index, completion.token, request.error != 0 ? Status::IoError : Status::Ok);
 }
 
-void BlkDevice::complain(const Request& request) const {
-    static log::RateLimit limit;
-    if (limit.pass()) {
-        log::warn("a disk request failed; the guest is told{} device={} disk='{}' reason='{}'",
-                  write_errors_ == WriteErrorPolicy::Ignore && changes_disk(request.header)
-                      ? " nothing (werror=ignore)"
-                      : "",
-                  label(), image_->name(), Error::from_errno("host", request.error).text());
-    }
-}
-
-/// A flush that failed does not wait: the host may have dropped what it was to write, and would
-/// find nothing wrong the next time.
-bool BlkDevice::should_wait(const Request& request) const {
-    const bool no_room = request.error == ENOSPC || request.error == EDQUOT;
-    const bool by_policy = write_errors_ == WriteErrorPolicy::Stop ||
-                           (write_errors_ == WriteErrorPolicy::Enospc && no_room);
-    return request.error != 0 && by_policy && changes_disk(request.header) && !request.syncing &&
-           request.chain.has_value();
-}
-
-void BlkDevice::hold(unsigned index, std::size_t at) {
-    Request& request = lanes_[index].requests[at];
-    held_.emplace_back(index, at);
-    if (std::exchange(request.waits, true) || waits_++ != 0) {
-        return;
-    }
-    wait_ = {.disk = std::string(image_->name()),
-             .offset = request.header.sector * block::kSectorSize,
-             .error = request.error};
-    if (on_wait_) {
-        on_wait_();
-    }
-}
-
 std::optional<block::DiskWait> BlkDevice::waiting() const {
     const MutexLock lock(mutex_);
-    return waits_ != 0 ? std::optional(wait_) : std::nullopt;
+    for (const Lane& lane : lanes_) {
+        if (auto wait = lane.disk->waiting()) {
+            return wait;
+        }
+    }
+    return std::nullopt;
 }
 
 void BlkDevice::retry() {
     const MutexLock lock(mutex_);
-    for (const auto& [index, at] : std::exchange(held_, {})) {
-        Request& request = lanes_[index].requests[at];
-        request.error = 0;
-        request.views.clear();
-        begin(index, at);
-    }
     for (unsigned index = 0; index < lanes_.size(); ++index) {
+        lanes_[index].disk->retry();
         lanes_[index].disk->kick();
         reap(index);
     }
@@ -243,9 +189,6 @@ void BlkDevice::finish(unsigned index, std::size_t at, Status status) {
     Request& request = lane.requests[at];
     request.views.clear();  // reports what was written
     lane.free.push_back(at);
-    if (std::exchange(request.waits, false) && --waits_ == 0 && on_wait_) {
-        on_wait_();
-    }
     if (!request.chain) {
         return;  // its queue was reset meanwhile
     }
