@@ -53,9 +53,16 @@ Json disk_to_json(const DiskConfig& disk) {
               {"cdrom", disk.cdrom},
               {"read_only", disk.read_only},
               {"follow", disk.follow},
-              {"write_errors", to_text(disk.write_errors)}};
+              {"write_errors", to_text(disk.write_errors)},
+              {"read_errors", to_text(disk.read_errors)}};
     if (!disk.serial.empty()) {
         json["serial"] = disk.serial;
+    }
+    if (disk.passphrase_fd != kNoFile) {
+        json["passphrase_fd"] = disk.passphrase_fd;
+    }
+    for (const auto& [name, value] : disk.nbd) {
+        json["nbd"][name] = value;
     }
     for (const DiskLimit& limit : disk.limits) {
         json["limits"][limit.name] = limit.value;
@@ -78,6 +85,18 @@ Result<std::vector<DiskLimit>> read_limits(const Json& json, const std::string& 
     }
     STRATA_TRY_VOID(reader.finish());
     return limits;
+}
+
+/// {"server.host": "h", …}.
+Result<std::vector<std::pair<std::string, std::string>>> read_location(const Json& json,
+                                                                       const std::string& path) {
+    ObjectReader reader(json, path);
+    std::vector<std::pair<std::string, std::string>> options;
+    for (const auto& item : json.items()) {
+        options.emplace_back(item.key(), reader.text(item.key()));
+    }
+    STRATA_TRY_VOID(reader.finish());
+    return options;
 }
 
 Json net_to_json(const NetConfig& net) {
@@ -122,8 +141,13 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     disk.cdrom = reader.boolean("cdrom", disk.cdrom);
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
+    disk.passphrase_fd = read_fd(reader, "passphrase_fd", fds);
     disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
+    disk.read_errors = STRATA_TRY(read_errors_from_text(reader.text("read_errors", "report")));
     disk.limit_group = reader.text("limit_group");
+    if (const Json* nbd = reader.member("nbd")) {
+        disk.nbd = STRATA_TRY(read_location(*nbd, reader.path_of("nbd")));
+    }
     if (const Json* limits = reader.member("limits")) {
         disk.limits = STRATA_TRY(read_limits(*limits, reader.path_of("limits")));
     }
@@ -261,6 +285,17 @@ Result<DiskBus> disk_bus_from_text(std::string_view text) {
     return invalid(fmt::format("'{}' is no bus for disks: use virtio, scsi or sata", text));
 }
 
+std::string_view to_text(ReadErrors policy) {
+    return policy == ReadErrors::Stop ? "stop" : "report";
+}
+
+Result<ReadErrors> read_errors_from_text(std::string_view text) {
+    if (text != "report" && text != "stop") {
+        return invalid(fmt::format("'{}' is no answer to read errors: use report or stop", text));
+    }
+    return text == "stop" ? ReadErrors::Stop : ReadErrors::Report;
+}
+
 std::string_view to_text(WriteErrors policy) {
     return kWriteErrors.at(static_cast<std::size_t>(policy)).second;
 }
@@ -289,6 +324,9 @@ Result<> validate_disk(const DiskConfig& disk) {
     }
     if (disk.cdrom && (disk.bus == DiskBus::Virtio || !disk.read_only)) {
         return wrong("a CD-ROM hangs on bus sata or scsi, and is read-only");
+    }
+    if (disk.passphrase_fd != kNoFile && disk.format == "raw") {
+        return wrong("a raw disk has no passphrase: name its format (luks, qcow2)");
     }
     const bool plain = std::all_of(disk.serial.begin(), disk.serial.end(),
                                    [](char c) { return c > ' ' && c < 0x7f; });

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/json.h"
@@ -35,6 +36,8 @@ enum class KernelEntry : std::uint8_t { Auto, Decompress, Stub };
 /// full and reports all else to the guest; Report reports, Stop waits, Ignore says that it was
 /// written.
 enum class WriteErrors : std::uint8_t { Enospc, Report, Stop, Ignore };
+/// The same for reads.
+enum class ReadErrors : std::uint8_t { Report, Stop };
 
 /// What a disk hangs on: a function of its own, one adapter for all, one SATA controller for all.
 enum class DiskBus : std::uint8_t { Virtio, Scsi, Sata };
@@ -74,7 +77,13 @@ struct DiskConfig {
     bool read_only = false;
     bool follow =
         false;  ///< open the files that the image names (backing files): for trusted images
+    std::int64_t passphrase_fd =
+        kNoFile;  ///< of an encrypted image: all of that file; never in a text
     WriteErrors write_errors = WriteErrors::Enospc;
+    ReadErrors read_errors = ReadErrors::Report;
+    /// Not a file but an NBD server's export: names and values of block/nbd/address.h. The file's
+    /// descriptor is a channel to who connects (block/nbd/connector.h).
+    std::vector<std::pair<std::string, std::string>> nbd{};
     std::vector<DiskLimit> limits{};  ///< none: as fast as the host
     std::string limit_group{};  ///< disks of one group have its limits together; the first of them
                                 ///< says what these are
@@ -138,6 +147,9 @@ Result<KernelEntry> kernel_entry_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(DiskBus bus);
 /// "virtio", "scsi" or "sata".
 Result<DiskBus> disk_bus_from_text(std::string_view text);
+[[nodiscard]] std::string_view to_text(ReadErrors policy);
+/// "report" or "stop".
+Result<ReadErrors> read_errors_from_text(std::string_view text);
 [[nodiscard]] std::string_view to_text(WriteErrors policy);
 /// "enospc", "report", "stop" or "ignore".
 Result<WriteErrors> write_errors_from_text(std::string_view text);

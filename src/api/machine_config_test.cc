@@ -131,6 +131,13 @@ TEST(OptionTextTest, DiskWithOptionsAndDoubledComma) {
     EXPECT_EQ(parse_disk("a.raw")->format, "");
     EXPECT_EQ(parse_disk("a.raw,mode=undoable")->mode, DiskMode::Undoable);
     EXPECT_TRUE(parse_disk("a.raw,mode=readonly")->read_only);
+    EXPECT_EQ(parse_disk("a.luks,format=luks,key-secret=k")->key_secret, "k");
+    EXPECT_EQ(parse_disk("a.qcow2,format=qcow2,encrypt.key-secret=k")->key_secret, "k");
+    EXPECT_FALSE(parse_disk("a.luks,key-secret=").ok());
+    EXPECT_EQ(parse_disk("a.raw,rerror=stop")->read_errors, ReadErrors::Stop);
+    EXPECT_FALSE(parse_disk("a.raw,rerror=ignore").ok());
+    EXPECT_EQ(parse_disk("nbd://h/e,reconnect-delay=9")->nbd,
+              (std::vector<std::pair<std::string, std::string>>{{"reconnect-delay", "9"}}));
     EXPECT_FALSE(parse_disk("a.raw,mode=undoable,readonly").ok());
     EXPECT_FALSE(parse_disk("a.raw,mode=rw").ok());
     EXPECT_FALSE(parse_disk("a.raw,bus=ide").ok());

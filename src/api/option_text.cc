@@ -82,6 +82,12 @@ Result<> set_media(DiskText& disk, const std::string& value) {
     return ok();
 }
 
+Result<> set_key_secret(DiskText& disk, const std::string& value) {
+    disk.key_secret = value;
+    return value.empty() ? Result<>(invalid("name a secret: --object secret,id=ID,file=FILE"))
+                         : ok();
+}
+
 /// An option of a disk with a value, as people write it.
 struct DiskOption {
     std::string_view name;
@@ -110,11 +116,18 @@ constexpr std::array kDiskOptions{
                        STRATA_TRY(parse_integer(value, 1, kMaxDiskQueues)));
                    return ok();
                }},
+    DiskOption{"key-secret", set_key_secret},
+    DiskOption{"encrypt.key-secret", set_key_secret},
     DiskOption{"media", set_media},
     DiskOption{"mode", set_mode},
     DiskOption{"limit-group",
                [](DiskText& disk, const std::string& value) -> Result<> {
                    disk.limit_group = value;
+                   return ok();
+               }},
+    DiskOption{"rerror",
+               [](DiskText& disk, const std::string& value) -> Result<> {
+                   disk.read_errors = STRATA_TRY(read_errors_from_text(value));
                    return ok();
                }},
     DiskOption{"werror",
@@ -129,6 +142,11 @@ constexpr std::array kDiskFlags{
     std::pair<std::string_view, bool DiskText::*>{"follow", &DiskText::follow},
 };
 
+/// Of exports of NBD servers; what they mean is not looked at here.
+constexpr std::array<std::string_view, 7> kExportOptions{
+    "reconnect-delay", "open-timeout", "tls-certificates", "tls-hostname",
+    "tls-psk",         "tls-user",     "tls-verify"};
+
 Result<> parse_disk_option(std::string_view text, DiskText& disk) {
     const auto equals = text.find('=');
     const std::string_view name = text.substr(0, equals);
@@ -139,6 +157,12 @@ Result<> parse_disk_option(std::string_view text, DiskText& disk) {
     for (const auto& [flag, member] : kDiskFlags) {
         if (flag == text) {
             disk.*member = true;
+            return ok();
+        }
+    }
+    for (const std::string_view each : kExportOptions) {
+        if (each == name && equals != std::string_view::npos) {
+            disk.nbd.emplace_back(name, text.substr(equals + 1));
             return ok();
         }
     }
@@ -218,6 +242,45 @@ Result<DiskText> parse_disk(std::string_view text) {
         disk.bus = disk.bus == DiskBus::Virtio ? DiskBus::Sata : disk.bus;
     }
     return disk;
+}
+
+Result<SecretText> parse_secret(std::string_view text) {
+    const std::vector<std::string> parts = split_commas(text);
+    const auto wrong = [text](std::string_view what) {
+        // Without the text: it may hold a passphrase.
+        const std::string_view type = text.substr(0, text.find(','));
+        return invalid(
+            fmt::format("--object {}: {}: write e.g. secret,id=key0,file=key.txt", type, what));
+    };
+    SecretText secret;
+    if (parts.front() != "secret" && parts.front() != "qom-type=secret") {
+        return wrong("only secrets are known");
+    }
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const auto equals = parts[i].find('=');
+        const std::string name = parts[i].substr(0, equals);
+        std::string value = equals == std::string::npos ? "" : parts[i].substr(equals + 1);
+        if (name == "data") {
+            return wrong(
+                "a secret on a command line is everybody's who lists processes: it comes "
+                "from a file");
+        }
+        if (name == "format" && (value == "raw" || value == "base64")) {
+            secret.base64 = value == "base64";
+            continue;
+        }
+        std::string* target = name == "id"      ? &secret.id
+                              : name == "file"  ? &secret.file
+                              : name == "keyid" ? &secret.key_id
+                              : name == "iv"    ? &secret.iv
+                                                : nullptr;
+        if (target == nullptr) {
+            return wrong(fmt::format("'{}' is wrong", name));
+        }
+        *target = std::move(value);
+    }
+    return secret.id.empty() || secret.file.empty() ? Result<SecretText>(wrong("id= and file="))
+                                                    : Result<SecretText>(std::move(secret));
 }
 
 Result<PortForward> parse_forward(std::string_view text) {

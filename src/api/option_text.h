@@ -21,11 +21,25 @@ enum class DiskMode : std::uint8_t { Persistent, Nonpersistent, Undoable };
 /// A disk as people write it. An empty format was not named.
 struct DiskText : DiskConfig {
     DiskMode mode = DiskMode::Persistent;
+    std::string key_secret{};  ///< id of the secret that opens it
 };
 
-/// "FILE[,format=raw][,readonly][,follow][,iops=N][,bps=SIZE][,limit-group=NAME]" and the other
-/// limits. A comma in the file's name is written twice.
+/// FILE may be the location of an NBD export, and `nbd` has what was said of how to reach it, as
+/// written.
+/// "FILE[,format=raw][,readonly][,follow][,key-secret=ID][,iops=N][,bps=SIZE][,limit-group=NAME]"
+/// and the other limits. A comma in the file's name is written twice.
 Result<DiskText> parse_disk(std::string_view text);
+
+/// A secret as people name it, in a file: never itself on a command line.
+struct SecretText {
+    std::string id;
+    std::string file;
+    bool base64 = false;
+    std::string key_id{};  ///< of another secret, under which this one is encrypted
+    std::string iv{};
+};
+/// "secret,id=ID,file=FILE[,format=raw|base64][,keyid=ID,iv=TEXT]".
+Result<SecretText> parse_secret(std::string_view text);
 
 /// "tcp:2222:22", "udp:5353:53", "2222:22", "tcp:0.0.0.0:2222:22".
 Result<PortForward> parse_forward(std::string_view text);

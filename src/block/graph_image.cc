@@ -16,6 +16,8 @@
 #include "block/filters/throttle/throttle.h"
 #include "block/live/live_disk.h"
 #include "block/live_image.h"
+#include "block/nbd/client/nbd_node.h"
+#include "block/patient_queue.h"
 #include "block/sync.h"
 #include "io/event_fd.h"
 
@@ -23,9 +25,10 @@ namespace strata::block {
 namespace {
 
 int number_of(const Result<>& result) {
-    return result.ok()                         ? 0
-           : result.error().system_errno() > 0 ? result.error().system_errno()
-                                               : EIO;
+    return result.ok()                                       ? 0
+           : result.error().kind() == ErrorKind::Unreachable ? kUnreachable
+           : result.error().system_errno() > 0               ? result.error().system_errno()
+                                                             : EIO;
 }
 
 class GraphQueue final : public DiskQueue {
@@ -260,7 +263,28 @@ class GraphImage final : public LiveImage, private LiveAccess {
 
 }  // namespace
 
-Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
+namespace {
+
+Task<NodePtr> open_export(Loop& loop, OpenOptions options, GraphExtras extras) {
+    STRATA_CO_TRY(nbd::Location location, nbd::take_location(extras.nbd_location));
+    if (!extras.nbd_location.empty()) {
+        co_return Error{ErrorKind::InvalidArgument,
+                        "unknown option '" + extras.nbd_location.front().first + "' of an export"};
+    }
+    STRATA_CO_TRY(NodePtr node,
+                  co_await nbd::NbdNode::open(loop, std::move(location), options.read_only,
+                                              std::move(extras.nbd_connector)));
+    const NodePtr file = node;
+    auto top = co_await open_format(std::move(node), std::move(options));
+    if (!top.ok()) {
+        (void)co_await file->close();  // the other error is told
+    }
+    co_return top;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options, GraphExtras extras) {
     auto loop = STRATA_TRY(
         Loop::create({.engine = options.engine, .quiet_start = options.engine != IoEngine::Uring}));
     OpenOptions open;
@@ -273,7 +297,15 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options) {
     open.lock = options.lock;
     open.discard = options.discard;
     open.references = options.follow_references ? follow_references() : nullptr;
-    NodePtr node = STRATA_TRY(loop->run(open_node(*loop, std::move(open))));
+    if (!extras.passphrase.empty()) {
+        for (const char* name : {"key-secret", "encrypt.key-secret", "layers.key-secret",
+                                 "layers.encrypt.key-secret"}) {
+            open.extra.emplace_back(name, extras.passphrase);
+        }
+    }
+    NodePtr node = STRATA_TRY(loop->run(
+        extras.nbd_location.empty() ? open_node(*loop, std::move(open))
+                                    : open_export(*loop, std::move(open), std::move(extras))));
     std::shared_ptr<throttle::ThrottleGroup> group;
     if (!options.limits.empty() || !options.limit_group.empty()) {
         NodeTree limits(std::move(options.limits));

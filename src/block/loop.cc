@@ -45,8 +45,11 @@ Result<std::unique_ptr<Loop>> Loop::create(Options options) {
             return Error::from_errno("cannot watch a descriptor for disks");
         }
     }
-    return std::unique_ptr<Loop>(
-        new Loop(options, std::move(io), std::move(epoll), std::move(wake)));
+    std::unique_ptr<Loop> loop(new Loop(options, std::move(io), std::move(epoll), std::move(wake)));
+    if (options.quiet_start) {
+        loop->workers_ = std::make_unique<WorkerPool>(WorkerPool::kNone);
+    }
+    return loop;
 }
 
 Loop::Loop(Options options, std::unique_ptr<AsyncIo> io, UniqueFd epoll, io::EventFd wake)
@@ -96,6 +99,7 @@ void Loop::stop() {
 void Loop::run_until_stopped() {
     if (options_.quiet_start) {
         io_->set_inline(false);
+        workers_.reset();  // the next has threads
     }
     for (;;) {
         {

@@ -11,9 +11,10 @@ namespace strata::block {
 constexpr unsigned kLeastThreads = 4, kMaxThreads = 8;
 
 WorkerPool::WorkerPool(unsigned threads) {
-    const unsigned wanted =
-        threads != 0 ? threads
-                     : std::clamp(std::thread::hardware_concurrency(), kLeastThreads, kMaxThreads);
+    const unsigned wanted = threads == kNone ? 0
+                            : threads != 0   ? threads
+                                             : std::clamp(std::thread::hardware_concurrency(),
+                                                          kLeastThreads, kMaxThreads);
     try {
         for (unsigned i = 0; i < wanted; ++i) {
             threads_.emplace_back([this] { work(); });

@@ -13,7 +13,9 @@ namespace strata::block {
 
 class WorkerPool {
   public:
-    /// `threads`: 0 is one a CPU, at most 8. Fewer if the host gives no more.
+    static constexpr unsigned kNone = ~0U;
+    /// `threads`: 0 is one a CPU, at most 8. Fewer if the host gives no more. kNone: all work is
+    /// done where it is submitted.
     explicit WorkerPool(unsigned threads);
     ~WorkerPool();
     /// Runs `work` on one of the threads, or here and now if the host lets us have none. Any

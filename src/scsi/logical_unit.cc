@@ -42,7 +42,7 @@ Result<std::unique_ptr<block::PatientQueue>> LogicalUnit::open_queue(block::Disk
                                                                      const UnitConfig& config) {
     return std::make_unique<block::PatientQueue>(STRATA_TRY(image.open_queue(config.depth)),
                                                  std::string(image.name()), config.write_errors,
-                                                 config.on_wait);
+                                                 config.on_wait, config.read_errors);
 }
 
 LogicalUnit::LogicalUnit(const UnitConfig& config, std::unique_ptr<block::DiskImage> image,

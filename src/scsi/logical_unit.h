@@ -50,6 +50,7 @@ struct UnitConfig {
     std::string serial;    ///< at most 36 characters
     unsigned depth = 256;  ///< disk requests at a time
     block::WriteErrorPolicy write_errors = block::WriteErrorPolicy::Enospc;
+    block::ReadErrorPolicy read_errors = block::ReadErrorPolicy::Report;
     /// waiting() has begun or ceased to have an answer. From within the calls here.
     std::function<void()> on_wait = {};
 };

@@ -3,8 +3,13 @@
 
 #include <algorithm>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "block/graph_image.h"
+#include "block/nbd/connector.h"
 #include "devices/storage/ahci.h"
 #include "devices/storage/ata_disk.h"
 #include "devices/storage/atapi_drive.h"
@@ -31,6 +36,35 @@ block::WriteErrorPolicy policy_of(api::WriteErrors wanted) {
             return block::WriteErrorPolicy::Ignore;
     }
     return block::WriteErrorPolicy::Enospc;
+}
+
+block::ReadErrorPolicy policy_of(api::ReadErrors wanted) {
+    return wanted == api::ReadErrors::Stop ? block::ReadErrorPolicy::Stop
+                                           : block::ReadErrorPolicy::Report;
+}
+
+/// What lies in a descriptor's file, which nobody needs any more.
+Result<std::string> read_passphrase(const UniqueFd& file, const std::string& disk) {
+    constexpr std::size_t kMaxPassphrase = 1U << 20;
+    std::string text(kMaxPassphrase + 1, '\0');
+    std::size_t size = 0;
+    for (;;) {
+        const ssize_t got =
+            ::pread(file.get(), text.data() + size, text.size() - size, static_cast<off_t>(size));
+        if (got < 0) {
+            return Error::from_errno(fmt::format("disk '{}': its passphrase", disk));
+        }
+        size += static_cast<std::size_t>(got);
+        if (got == 0 || size > kMaxPassphrase) {
+            break;
+        }
+    }
+    text.resize(size);
+    if (size == 0 || size > kMaxPassphrase) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("disk '{}': its passphrase is empty, or longer than 1 MiB", disk)};
+    }
+    return text;
 }
 
 }  // namespace
@@ -66,11 +100,29 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
         options.limits.emplace_back(limit.name, std::to_string(limit.value));
     }
     options.limit_group = config.limit_group;
+    block::GraphExtras extras;
+    if (config.passphrase_fd != api::kNoFile) {
+        const UniqueFd file = std::move(fds[static_cast<std::size_t>(config.passphrase_fd)]);
+        extras.passphrase = STRATA_TRY(read_passphrase(file, config.file.name));
+    }
+    if (!config.nbd.empty()) {
+        channels_.emplace_back(::fcntl(options.fd.get(), F_DUPFD_CLOEXEC, 3));
+        extras.nbd_location = config.nbd;
+        extras.nbd_connector =
+            std::make_shared<block::nbd::ChannelConnector>(std::move(options.fd));
+    }
+    const bool plain = extras.passphrase.empty() && extras.nbd_location.empty();
     // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it
     // closes would fail afterwards.
     options.engine = block::IoEngine::Threads;
+    auto image = plain ? block::open_disk(std::move(options))
+                       : block::open_graph_image(std::move(options), std::move(extras));
+    if (!image) {
+        return plain ? std::move(image).error()
+                     : std::move(image).error().context(fmt::format("disk '{}'", config.file.name));
+    }
     images_.push_back(
-        {STRATA_TRY(block::open_disk(std::move(options))), config,
+        {std::move(*image), config,
          config.serial.empty() ? fmt::format("strata-disk{}", images_.size()) : config.serial});
     return ok();
 }
@@ -104,6 +156,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
     config.serial = disk.serial;
     config.queues = disk.config.queues;
     config.write_errors = policy_of(disk.config.write_errors);
+    config.read_errors = policy_of(disk.config.read_errors);
     config.on_wait = on_disk_wait_;
     RunningDisk running{.name = fmt::format("disk{}", index),
                         .file = std::string(disk.image->name()),
@@ -123,6 +176,7 @@ bool MachineDevices::any_on(api::DiskBus bus) const {
 Result<std::unique_ptr<scsi::LogicalUnit>> MachineDevices::make_unit(OpenDisk& disk) {
     const scsi::UnitConfig config{.serial = disk.serial,
                                   .write_errors = policy_of(disk.config.write_errors),
+                                  .read_errors = policy_of(disk.config.read_errors),
                                   .on_wait = on_disk_wait_};
     if (disk.config.cdrom) {
         return std::unique_ptr<scsi::LogicalUnit>(
@@ -137,7 +191,6 @@ Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
     const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<devices::AtaDevice>> ports;
     for (OpenDisk& disk : images_) {
-        const auto policy = policy_of(disk.config.write_errors);
         if (disk.config.bus != api::DiskBus::Sata) {
             continue;
         }
@@ -146,9 +199,12 @@ Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
                 STRATA_TRY(scsi::CdUnit::create({.serial = disk.serial}, std::move(disk.image))),
                 disk.serial));
         } else {
-            ports.push_back(STRATA_TRY(devices::AtaDisk::create(
-                {.serial = disk.serial, .write_errors = policy, .on_wait = on_disk_wait_},
-                std::move(disk.image))));
+            ports.push_back(STRATA_TRY(
+                devices::AtaDisk::create({.serial = disk.serial,
+                                          .write_errors = policy_of(disk.config.write_errors),
+                                          .read_errors = policy_of(disk.config.read_errors),
+                                          .on_wait = on_disk_wait_},
+                                         std::move(disk.image))));
         }
     }
     auto controller = STRATA_TRY(devices::AhciController::create(std::move(ports), memory, loop_));
@@ -183,6 +239,12 @@ std::optional<block::DiskWait> MachineDevices::waiting_disk() const {
         }
     }
     return std::nullopt;
+}
+
+void MachineDevices::end_connections() {
+    for (const UniqueFd& channel : channels_) {
+        (void)::shutdown(channel.get(), SHUT_RDWR);  // fails if the other end has gone: as good
+    }
 }
 
 void MachineDevices::retry_disks() {

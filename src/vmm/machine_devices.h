@@ -44,6 +44,8 @@ class MachineDevices {
     [[nodiscard]] std::optional<block::DiskWait> waiting_disk() const;
     /// Asks the host again. Not after the machine is gone.
     void retry_disks();
+    /// Disks that wait for their server give up: the machine goes.
+    void end_connections();
 
     /// The functions, in the order of their PCI slots: virtio disks, networks, the rest, then
     /// controllers of disks, so that names in the guest do not move when something is added at the
@@ -77,6 +79,7 @@ class MachineDevices {
     std::unique_ptr<virtio::VirtioDevice> make_console();
 
     io::EventLoop& loop_;
+    std::vector<UniqueFd> channels_;  ///< of disks on NBD servers: to who connects
     std::vector<OpenDisk> images_;
     std::vector<block::DiskWaiter*> waiters_;  ///< the machine's: devices with disks
     std::vector<RunningDisk> running_disks_;

@@ -106,6 +106,7 @@ void Vmm::take_down() {
         console->flush(kFlushLimit);
         console->connect(nullptr);
     }
+    devices_->end_connections();
     machine_.reset();
 }
 
@@ -330,10 +331,12 @@ Result<> Vmm::begin_waiting(const block::DiskWait& wait) {
     const bool full = wait.error == ENOSPC || wait.error == EDQUOT;
     event.reason = fmt::format(
         "{}{}",
-        Error::from_errno(
-            fmt::format("disk '{}' cannot be written at offset {}", wait.disk, wait.offset),
-            wait.error)
-            .text(),
+        wait.error == block::kUnreachable
+            ? fmt::format("the server of disk '{}' does not answer", wait.disk)
+            : Error::from_errno(fmt::format("disk '{}' cannot be {} at offset {}", wait.disk,
+                                            wait.reading ? "read" : "written", wait.offset),
+                                wait.error)
+                  .text(),
         full ? "; make room on its file system" : "");
     send(event);
     retry_later();

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "block/nbd/address.h"
+#include "block/registry.h"
 #include "cli/image/image_tool.h"
 
 namespace strata::cli {
@@ -26,13 +28,30 @@ Result<std::string> absolute(const std::string& path) {
     return whole.string();
 }
 
+/// The format that an export looks like.
+block::Task<std::string> look_there(block::Loop& loop, std::string path,
+                                    block::OptionList location) {
+    block::OpenOptions options;
+    options.path = std::move(path);
+    options.format = "file";
+    options.protocol = "nbd";
+    options.protocol_options = std::move(location);
+    options.read_only = true;
+    STRATA_CO_TRY(block::NodePtr file, co_await block::open_node(loop, std::move(options)));
+    auto format = co_await block::probe_format(*file);
+    STRATA_CO_TRY_VOID(co_await file->close());
+    co_return format;
+}
+
 // A guest can write any header into a raw disk, so the content never decides; but who forgot to
 // name the format of an image would have it overwritten as if it were raw.
-Result<> name_format(ImageTool& tool, api::DiskText& disk) {
+Result<> name_format(ImageTool& tool, api::DiskText& disk, const block::OptionList& location = {}) {
     if (!disk.format.empty()) {
         return ok();
     }
-    const std::string looks = STRATA_TRY(tool.looks_like(disk.file.name));
+    const std::string looks =
+        STRATA_TRY(location.empty() ? tool.looks_like(disk.file.name)
+                                    : tool.run(look_there(tool.loop(), disk.file.name, location)));
     if (looks != "raw") {
         return Error{ErrorKind::InvalidArgument,
                      fmt::format("disk '{}' looks like a {} image: add format={}, or format=raw if "
@@ -41,6 +60,39 @@ Result<> name_format(ImageTool& tool, api::DiskText& disk) {
     }
     disk.format = "raw";
     return ok();
+}
+
+/// What --disk says of an export, as block/nbd/address.h has it.
+Result<block::OptionList> export_options(const api::DiskText& disk) {
+    block::OptionList options =
+        block::nbd::location_options(STRATA_TRY(block::nbd::parse_location(disk.file.name)));
+    for (const auto& said : disk.nbd) {
+        const std::string name =
+            said.first == "tls-certificates" ? std::string("tls-folder") : said.first;
+        std::erase_if(options, [&](const auto& each) { return each.first == name; });
+        options.emplace_back(name, said.second);
+    }
+    // Not known to be right until here. The VMM looks from another folder, perhaps.
+    block::nbd::Location location = STRATA_TRY(block::nbd::take_location(options));
+    if (!location.tls_folder.empty()) {
+        location.tls_folder = STRATA_TRY(absolute(location.tls_folder));
+    }
+    return block::nbd::location_options(location);
+}
+
+/// A disk on an NBD server: the VMM gets its socket from whoever serves its channel.
+Result<PreparedDisk> prepare_export(api::DiskText disk) {
+    if (disk.mode != api::DiskMode::Persistent) {
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("disk '{}': an export has no such mode", disk.file.name)};
+    }
+    block::OptionList options = STRATA_TRY(export_options(disk));
+    if (disk.format.empty()) {
+        auto tool = STRATA_TRY(ImageTool::start());
+        STRATA_TRY_VOID(name_format(tool, disk, options));
+    }
+    disk.nbd = std::move(options);
+    return PreparedDisk{.config = std::move(disk), .fd = UniqueFd()};
 }
 
 /// The disk below an overlay must open as the VMM will open it, with no more files than the user
@@ -158,11 +210,25 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
 }
 
 Result<PreparedDisk> prepare_disk(api::DiskText disk) {
+    if (block::is_location(disk.file.name)) {
+        return prepare_export(std::move(disk));
+    }
+    if (!disk.nbd.empty()) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("disk '{}': {} is for disks on NBD servers (nbd://HOST/EXPORT)",
+                                 disk.file.name, disk.nbd.front().first)};
+    }
     // First of all whether it is there and may be opened as wanted.
     const bool writes = !disk.read_only && disk.mode == api::DiskMode::Persistent;
     UniqueFd fd = STRATA_TRY(open_checked(disk.file.name, "disk", writes ? O_RDWR : O_RDONLY));
     if (writes) {
         STRATA_TRY_VOID(check_no_changes_over(disk.file.name));
+    }
+    if (!disk.key_secret.empty() && disk.mode != api::DiskMode::Persistent) {
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("disk '{}': what its guest writes would lie in the clear in "
+                                 "another file: an encrypted disk has no such mode",
+                                 disk.file.name)};
     }
     if (!disk.format.empty() && disk.mode == api::DiskMode::Persistent) {
         return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};

@@ -26,7 +26,7 @@ struct PreparedDisk {
 /// Opens what `disk` says. Without a format it is raw, but not if it looks like an image: then
 /// InvalidArgument, with what to write. Mode Nonpersistent: writes go to a nameless overlay in
 /// $TMPDIR (/var/tmp), which is gone with the machine. Undoable: to FILE.undo, made if it is not
-/// there.
+/// there. An NBD export has no descriptor, but `nbd` in its config.
 Result<PreparedDisk> prepare_disk(api::DiskText disk);
 
 }  // namespace strata::cli

@@ -18,6 +18,7 @@
 #include "cli/image/store.h"
 #include "cli/output.h"
 #include "cli/run/disk_setup.h"
+#include "cli/run/secrets.h"
 #include "cli/run/session.h"
 
 namespace strata::cli {
@@ -52,24 +53,33 @@ constexpr std::array kOptions = {
            "where it cannot, the kernel's own stub.",
            Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{"--disk", 'd',
-           "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,mode=MODE][,readonly][,"
-           "follow][,serial="
-           "TEXT][,queues=N]"
-           "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore]",
-           "A disk, after the image's own. format: of the file; raw if it looks like nothing else. "
-           "bus: what it hangs on (default virtio). "
-           "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
-           "undoable (they go to FILE.undo). "
-           "follow: open the backing files that it names, only if it is trusted. "
-           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
-           "-max, -max-length: bursts; limit-group=NAME: together). "
-           "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
-           "errors are the guest's).",
-           Completes::Files, true},
+    Option{
+        "--disk", 'd',
+        "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,mode=MODE][,readonly][,"
+        "follow][,key-secret=ID][,serial="
+        "TEXT][,queues=N]"
+        "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore][,rerror=report|stop]"
+        "[,reconnect-delay=SECONDS][,open-timeout=SECONDS][,tls-certificates=FOLDER]",
+        "A disk, after the image's own: a file, a device, or an export of an NBD server "
+        "(nbd://HOST/EXPORT, docs/nbd.md). format: of the file; raw if it looks like nothing else. "
+        "bus: what it hangs on (default virtio). "
+        "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
+        "undoable (they go to FILE.undo). "
+        "follow: open the backing files that it names, only if it is trusted. "
+        "key-secret: what opens an encrypted one (--object). "
+        "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
+        "-max, -max-length: bursts; limit-group=NAME: together). "
+        "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
+        "errors are the guest's), rerror: a failed read. "
+        "reconnect-delay: how long a disk's requests wait for its server to come back.",
+        Completes::Files, true},
     Option{"--cdrom", 0, "FILE",
            "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom.", Completes::Files,
            true},
+    Option{"--object", 0, "secret,id=ID,file=FILE[,format=raw|base64][,keyid=ID,iv=TEXT]",
+           "A passphrase, for --disk …,key-secret=ID: the whole file, a line's end too. keyid: it "
+           "is encrypted under another secret.",
+           Completes::Nothing, true},
     Option{"--net", 'n', "user[,forward=tcp:2222:22]|none",
            "Network. user (default): behind this host, needs no rights; "
            "forward=[tcp|udp:][ADDRESS:]HOST:GUEST lets connections in.",
@@ -110,6 +120,7 @@ constexpr std::array kOptions = {
 struct Plan {
     SessionRequest request;
     std::vector<std::string> notices{};  ///< for the user, before the machine starts
+    Secrets secrets{};
 
     std::int64_t add(UniqueFd fd) {
         request.fds.push_back(std::move(fd));
@@ -125,8 +136,14 @@ Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::s
 
 // The VMM takes the disk's lock, on the same open file.
 Result<> open_disk(Plan& plan, api::DiskText disk) {
+    const std::string secret = disk.key_secret;
     PreparedDisk prepared = STRATA_TRY(prepare_disk(std::move(disk)));
-    prepared.config.file.fd = plan.add(std::move(prepared.fd));
+    if (!secret.empty()) {
+        prepared.config.passphrase_fd = plan.add(STRATA_TRY(plan.secrets.as_file(secret)));
+    }
+    if (prepared.fd.valid()) {
+        prepared.config.file.fd = plan.add(std::move(prepared.fd));
+    }
     if (!prepared.notice.empty()) {
         plan.notices.push_back(std::move(prepared.notice));
     }
@@ -243,6 +260,9 @@ Result<> apply_terminal(const Arguments& arguments, SessionRequest& request) {
 }
 
 Result<> apply_devices(const Arguments& arguments, Plan& plan) {
+    for (const std::string_view text : arguments.values("--object")) {
+        STRATA_TRY_VOID(plan.secrets.add(text));
+    }
     for (const std::string_view text : arguments.values("--disk")) {
         api::DiskText disk = STRATA_TRY(api::parse_disk(text));
         STRATA_TRY_VOID(open_disk(plan, std::move(disk)));

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "api/vmm_protocol.h"
+#include "block/nbd/connector.h"
 #include "cli/control/control_server.h"
 #include "cli/output.h"
 #include "cli/run/serial_link.h"
@@ -114,6 +115,8 @@ class Session {
     /// no target.
     Result<std::int64_t> open_link(const api::SerialTarget& target);
     Result<> start_vmm();
+    /// For each disk on an NBD server, who connects to it.
+    Result<> make_openers();
     Result<> open_control();
     void forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fds);
     Result<> send_start();
@@ -142,6 +145,7 @@ class Session {
     std::unique_ptr<RawTerminal> terminal_;
     std::optional<io::PacketSocket> control_;
     std::unique_ptr<ControlServer> server_;
+    std::vector<std::unique_ptr<block::nbd::ConnectionOpener>> openers_;
     std::optional<host::ChildProcess> vmm_;
     UniqueFd vmm_words_;
     std::string vmm_line_;
@@ -181,7 +185,11 @@ Result<> Session::start() {
         request_.config.console.rows = size->ws_row;
     }
     STRATA_TRY_VOID(open_control());
+    STRATA_TRY_VOID(make_openers());
     STRATA_TRY_VOID(start_vmm());
+    for (const auto& opener : openers_) {  // threads, so after the fork
+        STRATA_TRY_VOID(opener->start());
+    }
     STRATA_TRY_VOID(watch_all());
     if (request_.serial.kind == api::SerialKind::Stdio ||
         request_.console.kind == api::SerialKind::Stdio) {
@@ -233,6 +241,22 @@ void Session::lost_output(const api::SerialTarget& target) {
         return;
     }
     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
+}
+
+Result<> Session::make_openers() {
+    for (api::DiskConfig& disk : request_.config.disks) {
+        if (disk.nbd.empty()) {
+            continue;
+        }
+        block::OptionList options = disk.nbd;
+        block::nbd::Location location = STRATA_TRY(block::nbd::take_location(options));
+        auto [opener, channel] =
+            STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(location.address)));
+        request_.fds.push_back(std::move(channel));
+        disk.file.fd = static_cast<std::int64_t>(request_.fds.size()) - 1;
+        openers_.push_back(std::move(opener));
+    }
+    return ok();
 }
 
 Result<> Session::open_control() {
@@ -510,6 +534,7 @@ void Session::stop(std::optional<Error> why) {
     stopping_ = true;
     stop_reason_ = std::move(why);
     tell(api::VmmOperation::Stop);
+    openers_.clear();  // a VMM that waits for a disk's server waits no longer
     loop_.at(Clock::now() + kKillGrace, [this] { kill_vmm(); });
 }
 

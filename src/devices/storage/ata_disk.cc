@@ -63,9 +63,9 @@ AtaDisk::~AtaDisk() {
 
 Result<std::unique_ptr<AtaDisk>> AtaDisk::create(const AtaDiskConfig& config,
                                                  std::unique_ptr<block::DiskImage> image) {
-    auto queue = std::make_unique<block::PatientQueue>(STRATA_TRY(image->open_queue(kSlots * 2)),
-                                                       std::string(image->name()),
-                                                       config.write_errors, config.on_wait);
+    auto queue = std::make_unique<block::PatientQueue>(
+        STRATA_TRY(image->open_queue(kSlots * 2)), std::string(image->name()), config.write_errors,
+        config.on_wait, config.read_errors);
     return std::unique_ptr<AtaDisk>(new AtaDisk(config, std::move(image), std::move(queue)));
 }
 

@@ -14,6 +14,7 @@ namespace strata::devices {
 struct AtaDiskConfig {
     std::string serial;  ///< at most 20 characters
     block::WriteErrorPolicy write_errors = block::WriteErrorPolicy::Enospc;
+    block::ReadErrorPolicy read_errors = block::ReadErrorPolicy::Report;
     std::function<void()> on_wait = {};
 };
 

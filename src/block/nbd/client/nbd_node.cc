@@ -21,19 +21,21 @@ constexpr std::size_t kZeroes = 1U << 20;
 }  // namespace
 
 NbdNode::NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
-                 bool read_only)
+                 std::shared_ptr<Connector> connector, bool read_only)
     : Node(loop, location_uri(location)),
       location_(std::move(location)),
       tls_(std::move(tls)),
+      connector_(std::move(connector)),
       connecting_(loop),
       blocks_(loop) {
     traits_.read_only = read_only;
 }
 
-Task<NodePtr> NbdNode::open(Loop& loop, Location location, bool read_only) {
+Task<NodePtr> NbdNode::open(Loop& loop, Location location, bool read_only,
+                            std::shared_ptr<Connector> connector) {
     STRATA_CO_TRY(auto tls, client_credentials(location));
     std::shared_ptr<NbdNode> node(
-        new NbdNode(loop, std::move(location), std::move(tls), read_only));
+        new NbdNode(loop, std::move(location), std::move(tls), std::move(connector), read_only));
     STRATA_CO_TRY_VOID(co_await node->first_connection());
     if (!read_only && (node->info_.flags & kReadOnly) != 0) {
         (void)co_await node->close();  // the other error is told
@@ -44,11 +46,20 @@ Task<NodePtr> NbdNode::open(Loop& loop, Location location, bool read_only) {
     co_return NodePtr(std::move(node));
 }
 
+Task<std::shared_ptr<Connection>> NbdNode::make_connection() {
+    if (connector_ == nullptr) {
+        co_return co_await Connection::open(loop(), location_, tls_, kConnectLimit);
+    }
+    STRATA_CO_TRY(UniqueFd socket, co_await connector_->connect(loop(), kConnectLimit));
+    STRATA_CO_TRY(auto stream, Stream::adopt(loop(), std::move(socket), location_.address.text()));
+    co_return co_await Connection::begin(std::move(stream), location_, tls_, kConnectLimit);
+}
+
 Task<> NbdNode::first_connection() {
     const auto deadline = Loop::Clock::now() + location_.open_timeout;
     auto pause = kFirstPause;
     for (;;) {
-        auto made = co_await Connection::open(loop(), location_, tls_, kConnectLimit);
+        auto made = co_await make_connection();
         if (made.ok()) {
             connection_ = std::move(*made);
             learn(connection_->agreement());
@@ -111,7 +122,7 @@ Task<std::shared_ptr<Connection>> NbdNode::reconnect() {
         if (Loop::Clock::now() < next_try_ && Loop::Clock::now() > deadline) {
             co_return Error{ErrorKind::Unreachable, "the server does not answer", EIO};
         }
-        auto made = co_await Connection::open(loop(), location_, tls_, kConnectLimit);
+        auto made = co_await make_connection();
         if (made.ok()) {
             STRATA_CO_TRY_VOID(same_disk((*made)->agreement()));
             connection_ = std::move(*made);
@@ -119,7 +130,8 @@ Task<std::shared_ptr<Connection>> NbdNode::reconnect() {
             co_return connection_;
         }
         next_try_ = Loop::Clock::now() + kLongestPause;
-        if (Loop::Clock::now() + pause > deadline) {
+        closed_ = closed_ || made.error().kind() == ErrorKind::WrongState;  // no connector any more
+        if (closed_ || Loop::Clock::now() + pause > deadline) {
             co_return Error{ErrorKind::Unreachable, made.error().text(), EIO};
         }
         co_await loop().sleep(pause);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "block/nbd/client/connection.h"
+#include "block/nbd/connector.h"
 #include "block/node.h"
 
 namespace strata::block::nbd {
@@ -19,7 +20,9 @@ namespace strata::block::nbd {
 class NbdNode final : public Node {
   public:
     /// Connects to `location`, trying again for its open-timeout.
-    static Task<NodePtr> open(Loop& loop, Location location, bool read_only);
+    /// `connector`: who makes connections; null: this process.
+    static Task<NodePtr> open(Loop& loop, Location location, bool read_only,
+                              std::shared_ptr<Connector> connector = nullptr);
 
     [[nodiscard]] std::string_view format() const override { return "nbd"; }
     [[nodiscard]] std::uint64_t size() const override { return info_.size; }
@@ -39,7 +42,8 @@ class NbdNode final : public Node {
 
   private:
     NbdNode(Loop& loop, Location location, std::shared_ptr<const TlsCredentials> tls,
-            bool read_only);
+            std::shared_ptr<Connector> connector, bool read_only);
+    Task<std::shared_ptr<Connection>> make_connection();
     Task<> first_connection();
     void learn(const Agreement& agreement);
     Task<std::shared_ptr<Connection>> connected();
@@ -60,6 +64,7 @@ class NbdNode final : public Node {
 
     const Location location_;
     const std::shared_ptr<const TlsCredentials> tls_;
+    const std::shared_ptr<Connector> connector_;  ///< shared: a coroutine of its may be under way
     NodeTraits traits_;
     ExportInfo info_;
     bool status_known_ = false;  ///< the server has the context
