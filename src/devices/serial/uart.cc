@@ -267,6 +267,7 @@ void Uart::write_fcr(std::uint8_t value) {
     if (switched || (enabled && (value & kFcrClearTransmit) != 0)) {
         thre_pending_ = thre_pending_ || !tx_.empty();
         tx_.clear();
+        ++tx_clears_;
     }
     fcr_ = enabled ? value & 0xc9 : 0;
 }
@@ -391,11 +392,13 @@ void Uart::transmit() {
     for (;;) {
         std::array<std::byte, kFifo> bytes{};
         std::size_t size = 0;
+        std::uint64_t clears = 0;
         {
             const MutexLock lock(mutex_);
             if (paused_) {
                 return;
             }
+            clears = tx_clears_;
             for (const std::uint8_t byte : tx_) {
                 bytes[size++] = static_cast<std::byte>(byte);
             }
@@ -405,9 +408,12 @@ void Uart::transmit() {
             return;
         }
         const MutexLock lock(mutex_);
-        // The guest may have cleared the FIFO meanwhile; what was taken is on its way all the same.
-        tx_.erase(tx_.begin(),
-                  tx_.begin() + static_cast<std::ptrdiff_t>(std::min(taken, tx_.size())));
+        // The guest may have cleared the FIFO meanwhile: what was taken is on its way all the same,
+        // and what is there now is new.
+        if (tx_clears_ == clears) {
+            tx_.erase(tx_.begin(),
+                      tx_.begin() + static_cast<std::ptrdiff_t>(std::min(taken, tx_.size())));
+        }
         counters_.transmitted += taken;
         thre_pending_ = thre_pending_ || tx_.empty();
         update_line();

@@ -87,6 +87,8 @@ class Uart final : public bus::BusDevice,
     mutable Mutex mutex_;
     std::deque<std::uint8_t> rx_ STRATA_GUARDED_BY(mutex_);
     std::deque<std::uint8_t> tx_ STRATA_GUARDED_BY(mutex_);
+    std::uint64_t tx_clears_ STRATA_GUARDED_BY(mutex_) =
+        0;  ///< how often tx_ was emptied without being sent
     std::uint8_t ier_ STRATA_GUARDED_BY(mutex_) = 0;
     std::uint8_t fcr_ STRATA_GUARDED_BY(mutex_) = 0;
     std::uint8_t lcr_ STRATA_GUARDED_BY(mutex_) = 0;

@@ -1,7 +1,10 @@
 // Uart: registers, interrupts, back-pressure both ways, loopback, state.
 #include "devices/serial/uart.h"
 
+#include <functional>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -15,6 +18,9 @@ class FakeBackend final : public SerialBackend {
   public:
     void connect(SerialPeer* /*peer*/) override {}
     std::size_t write(std::span<const std::byte> data) override {
+        if (const auto meanwhile = std::exchange(on_write, {})) {
+            meanwhile();
+        }
         const std::size_t count = std::min(room, data.size());
         for (const std::byte byte : data.first(count)) {
             text.push_back(static_cast<char>(byte));
@@ -27,6 +33,7 @@ class FakeBackend final : public SerialBackend {
     std::string text;
     std::size_t room = 1'000'000;
     unsigned asked = 0;
+    std::function<void()> on_write;  ///< once, before bytes are taken
 };
 
 class UartTest : public ::testing::Test {
@@ -64,6 +71,22 @@ TEST_F(UartTest, FullBackendHoldsTransmitEmptyBack) {
     EXPECT_EQ(backend.text, "x");
     EXPECT_EQ(peek(uart, kLsr) & 0x60, 0x60U);
     EXPECT_TRUE(line.level);
+}
+
+TEST_F(UartTest, ByteWrittenAfterTheFifoWasClearedIsNotTakenForAnOldOne) {
+    poke(uart, kFcr, 0x01);
+    std::thread other;
+    backend.on_write = [&] {  // while "A" is offered
+        poke(uart, kFcr, 0x05);
+        other = std::thread([this] { poke(uart, 0, 'B'); });
+        while ((peek(uart, kLsr) & 0x20) != 0) {
+            std::this_thread::yield();
+        }
+    };
+    poke(uart, 0, 'A');
+    other.join();
+    EXPECT_EQ(backend.text, "AB");
+    EXPECT_EQ(peek(uart, kLsr) & 0x60, 0x60U);
 }
 
 TEST_F(UartTest, TransmitInterruptIsResetByReadingIir) {
