@@ -16,6 +16,8 @@ class DiskUser {
     /// Goes on with `image`, which is the same disk, once its requests under way have ended. On an
     /// error it goes on with the old one.
     virtual Result<> exchange_image(std::unique_ptr<DiskImage> image) = 0;
+    /// The guest can be told of another size; if not, the disk must keep its own.
+    [[nodiscard]] virtual bool tells_size() const { return true; }
     /// The disk's traits() tell another size: the guest is told.
     virtual void size_changed() = 0;
 };

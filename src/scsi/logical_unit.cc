@@ -48,12 +48,19 @@ Result<std::unique_ptr<block::PatientQueue>> LogicalUnit::open_queue(block::Disk
 LogicalUnit::LogicalUnit(const UnitConfig& config, std::unique_ptr<block::DiskImage> image,
                          std::unique_ptr<block::PatientQueue> queue)
     : serial_(config.serial.substr(0, kSerialSize)),
+      depth_(config.depth),
       image_(std::move(image)),
       queue_(std::move(queue)),
       attentions_{sense::kPowerOn} {}
 
 LogicalUnit::~LogicalUnit() {
     queue_.reset();  // waits for what is under way
+}
+
+void LogicalUnit::exchange_image(std::unique_ptr<block::DiskImage> image,
+                                 std::unique_ptr<block::DiskQueue> queue) {
+    queue_->exchange(std::move(queue));  // the old one goes before its image
+    image_ = std::move(image);
 }
 
 std::size_t LogicalUnit::length_of(std::uint8_t opcode) {

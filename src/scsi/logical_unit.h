@@ -92,7 +92,14 @@ class LogicalUnit {
 
     [[nodiscard]] virtual DeviceKind kind() const = 0;
     /// Null: no medium.
-    [[nodiscard]] const block::DiskImage* image() const { return image_.get(); }
+    [[nodiscard]] block::DiskImage* image() const { return image_.get(); }
+    /// Requests at a time that the unit wants of a queue.
+    [[nodiscard]] unsigned depth() const { return depth_; }
+    /// Goes on with `image`, which is the same disk, and `queue`, which is of it: completion_fd()
+    /// is another one then. There is a medium, and nothing may be busy(); what waits for the host
+    /// goes on waiting.
+    void exchange_image(std::unique_ptr<block::DiskImage> image,
+                        std::unique_ptr<block::DiskQueue> queue);
 
     /// Inside a section of the caller, while nothing is under way.
     void save(state::StateWriter& writer) const;
@@ -231,7 +238,8 @@ class LogicalUnit {
                                                            std::uint8_t control) const;
 
     const std::string serial_;
-    const std::unique_ptr<block::DiskImage> image_;
+    const unsigned depth_;
+    std::unique_ptr<block::DiskImage> image_;
     std::unique_ptr<block::PatientQueue> queue_;  ///< goes before the image
     std::vector<Request> requests_;               ///< the place is the queue's token
     std::vector<std::size_t> free_;

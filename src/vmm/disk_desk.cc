@@ -166,6 +166,11 @@ void DiskDesk::resize(std::size_t disk, std::uint64_t size, const Reply& reply) 
     if (traits.read_only) {
         return reply(Error{ErrorKind::WrongState, "the disk is read-only"});
     }
+    if (!device.tells_size()) {
+        return reply(Error{ErrorKind::NotSupported,
+                           "a SATA disk cannot tell its guest of another size: make it larger "
+                           "while the machine is off, or hang it on bus virtio or scsi"});
+    }
     if (size < traits.size) {
         return reply(Error{
             ErrorKind::WrongState,

@@ -158,14 +158,19 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
     config.write_errors = policy_of(disk.config.write_errors);
     config.read_errors = policy_of(disk.config.read_errors);
     config.on_wait = on_disk_wait_;
-    RunningDisk running{.name = fmt::format("disk{}", index),
-                        .file = std::string(disk.image->name()),
-                        .format = std::string(disk.image->format())};
+    RunningDisk running = describe(index);
     auto device = STRATA_TRY(virtio::BlkDevice::create(config, std::move(disk.image), loop_));
     running.device = device.get();
-    running_disks_.push_back(std::move(running));
+    running_disks_[index] = std::move(running);
     waiters_.push_back(device.get());
     return std::unique_ptr<virtio::VirtioDevice>(std::move(device));
+}
+
+RunningDisk MachineDevices::describe(std::size_t index) const {
+    const block::DiskImage& image = *images_[index].image;
+    return {.name = fmt::format("disk{}", index),
+            .file = std::string(image.name()),
+            .format = std::string(image.format())};
 }
 
 bool MachineDevices::any_on(api::DiskBus bus) const {
@@ -190,10 +195,14 @@ Result<std::unique_ptr<scsi::LogicalUnit>> MachineDevices::make_unit(OpenDisk& d
 Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
     const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<devices::AtaDevice>> ports;
-    for (OpenDisk& disk : images_) {
+    std::vector<std::size_t> places;  // in images_, by port
+    for (std::size_t index = 0; index < images_.size(); ++index) {
+        OpenDisk& disk = images_[index];
         if (disk.config.bus != api::DiskBus::Sata) {
             continue;
         }
+        places.push_back(index);
+        running_disks_[index] = describe(index);
         if (disk.config.cdrom) {
             ports.push_back(std::make_unique<devices::AtapiDrive>(
                 STRATA_TRY(scsi::CdUnit::create({.serial = disk.serial}, std::move(disk.image))),
@@ -208,6 +217,9 @@ Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
         }
     }
     auto controller = STRATA_TRY(devices::AhciController::create(std::move(ports), memory, loop_));
+    for (unsigned port = 0; port < places.size(); ++port) {
+        running_disks_[places[port]].device = controller->disk_user(port);
+    }
     waiters_.push_back(controller.get());
     return std::unique_ptr<pci::PciDevice>(std::move(controller));
 }
@@ -222,10 +234,14 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_scsi() {
     }
     auto device = STRATA_TRY(virtio::ScsiDevice::create(config, loop_));
     std::uint16_t lun = 0;
-    for (OpenDisk& disk : images_) {
+    for (std::size_t index = 0; index < images_.size(); ++index) {
+        OpenDisk& disk = images_[index];
         if (disk.config.bus == api::DiskBus::Scsi) {
+            running_disks_[index] = describe(index);
             auto unit = STRATA_TRY(make_unit(disk));
-            STRATA_TRY_VOID(device->plug(lun++, std::move(unit)));
+            STRATA_TRY_VOID(device->plug(lun, std::move(unit)));
+            running_disks_[index].device = disk.config.cdrom ? nullptr : device->disk_user(lun);
+            ++lun;
         }
     }
     waiters_.push_back(device.get());
@@ -270,6 +286,7 @@ std::unique_ptr<virtio::VirtioDevice> MachineDevices::make_console() {
 Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functions(
     const memory::GuestMemory& memory) {
     std::vector<std::unique_ptr<virtio::VirtioDevice>> devices;
+    running_disks_.resize(images_.size());
     for (std::size_t i = 0; i < images_.size(); ++i) {
         if (images_[i].config.bus == api::DiskBus::Virtio) {
             devices.push_back(STRATA_TRY(make_disk(i)));
@@ -293,6 +310,8 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
     if (any_on(api::DiskBus::Sata)) {
         functions.push_back(STRATA_TRY(make_sata(memory)));
     }
+    std::erase_if(running_disks_,  // discs in drives
+                  [](const RunningDisk& disk) { return disk.device == nullptr; });
     return functions;
 }
 

@@ -54,8 +54,8 @@ class MachineDevices {
     Result<std::vector<std::unique_ptr<pci::PciDevice>>> make_functions(
         const memory::GuestMemory& memory);
 
-    /// The disks that can be changed while they are in use (virtio's); once the functions are made,
-    /// and as long as they are.
+    /// The disks that can be changed while they are in use: all but discs in drives; once the
+    /// functions are made, and as long as they are.
     [[nodiscard]] const std::vector<RunningDisk>& running_disks() const { return running_disks_; }
     /// The console's host side; nullptr without one.
     [[nodiscard]] ConsoleCable* console() { return cable_.get(); }
@@ -74,6 +74,7 @@ class MachineDevices {
     Result<std::unique_ptr<virtio::VirtioDevice>> make_scsi();
     Result<std::unique_ptr<scsi::LogicalUnit>> make_unit(OpenDisk& disk);
     Result<std::unique_ptr<pci::PciDevice>> make_sata(const memory::GuestMemory& memory);
+    [[nodiscard]] RunningDisk describe(std::size_t index) const;
     [[nodiscard]] bool any_on(api::DiskBus bus) const;
     std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
     std::unique_ptr<virtio::VirtioDevice> make_console();

@@ -25,7 +25,10 @@ AhciController::AhciController(std::vector<std::unique_ptr<AtaDevice>> devices,
     seal();
     const MutexLock lock(mutex_);
     for (auto& device : devices) {
-        ports_.emplace_back().device = std::move(device);
+        auto disk = std::make_unique<PortDisk>(*this, static_cast<unsigned>(ports_.size()));
+        Port& port = ports_.emplace_back();
+        port.device = std::move(device);
+        port.disk = std::move(disk);
     }
     reset_controller();
 }
@@ -50,12 +53,39 @@ Result<> AhciController::watch_devices() {
         if (fd < 0) {
             continue;
         }
-        ports_[index].watch =
-            STRATA_TRY(loop_.watch(fd, EPOLLIN, [this, index](std::uint32_t /*events*/) {
-                const MutexLock inner(mutex_);
-                reap(ports_[index]);
-            }));
+        ports_[index].watch = STRATA_TRY(watch_port(index, fd));
     }
+    return ok();
+}
+
+Result<io::EventLoop::WatchId> AhciController::watch_port(std::size_t index, int fd) {
+    return loop_.watch(fd, EPOLLIN, [this, index](std::uint32_t /*events*/) {
+        const MutexLock inner(mutex_);
+        reap(ports_[index]);
+    });
+}
+
+block::DiskUser* AhciController::disk_user(unsigned port) {
+    const MutexLock lock(mutex_);
+    return port < ports_.size() && ports_[port].device->image() != nullptr ? ports_[port].disk.get()
+                                                                           : nullptr;
+}
+
+block::DiskImage& AhciController::image_of(unsigned port) {
+    const MutexLock lock(mutex_);
+    return *ports_.at(port).device->image();  // only the event loop's thread changes it
+}
+
+Result<> AhciController::exchange_image(unsigned port, std::unique_ptr<block::DiskImage> image) {
+    const MutexLock lock(mutex_);
+    Port& chosen = ports_.at(port);
+    auto queue = STRATA_TRY(image->open_queue(chosen.device->depth()));
+    const auto watch = STRATA_TRY(watch_port(port, queue->completion_fd()));
+    // Nothing can fail from here on: the old disk may go.
+    drain(chosen);
+    loop_.remove(*chosen.watch);
+    chosen.device->exchange_image(std::move(image), std::move(queue));
+    chosen.watch = watch;
     return ok();
 }
 
@@ -82,14 +112,18 @@ Result<> AhciController::pause() {
     const MutexLock lock(mutex_);
     paused_ = true;
     for (Port& port : ports_) {
-        port.device->kick();
-        reap(port);
-        while (port.device->busy()) {
-            port.device->wait();
-            reap(port);
-        }
+        drain(port);
     }
     return ok();
+}
+
+void AhciController::drain(Port& port) {
+    port.device->kick();
+    reap(port);
+    while (port.device->busy()) {
+        port.device->wait();
+        reap(port);
+    }
 }
 
 Result<> AhciController::resume() {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "block/disk_user.h"
 #include "devices/storage/ata_device.h"
 #include "io/event_loop.h"
 #include "memory/guest_memory.h"
@@ -49,8 +50,28 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
 
     [[nodiscard]] std::optional<block::DiskWait> waiting() const override;
     void retry() override;
+    /// The disk of a port, as the machine's owner reaches it, as long as the controller is there;
+    /// null: none, or a drive.
+    [[nodiscard]] block::DiskUser* disk_user(unsigned port);
 
   private:
+    // A disk that was identified keeps its size: Linux gives one up that has another after an
+    // error.
+    class PortDisk final : public block::DiskUser {
+      public:
+        PortDisk(AhciController& controller, unsigned port)
+            : controller_(controller), port_(port) {}
+        [[nodiscard]] block::DiskImage& disk() override { return controller_.image_of(port_); }
+        Result<> exchange_image(std::unique_ptr<block::DiskImage> image) override {
+            return controller_.exchange_image(port_, std::move(image));
+        }
+        [[nodiscard]] bool tells_size() const override { return false; }
+        void size_changed() override {}
+
+      private:
+        AhciController& controller_;
+        const unsigned port_;
+    };
     static constexpr unsigned kSlots = 32;
     struct Slot {
         bool busy = false;   ///< the device has it
@@ -71,11 +92,16 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
         bool reset_pending = false;  ///< comes out of a reset when its I/O has ended
         bool halted = false;         ///< an error: until the driver has stopped it
         std::array<Slot, kSlots> slots;
+        std::unique_ptr<PortDisk> disk;
     };
 
     AhciController(std::vector<std::unique_ptr<AtaDevice>> devices,
                    const memory::GuestMemory& memory, io::EventLoop& loop);
     Result<> watch_devices();
+    Result<io::EventLoop::WatchId> watch_port(std::size_t index, int fd);
+    [[nodiscard]] block::DiskImage& image_of(unsigned port);
+    Result<> exchange_image(unsigned port, std::unique_ptr<block::DiskImage> image);
+    void drain(Port& port) STRATA_REQUIRES(mutex_);
 
     // registers.cc
     [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const STRATA_REQUIRES(mutex_);

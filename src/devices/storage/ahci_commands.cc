@@ -240,7 +240,7 @@ void AhciController::finish(Port& port, const AtaCompletion& done) {
     Slot& slot = port.slots.at(done.slot);
     slot.views.clear();  // reports what was written
     slot.busy = false;
-    if (std::exchange(slot.stale, false)) {
+    if (std::exchange(slot.stale, false) || done.dropped) {
         return;
     }
     if (done.protocol == AtaProtocol::Queued) {

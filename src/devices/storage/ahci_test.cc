@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "block/live_image.h"
 #include "devices/storage/ahci_wire.h"
 #include "devices/storage/ata_disk.h"
 #include "devices/storage/atapi_drive.h"
@@ -192,6 +193,54 @@ TEST_F(AhciTest, QueuedCommandsEndInActiveBits) {
     ASSERT_EQ(::pread(file_.get(), &value, 8, 31 * 512), 8);
     EXPECT_EQ(value, 131U);
     EXPECT_EQ(get<std::uint8_t>(kReceived + Received::kSetBits), 0xa1);
+}
+
+// Linux retries what another command's error has ended, after it has read which one that was.
+TEST_F(AhciTest, ErrorOfAQueuedCommandEndsTheOthersUntilItsLogIsRead) {
+    for (unsigned slot = 0; slot < 8; ++slot) {
+        const auto sector = static_cast<std::uint8_t>(slot == 3 ? 0xff : slot);
+        const auto high = static_cast<std::uint8_t>(slot == 3 ? 0xff : 0);  // beyond the end
+        lay(0, slot,
+            {0, 0, 0x60, 1, sector, high, 0, 0x40, 0, 0, 0, 0,
+             static_cast<std::uint8_t>(slot << 3)},
+            512, 0, kData + slot * 512);
+    }
+    write(at(0, PortRegister::kActive), 0xff);
+    EXPECT_FALSE(run(0, 0xff));
+    EXPECT_NE(read(at(0, PortRegister::kStatus)) & PortInterrupt::kTaskFile, 0U);
+    for (int round = 0; round < 20; ++round) {
+        loop_->run_once(std::chrono::milliseconds(5));
+    }
+    EXPECT_EQ(read(at(0, PortRegister::kActive)), 0xffU) << "none has succeeded after the error";
+    EXPECT_NE(read(at(0, PortRegister::kTaskFile)) & 1, 0U);
+    const auto restart = [this] {
+        write(at(0, PortRegister::kCommand), 0x10);
+        write(at(0, PortRegister::kStatus), 0xffffffff);
+        write(at(0, PortRegister::kCommand), 0x11);
+    };
+    restart();
+    EXPECT_FALSE(command(0x25, 0, 1, 512)) << "nothing but the log is answered";
+    restart();
+    ASSERT_TRUE(command(0x2f, 0x10, 1, 512));
+    EXPECT_EQ(get<std::uint8_t>(kData) & 0x9f, 3);
+    EXPECT_NE(get<std::uint8_t>(kData + 2) & 1, 0);
+    EXPECT_EQ(get<std::uint8_t>(kData + 5), 0xff);
+    EXPECT_TRUE(command(0x25, 0, 1, 512));
+}
+
+TEST_F(AhciTest, DiskIsExchangedUnderCommands) {
+    put<std::uint64_t>(kData, 0x1122334455667788);
+    ASSERT_TRUE(command(0x35, 7, 1, 512, kHeaderWrite));
+    block::DiskUser* disk = ahci_->disk_user(0);
+    ASSERT_NE(disk, nullptr);
+    EXPECT_FALSE(disk->tells_size());
+    EXPECT_EQ(ahci_->disk_user(1), nullptr) << "a drive";
+    auto graph = block::live_image(disk->disk())->as_graph();
+    ASSERT_TRUE(graph.ok()) << graph.error().text();
+    ASSERT_TRUE(disk->exchange_image(std::move(*graph)).ok());
+    put<std::uint64_t>(kData, 0);
+    ASSERT_TRUE(command(0x25, 7, 1, 512));
+    EXPECT_EQ(get<std::uint64_t>(kData), 0x1122334455667788U);
 }
 
 TEST_F(AhciTest, TrimTakesRanges) {

@@ -7,11 +7,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include <sys/uio.h>
 
+#include "block/disk_image.h"
 #include "block/patient_queue.h"
 #include "state/state_stream.h"
 
@@ -59,6 +61,8 @@ struct AtaCompletion {
     AtaRegisters registers{};  ///< as answered
     std::uint64_t moved = 0;   ///< bytes
     bool overflow = false;     ///< more was to be moved than the views hold
+    bool dropped = false;      ///< a queued command that another one's error has ended: nothing is
+                               ///< told of it
 };
 
 class AtaDevice {
@@ -80,6 +84,14 @@ class AtaDevice {
     virtual void reset() = 0;
     [[nodiscard]] virtual std::optional<block::DiskWait> waiting() const = 0;
     virtual void retry() = 0;
+    /// The disk that the machine's owner may change while it is in use; null: none.
+    [[nodiscard]] virtual block::DiskImage* image() const { return nullptr; }
+    /// Requests at a time that the device wants of a queue of it.
+    [[nodiscard]] virtual unsigned depth() const { return 1; }
+    /// Goes on with `image`, which is the same disk, and `queue`, which is of it: completion_fd()
+    /// is another one then. Only if there is an image(), and nothing is busy().
+    virtual void exchange_image(std::unique_ptr<block::DiskImage> /*image*/,
+                                std::unique_ptr<block::DiskQueue> /*queue*/) {}
     virtual void save(state::StateWriter& writer) const = 0;
     virtual void load(state::StateReader& reader) = 0;
 };

@@ -69,6 +69,12 @@ Result<std::unique_ptr<AtaDisk>> AtaDisk::create(const AtaDiskConfig& config,
     return std::unique_ptr<AtaDisk>(new AtaDisk(config, std::move(image), std::move(queue)));
 }
 
+void AtaDisk::exchange_image(std::unique_ptr<block::DiskImage> image,
+                             std::unique_ptr<block::DiskQueue> queue) {
+    queue_->exchange(std::move(queue));  // the old one goes before its image
+    image_ = std::move(image);
+}
+
 void AtaDisk::reset() {
     write_cache_ = true;
     failed_ = {};
@@ -82,6 +88,16 @@ void AtaDisk::submit(AtaTask task) {
 
 // ATA8-ACS, 7.
 void AtaDisk::execute(unsigned slot) {
+    // SATA 3.0, 13.6.4: after an error nothing but the question which command it was.
+    if (queue_broken() && !reads_error_log(slot)) {
+        const std::uint8_t command = requests_.at(slot).task.registers.command;
+        if (command == 0x60 || command == 0x61) {
+            end(slot, {.protocol = AtaProtocol::Queued, .dropped = true});
+        } else {
+            fail(slot, AtaError::kAbort);
+        }
+        return;
+    }
     switch (requests_.at(slot).task.registers.command) {
         case 0xec:  // IDENTIFY DEVICE
             send(slot, identity());
@@ -301,6 +317,12 @@ void AtaDisk::set_features(unsigned slot) {
 }
 
 // The directory, and what the last queued command failed with. ATA8-ACS, A.12.
+bool AtaDisk::reads_error_log(unsigned slot) const {
+    const AtaRegisters& registers = requests_.at(slot).task.registers;
+    return (registers.command == 0x2f || registers.command == 0x47) &&
+           (registers.lba & 0xff) == 0x10;
+}
+
 void AtaDisk::read_log(unsigned slot) {
     const AtaRegisters& registers = requests_.at(slot).task.registers;
     const unsigned log = registers.lba & 0xff;
@@ -320,6 +342,7 @@ void AtaDisk::read_log(unsigned slot) {
             sum += byte;
         }
         data.back() = static_cast<std::uint8_t>(0U - sum);
+        failed_ = {};
     }
     send(slot, std::move(data));
     if (registers.command == 0x47) {
@@ -367,7 +390,9 @@ void AtaDisk::reap(std::vector<AtaCompletion>& out) {
 
 void AtaDisk::completed(unsigned slot) {
     Request& request = requests_.at(slot);
-    if (request.error != 0) {
+    if (request.protocol == AtaProtocol::Queued && queue_broken()) {
+        end(slot, {.protocol = AtaProtocol::Queued, .dropped = true});
+    } else if (request.error != 0) {
         fail(slot, request.task.to_device ? AtaError::kAbort : AtaError::kUncorrectable);
     } else if (std::exchange(request.sync_after, false)) {
         disk(slot, {.op = block::DiskOp::Flush});
@@ -384,7 +409,7 @@ void AtaDisk::fail(unsigned slot, std::uint8_t error) {
     AtaCompletion completion{.protocol = requests_.at(slot).protocol};
     completion.status |= AtaStatus::kError;
     completion.error = error;
-    if (completion.protocol == AtaProtocol::Queued) {
+    if (completion.protocol == AtaProtocol::Queued && !queue_broken()) {
         const std::uint64_t lba = requests_.at(slot).task.registers.lba;
         failed_ = {static_cast<std::uint8_t>(slot), 0, completion.status, error};
         for (std::size_t i = 0; i < 3; ++i) {

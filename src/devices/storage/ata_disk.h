@@ -37,6 +37,10 @@ class AtaDisk final : public AtaDevice {
         return queue_->waiting();
     }
     void retry() override { queue_->retry(); }
+    [[nodiscard]] block::DiskImage* image() const override { return image_.get(); }
+    [[nodiscard]] unsigned depth() const override { return kSlots * 2; }
+    void exchange_image(std::unique_ptr<block::DiskImage> image,
+                        std::unique_ptr<block::DiskQueue> queue) override;
     void save(state::StateWriter& writer) const override;
     void load(state::StateReader& reader) override;
 
@@ -60,6 +64,9 @@ class AtaDisk final : public AtaDevice {
     void set_features(unsigned slot);
     void verify(unsigned slot, bool extended);
     void read_log(unsigned slot);
+    /// A queued command has failed, and the driver has not asked which.
+    [[nodiscard]] bool queue_broken() const { return failed_[2] != 0; }
+    [[nodiscard]] bool reads_error_log(unsigned slot) const;
     void flush(unsigned slot);
     void send(unsigned slot, std::vector<std::uint8_t> data);
     void disk(unsigned slot, block::DiskRequest request);
@@ -71,13 +78,14 @@ class AtaDisk final : public AtaDevice {
     [[nodiscard]] std::uint64_t sectors() const { return image_->traits().size / 512; }
 
     const std::string serial_;
-    const std::unique_ptr<block::DiskImage> image_;
+    std::unique_ptr<block::DiskImage> image_;
     std::unique_ptr<block::PatientQueue> queue_;
     std::array<Request, kSlots> requests_;
     std::vector<AtaCompletion> finished_;
     std::vector<block::DiskCompletion> scratch_;
     bool write_cache_ = true;
-    std::array<std::uint8_t, 12> failed_{};  ///< of the last queued command that failed: log 10h
+    /// Of the queued command that failed, until log 10h is read: no other is carried out meanwhile.
+    std::array<std::uint8_t, 12> failed_{};
 };
 
 /// Words of IDENTIFY data as bytes, with its checksum.

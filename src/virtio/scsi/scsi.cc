@@ -105,19 +105,50 @@ Result<> ScsiDevice::plug(std::uint16_t lun, std::unique_ptr<scsi::LogicalUnit> 
     if (units_.contains(lun)) {
         return Error{ErrorKind::AlreadyExists, fmt::format("{}: unit {} exists", label(), lun)};
     }
-    Slot slot{.unit = std::move(unit), .watch = std::nullopt};
+    Slot slot{.unit = std::move(unit),
+              .watch = std::nullopt,
+              .disk = std::make_unique<UnitDisk>(*this, lun)};
     if (slot.unit->completion_fd() >= 0) {
-        slot.watch = STRATA_TRY(loop().watch(
-            slot.unit->completion_fd(), EPOLLIN, [this, lun](std::uint32_t /*events*/) {
-                const MutexLock inner(mutex_);
-                if (const auto found = units_.find(lun); found != units_.end()) {
-                    reap_unit(*found->second.unit);
-                }
-            }));
+        slot.watch = STRATA_TRY(watch_unit(lun, slot.unit->completion_fd()));
     }
     units_.emplace(lun, std::move(slot));
     tell_luns();
     report(EventType::kTransportReset, lun, scsi_wire::ResetReason::kRescan, Features::kHotplug);
+    return ok();
+}
+
+Result<io::EventLoop::WatchId> ScsiDevice::watch_unit(std::uint16_t lun, int fd) {
+    return loop().watch(fd, EPOLLIN, [this, lun](std::uint32_t /*events*/) {
+        const MutexLock inner(mutex_);
+        if (const auto found = units_.find(lun); found != units_.end()) {
+            reap_unit(*found->second.unit);
+        }
+    });
+}
+
+block::DiskUser* ScsiDevice::disk_user(std::uint16_t lun) {
+    const MutexLock lock(mutex_);
+    const auto found = units_.find(lun);
+    return found != units_.end() && found->second.unit->image() != nullptr
+               ? found->second.disk.get()
+               : nullptr;
+}
+
+block::DiskImage& ScsiDevice::image_of(std::uint16_t lun) {
+    const MutexLock lock(mutex_);
+    return *units_.at(lun).unit->image();  // only the event loop's thread changes it
+}
+
+Result<> ScsiDevice::exchange_image(std::uint16_t lun, std::unique_ptr<block::DiskImage> image) {
+    const MutexLock lock(mutex_);
+    Slot& slot = units_.at(lun);
+    auto queue = STRATA_TRY(image->open_queue(slot.unit->depth()));
+    const auto watch = STRATA_TRY(watch_unit(lun, queue->completion_fd()));
+    // Nothing can fail from here on: the old disk may go.
+    drain_unit(*slot.unit);
+    loop().remove(*slot.watch);
+    slot.unit->exchange_image(std::move(image), std::move(queue));
+    slot.watch = watch;
     return ok();
 }
 
@@ -199,13 +230,17 @@ void ScsiDevice::queue_stopping(unsigned index) {
 }
 
 void ScsiDevice::drain() {
-    kick();
     for (auto& [lun, slot] : units_) {
-        reap_unit(*slot.unit);
-        while (slot.unit->busy()) {
-            slot.unit->wait();
-            reap_unit(*slot.unit);
-        }
+        drain_unit(*slot.unit);
+    }
+}
+
+void ScsiDevice::drain_unit(scsi::LogicalUnit& unit) {
+    unit.kick();
+    reap_unit(unit);
+    while (unit.busy()) {
+        unit.wait();
+        reap_unit(unit);
     }
 }
 

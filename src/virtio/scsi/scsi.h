@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "block/disk_user.h"
 #include "scsi/absent_unit.h"
 #include "scsi/logical_unit.h"
 #include "virtio/core/queued_device.h"
@@ -48,6 +49,9 @@ class ScsiDevice final : public QueuedDevice, public block::DiskWaiter {
     Result<> unplug(std::uint16_t lun);
     /// The unit's medium has another size now.
     void capacity_changed(std::uint16_t lun);
+    /// The disk of unit `lun`, as the machine's owner reaches it; null: there is none, or no
+    /// medium. It is there as long as the device, and the unit must be, too.
+    [[nodiscard]] block::DiskUser* disk_user(std::uint16_t lun);
 
     [[nodiscard]] std::optional<block::DiskWait> waiting() const override;
     void retry() override;
@@ -80,12 +84,30 @@ class ScsiDevice final : public QueuedDevice, public block::DiskWaiter {
         std::optional<std::uint16_t> reset;  ///< the unit to reset then
         bool reset_all = false;
     };
+    class UnitDisk final : public block::DiskUser {
+      public:
+        UnitDisk(ScsiDevice& device, std::uint16_t lun) : device_(device), lun_(lun) {}
+        [[nodiscard]] block::DiskImage& disk() override { return device_.image_of(lun_); }
+        Result<> exchange_image(std::unique_ptr<block::DiskImage> image) override {
+            return device_.exchange_image(lun_, std::move(image));
+        }
+        void size_changed() override { device_.capacity_changed(lun_); }
+
+      private:
+        ScsiDevice& device_;
+        const std::uint16_t lun_;
+    };
     struct Slot {
         std::unique_ptr<scsi::LogicalUnit> unit;
         std::optional<io::EventLoop::WatchId> watch;
+        std::unique_ptr<UnitDisk> disk;
     };
 
     ScsiDevice(const ScsiConfig& config, io::EventLoop& loop);
+    [[nodiscard]] block::DiskImage& image_of(std::uint16_t lun);
+    Result<> exchange_image(std::uint16_t lun, std::unique_ptr<block::DiskImage> image);
+    Result<io::EventLoop::WatchId> watch_unit(std::uint16_t lun, int fd);
+    void drain_unit(scsi::LogicalUnit& unit) STRATA_REQUIRES(mutex_);
 
     Result<> serve(unsigned index) STRATA_REQUIRES(mutex_) override;
     Result<> serve_chain(unsigned index, DescriptorChain chain) STRATA_REQUIRES(mutex_) override;

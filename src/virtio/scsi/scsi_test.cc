@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "block/live_image.h"
 #include "scsi/disk_unit.h"
 #include "virtio/core/mock_queue.h"
 
@@ -221,6 +222,29 @@ TEST_F(ScsiTest, UnitsThatComeAndGoAreReported) {
     device_->capacity_changed(0);
     EXPECT_EQ(load<Le32>(kEvents + 0x200), scsi_wire::EventType::kParameterChange);
     EXPECT_EQ(load<Le32>(kEvents + 0x200 + 12), 0x092aU);
+}
+
+TEST_F(ScsiTest, DiskIsExchangedAndItsSizeTold) {
+    activate();
+    clear_attention(5);
+    store<std::uint64_t>(kData, 0x1122334455667788);
+    EXPECT_EQ(run(5, {0x2a, 0, 0, 0, 0, 3, 0, 0, 1, 0}, {{kData, 512, false}}), 0);
+    block::DiskUser* disk = device_->disk_user(5);
+    ASSERT_NE(disk, nullptr);
+    EXPECT_EQ(device_->disk_user(2), nullptr);
+    auto graph = block::live_image(disk->disk())->as_graph();
+    ASSERT_TRUE(graph.ok());
+    put(5, {0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0}, {{kData + 0x1000, 4096, true}});
+    ASSERT_TRUE(disk->exchange_image(std::move(*graph)).ok());
+    ASSERT_TRUE(wait_used(2));
+    EXPECT_EQ(run(5, {0x28, 0, 0, 0, 0, 3, 0, 0, 1, 0}, {{kData + 0x1000, 512, true}}), 0);
+    EXPECT_EQ(load<std::uint64_t>(kData + 0x1000), 0x1122334455667788U);
+    disk->size_changed();
+    EXPECT_EQ(run(5, {0}), 0);
+    EXPECT_EQ(status_, 2U);
+    EXPECT_EQ(sense_[2], 6);  // capacity data has changed
+    EXPECT_EQ(sense_[12], 0x2a);
+    EXPECT_EQ(sense_[13], 0x09);
 }
 
 TEST_F(ScsiTest, ResetWithRequestsUnderWayBecomesIdle) {
