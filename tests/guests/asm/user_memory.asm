@@ -44,6 +44,8 @@ main:   call user_setup
         call code
         call spaces
         call large
+        call large_parts
+        call huge_parts
         call many
         call edges
         dec r12d
@@ -327,6 +329,77 @@ large:  mov eax, 0x800087
         FAULTED 4, VIRT + 0x212344, 0x75
         ret
 
+; One INVLPG is for all of a large page, wherever in it: moved, made read-only, taken away.
+large_parts:
+        mov r13d, 6
+.turn:  mov ecx, 512
+        mov edi, 0x800000
+.mark:  mov dword [rdi], 80
+        mov dword [rdi + 0x200000], 100
+        add edi, 0x1000
+        loop .mark
+        mov eax, 0x8000e7
+        mov [0x304008], rax
+        FLUSH_ALL
+        CALL_USER u_fill_first, VIRT + 0x200000, 512
+        ENDED SYSTEM_CALL, 0x90
+        mov eax, 0xa000e7
+        mov [0x304008], rax
+        mov rax, VIRT + 0x345000
+        invlpg [rax]
+        CALL_USER u_sum, VIRT + 0x200000, 512
+        ENDED SYSTEM_CALL, 0x91
+        cmp qword [gs:U_RAX], 512 * 100
+        EXPECT e, 0x92
+        CALL_USER u_fill_first, VIRT + 0x200000, 512
+        ENDED SYSTEM_CALL, 0x93
+        mov eax, 0xa000e5
+        mov [0x304008], rax
+        mov rax, VIRT + 0x345000
+        invlpg [rax]
+        CALL_USER u_write, VIRT + 0x212000, 7
+        FAULTED 7, VIRT + 0x212000, 0x94
+        READ_IS VIRT + 0x212000, 80, 0x95
+        mov qword [0x304008], 0
+        mov rax, VIRT + 0x345000
+        invlpg [rax]
+        CALL_USER u_read, VIRT + 0x3ff000
+        FAULTED 4, VIRT + 0x3ff000, 0x96
+        dec r13d
+        jnz .turn
+        ret
+
+; … and of 1 GiB, from the start of the RAM.
+huge_parts:
+        mov eax, 0x80000001
+        cpuid
+        bt edx, 26
+        jnc near .out
+        mov r13d, 4
+.turn:  mov dword [0x812000], 81
+        mov dword [0xa12000], 82
+        mov eax, 0xe7
+        mov [PDPT + 16], rax
+        FLUSH_ALL
+        READ_IS 0x80812000, 81, 0x98
+        READ_IS 0x80a12000, 82, 0x99
+        WRITES 0x80a12000, 82, 0x9a
+        mov eax, 0xe5
+        mov [PDPT + 16], rax
+        mov eax, 0x80000000
+        invlpg [rax]
+        CALL_USER u_write, 0x80a12000, 7
+        FAULTED 7, 0x80a12000, 0x9b
+        READ_IS 0x80812000, 81, 0x9c
+        mov qword [PDPT + 16], 0
+        mov eax, 0x80000000
+        invlpg [rax]
+        CALL_USER u_read, 0x80812000
+        FAULTED 4, 0x80812000, 0x9d
+        dec r13d
+        jnz .turn
+.out:   ret
+
 ; 400 pages in the wrong order: no two of them make one mapping.
 many:   xor ecx, ecx
 .page:  mov eax, 0x9ff000
@@ -411,6 +484,13 @@ u_self: syscall
 u_fill: mov ecx, esi
         mov al, 0x5a
         rep stosb
+        syscall
+; The first word of each page from rdi on.
+u_fill_first:
+        mov dword [rdi], 80
+        add rdi, 0x1000
+        dec esi
+        jnz u_fill_first
         syscall
 u_sum:  xor eax, eax
 .next:  add eax, [rdi]

@@ -20,7 +20,7 @@ namespace x86 = arch::x86;
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kLowest = 0x10000;          // below, the host refuses to map
 constexpr std::uint64_t kHighest = 0x7fffffffe000;  // the host's last page of user addresses
-constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage;
+constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage, kHugeBytes = 1U << 30U;
 constexpr std::uint64_t kNeighbourRuns = 24;   // mappings that a fault makes beside its own
 constexpr std::uint32_t kNeighbourScans = 16;  // of them, pages whose code has to be looked at
 constexpr std::uint64_t kMostRuns = 30'000;    // the host allows 65530 mappings
@@ -133,6 +133,8 @@ DirectRunner::Stub* DirectRunner::take_stub() {
         const std::uint64_t base = stub.process->base(), end = base + sizeof(StubArea);
         const StubMap everything[2] = {{0, base, 0, 0, 0}, {end, kHighest + kPage - end, 0, 0, 0}};
         stub.map.clear();
+        stub.large.clear();
+        stub.huge.clear();
         if (GuestRegion(cpu_, base).empty() && stub.process->apply(everything)) {
             counters_.recycled.fetch_add(1, std::memory_order_relaxed);
             return &stub;
@@ -167,8 +169,8 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
         const std::uint64_t event = events_->ring[i % DirectEvents::kRing];
         if ((event & DirectEvents::kRamPage) != 0) {
             all = stub.writable[event / kPage];
-        } else if (stub.map.at(event / kPage).mapped()) {
-            validate_page(stub, event / kPage);
+        } else {
+            all = validate_flushed(stub, event / kPage);
         }
     }
     if (all) {
@@ -198,17 +200,56 @@ bool DirectRunner::apply(Stub& stub) {
     return false;
 }
 
+// The one place where mappings are chosen. Another processor may change the tables at any moment,
+// so what was seen of the area's surroundings before does not count.
 void DirectRunner::set_page(Stub& stub, std::uint64_t page, ShadowPage entry) {
+    if (stub.process->owns(page * kPage)) {
+        return;
+    }
     if ((entry.rights() & ShadowPage::kWrite) != 0) {
         stub.writable[entry.ram_page()] = true;
     }
     stub.map.set(page, entry);
 }
 
-void DirectRunner::validate_page(Stub& stub, std::uint64_t page) {
-    const ShadowPage old = stub.map.at(page);
-    const GuestRegion region(cpu_, page * kPage);
-    set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read));
+// Before pages of a region are mapped. Large pages are remembered: one INVLPG is for all of one.
+void DirectRunner::note_size(Stub& stub, const GuestRegion& region, std::uint64_t linear) {
+    if (region.large()) {
+        stub.large.insert(linear / kRegionBytes);
+    }
+    if (region.huge()) {
+        stub.huge.insert(linear / kHugeBytes);
+    }
+}
+
+// INVLPG of the page's address. True: everything has to be looked at.
+bool DirectRunner::validate_flushed(Stub& stub, std::uint64_t page) {
+    if (stub.huge.contains(page * kPage / kHugeBytes)) {
+        return true;
+    }
+    const std::uint64_t number = page / ShadowMap::kLeafPages;
+    if (stub.large.contains(number)) {
+        if (ShadowMap::Leaf* leaf = stub.map.leaf(number); leaf != nullptr) {
+            validate_leaf(stub, number * ShadowMap::kLeafPages, *leaf);
+        }
+    } else if (const ShadowPage old = stub.map.at(page); old.mapped()) {
+        const GuestRegion region(cpu_, page * kPage);
+        note_size(stub, region, page * kPage);
+        set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read));
+    }
+    return false;
+}
+
+void DirectRunner::validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf) {
+    stub.large.erase(first / ShadowMap::kLeafPages);
+    const GuestRegion region(cpu_, first * kPage);
+    note_size(stub, region, first * kPage);
+    for (std::uint64_t i = 0; i < ShadowMap::kLeafPages; ++i) {
+        if (leaf[i].mapped()) {
+            set_page(stub, first + i,
+                     wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
+        }
+    }
 }
 
 // Everything that is mapped, against the guest's tables as they are now. Nothing is gained here,
@@ -216,15 +257,10 @@ void DirectRunner::validate_page(Stub& stub, std::uint64_t page) {
 void DirectRunner::validate(Stub& stub) {
     counters_.validations.fetch_add(1, std::memory_order_relaxed);
     stub.writable.assign(stub.writable.size(), false);
-    stub.map.for_each_leaf([&](std::uint64_t first, ShadowMap::Leaf& leaf) {
-        const GuestRegion region(cpu_, first * kPage);
-        for (std::uint64_t i = 0; i < ShadowMap::kLeafPages; ++i) {
-            if (leaf[i].mapped()) {
-                set_page(stub, first + i,
-                         wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
-            }
-        }
-    });
+    stub.large.clear();
+    stub.huge.clear();
+    stub.map.for_each_leaf(
+        [&](std::uint64_t first, ShadowMap::Leaf& leaf) { validate_leaf(stub, first, leaf); });
 }
 
 // The bytes of a page, and what lies before and behind it in the address space.
@@ -340,6 +376,7 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     flipped_ =
         old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
     stub.window_flips += flipped_ ? 1U : 0U;
+    note_size(stub, region, linear);
     set_page(stub, page, entry);
     map_neighbours(stub, region, linear);
     return Fault::Mapped;
@@ -356,6 +393,7 @@ void DirectRunner::map_after_fault(Stub& stub) {
     const ShadowPage old = stub.map.at(page);
     const ShadowPage entry = wanted(linear, region, old, stub.fault_access);
     if (entry.mapped() && entry != old) {
+        note_size(stub, region, linear);
         set_page(stub, page, entry);
         map_neighbours(stub, region, linear);
     }

@@ -165,8 +165,9 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
         return;
     }
     const std::uint64_t spent = stub->process->cpu_time();
-    const std::uint64_t taken = spent - stub->window_cpu, fixed = stub->window_runs * kEntryNs,
-                        own = fixed + stub->window_own;
+    // A process that is gone tells no time.
+    const std::uint64_t taken = spent - std::min(spent, stub->window_cpu),
+                        fixed = stub->window_runs * kEntryNs, own = fixed + stub->window_own;
     const std::uint64_t native = taken > own ? taken - own : 0;
     const std::uint64_t paid = stub->window_cost + fixed;
     counters_.native_ns.fetch_add(native, std::memory_order_relaxed);

@@ -17,6 +17,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "base/mutex.h"
@@ -64,6 +65,9 @@ class DirectRunner {
         std::unique_ptr<StubProcess> process;
         ShadowMap map;
         std::vector<bool> writable;  // by RAM page: may be mapped for writing
+        // By their numbers of 2 MiB and of 1 GiB: where something may be mapped of a page that size
+        // or larger. Only the look at everything in the region takes one out again.
+        std::unordered_set<std::uint64_t> large, huge;
         std::uint64_t cr3 = 0;
         std::uint64_t flushes = 0;
         std::uint64_t head = 0;
@@ -89,7 +93,9 @@ class DirectRunner {
     [[nodiscard]] std::uint64_t flushes_now() const;
     [[nodiscard]] bool bring_up_to_date(Stub& stub);
     void validate(Stub& stub);
-    void validate_page(Stub& stub, std::uint64_t page);
+    void validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf);
+    [[nodiscard]] bool validate_flushed(Stub& stub, std::uint64_t page);
+    static void note_size(Stub& stub, const GuestRegion& region, std::uint64_t linear);
     [[nodiscard]] bool apply(Stub& stub);
     [[nodiscard]] ShadowPage wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now,
                                     MemAccess access);

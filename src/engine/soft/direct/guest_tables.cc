@@ -48,6 +48,7 @@ GuestRegion::GuestRegion(const CpuState& cpu, std::uint64_t linear) noexcept
             const std::uint64_t size = 1ULL << shift;
             kind_ = accessed && (entry & kFrame & (size - 1) & ~0x1000ULL) == 0 ? Kind::Large
                                                                                 : Kind::Absent;
+            huge_ = shift == 30 && large();
             leaf_ = entry;
             physical_ = (entry & kFrame & ~(size - 1)) + (linear & (size - 1) & ~(kRegion - 1));
             return;

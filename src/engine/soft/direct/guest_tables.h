@@ -29,6 +29,8 @@ class GuestRegion {
     /// Nothing is there, not even pages that were never accessed.
     [[nodiscard]] bool empty() const { return empty_; }
     [[nodiscard]] bool large() const { return kind_ == Kind::Large; }
+    /// large(), and of a 1 GiB page.
+    [[nodiscard]] bool huge() const { return huge_; }
     [[nodiscard]] GuestPage page(std::uint64_t index) const noexcept;
 
   private:
@@ -39,6 +41,7 @@ class GuestRegion {
     const CpuState& cpu_;
     Kind kind_ = Kind::Absent;
     bool empty_ = true;
+    bool huge_ = false;
     std::uint64_t allowed_ = 0;  // what all levels above allow
     bool no_execute_ = false;
     std::uint64_t leaf_ = 0;      // of a large page

@@ -24,6 +24,11 @@ ShadowPage ShadowMap::at(std::uint64_t page) const {
     return found == leaves_.end() ? ShadowPage() : (*found->second)[page % kLeafPages];
 }
 
+ShadowMap::Leaf* ShadowMap::leaf(std::uint64_t number) {
+    const auto found = leaves_.find(number);
+    return found == leaves_.end() ? nullptr : found->second.get();
+}
+
 // Whether a mapping of the host begins at `page`.
 bool ShadowMap::begins(std::uint64_t page) const {
     const ShadowPage entry = at(page);

@@ -46,6 +46,8 @@ class ShadowMap {
     /// By linear page number (of the lower half).
     [[nodiscard]] ShadowPage at(std::uint64_t page) const;
     void set(std::uint64_t page, ShadowPage entry);
+    /// By number of 2 MiB; nullptr: nothing was mapped there.
+    [[nodiscard]] Leaf* leaf(std::uint64_t number);
     /// All pages that are mapped, region by region: visit(first page of the region, its Leaf). It
     /// may call set() for pages of that region.
     template <typename Visit>

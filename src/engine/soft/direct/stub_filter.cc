@@ -10,6 +10,7 @@
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "base/check.h"
@@ -30,6 +31,13 @@ class Program {
     void require_long(std::uint32_t offset, std::uint64_t value) {
         require_word(offset, static_cast<std::uint32_t>(value));
         require_word(offset + 4, static_cast<std::uint32_t>(value >> 32U));
+    }
+    /// … in the bits of `mask`.
+    void require_bits(std::uint32_t offset, std::uint32_t mask, std::uint32_t value) {
+        code_.push_back({BPF_LD | BPF_W | BPF_ABS, 0, 0, offset});
+        code_.push_back({BPF_ALU | BPF_AND | BPF_K, 0, 0, mask});
+        pending_.push_back(code_.size());
+        code_.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 0, value});
     }
     void require_call(int number, std::uint64_t from) {
         require_word(offsetof(seccomp_data, nr), static_cast<std::uint32_t>(number));
@@ -108,12 +116,21 @@ std::uint32_t write_helper_filter(std::uint64_t base,
     static_assert(sizeof(StubArea::code) == 0x1000);
     Program program;
     program.require_architecture(SECCOMP_RET_KILL_PROCESS);
+    constexpr std::uint32_t kFileArgument = 4, kFlagsArgument = 3;
+    constexpr std::uint32_t kPlace = offsetof(seccomp_data, instruction_pointer);
+    constexpr std::uint32_t kFlags = offsetof(seccomp_data, args) + 8 * kFlagsArgument;
     // All code of the stub is on one page that the guest's thread cannot change; which of its calls
     // it is does not matter.
     for (const int number : {SYS_mmap, SYS_munmap, SYS_futex}) {
         program.require_word(offsetof(seccomp_data, nr), static_cast<std::uint32_t>(number));
-        program.require_word(offsetof(seccomp_data, instruction_pointer) + 4,
-                             static_cast<std::uint32_t>(base >> 32U));
+        program.require_bits(kPlace, ~0xfffU, static_cast<std::uint32_t>(base));
+        program.require_word(kPlace + 4, static_cast<std::uint32_t>(base >> 32U));
+        if (number == SYS_mmap) {
+            program.require_argument(kFileArgument, kStubRamFd);
+            program.require_bits(kFlags, ~static_cast<std::uint32_t>(MAP_POPULATE),
+                                 MAP_SHARED | MAP_FIXED);
+            program.require_word(kFlags + 4, 0);
+        }
         program.answer(SECCOMP_RET_ALLOW);
     }
     program.answer(SECCOMP_RET_KILL_PROCESS);

@@ -26,7 +26,8 @@ struct StubProgram {
     std::uint64_t code;  ///< address in the stub
 };
 
-inline constexpr std::uint32_t kStubMaps = 256;        ///< in one order
+inline constexpr int kStubRamFd = 3;             ///< the RAM file, in the zygote and every stub
+inline constexpr std::uint32_t kStubMaps = 256;  ///< in one order
 inline constexpr std::uint32_t kStubFilterWords = 64;  ///< instructions of a filter
 
 struct StubOrders {

@@ -1,6 +1,7 @@
 // StubProcess: running, stopping, mapping.
 #include "engine/soft/direct/stub_process.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -25,7 +26,6 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr std::uint32_t kStubRamFd = 3;   // zygote.cc
 constexpr std::uint32_t kRunSpins = 100;  // about as long as going to sleep and being woken takes
 constexpr std::uint32_t kMapSpins = 300;
 constexpr long kAliveEvery = 50'000'000;  // ns
@@ -88,7 +88,7 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(Zygote& zygote, std::ui
 // Until both threads wait; the guest's has run nothing yet.
 bool StubProcess::start() {
     if (!listener_) {
-        return wait_for(area().reports.done, 1, 0) && stopped();
+        return wait_for(area().reports.done, 1, 0, false) && stopped();
     }
     constexpr unsigned long kSetFlags = SECCOMP_IOW(4, std::uint64_t);
     // Whoever is woken goes on at this processor. Slower without it.
@@ -128,14 +128,30 @@ bool StubProcess::release(Waiting& who) {
 
 StubProcess::~StubProcess() {
     if (process_) {
-        (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr,
-                      0);  // gone already: as well
+        signal(SIGKILL);
     }
 }
 
-void StubProcess::kick() const {
-    (void)syscall(SYS_pidfd_send_signal, process_.get(), kStubKick, nullptr,
+void StubProcess::signal(int number) const {
+    (void)syscall(SYS_pidfd_send_signal, process_.get(), number, nullptr,
                   0);  // gone: run() finds out
+}
+
+// The gate first: what the guest writes over `entered` would let the handler go on again.
+void StubProcess::kick() {
+    constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+    const bool open = __atomic_exchange_n(&area().orders.gate, 0, __ATOMIC_SEQ_CST) != 0;
+    const std::uint64_t spent = cpu_time();
+    if (open) {
+        kicked_at_ = spent;
+    } else if (kicked_at_ != kNotKicked && spent > kicked_at_ && spent - kicked_at_ > kPatienceNs) {
+        signal(SIGKILL);  // it has gone on all that time
+        return;
+    }
+    signal(kStubKick);
+    if (!listener_) {
+        (void)futex(area().reports.done, FUTEX_WAKE, 1, nullptr);  // run() looks at the gate
+    }
 }
 
 std::uint64_t StubProcess::cpu_time() const {
@@ -154,8 +170,9 @@ bool StubProcess::alive() const {
     return poll(&wait, 1, 0) == 0;
 }
 
-// Until `word` is `value`. False: the process has ended.
-bool StubProcess::wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins) {
+// Until `word` is `value`, or (`gated`) the gate is closed. False: the process has ended.
+bool StubProcess::wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins,
+                           bool gated) {
     for (std::uint32_t i = 0; i < spins; ++i) {
         if (load(word) == value) {
             return true;
@@ -166,7 +183,8 @@ bool StubProcess::wait_for(std::uint32_t& word, std::uint32_t value, std::uint32
     store(sleeping,
           1);  // before the look below: the stub stores its word before it looks at this one
     bool good = true;
-    for (std::uint32_t seen = load(word); seen != value && good; seen = load(word)) {
+    for (std::uint32_t seen = load(word);
+         seen != value && good && !(gated && load(area().orders.gate) == 0); seen = load(word)) {
         const timespec limit{0, kAliveEvery};
         if (futex(word, FUTEX_WAIT, seen, &limit) != 0 && errno == ETIMEDOUT) {
             good = alive() || load(word) == value;
@@ -193,14 +211,13 @@ bool StubProcess::stopped() {
             }
             continue;
         }
-        kick();                                // guest code that only claimed to have stopped
+        signal(kStubKick);                     // guest code that only claimed to have stopped
         (void)nanosleep(&kSlowTurn, nullptr);  // woken early: as well
         if (!alive()) {
             return false;
         }
     }
-    (void)syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr,
-                  0);  // alive it would go on
+    signal(SIGKILL);  // alive it would go on
     return false;
 }
 
@@ -217,8 +234,20 @@ bool StubProcess::run(const StubRegisters& registers,
     runs_ = runs_ + 1 == 0 ? 1 : runs_ + 1;
     store(shared.reports.entered, 0);
     store(shared.reports.done, 0);
+    kicked_at_ = kNotKicked;
     store(orders.gate, runs_);
-    return finish_run() && read_context(xsave, exit);
+    if (!finish_run()) {
+        return false;
+    }
+    if (load(shared.reports.entered) != runs_) {
+        // A kick closed the gate before it was seen open, or the guest would have it so. The
+        // context is one of before.
+        exit = {};
+        exit.signal = kStubKick;
+        exit.entered = false;
+        return true;
+    }
+    return read_context(xsave, exit);
 }
 
 // Lets it go, and comes back when it is known to wait again.
@@ -227,7 +256,7 @@ bool StubProcess::finish_run() {
     if (!listener_) {
         // It does wait: one is woken.
         (void)futex(shared.orders.gate, FUTEX_WAKE, 1, nullptr);
-        return wait_for(shared.reports.done, 1, kRunSpins) && stopped();
+        return wait_for(shared.reports.done, 1, kRunSpins, true) && stopped();
     }
     const bool good = release(guest_) && receive(guest_);
     store(shared.orders.gate, 0);
@@ -239,13 +268,19 @@ bool StubProcess::finish_order() {
     if (!listener_) {
         // It may be on its way to wait: then it sees the number.
         (void)futex(shared.orders.map_go, FUTEX_WAKE, 1, nullptr);
-        return wait_for(shared.reports.map_done, orders_, kMapSpins);
+        return wait_for(shared.reports.map_done, orders_, kMapSpins, false);
     }
     return release(helper_) && receive(helper_) && load(shared.reports.map_done) == orders_;
 }
 
 bool StubProcess::apply(std::span<const StubMap> maps) {
     StubArea& shared = area();
+    const auto apart = [this](const StubMap& map) {
+        return map.address + map.length <= base_ || map.address >= base_ + sizeof(StubArea);
+    };
+    if (!std::all_of(maps.begin(), maps.end(), apart)) {
+        return false;
+    }
     while (!maps.empty()) {
         const auto part = maps.first(std::min<std::size_t>(maps.size(), kStubMaps));
         maps = maps.subspan(part.size());

@@ -5,12 +5,14 @@
 // is closed, and requeueing the waiters of the gate's futex counted one. Only then is anything in
 // the area believed, are mappings changed (by the helper thread, which obeys nothing but the orders
 // pages) and does the vCPU do anything else. Guest code can forge every report, which gains it
-// nothing: its registers are its own anyhow, an untrue end of a run is found out by the count, and
-// a stub that does not come to wait when it is kicked is killed.
+// nothing: its registers are its own anyhow, and an untrue end of a run is found out by the count.
+// A kick closes the gate before it signals, so that no report decides whether the handler goes on
+// again; a stub that has run on for two seconds when it is kicked once more is killed.
 //
 // Used by its vCPU's thread alone, but for kick().
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -36,7 +38,7 @@ struct StubExit {
     std::uint32_t trap = 0;  ///< exception vector
     std::uint32_t error = 0;
     std::uint64_t address = 0;  ///< of a page fault
-    bool entered = true;        ///< false: a signal came first; registers were not read
+    bool entered = true;        ///< false: a signal came first, or a kick; registers were not read
     StubRegisters registers{};
 };
 
@@ -60,8 +62,10 @@ class StubProcess {
     [[nodiscard]] bool run(const StubRegisters& registers,
                            std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit);
     /// Pulls it out of guest code, now or as soon as it enters. Any thread.
-    void kick() const;
-    /// Maps and unmaps. False: not all could be done; the stub must not run again.
+    /// Not from two threads at once.
+    void kick();
+    /// Maps and unmaps, nothing of the area's own. False: not all could be done; the stub must not
+    /// run again.
     [[nodiscard]] bool apply(std::span<const StubMap> maps);
 
     /// The processor time it has taken, in ns.
@@ -70,7 +74,9 @@ class StubProcess {
   private:
     StubProcess(MmapRegion area, std::uint64_t base) : area_(std::move(area)), base_(base) {}
     [[nodiscard]] StubArea& area() const;
-    [[nodiscard]] bool wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins);
+    [[nodiscard]] bool wait_for(std::uint32_t& word, std::uint32_t value, std::uint32_t spins,
+                                bool gated);
+    void signal(int number) const;
     [[nodiscard]] bool stopped();
     /// A thread of the stub, by its notification: while the VMM has it the thread waits.
     struct Waiting {
@@ -93,6 +99,9 @@ class StubProcess {
     std::uint32_t runs_ = 0;
     std::uint32_t orders_ = 0;
     int pid_ = 0;
+    static constexpr std::uint64_t kNotKicked = ~std::uint64_t{0};
+    /// The stub's processor time at this run's first kick.
+    std::atomic<std::uint64_t> kicked_at_{kNotKicked};
 };
 
 }  // namespace strata::engine::soft

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -191,6 +192,55 @@ TEST_P(StubProcessTest, ForgedEndIsFoundOut) {
     const std::uint64_t seen = *counter;
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(*counter, seen);  // it does stand still
+}
+
+// … or writes over `entered`, so that the handler takes the run for one that has not begun and goes
+// back to the guest: in a loop, once before a system call, and with `done` along.
+TEST_P(StubProcessTest, ForgedBeginningDoesNotKeepItRunning) {
+    const std::uint64_t reports = kBase + offsetof(StubArea, reports);
+    const std::uint64_t entered = reports + offsetof(StubReports, entered),
+                        done = reports + offsetof(StubReports, done);
+    // mov dword [rax], 0; inc qword [rbx]; jmp to the beginning, or syscall. The second ones: mov
+    // qword.
+    const std::pair<std::uint64_t, std::vector<std::uint8_t>> codes[] = {
+        {entered, {0xc7, 0x00, 0, 0, 0, 0, 0x48, 0xff, 0x03, 0xeb, 0xf5}},
+        {entered, {0xc7, 0x00, 0, 0, 0, 0, 0x48, 0xff, 0x03, 0x0f, 0x05}},
+        {done, {0x48, 0xc7, 0x00, 0, 0, 0, 0, 0x48, 0xff, 0x03, 0xeb, 0xf4}},
+        {done, {0x48, 0xc7, 0x00, 0, 0, 0, 0, 0x48, 0xff, 0x03, 0x0f, 0x05}}};
+    const volatile auto* counter =
+        reinterpret_cast<const volatile std::uint64_t*>(memory_.data() + 4096);
+    for (const auto& [address, code] : codes) {
+        put_code(code);
+        registers_.gpr[x86::Rax] = address;
+        registers_.gpr[x86::Rbx] = kData;
+        kicked_ = true;  // one run
+        ASSERT_TRUE(run_and_kick());
+        const std::uint64_t seen = *counter;
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        EXPECT_EQ(*counter, seen);
+    }
+    put_code({0x0f, 0x05});
+    kicked_ = false;
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, SIGSYS);
+}
+
+TEST_P(StubProcessTest, NothingIsMappedOverItsArea) {
+    for (const std::uint64_t at : {kBase - 4096, kBase, kBase + sizeof(StubArea) - 4096}) {
+        const StubMap map[] = {{at, 8192, 0, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED}};
+        EXPECT_FALSE(stub_->apply(map));
+    }
+    put_code({0x0f, 0x05});
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, SIGSYS);
+}
+
+// Orders that somebody forged: of the helper's calls only those that map the RAM file pass.
+TEST_P(StubProcessTest, HelperMapsNothingButRam) {
+    const StubMap anonymous[] = {
+        {kData, 4096, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED}};
+    EXPECT_FALSE(stub_->apply(anonymous));
+    EXPECT_FALSE(run());  // it is dead
 }
 
 TEST_P(StubProcessTest, OrdersAndCodeAreReadOnly) {

@@ -24,7 +24,6 @@
 namespace strata::engine::soft {
 namespace {
 
-constexpr int kStubRamFd = 3;  // in the zygote and in every stub
 constexpr std::array kHandled = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, kStubKick};
 
 // As the kernel wants it: glibc's own form differs, and its wrappers put a restorer of their own
