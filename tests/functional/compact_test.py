@@ -56,6 +56,24 @@ class CompactTest(unittest.TestCase):
         self.assertLess(self.image.stat().st_size, 10 * MIB)
         self.judged()
 
+    def test_files_that_the_image_names_are_opened_or_it_is_refused(self):
+        base, nothing = self.folder / "base.raw", self.folder / "nothing.raw"
+        base.write_bytes(b"B" * (4 * MIB))
+        nothing.write_bytes(bytes(4 * MIB))
+        overlay, data = self.folder / "top.qcow2", self.folder / "data.qcow2"
+        self.good("create", overlay, "4M", "--format", "qcow2", "-o", "preallocation=full")
+        self.good("rebase", overlay, "--format", "qcow2", "--name-only", "--backing", base, "--backing-format", "raw")
+        self.good("convert", base, data, "--format", "raw", "--output-format", "qcow2", "-o", f"data_file={self.folder / 'bytes'}")
+        for image, shown in ((overlay, nothing), (data, base)):
+            with self.subTest(image=image.name):
+                before = image.read_bytes()
+                refused = run("image", "compact", image, "--format", "qcow2")
+                self.assertNotEqual(refused.returncode, 0)
+                self.assertIn("--follow", refused.stderr)
+                self.assertEqual(image.read_bytes(), before)
+                self.good("compact", image, "--format", "qcow2", "--follow")
+                self.good("compare", image, shown, "--format", "qcow2", "--second-format", "raw", "--follow")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "block/droppable.h"
 #include "block/loop.h"
 #include "block/registry.h"
 
@@ -112,6 +113,34 @@ TEST_F(ChainJobs, ACommitThatWasKilledGoesOn) {
     commit(true);
     EXPECT_EQ(own("top"), 0U);
     expect("top", "top");
+    expect("base", "top");
+}
+
+// What is dropped and not flushed shows still: the next commit would write it over the base's.
+TEST_F(ChainJobs, KilledWhileItDropsADataFileLosesNothing) {
+    const OptionList below{{"backing_file", folder_ + "/base"}, {"backing_fmt", "qcow2"}};
+    make("data", {{"data_file", folder_ + "/bytes"}, below[0], below[1]});
+    std::filesystem::rename(folder_ + "/data", folder_ + "/top");
+    fill("top");
+    const auto commit = [&](bool killed) {
+        const NodePtr top = open("top"), target = open("base");
+        JobControl control;
+        ASSERT_TRUE(
+            loop_->run(commit_layers(*top, top->backing(), *target, control, false, kAlways)).ok());
+        ASSERT_TRUE(loop_->run(target->close()).ok());
+        if (killed) {
+            auto* drops = dynamic_cast<Droppable*>(top.get());
+            ASSERT_NE(drops, nullptr);
+            ASSERT_TRUE(loop_->run(drops->drop(0, kSize)).ok());
+            return;
+        }
+        ASSERT_TRUE(loop_->run(top->make_empty()).ok());
+        ASSERT_TRUE(loop_->run(top->close()).ok());
+    };
+    commit(true);
+    expect("top", "top");
+    commit(false);
+    EXPECT_EQ(own("top"), 0U);
     expect("base", "top");
 }
 

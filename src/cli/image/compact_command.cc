@@ -54,8 +54,7 @@ Result<int> run_compact(const Arguments& arguments) {
     UniqueFd signals = STRATA_TRY(block::nbd::EndSignals::block());
     ImageTool tool = STRATA_TRY(ImageTool::start());
     const std::string path(*arguments.positional(0));
-    block::NodePtr node = STRATA_TRY(
-        tool.open(arguments, path, {.write = true, .backing = arguments.flag("--follow")}));
+    block::NodePtr node = STRATA_TRY(tool.open(arguments, path, {.write = true}));
     const Sizes before = sizes_of(tool, *node);
     block::CompactReport report;
     {

@@ -244,7 +244,7 @@ Task<> Compactor::drop_blocks(std::size_t first) {
 }
 
 Task<std::uint64_t> Qcow2Node::pack_file(CompactWatch watch) {
-    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    STRATA_CO_TRY_VOID(check_change(0, 0));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (header().encryption != 0 && !cipher_) {
         co_return locked();

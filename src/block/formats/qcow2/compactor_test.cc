@@ -44,6 +44,8 @@ class Compacting : public testing::Test {
         options.path = path();
         options.format = std::move(format);
         options.extra = std::move(extra);
+        options.references = follow_references();
+        options.open_backing = options.open_data = !apart_;
         auto node = loop_->run(open_node(*loop_, std::move(options)));
         ASSERT_TRUE(node.ok()) << node.error().text();
         node_ = *node;
@@ -97,6 +99,7 @@ class Compacting : public testing::Test {
     std::string folder_;
     std::unique_ptr<Loop> loop_;
     NodePtr node_;
+    bool apart_ = false;  ///< without the files that the image names
     std::vector<std::byte> model_;
 };
 
@@ -222,6 +225,45 @@ TEST_F(Compacting, StoppedItIsWholeAndGoesOn) {
         }
     }
     EXPECT_LE(length(), start);
+}
+
+// Opened without what lies below, an image is not changed in what it shows with that.
+TEST_F(Compacting, WithoutWhatLiesBelowZerosStay) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    close();
+    std::filesystem::rename(path(), folder_ + "/base");
+    make({{"cluster_size", "4096"}, {"backing_file", folder_ + "/base"}, {"backing_fmt", "qcow2"}});
+    blank();
+    close();
+    apart_ = true;
+    open();
+    EXPECT_GT(compact().zeroes, 0U);
+    close();
+    apart_ = false;
+    open();
+    expect_whole();
+}
+
+TEST_F(Compacting, WithoutItsDataFileAnImageIsNotWritten) {
+    make({{"cluster_size", "4096"}, {"data_file", folder_ + "/data"}});
+    fill();
+    close();
+    apart_ = true;
+    open();
+    JobControl control;
+    EXPECT_FALSE(loop_->run(compact_image(node_, control)).ok());
+    const std::vector<std::byte> bytes(4096);
+    EXPECT_FALSE(loop_->run(node_->write(0, Buffers::of(bytes))).ok());
+    EXPECT_FALSE(loop_->run(node_->write_zeroes(0, 4096, {})).ok());
+    EXPECT_FALSE(loop_->run(node_->discard(0, 4096)).ok());
+    EXPECT_FALSE(loop_->run(node_->resize(2 * kSize, Preallocation::Off)).ok());
+    EXPECT_FALSE(loop_->run(node_->make_empty()).ok());
+    close();
+    apart_ = false;
+    open();
+    EXPECT_EQ(node_->size(), kSize);
+    expect_whole();
 }
 
 TEST_F(Compacting, OtherFormatsGiveHolesBack) {

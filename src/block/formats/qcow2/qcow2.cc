@@ -161,6 +161,15 @@ Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     co_return NodePtr(std::move(node));
 }
 
+Result<> Qcow2Node::check_change(std::uint64_t offset, std::uint64_t length) const {
+    STRATA_TRY_VOID(check_range(offset, length, true));
+    if (data_ == file_ && (header().incompatible & kExternalData) != 0) {
+        return Error{ErrorKind::WrongState,
+                     fmt::format("'{}' was opened without its data file", name()), EROFS};
+    }
+    return ok();
+}
+
 std::vector<Node*> Qcow2Node::children() const {
     std::vector<Node*> all = Node::children();
     if (data_ != file_) {

@@ -89,6 +89,9 @@ class Qcow2Node final : public Node, public Amendable, public Compactable, publi
                                 std::uint64_t length) const;
     [[nodiscard]] bool plain(const Mapping& mapping) const;
     [[nodiscard]] bool nothing_below(std::uint64_t offset) const;
+    [[nodiscard]] bool overlay() const { return backing_ != nullptr || !header().backing.empty(); }
+    /// check_range() of a write, and whether the data are here to be changed.
+    [[nodiscard]] Result<> check_change(std::uint64_t offset, std::uint64_t length) const;
     // The header as a whole (header_switch.cc)
     Task<> write_header();
     Task<> write_pieces(std::span<const std::byte> bytes, std::size_t begin, std::size_t end);

@@ -21,8 +21,9 @@ bool Qcow2Node::plain(const Mapping& m) const {
     return m.kind == Mapping::Kind::Normal && (!header().extended() || m.allocated == ~0U);
 }
 
+/// Opened without what lies below, a hole is none: others see through it.
 bool Qcow2Node::nothing_below(std::uint64_t offset) const {
-    return backing_ == nullptr || offset >= backing_->size();
+    return backing_ == nullptr ? header().backing.empty() : offset >= backing_->size();
 }
 
 Task<Mapping> Qcow2Node::look_up(std::uint64_t offset) {

@@ -136,7 +136,7 @@ Task<> Qcow2Node::own_cluster(std::uint64_t offset) {
 }
 
 Task<> Qcow2Node::resize(std::uint64_t size, Preallocation preallocation) {
-    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    STRATA_CO_TRY_VOID(check_change(0, 0));
     size = (size + kSectorSize - 1) / kSectorSize * kSectorSize;
     if (size > (1ULL << 62)) {
         co_return Error{ErrorKind::InvalidArgument,

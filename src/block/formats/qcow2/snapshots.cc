@@ -140,7 +140,7 @@ Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
 }
 
 Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
-    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    STRATA_CO_TRY_VOID(check_change(0, 0));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (data_ != file_) {
         co_return lacks("snapshots with a data file of their own");

@@ -241,7 +241,7 @@ Task<> Qcow2Node::write_inside(std::uint64_t offset, Buffers from) {
 }
 
 Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
-    STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+    STRATA_CO_TRY_VOID(check_change(offset, from.size()));
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     STRATA_CO_TRY_VOID(co_await relieve());
     if (!bitmaps_.empty()) {
@@ -252,7 +252,7 @@ Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
 }
 
 Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
-    STRATA_CO_TRY_VOID(check_range(offset, from.size(), true));
+    STRATA_CO_TRY_VOID(check_change(offset, from.size()));
     if (from.empty()) {
         co_return ok();
     }

@@ -28,8 +28,10 @@ Task<> Qcow2Node::clear_cluster(std::uint64_t offset, Clearing how) {
          (old.host == 0 || how == Clearing::ZeroKeepSpace))) {
         co_return ok();
     }
-    if (elsewhere && old.kind == Mapping::Kind::Normal) {
-        // A data file may be read by itself: it shows zeros as well.
+    const bool raw = (header().autoclear & kRawExternalData) != 0;
+    if (elsewhere && old.kind == Mapping::Kind::Normal && (how != Clearing::Drop || raw)) {
+        // A data file may be read by itself: it shows zeros as well. What is dropped is needed till
+        // the tables on the disk say so.
         const std::uint64_t length =
             std::min(cluster(), data_->size() - std::min(data_->size(), old.host));
         STRATA_CO_TRY_VOID(co_await data_->write_zeroes(
@@ -118,8 +120,8 @@ Task<> Qcow2Node::zero_inside(std::uint64_t offset, std::uint64_t length, ZeroOp
 }
 
 Task<> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) {
-    STRATA_CO_TRY_VOID(check_range(offset, length, true));
-    if (options.no_fallback && header().version < 3 && backing_ != nullptr) {
+    STRATA_CO_TRY_VOID(check_change(offset, length));
+    if (options.no_fallback && header().version < 3 && overlay()) {
         co_return lacks("zero clusters over a backing file in version 2");
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
@@ -131,8 +133,8 @@ Task<> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroO
 }
 
 Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
-    STRATA_CO_TRY_VOID(check_range(offset, length, true));
-    if (!traits_.discard || (header().version < 3 && backing_ != nullptr)) {
+    STRATA_CO_TRY_VOID(check_change(offset, length));
+    if (!traits_.discard || (header().version < 3 && overlay())) {
         co_return ok();  // in version 2 what lies below would show
     }
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
@@ -150,7 +152,7 @@ Task<> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<> Qcow2Node::drop(std::uint64_t offset, std::uint64_t length) {
-    STRATA_CO_TRY_VOID(check_range(offset, length, true));
+    STRATA_CO_TRY_VOID(check_change(offset, length));
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     const Metadata::Passage passage(*metadata_);
     const std::uint64_t first = (offset + cluster() - 1) / cluster() * cluster();
@@ -163,10 +165,18 @@ Task<> Qcow2Node::drop(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<> Qcow2Node::make_empty() {
-    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    STRATA_CO_TRY_VOID(check_change(0, 0));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     STRATA_CO_TRY_VOID(co_await clear(0, size_, Clearing::Drop));
-    co_return co_await metadata_->settle();
+    STRATA_CO_TRY_VOID(co_await metadata_->settle());
+    if (data_ != file_) {
+        Result<> given = co_await data_->write_zeroes(0, std::min(size_, data_->size()),
+                                                      {.may_unmap = true, .no_fallback = true});
+        if (!given.ok() && given.error().kind() != ErrorKind::NotSupported) {
+            co_return given;
+        }
+    }
+    co_return ok();
 }
 
 }  // namespace strata::block::qcow2
