@@ -53,10 +53,14 @@ Result<std::unique_ptr<EngineVm>> SoftEngine::create_vm(memory::GuestRam& ram, I
         options.track_flags = options.track_flags && !options_.exact_flags;
         auto factory = STRATA_TRY(make_translator_factory(*vm, options, options_.code_cache_bytes));
         if (auto zygote = std::exchange(zygote_, nullptr)) {
-            STRATA_TRY_VOID(zygote->set_ram(ram.fd()));
-            factory = make_direct_factory(
-                std::move(factory), std::move(zygote), capabilities_.tsc_khz,
-                {options.report, options.always_direct || options_.always_direct});
+            // It may have ended in its first steps: what it needs is not everywhere.
+            if (const auto ready = zygote->set_ram(ram.fd()); ready.ok()) {
+                factory = make_direct_factory(
+                    std::move(factory), std::move(zygote), capabilities_.tsc_khz,
+                    {options.report, options.always_direct || options_.always_direct});
+            } else {
+                log::info("guest user code stays with the translator: {}", ready.error().text());
+            }
         }
         vm->set_executor_factory(std::move(factory));
     }

@@ -24,7 +24,8 @@ constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage, kHugeBytes
 constexpr std::uint64_t kNeighbourRuns = 24;   // mappings that a fault makes beside its own
 constexpr std::uint32_t kNeighbourScans = 16;  // of them, pages whose code has to be looked at
 constexpr std::uint64_t kMostRuns = 30'000;    // the host allows 65530 mappings
-constexpr std::size_t kMostLeaves = 16'384;
+constexpr std::size_t kSpareLeaves = 2048;     // of the VM's vCPUs together
+constexpr std::uint64_t kIdleUs = 5'000'000;
 constexpr std::uint32_t kSameFaults = 4;
 constexpr std::uint64_t kOrderNs = 4000,
                         kMappingNs = 5000;  // of the helper's time: being woken, each mapping
@@ -100,6 +101,12 @@ DirectRunner::Stub* DirectRunner::current_stub() const {
 DirectRunner::Stub* DirectRunner::stub_for_space() {
     const std::uint64_t time = __builtin_ia32_rdtsc();
     Stub* stub = current_stub();
+    for (auto& place : stubs_) {
+        if (place != nullptr && place.get() != stub && time > place->last_use &&
+            time - place->last_use > kIdleUs * cycles_per_us_) {
+            place.reset();
+        }
+    }
     if (stub == nullptr) {
         stub = unusable_ ? nullptr : take_stub();
         if (stub == nullptr) {
@@ -157,9 +164,32 @@ DirectRunner::Stub* DirectRunner::take_stub() {
     return oldest->get();
 }
 
+// Regions that this vCPU's stubs may have mapped together: as many as the RAM has, and some for
+// address spaces that lie thinly. Each costs 2 KiB here and up to 8 KiB of the host's page tables.
+// False: this stub alone has more.
+bool DirectRunner::keep_within_budget(const Stub& stub) {
+    const std::size_t most =
+        cpu_.vm->ram->size() / kRegionBytes + kSpareLeaves / cpu_.vm->cpus().size();
+    for (;;) {
+        std::size_t leaves = 0;
+        std::unique_ptr<Stub>* oldest = nullptr;
+        for (auto& place : stubs_) {
+            leaves += place != nullptr ? place->map.leaves() : 0;
+            if (place != nullptr && place.get() != &stub &&
+                (oldest == nullptr || place->last_use < (*oldest)->last_use)) {
+                oldest = &place;
+            }
+        }
+        if (leaves <= most || oldest == nullptr) {
+            return leaves <= most;
+        }
+        oldest->reset();
+    }
+}
+
 bool DirectRunner::bring_up_to_date(Stub& stub) {
     if (!GuestRegion(cpu_, stub.process->base()).empty() || stub.map.runs() > kMostRuns ||
-        stub.map.leaves() > kMostLeaves) {
+        !keep_within_budget(stub)) {
         discard(stub);
         return false;
     }
@@ -261,6 +291,7 @@ void DirectRunner::validate(Stub& stub) {
     stub.huge.clear();
     stub.map.for_each_leaf(
         [&](std::uint64_t first, ShadowMap::Leaf& leaf) { validate_leaf(stub, first, leaf); });
+    stub.map.drop_empty();
 }
 
 // The bytes of a page, and what lies before and behind it in the address space.

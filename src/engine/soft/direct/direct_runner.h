@@ -91,6 +91,7 @@ class DirectRunner {
     [[nodiscard]] std::uint64_t find_base() const;
     void discard(Stub& stub);
     [[nodiscard]] std::uint64_t flushes_now() const;
+    [[nodiscard]] bool keep_within_budget(const Stub& stub);
     [[nodiscard]] bool bring_up_to_date(Stub& stub);
     void validate(Stub& stub);
     void validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf);

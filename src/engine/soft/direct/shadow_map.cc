@@ -36,6 +36,9 @@ bool ShadowMap::begins(std::uint64_t page) const {
 }
 
 void ShadowMap::set(std::uint64_t page, ShadowPage entry) {
+    if (!entry.mapped() && !leaves_.contains(page / kLeafPages)) {
+        return;
+    }
     auto& leaf = leaves_[page / kLeafPages];
     if (leaf == nullptr) {
         leaf = std::make_unique<Leaf>();
@@ -50,6 +53,13 @@ void ShadowMap::set(std::uint64_t page, ShadowPage entry) {
     place = entry;
     runs_ += (begins(page) ? 1U : 0U) + (begins(page + 1) ? 1U : 0U);
     changes_.push_back(page);
+}
+
+void ShadowMap::drop_empty() {
+    std::erase_if(leaves_, [](const auto& leaf) {
+        return std::none_of(leaf.second->begin(), leaf.second->end(),
+                            [](ShadowPage page) { return page.mapped(); });
+    });
 }
 
 void ShadowMap::clear() {

@@ -56,6 +56,8 @@ class ShadowMap {
             visit(number * kLeafPages, *leaf);
         }
     }
+    /// Frees regions that have nothing mapped.
+    void drop_empty();
     /// Forgets everything, without orders: for a stub that had everything unmapped.
     void clear();
     /// The changes since the last call.

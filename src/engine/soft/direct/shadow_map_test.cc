@@ -61,6 +61,24 @@ TEST(ShadowMapTest, UnchangedPagesGiveNoOrders) {
     EXPECT_FALSE(map.at(7).mapped());
 }
 
+TEST(ShadowMapTest, EmptyRegionsGoAndAreUnmapped) {
+    ShadowMap map;
+    map.set(0x9000, {});
+    EXPECT_EQ(map.leaves(), 0U);
+    map.set(0x1000, {70, kRw});
+    map.set(0x2000, {71, kRw});
+    (void)map.take_orders();
+    map.set(0x1000, {});
+    map.drop_empty();
+    EXPECT_EQ(map.leaves(), 1U);
+    EXPECT_EQ(map.pages(), 1U);
+    const auto orders = map.take_orders();
+    ASSERT_EQ(orders.size(), 1U);
+    EXPECT_EQ(orders[0].address, 0x1000000U);
+    EXPECT_EQ(orders[0].flags, 0U);
+    EXPECT_TRUE(map.at(0x2000).mapped());
+}
+
 TEST(ShadowMapTest, LastRamPageFits) {
     const ShadowPage page((1U << 28) - 1, kRx);
     EXPECT_EQ(page.ram_page(), (1U << 28) - 1);

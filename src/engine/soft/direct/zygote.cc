@@ -5,14 +5,18 @@
 #include <cerrno>
 #include <charconv>
 #include <string>
+#include <vector>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -41,6 +45,30 @@ void require(bool good) {
     if (!good) {
         give_up();
     }
+}
+
+// close_range() is there since Linux 5.9, and only where no policy of a container refuses it.
+bool close_from(int first) {
+    if (syscall(SYS_close_range, first, ~0U, 0) == 0) {
+        return true;
+    }
+    const std::unique_ptr<DIR, int (*)(DIR*)> open(opendir("/proc/self/fd"), closedir);
+    if (!open) {
+        return false;
+    }
+    std::vector<int> numbers;
+    while (const dirent* entry = readdir(open.get())) {
+        const std::string_view name = entry->d_name;
+        int fd = -1;
+        (void)std::from_chars(name.data(), name.data() + name.size(), fd);  // not a number: -1
+        if (fd >= first && fd != dirfd(open.get())) {
+            numbers.push_back(fd);
+        }
+    }
+    for (const int fd : numbers) {
+        (void)close(fd);
+    }
+    return true;
 }
 
 void map_part(int fd, std::uint64_t base, std::size_t offset, std::size_t bytes, int protection) {
@@ -83,7 +111,12 @@ void install_handlers(std::uint64_t base) {
     for (int fd = 0; fd < kStubRamFd; ++fd) {
         (void)close(fd);  // those that are open; guest code could not use them either
     }
-    require(syscall(SYS_close_range, kStubRamFd + 1, ~0U, 0) == 0);
+    if (syscall(SYS_close_range, kStubRamFd + 1, ~0U, 0) != 0) {
+        constexpr int kAboveAll = 64;  // the zygote has a handful, of the lowest numbers
+        for (int fd = kStubRamFd + 1; fd < kAboveAll; ++fd) {
+            (void)close(fd);
+        }
+    }
     const std::uint64_t entry = stub_place(base, strata_stub_start);
     __asm__ volatile("jmp *%0" : : "r"(entry) : "memory");
     __builtin_unreachable();
@@ -159,12 +192,14 @@ void make_stub(const io::PacketSocket& socket, const Request& request) {
     require(high >= 0 && dup2(high, kOwnSocket) == kOwnSocket);
     require(dup2(kOwnSocket, kStubRamFd) ==
             kStubRamFd);  // taken, so that no descriptor that arrives gets this number
-    require(syscall(SYS_close_range, kOwnSocket + 1, ~0U, 0) == 0);
+    require(close_from(kOwnSocket + 1));
     (void)from.release();  // closed, unless it was the same number
     const io::PacketSocket own{UniqueFd(kOwnSocket)};
     struct sigaction ignore {};
     ignore.sa_handler = SIG_IGN;  // children need no waiting for
     require(sigaction(SIGCHLD, &ignore, nullptr) == 0);
+    const rlimit no_core{};  // it would hold the guest's memory
+    require(setrlimit(RLIMIT_CORE, &no_core) == 0);
     require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     if (lock_up) {
         require(lock_up().ok());
@@ -220,12 +255,25 @@ Result<io::Packet> Zygote::receive() {
     return std::move(*packet);
 }
 
+// Until a packet comes. False: the stub has ended and has not sent any.
+bool Zygote::hears_of(const UniqueFd& process) const {
+    pollfd waits[2] = {{socket_.fd(), POLLIN, 0}, {process.get(), POLLIN, 0}};
+    int ready = 0;
+    do {
+        ready = poll(waits, 2, -1);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0 && waits[0].revents != 0;
+}
+
 Result<NewStub> Zygote::ask(std::uint64_t base, int fd) {
     const MutexLock lock(mutex_);
     STRATA_TRY_VOID(socket_.send(std::to_string(base), {fd}));
     NewStub made;
     bool answered = false, listens = base == 0 || !notify_;
     while (!answered || !listens) {
+        if (answered && !hears_of(made.process)) {
+            return Error(ErrorKind::Failed, "a stub process ended before it began");
+        }
         io::Packet packet = STRATA_TRY(receive());
         int number = -EPROTO;
         (void)std::from_chars(packet.text.data(), packet.text.data() + packet.text.size(),

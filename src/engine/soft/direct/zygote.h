@@ -49,6 +49,7 @@ class Zygote {
   private:
     Zygote(io::PacketSocket socket, bool notify) : notify_(notify), socket_(std::move(socket)) {}
     Result<io::Packet> receive() STRATA_REQUIRES(mutex_);
+    [[nodiscard]] bool hears_of(const UniqueFd& process) const STRATA_REQUIRES(mutex_);
     Result<NewStub> ask(std::uint64_t base, int fd);
 
     const bool notify_;
