@@ -20,9 +20,10 @@ SIZE = 32  # MiB
 # Writes the same megabyte, which is not zeros, over the disk.
 FILL = f"dd if=/bin/busybox of=/tmp/x bs=1M count=1 2>/dev/null; for i in $(seq 0 {SIZE - 1}); do " \
        "dd if=/tmp/x of=/dev/vda bs=64k seek=$((i * 16)) conv=notrunc 2>/dev/null; done; sync; echo filled $?\n"
-# Writes here and there until /tmp/end is there.
+# Writes here and there until /tmp/end is there. What it says then is not what the terminal echoes.
 LOAD = f"(i=0; while [ ! -e /tmp/end ]; do i=$((i + 1)); dd if=/dev/urandom of=/dev/vda bs=16k count=4 seek=$(((i * 7919) % {SIZE * 64 - 4})) " \
-       "conv=notrunc,fsync 2>/dev/null; done; echo load over) & \n"
+       "conv=notrunc,fsync 2>/dev/null; done; echo load ov''er) & \n"
+MODULES = {"scsi": "virtio_scsi", "sata": "ahci"}  # in the tiny image
 
 
 def image(*arguments):
@@ -34,6 +35,7 @@ def image(*arguments):
 class ControlTest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
         os.environ["XDG_RUNTIME_DIR"] = self.folder.name
         self.terminal = None
 
@@ -44,7 +46,6 @@ class ControlTest(unittest.TestCase):
                 os.waitpid(self.terminal.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass  # the test has seen its end
-        self.folder.cleanup()
 
     def path(self, name):
         return pathlib.Path(self.folder.name, name)
@@ -154,6 +155,35 @@ class ControlTest(unittest.TestCase):
         self.assertEqual(self.content(self.path("full"), "qcow2"), before)
         self.assertEqual(self.content(self.path("more"), "qcow2"), now)
         self.assertEqual(self.content(disk, "qcow2"), now)
+
+    def on_bus(self, bus, resize):
+        """A disk on another bus: limits, a size, a snapshot, a mirror under load."""
+        if f"{MODULES[bus]}.ko".encode() not in (IMAGES / "tiny" / "initrd.img").read_bytes():
+            self.skipTest("an old tiny image, without this bus' drivers")
+        here = lambda text: text.replace("/dev/vda", "/dev/sda")
+        self.boot(self.raw("disk"), f",bus={bus}")
+        self.command("while [ ! -b /dev/sda ]; do sleep 0.1; done; echo there\n", r"\nthere")
+        resize()
+        self.strata("disk", "limits", "t", "disk0", "iops=100000")
+        self.command(here(FILL), r"filled 0")
+        self.terminal.send(here(LOAD))
+        self.strata("disk", "snapshot", "t", "disk0", self.path("over"))
+        self.strata("disk", "mirror", "t", "disk0", self.path("copy"), "--pivot")
+        time.sleep(1)
+        self.command("touch /tmp/end\n", r"load over")
+        seen = self.command("sync; sha256sum /dev/sda; poweroff -f\n", r"([0-9a-f]{64})  /dev/sda").group(1)
+        self.terminal.expect(r"the guest powered off", 60)
+        self.assertEqual(self.terminal.wait(), 0)
+        self.assertEqual(self.content(self.path("copy"), "qcow2"), seen)
+
+    def test_scsi_disk_takes_part(self):
+        def resize():
+            self.strata("disk", "resize", "t", "disk0", "+32M")
+            self.command("sleep 1; cat /sys/block/sda/size\n", r"\n131072\r")
+        self.on_bus("scsi", resize)
+
+    def test_sata_disk_takes_part_but_keeps_its_size(self):
+        self.on_bus("sata", lambda: self.strata("disk", "resize", "t", "disk0", "+32M", status=9))
 
     def test_snapshot_commit_and_stream(self):
         self.boot(self.raw("disk"))

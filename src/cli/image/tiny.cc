@@ -21,7 +21,7 @@ constexpr std::size_t kMaxFile = 64U << 20;
 
 // The drivers of the paravirtual devices, a disk's file system, and what they need in turn; below
 // lib/modules/VERSION/kernel/.
-constexpr std::array<std::string_view, 24> kModules = {
+constexpr std::array<std::string_view, 38> kModules = {
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio_pci.ko",
@@ -46,6 +46,21 @@ constexpr std::array<std::string_view, 24> kModules = {
     "fs/isofs/isofs.ko",
     "drivers/acpi/button.ko",
     "drivers/input/evdev.ko",
+    // Loaded where there is such a controller.
+    "drivers/scsi/virtio_scsi.ko",
+    "drivers/ata/ahci.ko",
+    "drivers/ata/libahci.ko",
+    "drivers/ata/libata.ko",
+    "drivers/scsi/scsi_common.ko",
+    "drivers/scsi/scsi_mod.ko",
+    "drivers/scsi/sd_mod.ko",
+    "drivers/scsi/sr_mod.ko",
+    "drivers/cdrom/cdrom.ko",
+    "block/t10-pi.ko",
+    "lib/crc-t10dif.ko",
+    "lib/crc64.ko",
+    "lib/crc64-rocksoft.ko",
+    "crypto/crct10dif_common.ko",
 };
 
 // The package that linux-image-amd64 stands for at the moment, "linux-image-6.1.0-…-amd64".

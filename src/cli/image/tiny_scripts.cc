@@ -18,6 +18,18 @@ hostname "$(sed -n 's/.*strata\.name=\([^ ]*\).*/\1/p' /proc/cmdline | grep . ||
 for module in virtio_pci virtio_blk virtio_net virtio_console virtio-rng pvpanic-mmio button evdev; do
     modprobe -q "$module" 2>/dev/null
 done
+# Controllers of other disks, if there are any: shell words only, which cost nothing.
+for place in /sys/bus/virtio/devices/*/device /sys/bus/pci/devices/*/class; do
+    kind=
+    read -r kind 2>/dev/null <"$place"
+    case "$kind" in
+        0x0008) modprobe -q virtio_scsi ;;
+        0x010601) modprobe -q ahci ;;
+        *) continue ;;
+    esac
+    modprobe -q sd_mod
+    modprobe -q sr_mod
+done
 acpid -l /dev/null -p /run/acpid.pid  # the power button powers off: /etc/acpi
 ip link set lo up
 tty=/dev/console
