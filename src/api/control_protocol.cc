@@ -14,6 +14,7 @@ constexpr std::uint64_t kMaxNumber = 1ULL << 62;
 constexpr std::size_t kMaxName = 4096;
 constexpr std::size_t kMaxId = 64;
 constexpr std::size_t kMaxLimits = 32;
+constexpr std::size_t kMaxExportOptions = 16;
 
 // What an operation's arguments are.
 enum : unsigned {
@@ -28,6 +29,7 @@ enum : unsigned {
     kBitmap = 1U << 8,
     kSnapshot = 1U << 9,
     kFileMayLack = 1U << 10,
+    kExport = 1U << 11,
 };
 
 struct Shape {
@@ -44,8 +46,8 @@ constexpr std::array<Shape, 17> kOperations{{
     {"stop", 0},
     {"disk-resize", kDisk | kSize},
     {"disk-limits", kDisk | kLimits},
-    {"disk-mirror", kDisk | kFile | kEmpty | kEnd | kSpeed},
-    {"disk-backup", kDisk | kFile | kEmpty | kBitmap | kSpeed},
+    {"disk-mirror", kDisk | kFile | kExport | kEmpty | kEnd | kSpeed},
+    {"disk-backup", kDisk | kFile | kExport | kEmpty | kBitmap | kSpeed},
     {"disk-stream", kDisk | kSpeed},
     {"disk-commit", kDisk | kFile | kSpeed},
     {"disk-snapshot", kDisk | kFile | kFileMayLack | kSnapshot},
@@ -107,6 +109,24 @@ void read_file(ObjectReader& reader, ControlRequest& request, std::size_t fds, b
     request.format = read_name(reader, "format", true);
 }
 
+void read_export(ObjectReader& reader, ControlRequest& request) {
+    const Json* location = reader.member("nbd");
+    if (location == nullptr) {
+        return;
+    }
+    if (!location->is_object() || location->size() > kMaxExportOptions) {
+        reader.reject("nbd", "must be an object of texts");
+        return;
+    }
+    for (const auto& [name, value] : location->items()) {
+        if (!value.is_string()) {
+            reader.reject("nbd", "must be an object of texts");
+            return;
+        }
+        request.nbd.emplace_back(name, value.get<std::string>());
+    }
+}
+
 void read_members(ObjectReader& reader, unsigned members, std::size_t fds,
                   ControlRequest& request) {
     if ((members & kDisk) != 0) {
@@ -126,6 +146,9 @@ void read_members(ObjectReader& reader, unsigned members, std::size_t fds,
     }
     if ((members & kFile) != 0) {
         read_file(reader, request, fds, (members & kFileMayLack) == 0);
+    }
+    if ((members & kExport) != 0) {
+        read_export(reader, request);
     }
     if ((members & kEmpty) != 0) {
         request.empty = reader.boolean("empty", false);
@@ -214,6 +237,14 @@ Json to_json(const ControlRequest& request) {
         arguments["fd"] = request.file.fd;
         arguments["file"] = request.file.name;
         arguments["format"] = request.format;
+    }
+    if (!request.nbd.empty()) {
+        // The owner adds the descriptor.
+        arguments["file"] = request.file.name;
+        arguments["format"] = request.format;
+        for (const auto& [name, value] : request.nbd) {
+            arguments["nbd"][name] = value;
+        }
     }
     put(kEmpty, "empty", request.empty);
     put(kEnd, "end", to_text(request.end));

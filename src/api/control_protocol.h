@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "api/json.h"
@@ -60,12 +61,15 @@ struct ControlRequest {
     std::vector<DiskLimit> limits{};  ///< DiskLimits; none: no limits
     FileRef file{};                   ///< DiskMirror, DiskBackup, DiskCommit, external DiskSnapshot
     std::string format = "raw";       ///< of `file`
-    bool empty = false;               ///< `file` reads as zeros
-    MirrorEnd end = MirrorEnd::Ask;   ///< DiskMirror, JobComplete
-    std::string bitmap{};             ///< DiskBackup
-    bool incremental = false;         ///< DiskBackup
-    std::string snapshot{};           ///< internal DiskSnapshot: its name
-    std::string backing{};            ///< external DiskSnapshot: what the overlay calls the disk
+    /// DiskMirror, DiskBackup: not a file but an NBD export, as DiskConfig::nbd. The descriptor, a
+    /// channel to who connects, comes from the machine's owner.
+    std::vector<std::pair<std::string, std::string>> nbd{};
+    bool empty = false;              ///< `file` reads as zeros
+    MirrorEnd end = MirrorEnd::Ask;  ///< DiskMirror, JobComplete
+    std::string bitmap{};            ///< DiskBackup
+    bool incremental = false;        ///< DiskBackup
+    std::string snapshot{};          ///< internal DiskSnapshot: its name
+    std::string backing{};           ///< external DiskSnapshot: what the overlay calls the disk
     bool operator==(const ControlRequest&) const = default;
 };
 

@@ -33,6 +33,23 @@ TEST(ControlProtocolTest, RequestsComeBackAsTheyWere) {
     EXPECT_EQ(*again, limits);
 }
 
+TEST(ControlProtocolTest, ExportsGetTheirDescriptorFromTheOwner) {
+    ControlRequest mirror;
+    mirror.operation = ControlOperation::DiskMirror;
+    mirror.disk = "disk0";
+    mirror.file = {.name = "nbd://h/e", .fd = kNoFile};
+    mirror.nbd = {{"server.host", "h"}, {"server.type", "inet"}};
+    Json json = to_json(mirror);
+    EXPECT_FALSE(control_request_from_json(json, 0).ok());
+    json["arguments"]["fd"] = 0;
+    const auto back = control_request_from_json(json, 1);
+    ASSERT_TRUE(back.ok()) << back.error().text();
+    EXPECT_EQ(back->nbd, mirror.nbd);
+    EXPECT_EQ(back->file.fd, 0);
+    json["arguments"]["nbd"]["server.host"] = 5;
+    EXPECT_FALSE(control_request_from_json(json, 1).ok());
+}
+
 TEST(ControlProtocolTest, LinesHaveAnIdThatIsNoPartOfTheRequest) {
     const auto line = control_line_from_text(R"({"id":"x","execute":"pause"})");
     ASSERT_TRUE(line.ok());

@@ -263,17 +263,16 @@ class GraphImage final : public LiveImage, private LiveAccess {
 
 }  // namespace
 
-namespace {
-
-Task<NodePtr> open_export(Loop& loop, OpenOptions options, GraphExtras extras) {
-    STRATA_CO_TRY(nbd::Location location, nbd::take_location(extras.nbd_location));
-    if (!extras.nbd_location.empty()) {
+Task<NodePtr> open_export(Loop& loop, OpenOptions options, OptionList location,
+                          std::shared_ptr<nbd::Connector> connector) {
+    STRATA_CO_TRY(nbd::Location where, nbd::take_location(location));
+    if (!location.empty()) {
         co_return Error{ErrorKind::InvalidArgument,
-                        "unknown option '" + extras.nbd_location.front().first + "' of an export"};
+                        "unknown option '" + location.front().first + "' of an export"};
     }
     STRATA_CO_TRY(NodePtr node,
-                  co_await nbd::NbdNode::open(loop, std::move(location), options.read_only,
-                                              std::move(extras.nbd_connector)));
+                  co_await nbd::NbdNode::open(loop, std::move(where), options.read_only,
+                                              std::move(connector)));
     const NodePtr file = node;
     auto top = co_await open_format(std::move(node), std::move(options));
     if (!top.ok()) {
@@ -281,8 +280,6 @@ Task<NodePtr> open_export(Loop& loop, OpenOptions options, GraphExtras extras) {
     }
     co_return top;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options, GraphExtras extras) {
     auto loop = STRATA_TRY(
@@ -303,9 +300,11 @@ Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options, GraphEx
             open.extra.emplace_back(name, extras.passphrase);
         }
     }
-    NodePtr node = STRATA_TRY(loop->run(
-        extras.nbd_location.empty() ? open_node(*loop, std::move(open))
-                                    : open_export(*loop, std::move(open), std::move(extras))));
+    NodePtr node = STRATA_TRY(
+        loop->run(extras.nbd_location.empty()
+                      ? open_node(*loop, std::move(open))
+                      : open_export(*loop, std::move(open), std::move(extras.nbd_location),
+                                    std::move(extras.nbd_connector))));
     std::shared_ptr<throttle::ThrottleGroup> group;
     if (!options.limits.empty() || !options.limit_group.empty()) {
         NodeTree limits(std::move(options.limits));

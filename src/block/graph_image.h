@@ -20,6 +20,11 @@ struct GraphExtras {
     std::shared_ptr<nbd::Connector> nbd_connector{};  ///< who connects to it; null: we
 };
 
+/// Opens an NBD export, in options.format: `location` says where (nbd/address.h), `connector` who
+/// connects; null: we.
+Task<NodePtr> open_export(Loop& loop, OpenOptions options, OptionList location,
+                          std::shared_ptr<nbd::Connector> connector);
+
 /// Opens `options.path` and what it refers to. Its thread starts with its first queue.
 Result<std::unique_ptr<DiskImage>> open_graph_image(DiskOptions options, GraphExtras extras = {});
 

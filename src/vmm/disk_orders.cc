@@ -7,9 +7,11 @@
 #include <fcntl.h>
 
 #include "block/filters/throttle/throttle_group.h"
+#include "block/graph_image.h"
 #include "block/live/backup.h"
 #include "block/live/mirror.h"
 #include "block/live/stream.h"
+#include "block/nbd/connector.h"
 #include "block/registry.h"
 
 namespace strata::vmm {
@@ -35,10 +37,15 @@ block::Task<NodePtr> open_passed(block::Loop& loop, api::ControlRequest request,
                                  bool lock) {
     block::OpenOptions options;
     options.path = request.file.name;
-    options.fd = std::move(file);
     options.format = request.format;
     options.open_backing = false;
     options.lock = lock;
+    if (!request.nbd.empty()) {
+        co_return co_await block::open_export(
+            loop, std::move(options), std::move(request.nbd),
+            std::make_shared<block::nbd::ChannelConnector>(std::move(file)));
+    }
+    options.fd = std::move(file);
     co_return co_await block::open_node(loop, std::move(options));
 }
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import unittest
 
-from strata_program import IMAGES, Terminal, run
+from strata_program import IMAGES, Terminal, run, start
 
 ENGINE = os.environ.get("STRATA_TEST_ENGINE", "soft")
 LIMIT = int(os.environ.get("STRATA_TEST_BOOT_LIMIT", "240"))
@@ -184,6 +184,81 @@ class ControlTest(unittest.TestCase):
 
     def test_sata_disk_takes_part_but_keeps_its_size(self):
         self.on_bus("sata", lambda: self.strata("disk", "resize", "t", "disk0", "+32M", status=9))
+
+    def serve(self, copy):
+        """A server of `copy`, which is at self.path("socket") then."""
+        where = self.path("socket")
+        where.unlink(missing_ok=True)  # a killed server's
+        server = start("image", "serve", "-f", "raw", "--persistent", "--socket", where, copy)
+        self.addCleanup(server.communicate)
+        self.addCleanup(server.kill)
+        deadline = time.monotonic() + 30
+        while not where.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return server
+
+    def job_ends(self, job, state):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            states = [each["state"] for each in json.loads(self.strata("job", "list", "t", "--json").stdout) if each["job"] == job]
+            if states and states[0] in ("done", "failed", "cancelled"):
+                break
+            time.sleep(0.2)
+        self.assertEqual(states, [state])
+
+    def test_mirror_to_an_export_that_comes_back(self):
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        self.terminal.send(LOAD)
+        copy = self.raw("copy")
+        server = self.serve(copy)
+        uri = f"nbd+unix:///?socket={self.path('socket')}"
+        self.assertIn("TLS", self.strata("disk", "mirror", "t", "disk0", "nbds" + uri[3:], "-f", "qcow2", status=9).stderr)
+        self.strata("disk", "mirror", "t", "disk0", uri, "--reconnect-delay", "x", status=2)
+        self.strata("disk", "mirror", "t", "disk0", self.path("file"), "--reconnect-delay", "60", status=2)
+        self.strata("disk", "mirror", "t", "disk0", uri.replace("?", "nosuch?"), status=3)
+        job = self.strata("disk", "mirror", "t", "disk0", uri, "--speed", "4M", "--no-wait").stdout.strip()
+        server.kill()
+        self.job_ends(job, "failed")
+        server = self.serve(copy)
+        self.strata("disk", "mirror", "t", "disk0", uri, "--pivot", "--reconnect-delay", "60")
+        for _ in range(2):
+            server.kill()
+            server.communicate()
+            time.sleep(1)
+            server = self.serve(copy)
+            time.sleep(1)
+        listed = json.loads(self.strata("disk", "list", "t", "--json").stdout)
+        self.assertIn("nbd+unix:", listed[0]["file"])
+        self.command("touch /tmp/end\n", r"load over")
+        self.assertNotIn("I/O error", self.terminal.seen)
+        seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.assertEqual(self.terminal.wait(60), 0)
+        self.assertEqual(self.content(copy, "raw"), seen)
+
+    def test_backup_to_an_export_that_comes_back(self):
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        copy = self.path("copy")
+        copy.touch()
+        os.truncate(copy, (SIZE + 8) * MIB)  # an export does not grow
+        server = self.serve(copy)
+        job = self.strata("disk", "backup", "t", "disk0", f"nbd+unix:///?socket={self.path('socket')}", "-f", "qcow2", "--speed", "8M",
+                          "--reconnect-delay", "60", "--no-wait").stdout.strip()
+        self.terminal.send(LOAD)
+        time.sleep(1)
+        server.kill()
+        server.communicate()
+        time.sleep(1)
+        server = self.serve(copy)
+        self.job_ends(job, "done")
+        self.command("touch /tmp/end\n", r"load over")
+        self.strata("machine", "stop", "t")
+        self.terminal.expect(r"the machine was stopped", 30)
+        server.kill()
+        server.communicate()
+        self.assertEqual(self.content(copy, "qcow2"), before)
 
     def test_snapshot_commit_and_stream(self):
         self.boot(self.raw("disk"))

@@ -100,7 +100,12 @@ ConnectionOpener::~ConnectionOpener() {
     }
 }
 
-void ConnectionOpener::work() const {
+void ConnectionOpener::work() {
+    serve();
+    over_.store(true, std::memory_order_release);
+}
+
+void ConnectionOpener::serve() const {
     for (;;) {
         auto packet = channel_.receive();
         if (!packet || !packet->has_value()) {

@@ -6,6 +6,7 @@
 // (io/packet_socket.h): "NUMBER" asks; "NUMBER" with a descriptor, or "NUMBER why not", answers.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -51,6 +52,8 @@ class ConnectionOpener {
     /// An opener for `address`, and the other end of its channel. It works from start() on.
     static Result<std::pair<std::unique_ptr<ConnectionOpener>, UniqueFd>> create(Address address);
     Result<> start();
+    /// The other end is gone: nobody will ask any more.
+    [[nodiscard]] bool over() const { return over_.load(std::memory_order_acquire); }
     /// Ends a connection that is being made; waits for a name that is being looked up.
     ~ConnectionOpener();
     ConnectionOpener(const ConnectionOpener&) = delete;
@@ -59,12 +62,14 @@ class ConnectionOpener {
   private:
     ConnectionOpener(Address address, io::PacketSocket channel)
         : address_(std::move(address)), channel_(std::move(channel)) {}
-    void work() const;
+    void work();
+    void serve() const;
     [[nodiscard]] Result<UniqueFd> connect() const;
     [[nodiscard]] Result<UniqueFd> connect_to(const Candidate& candidate) const;
 
     const Address address_;
     const io::PacketSocket channel_;
+    std::atomic<bool> over_{false};
     std::thread thread_;
 };
 

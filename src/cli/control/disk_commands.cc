@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "block/nbd/address.h"
+#include "block/registry.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/control/control_client.h"
@@ -35,7 +37,9 @@ constexpr std::array kLimitPositionals = {
     Positional{"LIMIT", "iops=N, bps=SIZE …, as with --disk; none: no limits.", false,
                Completes::Nothing, "", true}};
 constexpr std::array kTargetPositionals = {
-    kMachine, kDisk, Positional{"TARGET", "The file of the copy.", true, Completes::Files, ""}};
+    kMachine, kDisk,
+    Positional{"TARGET", "The file of the copy, or an NBD export (nbd://HOST/EXPORT).", true,
+               Completes::Files, ""}};
 constexpr std::array kSnapshotPositionals = {
     kMachine, kDisk,
     Positional{"OVERLAY", "The file of the new overlay.", false, Completes::Files, ""}};
@@ -43,13 +47,17 @@ constexpr std::array kSnapshotPositionals = {
 constexpr Option kRate{"--speed", 'r', "SIZE", "At most so many bytes a second, e.g. 50M."};
 constexpr Option kNoWait{"--no-wait", 0, "",
                          "Print the job and return; it goes on (strata job list)."};
-constexpr Option kFormat{"--format", 'f', "FORMAT", "The copy's format (default qcow2).",
+constexpr Option kFormat{"--format", 'f', "FORMAT",
+                         "The copy's format (default qcow2; of an export: raw).",
                          Completes::Nothing};
+constexpr Option kReconnect{"--reconnect-delay", 0, "SECONDS",
+                            "The copy is on an NBD server: how long to wait for it to come back."};
 constexpr Option kExisting{"--existing", 0, "",
                            "The copy's file, or device, is there: write over what it holds."};
 constexpr std::array kMirrorOptions = {
     kFormat,
     kExisting,
+    kReconnect,
     Option{"--pivot", 0, "", "At the end the guest goes on with the copy."},
     Option{"--keep", 0, "",
            "At the end the guest goes on with its disk. With neither the copy is kept the same "
@@ -59,6 +67,7 @@ constexpr std::array kMirrorOptions = {
 constexpr std::array kBackupOptions = {
     kFormat,
     kExisting,
+    kReconnect,
     Option{"--bitmap", 0, "NAME",
            "A dirty bitmap in the disk's image (qcow2): it starts anew now, so that a later backup "
            "can go on from this one."},
@@ -215,10 +224,42 @@ Result<int> run_limits(const Arguments& arguments) {
     return 0;
 }
 
+/// An export as the place of a copy. What a raw one held before is written over, zeros too.
+Result<UniqueFd> prepare_export(const Arguments& arguments, const Json& disk,
+                                api::ControlRequest& request, block::OptionList options) {
+    request.file.name = *arguments.positional(2);
+    request.format = arguments.value("--format").value_or("raw");
+    const block::nbd::Location location = STRATA_TRY(block::nbd::parse_location(request.file.name));
+    if (location.tls) {
+        return Error{ErrorKind::NotSupported,
+                     "a copy cannot go to an export with TLS: the machine's process has got no "
+                     "credentials for it"};
+    }
+    request.nbd = block::nbd::location_options(location);
+    if (const auto delay = arguments.value("--reconnect-delay")) {
+        request.nbd.emplace_back("reconnect-delay", std::string(*delay));
+    }
+    block::OptionList check = request.nbd;
+    (void)STRATA_TRY(block::nbd::take_location(check));
+    if (!arguments.flag("--existing") && request.format != "raw") {
+        STRATA_TRY_VOID(make_image(request.file.name, request.format,
+                                   disk.value("size", std::uint64_t{0}), std::move(options)));
+        request.empty = !request.incremental;
+    }
+    return UniqueFd();
+}
+
 /// The file of a copy: made, unless it is there.
 Result<UniqueFd> prepare_target(const Arguments& arguments, const Json& disk,
                                 api::ControlRequest& request, block::OptionList options) {
     const std::string path(*arguments.positional(2));
+    if (block::is_location(path)) {
+        return prepare_export(arguments, disk, request, std::move(options));
+    }
+    if (arguments.value("--reconnect-delay")) {
+        return Error{ErrorKind::InvalidArgument,
+                     "--reconnect-delay is for a copy on an NBD server (nbd://HOST/EXPORT)"};
+    }
     request.format = arguments.value("--format").value_or("qcow2");
     const bool existing = arguments.flag("--existing");
     if (!existing) {

@@ -117,6 +117,9 @@ class Session {
     Result<> start_vmm();
     /// For each disk on an NBD server, who connects to it.
     Result<> make_openers();
+    /// If a request names an export, its descriptor is a channel to who connects to that.
+    Result<> open_export_of(api::Json& body, std::vector<UniqueFd>& fds);
+    Result<UniqueFd> add_opener(block::OptionList location);
     Result<> open_control();
     void forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fds);
     Result<> send_start();
@@ -248,15 +251,46 @@ Result<> Session::make_openers() {
         if (disk.nbd.empty()) {
             continue;
         }
-        block::OptionList options = disk.nbd;
-        block::nbd::Location location = STRATA_TRY(block::nbd::take_location(options));
-        auto [opener, channel] =
-            STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(location.address)));
-        request_.fds.push_back(std::move(channel));
+        request_.fds.push_back(STRATA_TRY(add_opener(disk.nbd)));
         disk.file.fd = static_cast<std::int64_t>(request_.fds.size()) - 1;
-        openers_.push_back(std::move(opener));
     }
     return ok();
+}
+
+Result<UniqueFd> Session::add_opener(block::OptionList location) {
+    block::nbd::Location where = STRATA_TRY(block::nbd::take_location(location));
+    auto [opener, channel] =
+        STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(where.address)));
+    openers_.push_back(std::move(opener));
+    return std::move(channel);
+}
+
+Result<> Session::open_export_of(api::Json& body, std::vector<UniqueFd>& fds) {
+    const auto arguments = body.find("arguments");
+    if (arguments == body.end() || !arguments->is_object() || !arguments->contains("nbd")) {
+        return ok();
+    }
+    block::OptionList location;
+    for (const auto& [name, value] : (*arguments)["nbd"].items()) {
+        if (!value.is_string()) {
+            return Error{ErrorKind::InvalidArgument, "nbd: must be an object of texts"};
+        }
+        if (name.starts_with("tls")) {
+            return Error{ErrorKind::NotSupported,
+                         "an export with TLS can be a disk from the machine's start, not a copy's "
+                         "target: its process has no credentials"};
+        }
+        location.emplace_back(name, value.get<std::string>());
+    }
+    std::erase_if(openers_, [](const auto& opener) { return opener->over(); });
+    fds.clear();
+    fds.push_back(STRATA_TRY(add_opener(std::move(location))));
+    (*arguments)["fd"] = 0;
+    Result<> started = openers_.back()->start();
+    if (!started.ok()) {
+        openers_.pop_back();
+    }
+    return started;
 }
 
 Result<> Session::open_control() {
@@ -276,6 +310,12 @@ void Session::forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fd
     request.operation = api::VmmOperation::Control;
     request.id = id;
     request.body = std::move(body);
+    if (auto opened = open_export_of(request.body, fds); !opened.ok()) {
+        loop_.post([this, id, error = opened.error()] {
+            server_->reply(id, {{"error", api::error_json(error)}});
+        });
+        return;
+    }
     std::vector<int> places;
     for (const UniqueFd& fd : fds) {
         places.push_back(fd.get());
