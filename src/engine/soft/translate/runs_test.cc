@@ -1,4 +1,4 @@
-// Tests of runs of accesses that share a check, and of the iterations that a short loop gets.
+// Runs: accesses that share a check, and the iterations that a short loop gets.
 #include <algorithm>
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Tests of the translator's trace and of the words that switch it on.
+// Trace: what the translator's trace says, and the words that switch it on.
 #include "engine/soft/translate/trace.h"
 
 #include <gtest/gtest.h>
