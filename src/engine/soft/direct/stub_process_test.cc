@@ -2,6 +2,7 @@
 // attacks its stub.
 #include "engine/soft/direct/stub_process.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -64,13 +65,18 @@ class StubProcessTest : public testing::TestWithParam<bool> {
         }
         return good;
     }
-    // … for a guest that does not stop by itself.
+    // … for a guest that does not stop by itself. Again and again: on a busy host the first kick
+    // may come before the guest's code runs, and ends nothing but the way there.
     bool run_and_kick() {
-        std::thread kicker([this] {
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
-            stub_->kick();
+        std::atomic<bool> ended{false};
+        std::thread kicker([&] {
+            do {
+                std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                stub_->kick();
+            } while (!ended);
         });
         const bool good = run();
+        ended = true;
         kicker.join();
         return good;
     }
