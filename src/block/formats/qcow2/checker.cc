@@ -336,6 +336,9 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     STRATA_CO_TRY_VOID(co_await compare());
     counts_right_ = report_.corruptions == 0 && report_.check_errors == 0 && report_.leaks == 0;
     STRATA_CO_TRY_VOID(co_await fix_flags(false, true));
+    if (repair == Repair::Leaks && mends_flags() && flags_lack_) {
+        STRATA_CO_TRY_VOID(co_await mark_dirty(true));  // counts that are right before the bits are
+    }
     if (repair != Repair::Nothing) {
         STRATA_CO_TRY_VOID(co_await file_.flush());
         if (rebuild_ && mends()) {
@@ -347,6 +350,9 @@ Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     if (mends_flags() && flags_lack_) {
         STRATA_CO_TRY_VOID(co_await fix_flags(true, false));
         STRATA_CO_TRY_VOID(co_await file_.flush());
+        if (!mends() && !was_dirty) {
+            STRATA_CO_TRY_VOID(co_await mark_dirty(false));
+        }
     }
     if (mends()) {
         // What cannot be mended stays as it was before, and so does the bit.

@@ -160,6 +160,7 @@ Task<> Compactor::let_go(std::vector<Reference> references) {
         STRATA_CO_TRY_VOID(co_await meta_.punch(freed));
     }
     for (const std::uint64_t index : freed) {
+        meta_.leave_packed(index);
         STRATA_CO_TRY_VOID(co_await meta_.set_refcount(index, 0));
         meta_.cursor_ = std::min(meta_.cursor_, index);
     }
@@ -220,6 +221,7 @@ Task<> Compactor::move_data() {
         std::vector<Be64> l1(entries);
         STRATA_CO_TRY_VOID(
             co_await file_.read(offset, Buffers(std::as_writable_bytes(std::span(l1)))));
+        active_ = offset == meta_.header().l1_offset;
         for (std::size_t i = 0; i < l1.size() && stop_.ok(); ++i) {
             const std::uint64_t host = l1[i] & kOffsetMask;
             if (host != 0 && seen.insert(host).second) {
@@ -288,17 +290,20 @@ Task<std::size_t> Compactor::move_entry(std::size_t entry, std::uint64_t index,
     if (m.host == 0) {
         co_return std::size_t{1};
     }
-    if (m.kind == Mapping::Kind::Zero) {
-        STRATA_CO_TRY_VOID(co_await drop_place(entry, m, owners));
-        co_return std::size_t{1};
-    }
-    if (!behind(m.host)) {
+    const bool zero = m.kind == Mapping::Kind::Zero;
+    if (!zero && !behind(m.host)) {
         co_return std::size_t{1};
     }
     const std::uint64_t guest = (index * meta_.header().l2_entries() + entry) * cluster();
     STRATA_CO_TRY(const std::uint64_t refs, co_await meta_.refcount(m.host / cluster()));
+    if (zero && (refs == owners || active_)) {
+        STRATA_CO_TRY_VOID(co_await drop_place(entry, m, owners));
+        co_return std::size_t{1};
+    }
     if (refs != owners) {
-        STRATA_CO_TRY_VOID(co_await move_shared(entry, m, guest, refs));
+        if (behind(m.host)) {
+            STRATA_CO_TRY_VOID(co_await move_shared(entry, m, guest, refs));
+        }
         co_return std::size_t{1};
     }
     const Run first{entry, 1, m.host, guest};
@@ -325,7 +330,8 @@ Task<Compactor::Run> Compactor::extend(Run run, std::uint64_t owners) {
     co_return run;
 }
 
-/// A place that is kept for zeros is not needed.
+/// A place that is kept for zeros is not needed. (What another disk has as well is dropped by the
+/// active one alone, whose entries say whether it is the only owner.)
 Task<> Compactor::drop_place(std::size_t entry, const Mapping& old, std::uint64_t owners) {
     const std::size_t step = meta_.header().entry_bytes() / 8;
     words_[entry * step] = step == 2 ? 0 : kZeroFlag;
@@ -409,8 +415,9 @@ Task<bool> Compactor::count_more(std::uint64_t host, std::uint64_t bytes, std::u
     co_return true;
 }
 
-/// A place before limit_ for compressed bytes, counted for one owner; 0 if there is none.
-Task<std::uint64_t> Compactor::take_packed(std::uint64_t bytes) {
+/// A place before limit_ for compressed bytes that `owners` tables name, counted for one; 0 if
+/// there is none.
+Task<std::uint64_t> Compactor::take_packed(std::uint64_t bytes, std::uint64_t owners) {
     if (bytes > cluster()) {
         co_return co_await take_row((bytes + cluster() - 1) / cluster());
     }
@@ -419,6 +426,11 @@ Task<std::uint64_t> Compactor::take_packed(std::uint64_t bytes) {
         co_return std::uint64_t{0};
     }
     STRATA_CO_TRY_VOID(co_await meta_.give_back(free.host, 1));
+    const std::uint64_t shared = meta_.packed_ / cluster();
+    STRATA_CO_TRY(const std::uint64_t now, co_await meta_.refcount(shared));
+    if (now > meta_.max_refcount() - owners) {
+        meta_.leave_packed(shared);  // no room in its refcount
+    }
     co_return co_await meta_.allocate_packed(bytes);
 }
 
@@ -431,7 +443,7 @@ Task<> Compactor::move_packed(std::size_t entry, const Mapping& old, std::uint64
     if (known != places_.end()) {
         place = known->second;
     } else {
-        STRATA_CO_TRY(place, co_await take_packed(bytes));
+        STRATA_CO_TRY(place, co_await take_packed(bytes, owners));
         if (place == 0) {
             co_return ok();
         }

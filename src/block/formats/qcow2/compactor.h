@@ -68,7 +68,7 @@ class Compactor {
     Task<> move_shared(std::size_t entry, const Mapping& old, std::uint64_t guest,
                        std::uint64_t refs);
     Task<> move_packed(std::size_t entry, const Mapping& old, std::uint64_t owners);
-    Task<std::uint64_t> take_packed(std::uint64_t bytes);
+    Task<std::uint64_t> take_packed(std::uint64_t bytes, std::uint64_t owners);
     Task<bool> count_more(std::uint64_t host, std::uint64_t bytes, std::uint64_t more);
     Task<> copy_data(std::uint64_t from, std::uint64_t to, std::uint64_t guest,
                      std::uint64_t clusters);
@@ -87,6 +87,7 @@ class Compactor {
     bool again_ = false;           ///< something was freed that another pass could use
     std::vector<Be64> words_;      ///< the L2 table in work
     bool changed_ = false;         ///< it differs from the file
+    bool active_ = false;          ///< the active disk names it
     std::vector<Reference> old_;   ///< its clusters' old places
     std::vector<Reference> late_;  ///< the same of what several tables name
     std::unordered_map<std::uint64_t, std::uint64_t> places_;  ///< of those: old place, new place

@@ -251,7 +251,10 @@ Task<std::uint64_t> Qcow2Node::pack_file(CompactWatch watch) {
     }
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     Compactor compactor(*this, std::move(watch));
-    co_return co_await compactor.run();
+    auto packed = co_await compactor.run();
+    unpacked_.clear();  // other compressed clusters lie there now
+    next_unpacked_ = 0;
+    co_return packed;
 }
 
 }  // namespace strata::block::qcow2

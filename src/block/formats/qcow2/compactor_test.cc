@@ -4,10 +4,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <random>
 
 #include <gtest/gtest.h>
 
+#include "base/endian.h"
 #include "block/compact.h"
 #include "block/jobs/compact.h"
 #include "block/loop.h"
@@ -225,6 +227,88 @@ TEST_F(Compacting, StoppedItIsWholeAndGoesOn) {
         }
     }
     EXPECT_LE(length(), start);
+}
+
+// A copy whose cluster has no room for another count stays nobody's: its place is given out again.
+TEST_F(Compacting, PackedClustersWithNarrowCountsShareNoPlaces) {
+    make({{"cluster_size", "4096"}, {"refcount_bits", "2"}});
+    const std::uint64_t table = 2U << 20;
+    std::mt19937 random(1);
+    const auto pack = [&](std::uint64_t at) {
+        const auto part = std::span(model_).subspan(at, 4096);
+        std::ranges::generate(part.first(2500), [&] { return static_cast<std::byte>(random()); });
+        ASSERT_TRUE(loop_->run(node_->write_compressed(at, Buffers::of(part))).ok());
+        close();
+        open();  // the next one gets a cluster of its own
+    };
+    write(3 * table, 64 * 4096, 1);
+    for (std::uint64_t at = 0; at < 3 * table; at += table) {
+        pack(at + 4096);
+        pack(at + 3 * 4096);
+        if (at != 0) {
+            write(at, 4096, 2);
+            write(at + 2 * 4096, 4096, 3);
+        }
+    }
+    ASSERT_TRUE(loop_->run(node_->discard(3 * table, 64 * 4096)).ok());
+    ASSERT_TRUE(loop_->run(node_->write_zeroes(3 * table, 64 * 4096, {.may_unmap = true})).ok());
+    std::ranges::fill(std::span(model_).subspan(3 * table, 64 * 4096), std::byte{0});
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    EXPECT_GT(compact().moved, 0U);
+    expect_whole();
+}
+
+// As QEMU leaves it: a cluster with data in one disk, kept for zeros in another.
+TEST_F(Compacting, APlaceKeptForZerosMovesWithItsOtherOwner) {
+    make({{"cluster_size", "4096"}});
+    write(0, kPiece, 1);
+    write(kPiece, kPiece, 2);
+    ASSERT_TRUE(loop_->run(node_->write_zeroes(0, kPiece, {.may_unmap = true})).ok());
+    std::ranges::fill(std::span(model_).first(kPiece), std::byte{0});
+    ASSERT_TRUE(loop_->run(node_->create_snapshot(SnapshotInfo{})).ok());
+    write(2 * kPiece, 4096, 3);  // its own L2 table
+    close();
+    {
+        std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+        const auto word = [&](std::uint64_t at) {
+            Be64 wire;
+            file.seekg(static_cast<std::streamoff>(at));
+            file.read(reinterpret_cast<char*>(&wire), sizeof wire);
+            return wire.value() & 0x00FFFFFFFFFFFE00ULL;
+        };
+        const std::uint64_t l2 = word(word(word(64)));
+        for (std::uint64_t at = l2 + kPiece / 4096 * 8; at < l2 + kPiece / 4096 * 16; at += 8) {
+            const Be64 zero = word(at) | 1;
+            file.seekp(static_cast<std::streamoff>(at));
+            file.write(reinterpret_cast<const char*>(&zero), sizeof zero);
+        }
+    }
+    open();
+    EXPECT_GT(compact().moved, 0U);
+    expect_whole();
+}
+
+// What was decompressed before is not what lies there now.
+TEST_F(Compacting, WhatIsReadBehindItIsReadAnew) {
+    make({{"cluster_size", "4096"}});
+    std::mt19937 random(1);
+    const auto shows = [&](std::uint64_t at) {
+        std::vector<std::byte> got(512);
+        ASSERT_TRUE(loop_->run(node_->read(at, Buffers(std::span(got)))).ok());
+        EXPECT_TRUE(std::ranges::equal(got, std::span(model_).subspan(at, got.size())));
+    };
+    for (const std::uint64_t at : {0, 2 * 4096}) {
+        const auto part = std::span(model_).subspan(at, 4096);
+        std::ranges::generate(part.first(2500), [&] { return static_cast<std::byte>(random()); });
+        ASSERT_TRUE(loop_->run(node_->write_compressed(at, Buffers::of(part))).ok());
+        shows(at);
+        write(at + 4096, 4096, 2);
+    }
+    ASSERT_TRUE(loop_->run(node_->write_zeroes(0, 2 * 4096, {.may_unmap = true})).ok());
+    std::ranges::fill(std::span(model_).first(2 * 4096), std::byte{0});
+    compact();
+    shows(2 * 4096);
+    expect_whole();
 }
 
 // Opened without what lies below, an image is not changed in what it shows with that.

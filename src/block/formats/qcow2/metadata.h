@@ -178,6 +178,7 @@ class Metadata {
     Task<bool> is_free(std::uint64_t index);
     Task<Allocation> allocate_locked(std::uint64_t wanted);
     Task<> free_retired();
+    void leave_packed(std::uint64_t index);
     // Another width (refcount_width.cc)
     struct WidthPlan {
         std::set<std::uint64_t> blocks;  ///< those that are needed

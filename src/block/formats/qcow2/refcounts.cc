@@ -368,14 +368,20 @@ Task<> Metadata::free_retired() {
         for (const std::uint64_t index : freed) {
             const std::uint64_t host = index * header_.cluster();
             l2_.forget(host, header_.cluster());
-            if (packed_ >= host && packed_ <= host + header_.cluster()) {
-                packed_ = 0;
-            }
+            leave_packed(index);
             STRATA_CO_TRY_VOID(co_await set_refcount(index, 0));
             cursor_ = std::min(cursor_, index);
         }
     }
     co_return ok();
+}
+
+/// No compressed cluster joins those in the cluster at `index` any more.
+void Metadata::leave_packed(std::uint64_t index) {
+    const std::uint64_t host = index * header_.cluster();
+    if (packed_ >= host && packed_ <= host + header_.cluster()) {
+        packed_ = 0;
+    }
 }
 
 Task<> Metadata::free_released() {
