@@ -124,8 +124,10 @@ std::optional<Slot2> read_slot(Reader& reader, const std::string& name, const Js
         return std::nullopt;  // of a tool that is not known here
     }
     Slot2 slot;
-    (void)std::from_chars(name.data(), name.data() + name.size(),
-                          slot.number);  // only told, not computed with
+    (void)std::from_chars(name.data(), name.data() + name.size(), slot.number);
+    if (slot.number >= kMaxSlots || std::to_string(slot.number) != name) {
+        reader.fail("keyslots");  // two could be of one number
+    }
     slot.key_bytes = static_cast<std::uint32_t>(reader.number(json, "key_size", 16, 64));
     slot.kdf = read_kdf(reader, reader.member(json, "kdf"));
     const Json& af = reader.member(json, "af");
@@ -165,6 +167,7 @@ void read_digests(Reader& reader, const Json& digests, Header2& h) {
         reader.fail("digests");
         return;
     }
+    std::set<std::string> sealed;
     for (const auto& each : digests.items()) {
         Digest2 digest;
         if (reader.text(each.value(), "type") != "pbkdf2") {
@@ -185,6 +188,11 @@ void read_digests(Reader& reader, const Json& digests, Header2& h) {
         const Json& segments = reader.member(each.value(), "segments");
         if (segments.is_array() &&
             std::find(segments.begin(), segments.end(), Json("0")) != segments.end()) {
+            for (const std::string& slot : digest.slots) {
+                if (!sealed.insert(slot).second) {
+                    reader.fail("digests");  // one says whether a slot's key is right
+                }
+            }
             h.digests.push_back(std::move(digest));
         }
     }
@@ -238,16 +246,18 @@ Result<Header2> read_json(std::string_view text, Header2 h, std::uint64_t file_s
     return h;
 }
 
-/// The copy at the start of `bytes`, if its checksum is right.
-std::optional<Header2> read_copy(std::span<const std::byte> bytes, const std::array<char, 6>& magic,
+/// The copy at `at`, if its checksum is right.
+std::optional<Header2> read_copy(std::span<const std::byte> bytes, std::size_t at,
+                                 const std::array<char, 6>& magic,
                                  std::span<const std::byte>& json) {
     Wire wire;
-    if (bytes.size() < kBinary) {
+    if (at > bytes.size() || bytes.size() - at < kBinary) {
         return std::nullopt;
     }
+    bytes = bytes.subspan(at);
     std::memcpy(static_cast<void*>(&wire), bytes.data(), sizeof wire);
-    if (wire.magic != magic || wire.version != 2 || wire.length < kBinary * 2 ||
-        wire.length > kMaxHeader2 || wire.length > bytes.size()) {
+    if (wire.magic != magic || wire.version != 2 || wire.offset != at ||
+        wire.length < kBinary * 2 || wire.length > kMaxHeader2 || wire.length > bytes.size()) {
         return std::nullopt;
     }
     std::vector<std::byte> copy(bytes.begin(),
@@ -395,10 +405,13 @@ bool is_image2(std::span<const std::byte> bytes) {
 Result<Header2> parse_header2(std::span<const std::byte> bytes, std::uint64_t file_size,
                               std::string_view name) {
     std::span<const std::byte> json;
-    std::optional<Header2> best = read_copy(bytes, kFirst, json);
-    for (std::size_t at = kBinary * 4; at <= kMaxHeader2 && at < bytes.size(); at *= 2) {
+    std::optional<Header2> best = read_copy(bytes, 0, kFirst, json);
+    // Behind a sound first one; a device may have older volumes' farther on.
+    const std::size_t behind = best ? kBinary + json.size() : kBinary * 4;
+    const std::size_t last = best ? behind : kMaxHeader2;
+    for (std::size_t at = behind; at <= last && at < bytes.size(); at *= 2) {
         std::span<const std::byte> other;
-        auto second = read_copy(bytes.subspan(at), kSecond, other);
+        auto second = read_copy(bytes, at, kSecond, other);
         if (second && (!best || second->sequence > best->sequence)) {
             best = std::move(second);
             json = other;

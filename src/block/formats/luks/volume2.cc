@@ -19,6 +19,7 @@ namespace {
 constexpr std::uint32_t kStripes = 4000;
 constexpr std::uint64_t kLeastKib = 4096;
 constexpr std::uint32_t kPasses = 4;
+constexpr std::uint64_t kMostWork = 1ULL << 28;  ///< see work_of(); some minutes
 
 Result<Secret> derive_key(const Kdf& kdf, std::string_view passphrase, std::size_t length) {
     Secret key(length);
@@ -50,9 +51,12 @@ Result<Secret> try_slot(const Header2& header, const Slot2& slot, std::vector<st
     const Secret area_key = STRATA_TRY(derive_key(slot.kdf, passphrase, slot.area_key_bytes));
     const auto [cipher_name, mode] = cipher_and_mode(slot.encryption);
     const auto cipher = STRATA_TRY(SectorCipher::create(cipher_name, mode, area_key.bytes()));
-    STRATA_TRY_VOID(cipher.decrypt(0, material));
-    Secret key = STRATA_TRY(merge_stripes(slot.af_hash, slot.key_bytes, slot.stripes, material));
+    const Result<> clear = cipher.decrypt(0, material);
+    Result<Secret> merged =
+        clear.ok() ? merge_stripes(slot.af_hash, slot.key_bytes, slot.stripes, material)
+                   : Result<Secret>(clear.error());
     OPENSSL_cleanse(material.data(), material.size());
+    Secret key = STRATA_TRY(std::move(merged));
     for (const Digest2& digest : header.digests) {
         if (!digest.slots.contains(std::to_string(slot.number))) {
             continue;
@@ -65,6 +69,16 @@ Result<Secret> try_slot(const Header2& header, const Slot2& slot, std::vector<st
         }
     }
     return Error{ErrorKind::PermissionDenied, "the passphrase is wrong", EACCES};
+}
+
+/// What trying a slot costs, in KiB that Argon2 passes over: about 2^20 take a second.
+std::uint64_t work_of(const Header2& header, const Slot2& slot) {
+    std::uint64_t work = slot.kdf.type == "pbkdf2" ? slot.kdf.iterations / 2
+                                                   : std::uint64_t{slot.kdf.passes} * slot.kdf.kib;
+    for (const Digest2& digest : header.digests) {
+        work += digest.slots.contains(std::to_string(slot.number)) ? digest.iterations / 2 : 0;
+    }
+    return work;
 }
 
 /// What deriving a key with `kdf` costs, in nanoseconds of the processor's time.
@@ -191,7 +205,15 @@ Task<Header2> read_header2(Area area) {
 
 Task<OpenVolume2> open_volume2(Area area, std::string passphrase) {
     STRATA_CO_TRY(const Header2 header, co_await read_header2(area));
+    std::uint64_t work = 0;
     for (const Slot2& slot : header.slots) {
+        work += work_of(header, slot);
+        if (work > kMostWork) {
+            co_return Error{ErrorKind::PermissionDenied,
+                            "Invalid password for the first keyslots; trying the others would take "
+                            "too long",
+                            EACCES};
+        }
         const std::uint64_t length = round_up(std::uint64_t{slot.stripes} * slot.key_bytes, 512);
         STRATA_CO_TRY(auto material,
                       co_await read_bytes(*area.file, area.offset + slot.offset, length));

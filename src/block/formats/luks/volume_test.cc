@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "block/formats/luks/header.h"
+#include "block/formats/luks/header2.h"
 #include "block/formats/luks/volume_key.h"
 #include "block/secrets.h"
 
@@ -50,6 +51,47 @@ TEST(LuksHeaderTest, WhatCostsTooMuchOrCannotBeIsRefused) {
         damage(h);
         EXPECT_FALSE(parse_header(serialise_header(h), 4U << 20, "x").ok());
     }
+}
+
+TEST(LuksHeader2Test, SlotsAndDigestsAreOneOfEach) {
+    Header2 h;
+    h.sequence = 1;
+    h.payload = 1U << 20;
+    h.encryption = "aes-xts-plain64";
+    Slot2 slot;
+    slot.key_bytes = slot.area_key_bytes = 64;
+    slot.kdf.type = "pbkdf2";
+    slot.kdf.hash = "sha256";
+    slot.kdf.iterations = 1000;
+    slot.kdf.salt = {std::byte{1}};
+    slot.af_hash = "sha256";
+    slot.stripes = 4;
+    slot.offset = 65536;
+    slot.length = 4096;
+    slot.encryption = h.encryption;
+    h.slots.push_back(slot);
+    Digest2 digest;
+    digest.slots = {"0"};
+    digest.hash = "sha256";
+    digest.iterations = 1000;
+    digest.salt = digest.digest = {std::byte{1}};
+    h.digests.push_back(digest);
+    const auto parsed = [](const Header2& header) {
+        return parse_header2(serialise_header2(header, 65536).value(), 4U << 20, "x");
+    };
+    ASSERT_TRUE(parsed(h).ok()) << parsed(h).error().text();
+    Header2 newer = h;
+    newer.sequence = 9;
+    auto both = serialise_header2(h, 65536).value(),
+         stale = serialise_header2(newer, 65536).value();
+    both.insert(both.end(), stale.begin() + kHeader2Bytes, stale.end());
+    EXPECT_EQ(parse_header2(both, 4U << 20, "x")->sequence, 1U) << "another volume's";
+    Header2 twice = h;
+    twice.digests.push_back(digest);
+    EXPECT_FALSE(parsed(twice).ok());
+    Header2 large = h;
+    large.slots[0].number = 32;
+    EXPECT_FALSE(parsed(large).ok());
 }
 
 TEST(LuksKeyTest, ASlotGivesItsKeyBackToItsPassphraseAlone) {
