@@ -4,9 +4,12 @@
 #include <fmt/format.h>
 
 #include "block/formats/archive/xml.h"
+#include "block/secrets.h"
 
 namespace strata::block::ova {
 namespace {
+
+constexpr std::size_t kSizeDigits = 20;  ///< the disk's size, which comes in at the end
 
 constexpr std::string_view kText = R"(<?xml version="1.0" encoding="UTF-8"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData" xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
@@ -69,12 +72,15 @@ constexpr std::string_view kText = R"(<?xml version="1.0" encoding="UTF-8"?>
 
 Result<std::string> describe_appliance(const NewAppliance& appliance, const std::string& disk_file,
                                        std::uint64_t disk_bytes) {
+    if (!is_utf8(appliance.name)) {
+        return Error{ErrorKind::InvalidArgument, "the appliance's name is no UTF-8", EINVAL};
+    }
     std::string text =
         fmt::format(kText, fmt::arg("file", archive::escape_xml(disk_file)),
                     fmt::arg("bytes", disk_bytes), fmt::arg("capacity", appliance.capacity),
                     fmt::arg("name", archive::escape_xml(appliance.name)),
                     fmt::arg("cpus", appliance.cpus), fmt::arg("memory", appliance.memory_mib));
-    if (text.size() > kDescriptionBytes) {
+    if (text.size() + kSizeDigits > kDescriptionBytes) {
         return Error{
             ErrorKind::InvalidArgument,
             fmt::format("the name '{:.64}…' is too long for an appliance", appliance.name)};

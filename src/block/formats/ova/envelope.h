@@ -1,4 +1,4 @@
-// OvfEnvelope: what an OVF description says of disks, checked; the manifest beside it. DMTF
+// OvfEnvelope: what an appliance's OVF description says of disks, checked; its manifest. DMTF
 // DSP0243.
 #pragma once
 

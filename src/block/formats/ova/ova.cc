@@ -1,8 +1,7 @@
 // OvaNode: one disk of an appliance, read only; a check compares the manifest's digests.
 //
 // The archive's names are looked up in the archive alone. A disk is opened without any leave to
-// name files. An OVF description that was opened by itself has its disks beside it: these are files
-// that an image names, and opened as such.
+// name files.
 #include "block/formats/ova/ova.h"
 
 #include <algorithm>

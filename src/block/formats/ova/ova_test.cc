@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "block/formats/archive/tar.h"
+#include "block/formats/ova/appliance.h"
 #include "block/formats/ova/envelope.h"
 #include "block/formats/xva/blocks.h"
 #include "block/jobs/copy.h"
@@ -92,6 +93,25 @@ TEST_F(Appliances, WhatIsWrittenIsReadAndMatchesItsManifest) {
     report = loop_->run((*node)->check(Repair::Nothing));
     ASSERT_TRUE(report.ok());
     EXPECT_EQ(report->corruptions, 1U);
+}
+
+// However long the name is that is taken, the description ends as it must.
+TEST_F(Appliances, DescriptionsKeepTheirEnd) {
+    bool refused = false;
+    for (std::size_t length = 1000; !refused; ++length) {
+        ASSERT_LT(length, 5000U);
+        ova::NewAppliance appliance;
+        appliance.name = std::string(length, 'n');
+        appliance.capacity = kMiB;
+        const auto text = ova::describe_appliance(appliance, "disk.vmdk", 0);
+        refused = !text.ok();
+        if (!refused) {
+            EXPECT_GE(text->size() - text->find_last_not_of('\n') - 1, 20U);
+        }
+    }
+    ova::NewAppliance appliance;
+    appliance.name = "\xFF";
+    EXPECT_FALSE(ova::describe_appliance(appliance, "disk.vmdk", 0).ok());
 }
 
 TEST(OvfTest, NamesAndSizesThatCannotBeAreRefused) {

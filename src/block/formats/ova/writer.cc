@@ -153,6 +153,10 @@ class OvaWriter final : public Node {
                                    "its description is not the one it was made with");
         }
         text.replace(place, kNoSize.size(), fmt::format("ovf:size=\"{}\"", disk.size));
+        if (text.find_last_not_of('\n') >= kDescriptionBytes) {
+            co_return broken_image("OVA", name(),
+                                   "its description has no room for the disk's size");
+        }
         text.resize(kDescriptionBytes);  // blanks at the end go
         STRATA_CO_TRY_VOID(co_await file_->write(description.offset, Buffers::of(bytes_of(text))));
         STRATA_CO_TRY(const std::string first, co_await digest_of(*file_, description, "SHA256"));

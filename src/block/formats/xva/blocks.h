@@ -16,7 +16,7 @@
 namespace strata::block::xva {
 
 inline constexpr std::uint64_t kBlock = 1U << 20;
-/// 64 TiB; the archive has a block and a checksum of each.
+/// A disk of 64 TiB; an archive with 4 TiB of blocks, each with its checksum.
 inline constexpr std::uint64_t kMaxBlocks = 1ULL << 26, kMaxMembers = 1ULL << 23;
 
 struct BlockName {
