@@ -18,7 +18,7 @@
 namespace strata::block {
 namespace {
 
-constexpr std::uint64_t kChunk = 1U << 20;
+constexpr std::uint64_t kChunk = 1U << 20, kZeroChunk = 1U << 30;
 constexpr std::size_t kParallel = 8;
 constexpr std::size_t kSector = 512;
 
@@ -44,16 +44,16 @@ Task<std::uint64_t> commit_extents(Node& top, const Node* base, Node& target, Ta
             at += extent.length;
             continue;
         }
-        if (extent.kind == Extent::Kind::Zero) {
+        const bool zero = extent.kind == Extent::Kind::Zero;
+        const std::uint64_t chunk = std::min(extent.length, zero ? kZeroChunk : kChunk);
+        STRATA_CO_TRY_VOID(co_await control.pause_point(top.loop(), zero ? 0 : chunk));
+        if (zero) {
             STRATA_CO_TRY_VOID(co_await target.write_zeroes(
-                at, extent.length, ZeroOptions{.may_unmap = true, .no_fallback = false}));
-            control.advance(extent.length);
-            at += extent.length;
-            continue;
+                at, chunk, ZeroOptions{.may_unmap = true, .no_fallback = false}));
+            control.advance(chunk);
+        } else {
+            (void)co_await group.add(commit_chunk(top, target, at, chunk, pool, control));
         }
-        const std::uint64_t chunk = std::min(extent.length, kChunk);
-        STRATA_CO_TRY_VOID(co_await control.pause_point(top.loop(), chunk));
-        (void)co_await group.add(commit_chunk(top, target, at, chunk, pool, control));
         at += chunk;
         if (std::chrono::steady_clock::now() >= due) {
             break;
