@@ -1,19 +1,16 @@
 // Fast integer: the common forms of MOV, ALU, shifts, LEA, CMOV … without a stub.
 //
-// Flags come from the host's own ALU (the same instruction by inline assembly). A handler here
+// Flags come from the host's own ALU (host_alu.h). A handler here
 // serves registers, and memory that the software TLB knows; everything else (misses, page
 // crossings, devices, LOCK) goes to op_on_host, which is the reference.
 #include <Zydis/Mnemonic.h>
 
 #include "engine/soft/interp/handlers.h"
+#include "engine/soft/interp/host_alu.h"
 #include "engine/soft/interp/operands.h"
 
 namespace strata::engine::soft {
 namespace {
-
-enum class Alu : std::uint8_t { Add, Or, Adc, Sbb, And, Sub, Xor, Cmp, Test };
-enum class Shift : std::uint8_t { Rol, Ror, Shl, Shr, Sar };
-enum class Unary : std::uint8_t { Inc, Dec, Neg, Not };
 
 template <typename T>
 T* gpr_pointer(CpuState& cpu, unsigned number, bool high) {
@@ -50,40 +47,6 @@ volatile T* quick_memory(CpuState& cpu, const Instruction& insn, bool write) {
         return nullptr;
     }
     return reinterpret_cast<volatile T*>(tlb_hit(cpu, linear, sizeof(T), write));
-}
-
-#define STRATA_ALU_CASE(NAME, TEXT)                                                          \
-    if constexpr (op == Alu::NAME) {                                                         \
-        __asm__(TEXT " %2, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "r"(b) : "cc"); \
-    }
-#define STRATA_ALU_CARRY(NAME, TEXT)                                 \
-    if constexpr (op == Alu::NAME) {                                 \
-        __asm__("btq $0, %3\n\t" TEXT " %2, %0\n\tpushfq\n\tpopq %1" \
-                : "+r"(a), "=&r"(flags)                              \
-                : "r"(b), "r"(cpu.rflags)                            \
-                : "cc");                                             \
-    }
-
-template <Alu op, typename T>
-T alu(CpuState& cpu, T a, T b) {
-    std::uint64_t flags = 0;
-    STRATA_ALU_CASE(Add, "add")
-    STRATA_ALU_CASE(Or, "or")
-    STRATA_ALU_CARRY(Adc, "adc")
-    STRATA_ALU_CARRY(Sbb, "sbb")
-    STRATA_ALU_CASE(And, "and")
-    STRATA_ALU_CASE(Sub, "sub")
-    STRATA_ALU_CASE(Xor, "xor")
-    STRATA_ALU_CASE(Cmp, "cmp")
-    STRATA_ALU_CASE(Test, "test")
-    set_arithmetic(cpu, flags);
-    return a;
-}
-#undef STRATA_ALU_CASE
-#undef STRATA_ALU_CARRY
-
-constexpr bool writes_back(Alu op) {
-    return op != Alu::Cmp && op != Alu::Test;
 }
 
 /// op r/m, r and op r/m, imm.
@@ -142,27 +105,6 @@ StepResult alu_accumulator(CpuState& cpu, Op& o) noexcept {
 }
 
 template <Shift op, typename T>
-T shift(CpuState& cpu, T a, std::uint8_t count) {
-    std::uint64_t flags = 0;
-    std::uint64_t mask = x86::rflags::kArithmetic;
-#define STRATA_SHIFT_CASE(NAME, TEXT)                                                              \
-    if constexpr (op == Shift::NAME) {                                                             \
-        __asm__(TEXT " %%cl, %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : "c"(count) : "cc"); \
-    }
-    STRATA_SHIFT_CASE(Rol, "rol")
-    STRATA_SHIFT_CASE(Ror, "ror")
-    STRATA_SHIFT_CASE(Shl, "shl")
-    STRATA_SHIFT_CASE(Shr, "shr")
-    STRATA_SHIFT_CASE(Sar, "sar")
-#undef STRATA_SHIFT_CASE
-    if constexpr (op == Shift::Rol || op == Shift::Ror) {
-        mask = x86::rflags::kCf | x86::rflags::kOf;
-    }
-    set_arithmetic(cpu, flags, mask);
-    return a;
-}
-
-template <Shift op, typename T>
 StepResult shift_rm(CpuState& cpu, Op& o) noexcept {
     const Instruction& insn = o.insn;
     const bool by_cl = (insn.opcode & 0xfeU) == 0xd2;
@@ -178,24 +120,6 @@ StepResult shift_rm(CpuState& cpu, Op& o) noexcept {
     put_gpr<T>(cpu, insn.rm, insn.rm_is_high,
                shift<op, T>(cpu, *gpr_pointer<T>(cpu, insn.rm, insn.rm_is_high), count));
     return done(cpu, insn);
-}
-
-template <Unary op, typename T>
-T unary(CpuState& cpu, T a) {
-    std::uint64_t flags = 0;
-    if constexpr (op == Unary::Inc) {
-        __asm__("inc %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : : "cc");
-        set_arithmetic(cpu, flags, x86::rflags::kArithmetic & ~x86::rflags::kCf);
-    } else if constexpr (op == Unary::Dec) {
-        __asm__("dec %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : : "cc");
-        set_arithmetic(cpu, flags, x86::rflags::kArithmetic & ~x86::rflags::kCf);
-    } else if constexpr (op == Unary::Neg) {
-        __asm__("neg %0\n\tpushfq\n\tpopq %1" : "+r"(a), "=r"(flags) : : "cc");
-        set_arithmetic(cpu, flags);
-    } else {
-        a = static_cast<T>(~a);
-    }
-    return a;
 }
 
 template <Unary op, typename T>
@@ -434,7 +358,29 @@ Handler select_extend(const Instruction& insn) {
 StepResult setcc(CpuState& cpu, Op& o) noexcept;
 StepResult cmovcc(CpuState& cpu, Op& o) noexcept;
 
-bool condition(std::uint64_t flags, unsigned code) {
+StepResult setcc(CpuState& cpu, Op& o) noexcept {
+    const Instruction& insn = o.insn;
+    if (insn.mem.present) {
+        return op_on_host(cpu, o);
+    }
+    *byte_register(cpu, insn.rm, insn.rm_is_high) =
+        condition_holds(cpu.rflags, insn.opcode & 15U) ? 1 : 0;
+    return done(cpu, insn);
+}
+
+StepResult cmovcc(CpuState& cpu, Op& o) noexcept {
+    const Instruction& insn = o.insn;
+    if (insn.mem.present) {
+        return op_on_host(cpu, o);
+    }
+    const unsigned source = condition_holds(cpu.rflags, insn.opcode & 15U) ? insn.rm : insn.reg;
+    set_gpr(cpu, insn.reg, insn.operand_size, cpu.gpr[source]);
+    return done(cpu, insn);
+}
+
+}  // namespace
+
+bool condition_holds(std::uint64_t flags, unsigned code) noexcept {
     const bool cf = (flags & x86::rflags::kCf) != 0;
     const bool zf = (flags & x86::rflags::kZf) != 0;
     const bool sf = (flags & x86::rflags::kSf) != 0;
@@ -467,32 +413,6 @@ bool condition(std::uint64_t flags, unsigned code) {
             break;
     }
     return result != ((code & 1U) != 0);
-}
-
-StepResult setcc(CpuState& cpu, Op& o) noexcept {
-    const Instruction& insn = o.insn;
-    if (insn.mem.present) {
-        return op_on_host(cpu, o);
-    }
-    *byte_register(cpu, insn.rm, insn.rm_is_high) =
-        condition(cpu.rflags, insn.opcode & 15U) ? 1 : 0;
-    return done(cpu, insn);
-}
-
-StepResult cmovcc(CpuState& cpu, Op& o) noexcept {
-    const Instruction& insn = o.insn;
-    if (insn.mem.present) {
-        return op_on_host(cpu, o);
-    }
-    const unsigned source = condition(cpu.rflags, insn.opcode & 15U) ? insn.rm : insn.reg;
-    set_gpr(cpu, insn.reg, insn.operand_size, cpu.gpr[source]);
-    return done(cpu, insn);
-}
-
-}  // namespace
-
-bool condition_holds(std::uint64_t flags, unsigned code) noexcept {
-    return condition(flags, code);
 }
 
 Handler select_fast(const Instruction& insn) noexcept {
