@@ -60,7 +60,8 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
                 if (block == nullptr && source.second_offset == 0) {
                     return nullptr;
                 }
-                wait = block != nullptr && !block->checked && !settled(cpu, *block);
+                wait = block != nullptr && !block->checked &&
+                       (!settled(cpu, *block) || !unchanged(source));
             }
             if (wait) {
                 kill_range(block->ram_offset, 1);
@@ -85,6 +86,24 @@ Block* Translator::block_for(CpuState& cpu, const Next& next) {
             protect_pages(cpu, source);
         }
     }
+}
+
+// A store that another vCPU announced before the block was in the table finds nothing there. If it
+// is done by now, and its announcement gone, it shows here.
+bool Translator::unchanged(const BlockSource& source) const {
+    const std::uint64_t room = kPage - (source.ram_offset & (kPage - 1));
+    const volatile std::byte* ram = vm_.ram->base();
+    for (const Unit& unit : units_) {
+        for (std::uint64_t i = 0; i < unit.insn.length; ++i) {
+            const std::uint64_t at = unit.rip - source.rip + i;
+            const std::uint64_t place =
+                at < room ? source.ram_offset + at : source.second_offset + (at - room);
+            if (ram[place] != std::byte{unit.insn.bytes[i]}) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 bool Translator::pages_are_code(const BlockSource& source) const {

@@ -187,6 +187,8 @@ class Translator final : public Executor, public CodeInvalidator {
     void kill_range(std::uint64_t ram_offset, std::uint64_t length) STRATA_REQUIRES(mutex_);
     /// Whether no other vCPU may be storing to the pages that the block was made from.
     [[nodiscard]] bool settled(const CpuState& cpu, const Block& block) const;
+    /// Whether the bytes that the last block was made from are still there; after settled().
+    [[nodiscard]] bool unchanged(const BlockSource& source) const STRATA_REQUIRES(mutex_);
     /// Waits until such stores are done.
     void settle(CpuState& cpu);
     void unlink_incoming(Block& block) const STRATA_REQUIRES(mutex_);
