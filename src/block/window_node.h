@@ -4,40 +4,25 @@
 #include <cstdint>
 #include <utility>
 
-#include "block/node.h"
+#include "block/read_only_node.h"
 
 namespace strata::block {
 
-class WindowNode final : public Node {
+class WindowNode final : public ReadOnlyNode {
   public:
     /// [start, start + size) of `disk` lies inside it.
     WindowNode(NodePtr disk, std::uint64_t start, std::uint64_t size)
-        : Node(disk->loop(), disk->name()),
+        : ReadOnlyNode(disk->loop(), disk->name(), disk->traits()),
           disk_(std::move(disk)),
           start_(start),
-          size_(size),
-          traits_(disk_->traits()) {
-        traits_.read_only = true;
-    }
+          size_(size) {}
     [[nodiscard]] std::string_view format() const override { return "window"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
-    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] std::vector<Node*> children() const override { return {disk_.get()}; }
     Task<> read(std::uint64_t offset, Buffers into) override {
         STRATA_CO_TRY_VOID(check_range(offset, into.size(), false));
         co_return co_await disk_->read(start_ + offset, into);
     }
-    Task<> write(std::uint64_t offset, Buffers from) override {
-        co_return check_range(offset, from.size(), true);
-    }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
-                        ZeroOptions /*options*/) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> flush() override { co_return ok(); }
     /// Of all layers: what no layer has is zeros.
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         STRATA_CO_TRY_VOID(check_range(offset, length, false));
@@ -54,7 +39,6 @@ class WindowNode final : public Node {
   private:
     const NodePtr disk_;
     const std::uint64_t start_, size_;
-    NodeTraits traits_;
 };
 
 }  // namespace strata::block

@@ -6,19 +6,19 @@
 #include <cstdint>
 #include <utility>
 
-#include "block/node.h"
+#include "block/read_only_node.h"
 
 namespace strata::block::archive {
 
-class SectionNode final : public Node {
+class SectionNode final : public ReadOnlyNode {
   public:
     SectionNode(NodePtr file, std::uint64_t start, std::uint64_t size)
-        : Node(file->loop(), file->name()), file_(std::move(file)), start_(start), size_(size) {
-        traits_.read_only = true;
-    }
+        : ReadOnlyNode(file->loop(), file->name()),
+          file_(std::move(file)),
+          start_(start),
+          size_(size) {}
     [[nodiscard]] std::string_view format() const override { return "section"; }
     [[nodiscard]] std::uint64_t size() const override { return size_; }
-    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] Node* file() const override { return file_.get(); }
     Task<> read(std::uint64_t offset, Buffers into) override {
         const std::uint64_t inside =
@@ -29,17 +29,6 @@ class SectionNode final : public Node {
         }
         co_return co_await file_->read(start_ + offset, into.slice(0, inside));
     }
-    Task<> write(std::uint64_t offset, Buffers from) override {
-        co_return check_range(offset, from.size(), true);
-    }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
-                        ZeroOptions /*options*/) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> flush() override { co_return ok(); }
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         STRATA_CO_TRY_VOID(check_range(offset, length, false));
         co_return co_await file_->status(start_ + offset, length);
@@ -49,7 +38,6 @@ class SectionNode final : public Node {
   private:
     const NodePtr file_;
     const std::uint64_t start_, size_;
-    NodeTraits traits_;
 };
 
 }  // namespace strata::block::archive

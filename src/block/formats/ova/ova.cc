@@ -20,6 +20,7 @@
 #include "block/formats/ova/writer.h"
 #include "block/formats/vhd/vhd.h"
 #include "block/formats/vmdk/vmdk.h"
+#include "block/read_only_node.h"
 #include "block/wording.h"
 
 namespace strata::block::ova {
@@ -40,33 +41,18 @@ struct Appliance {
     }
 };
 
-class OvaNode final : public Node {
+class OvaNode final : public ReadOnlyNode {
   public:
     OvaNode(NodePtr file, std::string name, NodePtr disk, Appliance appliance)
-        : Node(file->loop(), std::move(name)),
+        : ReadOnlyNode(file->loop(), std::move(name), disk->traits()),
           file_(std::move(file)),
           disk_(std::move(disk)),
-          appliance_(std::move(appliance)),
-          traits_(disk_->traits()) {
-        traits_.read_only = true;
-    }
+          appliance_(std::move(appliance)) {}
     [[nodiscard]] std::string_view format() const override { return "ova"; }
     [[nodiscard]] std::uint64_t size() const override { return disk_->size(); }
-    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] Node* file() const override { return file_.get(); }
     [[nodiscard]] std::vector<Node*> children() const override { return {disk_.get()}; }
     Task<> read(std::uint64_t offset, Buffers into) override { return disk_->read(offset, into); }
-    Task<> write(std::uint64_t offset, Buffers from) override {
-        co_return check_range(offset, from.size(), true);
-    }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
-                        ZeroOptions /*options*/) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> flush() override { co_return ok(); }
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         return disk_->status(offset, length);
     }
@@ -105,7 +91,6 @@ class OvaNode final : public Node {
   private:
     const NodePtr file_, disk_;
     const Appliance appliance_;
-    NodeTraits traits_;
 };
 
 unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {

@@ -7,26 +7,26 @@
 #include <utility>
 #include <vector>
 
-#include "block/node.h"
+#include "block/read_only_node.h"
 
 namespace strata::block::parallels {
 
-class BundleNode final : public Node {
+class BundleNode final : public ReadOnlyNode {
   public:
     struct Part {
         std::uint64_t start = 0, size = 0;
         NodePtr node{};  ///< the top layer; may be shorter
     };
     BundleNode(NodePtr file, std::string name, std::vector<Part> parts)
-        : Node(file->loop(), std::move(name)), file_(std::move(file)), parts_(std::move(parts)) {
-        traits_.read_only = true;
+        : ReadOnlyNode(file->loop(), std::move(name)),
+          file_(std::move(file)),
+          parts_(std::move(parts)) {
         traits_.sparse = true;
     }
     [[nodiscard]] std::string_view format() const override { return "parallels"; }
     [[nodiscard]] std::uint64_t size() const override {
         return parts_.back().start + parts_.back().size;
     }
-    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] Node* file() const override { return file_.get(); }
     [[nodiscard]] std::vector<Node*> children() const override {
         std::vector<Node*> all{file_.get()};
@@ -47,17 +47,6 @@ class BundleNode final : public Node {
         }
         co_return ok();
     }
-    Task<> write(std::uint64_t offset, Buffers from) override {
-        co_return check_range(offset, from.size(), true);
-    }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
-                        ZeroOptions /*options*/) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> flush() override { co_return ok(); }
     /// Of all layers.
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         STRATA_CO_TRY_VOID(check_range(offset, length, false));
@@ -90,7 +79,6 @@ class BundleNode final : public Node {
     }
     const NodePtr file_;
     const std::vector<Part> parts_;
-    NodeTraits traits_;
 };
 
 }  // namespace strata::block::parallels

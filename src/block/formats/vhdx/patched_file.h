@@ -6,38 +6,24 @@
 #include <utility>
 
 #include "block/formats/vhdx/log.h"
-#include "block/node.h"
+#include "block/read_only_node.h"
 
 namespace strata::block::vhdx {
 
-class PatchedFile final : public Node {
+class PatchedFile final : public ReadOnlyNode {
   public:
     PatchedFile(NodePtr file, LogPatch patch)
-        : Node(file->loop(), file->name()),
+        : ReadOnlyNode(file->loop(), file->name(), file->traits()),
           file_(std::move(file)),
-          patch_(std::move(patch)),
-          traits_(file_->traits()) {
-        traits_.read_only = true;
+          patch_(std::move(patch)) {
         traits_.discard = false;
     }
     [[nodiscard]] std::string_view format() const override { return "file"; }
     [[nodiscard]] std::uint64_t size() const override {
         return std::max(file_->size(), patch_.file_size);
     }
-    [[nodiscard]] const NodeTraits& traits() const override { return traits_; }
     [[nodiscard]] Node* file() const override { return file_.get(); }
     Task<> read(std::uint64_t offset, Buffers into) override;
-    Task<> write(std::uint64_t offset, Buffers from) override {
-        co_return check_range(offset, from.size(), true);
-    }
-    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
-                        ZeroOptions /*options*/) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> discard(std::uint64_t offset, std::uint64_t length) override {
-        co_return check_range(offset, length, true);
-    }
-    Task<> flush() override { co_return ok(); }
     Task<Extent> status(std::uint64_t /*offset*/, std::uint64_t length) override {
         co_return Extent{.kind = Extent::Kind::Data, .length = length, .owner = this};
     }
@@ -46,7 +32,6 @@ class PatchedFile final : public Node {
   private:
     const NodePtr file_;
     const LogPatch patch_;
-    NodeTraits traits_;
 };
 
 }  // namespace strata::block::vhdx
