@@ -44,6 +44,7 @@ std::uint64_t Block::lines_in(std::uint64_t page) const {
 
 InsnMark Block::mark_at(std::uint32_t at) const {
     const std::uint32_t host = at - code <= code_size ? at - code : code_size + (at - cold);
+    const std::span<const InsnMark> marks = parts.marks();
     const auto after = std::upper_bound(
         marks.begin(), marks.end(), host,
         [](std::uint32_t value, const InsnMark& mark) { return value < mark.host; });
@@ -51,8 +52,8 @@ InsnMark Block::mark_at(std::uint32_t at) const {
 }
 
 Exit* Block::exit_at(std::uint32_t at) {
-    for (Exit& exit : exits) {
-        if (exit.stub_end == at) {
+    for (Exit& exit : parts.exits()) {
+        if (exit.stub + Exit::kStubBytes == at) {
             return &exit;
         }
     }

@@ -17,43 +17,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/soft/cache/block_parts.h"
 #include "engine/soft/cache/code_lines.h"
 #include "engine/soft/cache/loop_windows.h"
 
 namespace strata::engine::soft {
-
-struct Block;
-
-/// Where the guest's arithmetic flags are when control passes from block to block. Either:
-/// TranslatorState::flags_in_host says, behind a return.
-enum class FlagsPlace : std::uint8_t { Dead, Host, Memory, Either };
-
-/// One way out of a block to a known guest address.
-struct Exit {
-    /// Stale: of a checked block: what it was made from has changed. Settled: it has not, for long.
-    enum class Kind : std::uint8_t { Direct, Interpret, Poll, Stale, Settled };
-    std::uint64_t target = 0;  ///< guest rip; of a floating block relative to its page
-    Block* owner = nullptr;
-    Block* linked = nullptr;  ///< the block that `patch` jumps to, null while it goes to the stub
-    Exit* next_incoming = nullptr;  ///< list of exits linked to the same block
-    std::uint32_t patch = 0;  ///< offset in the code memory of the jump's rel32; 0: never linked
-    std::uint32_t stub = 0;   ///< offset in the code memory of the exit stub
-    std::uint32_t stub_end =
-        0;  ///< offset of the stub's return address: how the exit is recognised
-    Kind kind = Kind::Direct;
-    FlagsPlace flags = FlagsPlace::Dead;
-    bool ungrouped = false;    ///< the target is to be translated without grouped stack checks
-    bool second_page = false;  ///< the owner's second page was not seen to hold: to be looked up,
-                               ///< then the owner is tried again
-};
-
-/// From this host offset in the block on, the code belongs to the guest instruction at `guest`.
-struct InsnMark {
-    static constexpr std::uint16_t kHostFlags = 0x8000;
-    std::uint16_t host = 0;  ///< cold code counts from the end of the hot
-    std::uint16_t guest =
-        0;  ///< offset from the block's rip; kHostFlags: the guest's flags are in host RFLAGS here
-};
 
 /// A block's place in the list of those made from a page. A page of a library has thousands, one
 /// set for each address it is mapped at.
@@ -64,9 +32,10 @@ struct PagePlace {
 
 struct Block {
     std::uint64_t ram_offset = 0;
-    std::uint64_t rip = 0;       ///< of a floating block its offset in the page
-    std::uint64_t met_at = 0;    ///< of a floating block: the linear page it was first met at
-    std::uint32_t key_mode = 0;  ///< mode word and variant bits
+    std::uint64_t rip = 0;         ///< of a floating block its offset in the page
+    std::uint64_t met_at = 0;      ///< of a floating block: the linear page it was first met at
+    std::uint32_t key_mode = 0;    ///< mode word and variant bits
+    std::uint32_t loop_entry = 0;  ///< for its own jump back: pages are not looked up
     std::uint64_t second_offset =
         0;  ///< RAM offset of the page that its only instruction reaches into; 0: none
     std::uint16_t guest_length = 0;  ///< 0: the first instruction is the interpreter's
@@ -86,10 +55,8 @@ struct Block {
     std::uint32_t save_entry = 0;        ///< flags from host to memory
     std::uint32_t return_entry = 0;      ///< flags from either place to where the block wants them
     std::uint64_t executions = 0;        ///< counted by its code, if at all
-    std::uint32_t loop_entry = 0;        ///< for its own jump back: pages are not looked up
     std::unique_ptr<LoopWindows> loop;   ///< its code refers to it
-    std::vector<Exit> exits;             ///< never resized once linked
-    std::vector<InsnMark> marks;         ///< ascending by host
+    BlockParts parts;                    ///< set when its code has been made
     Exit* incoming = nullptr;
     std::atomic<Block*> next_in_bucket{nullptr};
     PagePlace in_page, in_second;  ///< of ram_offset's page, of second_offset's

@@ -142,14 +142,11 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     block->code_size = a_.hot_size();
     block->cold = static_cast<std::uint32_t>(cold_ - base_);
     block->cold_size = a_.offset() - a_.hot_size();
-    block->exits.reserve(exits_.size());
     block->loop_entry = loop_entry_;
     block->loop = std::move(loop_);
-    for (PendingExit& pending : exits_) {
-        pending.exit.owner = block.get();
-        block->exits.push_back(pending.exit);
-    }
-    block->marks.assign(marks_.begin(), marks_.end());
+    std::pmr::vector<Exit> exits(exits_.size(), &arena_);
+    std::ranges::transform(exits_, exits.begin(), &PendingExit::exit);
+    block->parts = BlockParts(*block, exits, marks_);
     return block;
 }
 
@@ -350,7 +347,6 @@ void BlockEmitter::emit_exit_here(std::uint64_t target, Exit::Kind kind, FlagsPl
     pending.exit.stub = here();
     a_.bind(pending.stub);
     a_.call_to(flags == FlagsPlace::Host ? glue_.exit_host : glue_.exit_memory);
-    pending.exit.stub_end = here();
     exits_.push_back(pending);
 }
 
@@ -438,7 +434,7 @@ void BlockEmitter::bail_out(const Unit& unit, FlagsPlace flags) {
 
 void BlockEmitter::emit_exit_stubs() {
     for (PendingExit& pending : exits_) {
-        if (pending.exit.stub_end != 0) {
+        if (pending.exit.stub != 0) {
             continue;
         }
         a_.bind(pending.stub);
@@ -446,7 +442,6 @@ void BlockEmitter::emit_exit_stubs() {
         a_.call_to(pending.exit.flags == FlagsPlace::Host     ? glue_.exit_host
                    : pending.exit.flags == FlagsPlace::Either ? glue_.exit_either
                                                               : glue_.exit_memory);
-        pending.exit.stub_end = here();
     }
 }
 

@@ -158,11 +158,11 @@ std::uint32_t Translator::make_return_thunk(const Block& to) {
 
 std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool host = from.flags == FlagsPlace::Host;
-    if (from.owner->floating() != to.floating()) {
+    if (from.owner().floating() != to.floating()) {
         return 0;  // between high and low addresses few direct jumps reach
     }
-    const bool same_page = (from.owner->rip ^ from.target) >> 12 == 0 &&
-                           (from.owner->ram_offset ^ to.ram_offset) >> 12 == 0;
+    const bool same_page = (from.owner().rip ^ from.target) >> 12 == 0 &&
+                           (from.owner().ram_offset ^ to.ram_offset) >> 12 == 0;
     if (!same_page) {
         if (!options_.chain_pages || from.flags == FlagsPlace::Either) {
             return 0;
@@ -184,7 +184,7 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
     const bool fits = to.entry_flags == FlagsPlace::Dead || to.entry_flags == from.flags ||
                       from.flags == FlagsPlace::Dead;
     if (fits) {
-        const bool again = from.owner == &to && !from.ungrouped && to.loop_entry != 0;
+        const bool again = &from.owner() == &to && !from.ungrouped && to.loop_entry != 0;
         return again ? to.loop_entry : to.code;
     }
     if (from.flags == FlagsPlace::Either) {
@@ -201,7 +201,7 @@ std::uint32_t Translator::entry_for(const Exit& from, Block& to) {
 }
 
 void Translator::link(Exit& from, Block& to) {
-    if (from.patch == 0 || from.linked != nullptr || from.owner->dead ||
+    if (from.patch == 0 || from.linked != nullptr || from.owner().dead ||
         memory_->free() <= kSpare / 2) {
         return;
     }
@@ -244,7 +244,7 @@ void Translator::forget_incoming(Block& block, std::uint32_t region) const {
     Exit** link = &block.incoming;
     while (*link != nullptr) {
         Exit& exit = **link;
-        if (memory_->region_of(exit.owner->code) != region) {
+        if (memory_->region_of(exit.owner().code) != region) {
             link = &exit.next_incoming;
             continue;
         }

@@ -158,7 +158,7 @@ void Translator::evict(std::uint32_t region) {
             evicted_.add(*block);
         }
         unlink_incoming(*block);
-        for (const Exit& exit : block->exits) {
+        for (const Exit& exit : block->parts.exits()) {
             if (exit.linked != nullptr) {
                 forget_incoming(*exit.linked, region);
             }

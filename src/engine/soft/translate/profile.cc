@@ -15,7 +15,7 @@ namespace {
 std::uint64_t instructions_of(const Block& block) {
     std::uint64_t count = 0;
     std::uint32_t highest = 0;
-    for (const InsnMark& mark : block.marks) {
+    for (const InsnMark& mark : block.parts.marks()) {
         const std::uint32_t guest = mark.guest & ~std::uint32_t{InsnMark::kHostFlags};
         if (count == 0 || guest > highest) {
             ++count;

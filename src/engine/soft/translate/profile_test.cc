@@ -15,7 +15,8 @@ void add(BlockProfile& profile, std::uint64_t rip, std::uint64_t executions) {
     block.guest_length = 3;
     block.code_size = 40;
     block.code = 0x100;
-    block.marks = {{0, 0}, {4, InsnMark::kHostFlags}, {9, 1}};
+    block.parts =
+        BlockParts(block, {}, std::vector<InsnMark>{{0, 0}, {4, InsnMark::kHostFlags}, {9, 1}});
     profile.add(block);
 }
 

@@ -53,7 +53,7 @@ void trace_units(const std::vector<Unit>& units, std::uint64_t page) {
 void trace_block(const Block& block, std::uint64_t page) {
     std::fprintf(stderr, "block %016lx ram %lx mode %x guest %u host %u cold %u exits %zu%s%s%s\n",
                  page + block.rip, block.ram_offset, block.key_mode, block.guest_length,
-                 block.code_size, block.cold_size, block.exits.size(),
+                 block.code_size, block.cold_size, block.parts.exits().size(),
                  block.floating() ? " floating" : "", block.checked ? " checked" : "",
                  block.loop != nullptr ? " loop" : "");
 }
