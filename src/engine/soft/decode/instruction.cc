@@ -5,59 +5,13 @@
 
 #include "arch/x86/arch_state.h"
 #include "engine/soft/decode/classify.h"
+#include "engine/soft/decode/operands.h"
+#include "engine/soft/decode/zydis_decoders.h"
 
 namespace strata::engine::soft {
 namespace {
 
 constexpr std::uint32_t kMaxLength = 15;
-
-/// One Zydis decoder per code mode and set of "is F3 0F BC a TZCNT" answers.
-ZydisDecoder make_decoder(CodeMode mode, bool lzcnt, bool tzcnt, bool cldemote) {
-    ZydisDecoder decoder;
-    switch (mode) {
-        case CodeMode::Real16:
-            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16);
-            break;
-        case CodeMode::Bits16:
-            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
-            break;
-        case CodeMode::Bits32:
-            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
-            break;
-        case CodeMode::Bits64:
-            ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-            break;
-    }
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE,
-                           cldemote ? ZYAN_TRUE : ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_LZCNT, lzcnt ? ZYAN_TRUE : ZYAN_FALSE);
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_TZCNT, tzcnt ? ZYAN_TRUE : ZYAN_FALSE);
-    return decoder;
-}
-
-struct Decoders {
-    ZydisDecoder table[4][8];
-    Decoders() {
-        for (unsigned mode = 0; mode < 4; ++mode) {
-            for (unsigned bits = 0; bits < 8; ++bits) {
-                table[mode][bits] = make_decoder(static_cast<CodeMode>(mode), (bits & 1U) != 0,
-                                                 (bits & 2U) != 0, (bits & 4U) != 0);
-            }
-        }
-    }
-};
-
-const ZydisDecoder& decoder_for(CodeMode mode, const IsaSupport& isa) {
-    static const Decoders decoders;
-    const unsigned bits = (isa.has(ZYDIS_ISA_SET_LZCNT) ? 1U : 0U) |
-                          (isa.has(ZYDIS_ISA_SET_BMI1) ? 2U : 0U) |
-                          (isa.has(ZYDIS_ISA_SET_CLDEMOTE) ? 4U : 0U);
-    return decoders.table[static_cast<unsigned>(mode)][bits];
-}
 
 DecodeStatus status_of(ZyanStatus status) {
     if (status == ZYDIS_STATUS_NO_MORE_DATA) {
@@ -65,40 +19,6 @@ DecodeStatus status_of(ZyanStatus status) {
     }
     return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::TooLong
                                                        : DecodeStatus::Invalid;
-}
-
-/// GPR number of a register operand, or -1; `high` for AH..BH.
-int gpr_number(ZydisRegister reg, bool& high) {
-    high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
-    switch (ZydisRegisterGetClass(reg)) {
-        case ZYDIS_REGCLASS_GPR8:
-        case ZYDIS_REGCLASS_GPR16:
-        case ZYDIS_REGCLASS_GPR32:
-        case ZYDIS_REGCLASS_GPR64: {
-            const ZydisRegister full =
-                ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
-            return full - ZYDIS_REGISTER_RAX;
-        }
-        default:
-            return -1;
-    }
-}
-
-std::uint8_t segment_number(ZydisRegister reg) {
-    switch (reg) {
-        case ZYDIS_REGISTER_ES:
-            return arch::x86::Es;
-        case ZYDIS_REGISTER_CS:
-            return arch::x86::Cs;
-        case ZYDIS_REGISTER_SS:
-            return arch::x86::Ss;
-        case ZYDIS_REGISTER_FS:
-            return arch::x86::Fs;
-        case ZYDIS_REGISTER_GS:
-            return arch::x86::Gs;
-        default:
-            return arch::x86::Ds;
-    }
 }
 
 std::uint8_t implicit_segment(ZydisInstructionAttributes attributes, CodeMode mode) {
@@ -118,10 +38,6 @@ std::uint8_t implicit_segment(ZydisInstructionAttributes attributes, CodeMode mo
         return arch::x86::Cs;
     }
     return (attributes & ZYDIS_ATTRIB_HAS_SEGMENT_SS) != 0 ? arch::x86::Ss : arch::x86::Ds;
-}
-
-constexpr std::uint16_t bit(int reg) {
-    return static_cast<std::uint16_t>(1U << static_cast<unsigned>(reg));
 }
 
 void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
@@ -256,104 +172,6 @@ void copy_numbers(const ZydisDecodedInstruction& z, Instruction& insn) {
                              z.cpu_flags->undefined;
         insn.flags_undefined = z.cpu_flags->undefined;
     }
-}
-
-bool reads(const ZydisDecodedOperand& op) {
-    return (op.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
-}
-bool writes(const ZydisDecodedOperand& op) {
-    return (op.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-}
-
-void take_register(const ZydisDecodedOperand& op, Instruction& insn) {
-    bool high = false;
-    const int number = gpr_number(op.reg.value, high);
-    if (number < 0) {
-        return;
-    }
-    insn.uses_high_byte |= high;
-    if (reads(op)) {
-        insn.gpr_read |= bit(number);
-    }
-    if (writes(op)) {
-        insn.gpr_write |= bit(number);
-        if (op.size < 32 || (op.actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0) {
-            insn.gpr_read |= bit(number);
-        }
-    }
-    switch (op.encoding) {
-        case ZYDIS_OPERAND_ENCODING_MODRM_REG:
-            insn.reg_is_gpr = true;
-            insn.reg_is_high = high;
-            insn.reg_size = static_cast<std::uint8_t>(op.size / 8U);
-            break;
-        case ZYDIS_OPERAND_ENCODING_MODRM_RM:
-            insn.rm_is_gpr = true;
-            insn.rm &= 15U;  // EVEX.X extends vector registers only
-            insn.rm_is_high = high;
-            break;
-        case ZYDIS_OPERAND_ENCODING_NDSNDD:
-            insn.vvvv_is_gpr = true;
-            break;
-        case ZYDIS_OPERAND_ENCODING_OPCODE:
-            insn.opcode_reg_is_gpr = true;
-            break;
-        default:
-            break;
-    }
-}
-
-std::int8_t address_register(ZydisRegister reg, bool& vector) {
-    if (reg == ZYDIS_REGISTER_NONE) {
-        return kNoRegister;
-    }
-    if (reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP) {
-        return kRipRegister;
-    }
-    bool high = false;
-    const int number = gpr_number(reg, high);
-    vector = number < 0;
-    return static_cast<std::int8_t>(number < 0 ? ZydisRegisterGetId(reg) : number);
-}
-
-void take_memory(const ZydisDecodedOperand& op, Instruction& insn) {
-    bool vector = false;
-    // The decoder takes SIB base 5 with mod 0, which is no base but a displacement, for r13d under
-    // a 67 prefix with REX.B.
-    const bool no_base =
-        insn.sib_offset != kNoOffset && insn.mod == 0 && (insn.bytes[insn.sib_offset] & 7U) == 5;
-    const std::int8_t base = no_base ? kNoRegister : address_register(op.mem.base, vector);
-    const std::int8_t index = address_register(op.mem.index, vector);
-    if (base >= 0 && base < 16) {
-        insn.gpr_read |= bit(base);
-    }
-    if (index >= 0 && !vector) {
-        insn.gpr_read |= bit(index);
-    }
-    const bool is_explicit = op.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-                             op.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
-    if (!is_explicit || insn.mem.present) {
-        return;
-    }
-    MemoryOperand& mem = insn.mem;
-    mem.present = true;
-    mem.vsib = op.mem.type == ZYDIS_MEMOP_TYPE_VSIB;
-    const bool touches = op.mem.type == ZYDIS_MEMOP_TYPE_MEM || mem.vsib;
-    mem.read = touches && reads(op);
-    mem.write = touches && writes(op);
-    mem.base = base;
-    mem.index = index;
-    mem.scale = op.mem.scale == 0 ? std::uint8_t{1} : op.mem.scale;
-    mem.segment = segment_number(op.mem.segment);
-    mem.size = static_cast<std::uint16_t>(op.size / 8U);
-    mem.element_size = static_cast<std::uint16_t>(op.element_size / 8U);
-    mem.displacement = op.mem.disp.has_displacement ? op.mem.disp.value : 0;
-    if (no_base) {
-        std::int32_t displacement = 0;
-        __builtin_memcpy(&displacement, insn.bytes + insn.sib_offset + 1, sizeof(displacement));
-        mem.displacement = displacement;
-    }
-    insn.element_count = op.element_count;
 }
 
 /// Which operands make the host raise #GP(0) when they are not aligned. SDM 2A, 2.4 to 2.7.

@@ -5,6 +5,8 @@
 #include "base/check.h"
 #include "engine/soft/direct/direct_events.h"
 #include "engine/soft/mmu/mmu_state.h"
+#include "engine/soft/mmu/slot_code.h"
+#include "engine/soft/mmu/tlb_filters.h"
 #include "engine/soft/runtime/soft_vm.h"
 
 namespace strata::engine::soft {
@@ -49,66 +51,11 @@ std::uint64_t epoch_of(const CpuState& cpu, const AsidSlot& slot) {
     return slot.epoch * 2 + (cpu.cpl == 3 ? 1 : 0);
 }
 
-void clear_words(std::uint64_t* words, std::uint64_t count) {
-    __asm__ volatile("rep stosq" : "+D"(words), "+c"(count) : "a"(0) : "memory");
-}
-
-void copy_words(std::uint64_t* to, const std::uint64_t* from, std::uint64_t count) {
-    __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
-}
-
-// Regions of different page sizes must not be the same number for the same address by chance: the
-// size is mixed in.
-std::uint64_t region_4m(std::uint64_t linear) {
-    return (linear >> 22) | (1ULL << 60);
-}
-std::uint64_t region_1g(std::uint64_t linear) {
-    return (linear >> 30) | (1ULL << 61);
-}
-std::uint64_t filter_bit(std::uint64_t region) {
-    return (region * 0x9e3779b97f4a7c15ULL) >> 54;
-}
-
-bool filter_has(const RegionFilter& filter, std::uint64_t linear) {
-    const std::uint64_t small = filter_bit(region_4m(linear)),
-                        large = filter_bit(region_1g(linear));
-    return (((filter.words[small / 64] >> (small % 64)) |
-             (filter.words[large / 64] >> (large % 64))) &
-            1) != 0;
-}
-
-// `flags`: TlbFlags of a page that holds `linear`.
-void filter_add(RegionFilter& filter, std::uint64_t linear, std::uint64_t flags) {
-    const std::uint64_t bit =
-        filter_bit((flags & TlbFlags::kLarge1G) != 0 ? region_1g(linear) : region_4m(linear));
-    filter.words[bit / 64] |= 1ULL << (bit % 64);
-}
-
-std::uint64_t page_bit(std::uint64_t linear) {
-    return ((linear >> 12) * 0x9e3779b97f4a7c15ULL) >> 50;
-}
-void pages_add(PageFilter& filter, std::uint64_t linear) {
-    filter.words[page_bit(linear) / 64] |= 1ULL << (page_bit(linear) % 64);
-}
-bool pages_have(const PageFilter& filter, std::uint64_t linear) {
-    return ((filter.words[page_bit(linear) / 64] >> (page_bit(linear) % 64)) & 1) != 0;
-}
-
-bool upper_half(std::uint64_t linear) {
-    return (linear >> 47) != 0;
-}
 void note_global(MmuState& mmu, AsidSlot& slot, std::uint64_t linear, const PageWalk& walk) {
     if (!upper_half(linear) && (walk.flags & TlbFlags::kGlobal) != 0) {
         slot.global_low = mmu.global_low = true;
     }
 }
-bool is_current(const CpuState& cpu, const AsidSlot& slot) {
-    return &slot == &cpu.mmu->slots[cpu.mmu->current];
-}
-std::uint64_t* user_code(CpuState& cpu, AsidSlot& slot) {
-    return is_current(cpu, slot) ? cpu.translator.code_pages[1] : slot.user_code;
-}
-
 void new_epoch(CpuState& cpu, AsidSlot& slot) {
     slot.epoch = ++cpu.mmu->generations;
     if (is_current(cpu, slot)) {
@@ -119,61 +66,6 @@ void new_epoch(CpuState& cpu, AsidSlot& slot) {
 void new_generation(CpuState& cpu, AsidSlot& slot) {
     slot.generation = ++cpu.mmu->generations;
     new_epoch(cpu, slot);
-}
-
-// Calls visit(first entry) for each group of `groups`.
-template <typename Visit>
-void for_each_group(std::uint64_t groups, Visit visit) {
-    for (; groups != 0; groups &= groups - 1) {
-        visit(static_cast<std::uint64_t>(__builtin_ctzll(groups)) * TranslatorState::kCodeGroup);
-    }
-}
-
-void clear_groups(std::uint64_t* entries, std::uint64_t& groups, std::uint64_t* homes) {
-    for_each_group(groups, [entries, homes](std::uint64_t at) {
-        for (std::uint32_t i = 0; i < TranslatorState::kCodeGroup; ++i) {
-            if (entries[at + i] != 0) {
-                TranslatorState::forget_home(homes, entries[at + i]);
-            }
-        }
-        clear_words(entries + at, TranslatorState::kCodeGroup);
-    });
-    groups = 0;
-}
-
-// The user's code pages of `from`, which are the vCPU's, give way to those of `to`.
-void exchange_user_code(CpuState& cpu, AsidSlot& from, AsidSlot& to) {
-    std::uint64_t* entries = cpu.translator.code_pages[1];
-    std::uint64_t& groups = cpu.translator.code_groups[1];
-    from.user_groups = groups;
-    for_each_group(groups, [&](std::uint64_t at) {
-        copy_words(from.user_code + at, entries + at, TranslatorState::kCodeGroup);
-    });
-    for_each_group(groups & ~to.user_groups, [&](std::uint64_t at) {
-        clear_words(entries + at, TranslatorState::kCodeGroup);
-    });
-    for_each_group(to.user_groups, [&](std::uint64_t at) {
-        copy_words(entries + at, to.user_code + at, TranslatorState::kCodeGroup);
-    });
-    groups = to.user_groups;
-}
-
-void forget_supervisor_code(CpuState& cpu) {
-    clear_groups(cpu.translator.code_pages[0], cpu.translator.code_groups[0],
-                 cpu.mmu->supervisor_homes);
-    cpu.translator.local_code = false;
-}
-
-// What chained code relies on in one address space; of the supervisor's, global pages are kept if
-// `keep_global`.
-void forget_code(CpuState& cpu, AsidSlot& slot, bool keep_global) {
-    clear_groups(user_code(cpu, slot),
-                 is_current(cpu, slot) ? cpu.translator.code_groups[1] : slot.user_groups,
-                 slot.user_homes);
-    if (!keep_global || (is_current(cpu, slot) && cpu.translator.local_code)) {
-        forget_supervisor_code(cpu);
-    }
-    forget_stack_page(cpu);
 }
 
 void flush_slot(CpuState& cpu, AsidSlot& slot, bool keep_global) {
@@ -219,19 +111,6 @@ void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
             }
         });
     }
-}
-
-void forget_code_page(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
-    const std::uint64_t key = (linear >> 12) & ((1ULL << 36) - 1);
-    const std::uint64_t index = (linear >> 12) & (TranslatorState::kCodePages - 1);
-    const auto forget = [key](std::uint64_t& entry, std::uint64_t* homes) {
-        if ((entry >> 28) == key) {
-            TranslatorState::forget_home(homes, entry);
-            entry = 0;
-        }
-    };
-    forget(cpu.translator.code_pages[0][index], cpu.mmu->supervisor_homes);
-    forget(user_code(cpu, slot)[index], slot.user_homes);
 }
 
 void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
