@@ -8,7 +8,7 @@
 #include "cli/arguments.h"
 #include "cli/command_list.h"
 #include "cli/output.h"
-#include "cli/run/session.h"
+#include "cli/run/vmm_link.h"
 #include "host/tool.h"
 
 namespace strata::cli {

@@ -1,72 +1,32 @@
 // Session: the event loop of `strata run`.
 #include "cli/run/session.h"
 
-#include <array>
-#include <climits>
 #include <csignal>
 #include <memory>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "api/vmm_protocol.h"
-#include "block/nbd/connector.h"
 #include "cli/control/control_server.h"
 #include "cli/output.h"
+#include "cli/run/disk_openers.h"
 #include "cli/run/serial_link.h"
+#include "cli/run/signal_watch.h"
 #include "cli/run/terminal.h"
+#include "cli/run/vmm_link.h"
 #include "host/process.h"
 #include "io/event_loop.h"
-#include "io/packet_socket.h"
 
 namespace strata::cli {
 namespace {
 
 using Clock = io::EventLoop::Clock;
 
-constexpr int kControlFd = 3;  // the VMM's number of its socket
 constexpr std::chrono::seconds kKillGrace{10};
 constexpr std::chrono::seconds kDrainGrace{2};
-constexpr std::chrono::milliseconds kBusyPause{50};
-
-/// Signals as readable descriptor; the mask of before is restored in the destructor.
-class SignalWatch {
-  public:
-    static Result<std::unique_ptr<SignalWatch>> create() {
-        sigset_t set;
-        sigemptyset(&set);
-        for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGCONT, SIGWINCH}) {
-            sigaddset(&set, number);
-        }
-        std::unique_ptr<SignalWatch> watch(new SignalWatch);
-        sigprocmask(SIG_BLOCK, &set, &watch->before_);
-        watch->fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-        if (!watch->fd_.valid()) {
-            return Error::from_errno("signalfd");
-        }
-        return watch;
-    }
-    SignalWatch(const SignalWatch&) = delete;
-    SignalWatch& operator=(const SignalWatch&) = delete;
-    ~SignalWatch() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
-    [[nodiscard]] int fd() const { return fd_.get(); }
-    /// The next signal's number, or 0.
-    [[nodiscard]] int take() const {
-        signalfd_siginfo info{};
-        return read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo)
-                                                                  : 0;
-    }
-
-  private:
-    SignalWatch() = default;
-    UniqueFd fd_;
-    sigset_t before_{};
-};
 
 std::string_view sentence(api::ExitCause cause) {
     switch (cause) {
@@ -110,24 +70,15 @@ class Session {
     Result<int> outcome();
 
   private:
-    Result<> watch_all();
     /// Makes a link to `target`, and gives the VMM's end a place among the descriptors; kNoFile for
     /// no target.
     Result<std::int64_t> open_link(const api::SerialTarget& target);
     Result<> start_vmm();
-    /// For each disk on an NBD server, who connects to it.
-    Result<> make_openers();
-    /// If a request names an export, its descriptor is a channel to who connects to that.
-    Result<> open_export_of(api::Json& body, std::vector<UniqueFd>& fds);
-    Result<UniqueFd> add_opener(block::OptionList location);
     Result<> open_control();
     void forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fds);
-    Result<> send_start();
     void send_console_size();
     void lost_output(const api::SerialTarget& target);
-    void on_control();
     void on_signal();
-    void on_vmm_words();
     void on_event(const api::VmmEvent& event);
     void announce_start(const api::VmmEvent& event);
     void ask(std::optional<Error> why);
@@ -136,7 +87,7 @@ class Session {
     void stop(std::optional<Error> why);
     void kill_vmm();
     void tell(api::VmmOperation operation);
-    void hand_over(std::string text);
+    void pass_on(std::string_view line) const;
     void finish_if_over();
     void say(std::string_view text, bool always = false);
 
@@ -146,14 +97,10 @@ class Session {
     std::vector<std::unique_ptr<SerialLink>> links_;
     std::size_t links_open_ = 0;  ///< the VMM has not closed them yet
     std::unique_ptr<RawTerminal> terminal_;
-    std::optional<io::PacketSocket> control_;
     std::unique_ptr<ControlServer> server_;
-    std::vector<std::unique_ptr<block::nbd::ConnectionOpener>> openers_;
-    std::optional<host::ChildProcess> vmm_;
-    UniqueFd vmm_words_;
-    std::string vmm_line_;
-    std::vector<io::EventLoop::WatchId> watches_;
-    std::optional<io::EventLoop::WatchId> control_watch_, words_watch_;
+    DiskOpeners openers_;
+    std::unique_ptr<VmmLink> vmm_;
+    std::optional<io::EventLoop::WatchId> signal_watch_;
 
     bool started_ = false;
     bool waiting_ = false;             ///< for the host: the VMM tries again from time to time
@@ -167,14 +114,8 @@ class Session {
 };
 
 Session::~Session() {
-    for (const auto id : watches_) {
-        loop_.remove(id);
-    }
-    if (control_watch_) {
-        loop_.remove(*control_watch_);
-    }
-    if (words_watch_) {
-        loop_.remove(*words_watch_);
+    if (signal_watch_) {
+        loop_.remove(*signal_watch_);
     }
 }
 
@@ -188,12 +129,12 @@ Result<> Session::start() {
         request_.config.console.rows = size->ws_row;
     }
     STRATA_TRY_VOID(open_control());
-    STRATA_TRY_VOID(make_openers());
+    STRATA_TRY_VOID(openers_.add(request_.config.disks, request_.fds));
     STRATA_TRY_VOID(start_vmm());
-    for (const auto& opener : openers_) {  // threads, so after the fork
-        STRATA_TRY_VOID(opener->start());
-    }
-    STRATA_TRY_VOID(watch_all());
+    STRATA_TRY_VOID(openers_.start());  // threads, so after the fork
+    signal_watch_ =
+        STRATA_TRY(loop_.watch(signals_->fd(), EPOLLIN, [this](std::uint32_t) { on_signal(); }));
+    STRATA_TRY_VOID(vmm_->watch());
     if (request_.serial.kind == api::SerialKind::Stdio ||
         request_.console.kind == api::SerialKind::Stdio) {
         terminal_ = RawTerminal::enter(STDIN_FILENO);
@@ -246,53 +187,6 @@ void Session::lost_output(const api::SerialTarget& target) {
     stop(Error{ErrorKind::Failed, "standard output was closed: the machine was stopped"});
 }
 
-Result<> Session::make_openers() {
-    for (api::DiskConfig& disk : request_.config.disks) {
-        if (disk.nbd.empty()) {
-            continue;
-        }
-        request_.fds.push_back(STRATA_TRY(add_opener(disk.nbd)));
-        disk.file.fd = static_cast<std::int64_t>(request_.fds.size()) - 1;
-    }
-    return ok();
-}
-
-Result<UniqueFd> Session::add_opener(block::OptionList location) {
-    block::nbd::Location where = STRATA_TRY(block::nbd::take_location(location));
-    auto [opener, channel] =
-        STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(where.address)));
-    openers_.push_back(std::move(opener));
-    return std::move(channel);
-}
-
-Result<> Session::open_export_of(api::Json& body, std::vector<UniqueFd>& fds) {
-    const auto arguments = body.find("arguments");
-    if (arguments == body.end() || !arguments->is_object() || !arguments->contains("nbd")) {
-        return ok();
-    }
-    block::OptionList location;
-    for (const auto& [name, value] : (*arguments)["nbd"].items()) {
-        if (!value.is_string()) {
-            return Error{ErrorKind::InvalidArgument, "nbd: must be an object of texts"};
-        }
-        if (name.starts_with("tls")) {
-            return Error{ErrorKind::NotSupported,
-                         "an export with TLS can be a disk from the machine's start, not a copy's "
-                         "target: its process has no credentials"};
-        }
-        location.emplace_back(name, value.get<std::string>());
-    }
-    std::erase_if(openers_, [](const auto& opener) { return opener->over(); });
-    fds.clear();
-    fds.push_back(STRATA_TRY(add_opener(std::move(location))));
-    (*arguments)["fd"] = 0;
-    Result<> started = openers_.back()->start();
-    if (!started.ok()) {
-        openers_.pop_back();
-    }
-    return started;
-}
-
 Result<> Session::open_control() {
     if (request_.control.empty()) {
         return ok();
@@ -310,18 +204,14 @@ void Session::forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fd
     request.operation = api::VmmOperation::Control;
     request.id = id;
     request.body = std::move(body);
-    if (auto opened = open_export_of(request.body, fds); !opened.ok()) {
+    if (auto opened = openers_.open_export_of(request.body, fds); !opened.ok()) {
         loop_.post([this, id, error = opened.error()] {
             server_->reply(id, {{"error", api::error_json(error)}});
         });
         return;
     }
-    std::vector<int> places;
-    for (const UniqueFd& fd : fds) {
-        places.push_back(fd.get());
-    }
-    const Result<> sent = started_ && control_watch_
-                              ? control_->try_send(api::dump_json(api::to_json(request)), places)
+    const Result<> sent = started_
+                              ? vmm_->try_send(request, fds)
                               : Result<>(Error{ErrorKind::WrongState, "the machine does not run"});
     if (!sent.ok()) {
         loop_.post([this, id, error = sent.error()] {
@@ -331,61 +221,28 @@ void Session::forward(std::uint64_t id, api::Json body, std::vector<UniqueFd> fd
 }
 
 Result<> Session::start_vmm() {
-    const std::string program = STRATA_TRY(vmm_program());
-    auto sockets = STRATA_TRY(io::PacketSocket::pair());
-    std::array<int, 2> ends{};
-    if (pipe2(ends.data(), O_CLOEXEC) != 0) {
-        return Error::from_errno("pipe");
-    }
-    vmm_words_.reset(ends[0]);
-    const UniqueFd words(ends[1]);
-    host::SpawnOptions options;
-    options.program = program;
-    options.arguments = {"--control-fd", std::to_string(kControlFd)};
-    options.files = {{sockets.second.fd(), kControlFd}, {words.get(), STDERR_FILENO}};
-    options.inherit_standard_files = false;
-    options.new_session = true;
-    options.die_with_parent = false;  // it ends in order when its control socket closes
-    vmm_ = STRATA_TRY(host::ChildProcess::spawn(options));
-    control_ = std::move(sockets.first);
-    return send_start();
-}
-
-Result<> Session::send_start() {
-    std::vector<int> fds;
-    for (const UniqueFd& fd : request_.fds) {
-        fds.push_back(fd.get());
-    }
-    api::VmmRequest start;
-    start.operation = api::VmmOperation::Start;
-    start.config = request_.config;
-    STRATA_TRY_VOID(control_->send(api::dump_json(api::to_json(start)), fds));
-    request_.fds
-        .clear();  // the VMM has its own now; ours would keep its end of the serial socket open
-    return ok();
-}
-
-Result<> Session::watch_all() {
-    watches_.push_back(
-        STRATA_TRY(loop_.watch(signals_->fd(), EPOLLIN, [this](std::uint32_t) { on_signal(); })));
-    control_watch_ =
-        STRATA_TRY(loop_.watch(control_->fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));
-    words_watch_ = STRATA_TRY(
-        loop_.watch(vmm_words_.get(), EPOLLIN, [this](std::uint32_t) { on_vmm_words(); }));
-    return ok();
+    VmmLink::Hooks hooks;
+    hooks.on_event = [this](const api::VmmEvent& event) { on_event(event); };
+    hooks.on_nonsense = [this](const Error& why) {
+        stop(
+            Error{ErrorKind::Failed, fmt::format("the VMM process sent nonsense: {}", why.text())});
+    };
+    hooks.on_line = [this](std::string_view line) { pass_on(line); };
+    hooks.on_words_end = [this] { finish_if_over(); };
+    vmm_ = STRATA_TRY(VmmLink::spawn(loop_, std::move(hooks)));
+    return vmm_->send_start(request_.config, request_.fds);
 }
 
 void Session::send_console_size() {
     const auto size = terminal_size();
-    if (!size || !control_ || request_.console.kind != api::SerialKind::Stdio) {
+    if (!size || request_.console.kind != api::SerialKind::Stdio) {
         return;
     }
     api::VmmRequest request;
     request.operation = api::VmmOperation::ConsoleSize;
     request.columns = size->ws_col;
     request.rows = size->ws_row;
-    // A VMM that has ended needs no size.
-    hand_over(api::dump_json(api::to_json(request)));
+    vmm_->hand_over(request);
 }
 
 // A line on standard error that looks right in raw mode too.
@@ -396,23 +253,6 @@ void Session::say(std::string_view text, bool always) {
     } else {
         notice(line);
     }
-}
-
-void Session::on_control() {
-    auto packet = control_->receive();
-    if (!packet || !packet->has_value()) {
-        loop_.remove(*control_watch_);  // its end follows
-        control_watch_.reset();
-        return;
-    }
-    auto json = api::parse_json((**packet).text);
-    auto event = json ? api::vmm_event_from_json(*json) : Result<api::VmmEvent>(json.error());
-    if (!event) {
-        stop(Error{ErrorKind::Failed,
-                   fmt::format("the VMM process sent nonsense: {}", event.error().text())});
-        return;
-    }
-    on_event(*event);
 }
 
 void Session::announce_start(const api::VmmEvent& event) {
@@ -471,8 +311,8 @@ void Session::on_signal() {
     } else if (number == SIGWINCH) {
         send_console_size();
     } else if (number == SIGCHLD) {
-        const auto ended = vmm_ && !vmm_end_ ? vmm_->wait_for(std::chrono::milliseconds(0))
-                                             : std::optional<host::ExitState>();
+        const auto ended =
+            vmm_end_ ? Result<std::optional<host::ExitState>>(std::nullopt) : vmm_->poll_end();
         if (ended && *ended) {
             vmm_end_ = **ended;
             // What it said may still be on its way; a grandchild's hold on the sockets must not
@@ -489,40 +329,16 @@ void Session::on_signal() {
     }
 }
 
-void Session::on_vmm_words() {
-    std::array<char, 4096> bytes{};
-    const ssize_t got = read(vmm_words_.get(), bytes.data(), bytes.size());
-    if (got <= 0) {
-        loop_.remove(*words_watch_);
-        words_watch_.reset();
-        finish_if_over();
-        return;
-    }
-    vmm_line_.append(bytes.data(), static_cast<std::size_t>(got));
-    std::size_t end = 0;
-    while ((end = vmm_line_.find('\n')) != std::string::npos) {
-        const std::string line = vmm_line_.substr(0, end) + (terminal_ ? "\r\n" : "\n");
-        (void)!write(STDERR_FILENO, line.data(),
-                     line.size());  // a closed standard error has no readers to miss it
-        vmm_line_.erase(0, end + 1);
-    }
+void Session::pass_on(std::string_view line) const {
+    const std::string text = fmt::format("{}{}", line, terminal_ ? "\r\n" : "\n");
+    (void)!write(STDERR_FILENO, text.data(),
+                 text.size());  // a closed standard error has no readers to miss it
 }
 
 void Session::tell(api::VmmOperation operation) {
     api::VmmRequest request;
     request.operation = operation;
-    // If it cannot be told, it has ended or will: its end is noticed by SIGCHLD, or by the kill
-    // after stop().
-    hand_over(api::dump_json(api::to_json(request)));
-}
-
-// Never waits: the VMM may wait for us to take what it has said.
-void Session::hand_over(std::string text) {
-    const Result<> sent = control_->try_send(text);
-    if (!sent.ok() && sent.error().system_errno() == EAGAIN) {
-        loop_.at(Clock::now() + kBusyPause,
-                 [this, text = std::move(text)]() mutable { hand_over(std::move(text)); });
-    }
+    vmm_->hand_over(request);
 }
 
 // The first time the guest may power off by itself; the second time it is over.
@@ -579,25 +395,20 @@ void Session::stop(std::optional<Error> why) {
 }
 
 void Session::kill_vmm() {
-    if (!vmm_) {
-        return;
-    }
-    if (const auto sent = vmm_->signal(SIGKILL); !sent) {
+    if (const auto sent = vmm_->kill(); !sent) {
         say(sent.error().text(), true);
     }
 }
 
 void Session::finish_if_over() {
-    if (vmm_end_ && links_open_ == 0 && !words_watch_) {
+    if (vmm_end_ && links_open_ == 0 && !vmm_->speaks()) {
         loop_.stop();
     }
 }
 
 Result<int> Session::outcome() {
     // Events that came in the same moment as the end.
-    while (control_watch_ && !exited_) {
-        on_control();
-    }
+    vmm_->drain([this] { return exited_.has_value(); });
     links_.clear();
     terminal_.reset();
     if (stopping_ && left_ && !stop_reason_) {
@@ -621,15 +432,6 @@ Result<int> Session::outcome() {
 }
 
 }  // namespace
-
-Result<std::string> vmm_program() {
-    const std::string own = STRATA_TRY(host::own_program());
-    std::string program = own.substr(0, own.rfind('/')) + "/strata-vmm";
-    if (access(program.c_str(), X_OK) != 0) {
-        return Error::from_errno(fmt::format("the VMM program '{}'", program));
-    }
-    return program;
-}
 
 Result<int> run_session(SessionRequest request) {
     auto loop = STRATA_TRY(io::EventLoop::create());

@@ -39,7 +39,4 @@ struct SessionRequest {
 /// limit).
 Result<int> run_session(SessionRequest request);
 
-/// The program strata-vmm, which lies beside this one. NotFound if it does not.
-Result<std::string> vmm_program();
-
 }  // namespace strata::cli

@@ -1,0 +1,62 @@
+// DiskOpeners: locations become openers.
+#include "cli/run/disk_openers.h"
+
+#include <string>
+
+namespace strata::cli {
+
+Result<> DiskOpeners::add(std::vector<api::DiskConfig>& disks, std::vector<UniqueFd>& fds) {
+    for (api::DiskConfig& disk : disks) {
+        if (disk.nbd.empty()) {
+            continue;
+        }
+        fds.push_back(STRATA_TRY(add_one(disk.nbd)));
+        disk.file.fd = static_cast<std::int64_t>(fds.size()) - 1;
+    }
+    return ok();
+}
+
+Result<UniqueFd> DiskOpeners::add_one(block::OptionList location) {
+    block::nbd::Location where = STRATA_TRY(block::nbd::take_location(location));
+    auto [opener, channel] =
+        STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(where.address)));
+    openers_.push_back(std::move(opener));
+    return std::move(channel);
+}
+
+Result<> DiskOpeners::open_export_of(api::Json& body, std::vector<UniqueFd>& fds) {
+    const auto arguments = body.find("arguments");
+    if (arguments == body.end() || !arguments->is_object() || !arguments->contains("nbd")) {
+        return ok();
+    }
+    block::OptionList location;
+    for (const auto& [name, value] : (*arguments)["nbd"].items()) {
+        if (!value.is_string()) {
+            return Error{ErrorKind::InvalidArgument, "nbd: must be an object of texts"};
+        }
+        if (name.starts_with("tls")) {
+            return Error{ErrorKind::NotSupported,
+                         "an export with TLS can be a disk from the machine's start, not a copy's "
+                         "target: its process has no credentials"};
+        }
+        location.emplace_back(name, value.get<std::string>());
+    }
+    std::erase_if(openers_, [](const auto& opener) { return opener->over(); });
+    fds.clear();
+    fds.push_back(STRATA_TRY(add_one(std::move(location))));
+    (*arguments)["fd"] = 0;
+    Result<> started = openers_.back()->start();
+    if (!started.ok()) {
+        openers_.pop_back();
+    }
+    return started;
+}
+
+Result<> DiskOpeners::start() {
+    for (const auto& opener : openers_) {
+        STRATA_TRY_VOID(opener->start());
+    }
+    return ok();
+}
+
+}  // namespace strata::cli
