@@ -40,6 +40,17 @@ void merge_bits(Bitmap& into, const Bitmap& from) {
     }
 }
 
+void mark_dirty(Bitmap& bitmap, std::uint64_t offset, std::uint64_t length) {
+    if (offset >= bitmap.size || length == 0) {
+        return;
+    }
+    const std::uint64_t end = offset + std::min(length, bitmap.size - offset);
+    const std::uint64_t last = (end - 1) / bitmap.info.granularity;
+    for (std::uint64_t bit = offset / bitmap.info.granularity; bit <= last; ++bit) {
+        bitmap.bits[bit / 64] |= 1ULL << (bit % 64);
+    }
+}
+
 std::uint64_t dirty_bytes(const Bitmap& bitmap) {
     std::uint64_t bits = 0;
     for (const std::uint64_t word : bitmap.bits) {

@@ -13,6 +13,8 @@ Bitmap empty_bitmap(std::string name, std::uint64_t size, std::uint64_t granular
                     bool automatic);
 /// Sets in `into` what is set in `from`, of the same size, each by its own granularity.
 void merge_bits(Bitmap& into, const Bitmap& from);
+/// [offset, offset + length) is dirty; what lies beyond its end is left out.
+void mark_dirty(Bitmap& bitmap, std::uint64_t offset, std::uint64_t length);
 /// Bytes that are dirty.
 std::uint64_t dirty_bytes(const Bitmap& bitmap);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -66,6 +67,8 @@ class Copier {
     Task<> write_clusters(Chunk chunk, std::span<const std::byte> bytes);
     Task<> zero(std::uint64_t offset, std::uint64_t length);
     Task<bool> offload(const Chunk& chunk);
+    Task<> scan(TaskGroup& group, std::uint64_t& at);
+    Task<> keep(TaskGroup& group, std::uint64_t at);
     [[nodiscard]] const Part& part_at(std::uint64_t offset) const;
 
     Node& target_;
@@ -215,8 +218,14 @@ Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
         if (options_.sparse != 0 && is_zero(cluster)) {
             STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, cluster.size()));
         } else {
-            STRATA_CO_TRY_VOID(
-                co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster)));
+            Result<> packed =
+                co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster));
+            // A cluster that is there came there whole, when this copy was killed.
+            const bool there =
+                !packed.ok() && options_.start != 0 && packed.error().system_errno() == EEXIST;
+            if (!packed.ok() && !there) {
+                co_return packed;
+            }
         }
     }
     co_return ok();
@@ -309,13 +318,39 @@ Task<> Copier::transfer(Chunk chunk) {
 /// Bytes to carry: what progress is told in.
 Task<std::uint64_t> Copier::count_data() {
     std::uint64_t bytes = 0;
-    for (std::uint64_t at = 0; at < total_;) {
+    for (std::uint64_t at = options_.start; at < total_;) {
         STRATA_CO_TRY(const Chunk chunk, co_await next_chunk(at));
         bytes += chunk.kind == ChunkKind::Data ? chunk.length : 0;
         at += chunk.length;
     }
     extent_end_ = 0;
     co_return bytes;
+}
+
+/// What is on its way arrives and is made durable; then it is put down.
+Task<> Copier::keep(TaskGroup& group, std::uint64_t at) {
+    STRATA_CO_TRY_VOID(co_await group.finish());
+    STRATA_CO_TRY_VOID(co_await target_.flush());
+    co_return options_.checkpoint(at);
+}
+
+/// Starts the transfers; `at` is where the next one would begin.
+Task<> Copier::scan(TaskGroup& group, std::uint64_t& at) {
+    auto due = std::chrono::steady_clock::now() + options_.checkpoint_every;
+    while (at < total_ && !failed_) {
+        STRATA_CO_TRY(Chunk chunk, co_await next_chunk(at));
+        if (chunk.kind == ChunkKind::Data) {
+            STRATA_CO_TRY_VOID(co_await control_.pause_point(target_.loop(), chunk.length));
+        }
+        at += chunk.length;
+        chunk.ticket = tickets_++;
+        (void)co_await group.add(transfer(chunk));
+        if (options_.checkpoint && !failed_ && std::chrono::steady_clock::now() >= due) {
+            STRATA_CO_TRY_VOID(co_await keep(group, at));
+            due = std::chrono::steady_clock::now() + options_.checkpoint_every;
+        }
+    }
+    co_return ok();
 }
 
 Task<> Copier::run() {
@@ -327,19 +362,11 @@ Task<> Copier::run() {
     // A salvage goes straight through: its warnings come in order, and a failing disk is not asked
     // for more than it must.
     TaskGroup group(target_.loop(), options_.salvage ? 1 : std::max(1U, options_.parallel));
-    Result<> scanned = ok();
-    for (std::uint64_t at = 0; at < total_ && !failed_;) {
-        auto chunk = co_await next_chunk(at);
-        if (chunk.ok() && chunk->kind == ChunkKind::Data) {
-            scanned = co_await control_.pause_point(target_.loop(), chunk->length);
-        }
-        if (!chunk.ok() || !scanned.ok()) {
-            scanned = chunk.ok() ? std::move(scanned) : Result<>(chunk.error());
-            break;
-        }
-        at += chunk->length;
-        chunk->ticket = tickets_++;
-        (void)co_await group.add(transfer(*chunk));
+    std::uint64_t at = options_.start;
+    Result<> scanned = co_await scan(group, at);
+    if (!scanned.ok() && !failed_ && options_.checkpoint) {
+        // Of a copy that was told to stop nothing is to be done again. What stopped it is told.
+        (void)co_await keep(group, at);
     }
     failed_ = failed_ || !scanned.ok();
     turn_.wake_all();

@@ -4,9 +4,13 @@
 // Sources are asked what they are made of: holes and zeros are not read. What is read is looked
 // through for zeros, which the target gets as holes where it can. Several chunks are on their way
 // at a time; with `in_order` they are written one after another in the order of their offsets, as
-// formats that are streams want it.
+// formats that are streams want it. With `checkpoint` the job stops for a moment now and then: all
+// that is on its way arrives, the target is flushed, and whoever keeps the book is told how far the
+// target is durably the source's. A copy that was killed goes on from there with `start`: what it
+// had written beyond is written again.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -33,6 +37,12 @@ struct CopyOptions {
         4096;  ///< zeros of at least so many bytes become holes; 0: none do, not even known ones
     bool salvage = false;  ///< what cannot be read becomes zeros, and `warn` is told
     std::function<void(const std::string&)> warn;
+    /// Only from here on, where a checkpoint was: what lies before is in the target already, and of
+    /// what lies behind, parts may be.
+    std::uint64_t start = 0;
+    /// Everything below this offset is in the target, durably.
+    std::function<Result<>(std::uint64_t done)> checkpoint;
+    std::chrono::milliseconds checkpoint_every{5000};
 };
 
 /// Copies. Progress counts the bytes of data. The target is at least as large as the sources

@@ -85,34 +85,50 @@ Task<> Backup::begin_bitmap(LiveDisk& live) {
     std::uint64_t granularity = kChunk;
     if (found != all.end()) {
         granularity = found->granularity;
+        broken_ = found->in_use;
         if (!found->in_use) {
             STRATA_CO_TRY(before_, co_await disk.read_bitmap(options_.bitmap));
         }
     }
-    renewed_ = true;  // also if storing it fails: what it had may be gone by then
-    co_return co_await disk.store_bitmap(
-        empty_bitmap(options_.bitmap, disk.size(), granularity, true));
+    since_ = empty_bitmap(options_.bitmap, disk.size(), granularity, true);
+    co_return ok();
 }
 
-/// Nothing was lost: what was dirty then is so again, with what came since. A bitmap that was not
-/// there, or not to be trusted, goes: it would tell of changes since a backup that there is not.
-Task<> Backup::restore_bitmap(LiveDisk& live) {
-    if (!renewed_) {
+Task<> Backup::replace_bitmap(Node& disk, Bitmap bitmap) {
+    if (std::exchange(broken_, false)) {
+        STRATA_CO_TRY_VOID(co_await disk.remove_bitmap(options_.bitmap));
+    }
+    co_return co_await disk.store_bitmap(std::move(bitmap));
+}
+
+/// With the gate held alone, the copy being whole. If that fails the next backup takes what this
+/// one took, too.
+Task<> Backup::renew_bitmap(Node& disk) {
+    if (!since_) {
         co_return ok();
     }
-    // What the guest writes meanwhile would be lost between the two.
-    STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
-    if (!before_) {
-        Result<> removed = co_await live.disk().remove_bitmap(options_.bitmap);
-        const bool gone = removed.ok() || removed.error().kind() == ErrorKind::NotFound;
-        co_return gone ? ok() : std::move(removed);
+    Result<> renewed = co_await replace_bitmap(disk, *since_);
+    if (renewed.ok()) {
+        co_return ok();
     }
-    STRATA_CO_TRY(Bitmap now, co_await live.disk().read_bitmap(options_.bitmap));
-    merge_bits(now, *before_);
-    co_return co_await live.disk().store_bitmap(std::move(now));
+    Result<> kept = ok();
+    if (before_) {
+        merge_bits(*since_, *before_);
+        kept = co_await disk.store_bitmap(*since_);
+    } else {
+        kept = co_await disk.remove_bitmap(options_.bitmap);
+    }
+    const bool safe = kept.ok() || (!before_ && kept.error().kind() == ErrorKind::NotFound);
+    co_return Error(renewed.error())
+        .context(fmt::format(
+            "the copy is whole, but bitmap '{}' {}", options_.bitmap,
+            safe ? "could not start anew" : "is lost and the next backup must be a full one"));
 }
 
 Task<> Backup::around(std::uint64_t offset, std::uint64_t length, Task<> write) {
+    if (since_) {
+        mark_dirty(*since_, offset, length);
+    }
     const std::uint64_t end =
         std::min((offset + length + left_->chunk() - 1) / left_->chunk(), left_->chunks());
     for (std::uint64_t at = offset / left_->chunk(); length != 0 && at < end && trouble_.ok();
@@ -196,23 +212,19 @@ Task<> Backup::copy_extent(const Extent& extent, std::uint64_t at) {
 }
 
 Task<> Backup::finish(LiveDisk& live, Result<> done) {
+    if (done.ok()) {
+        // All is copied: what the guest writes meanwhile is remembered and nothing else.
+        done = co_await options_.target->close();
+    }
     {
         STRATA_CO_TRY(const auto alone, co_await live.gate().exclusive());
         live.watch(nullptr);
-    }
-    Result<> closed = co_await options_.target->close();
-    options_.target.reset();
-    if (done.ok()) {
-        done = std::move(closed);
-    }
-    if (!done.ok()) {
-        Result<> restored = co_await restore_bitmap(live);
-        if (!restored.ok()) {
-            co_return Error(done.error())
-                .context(fmt::format("bitmap '{}' is lost ({}); the next backup must be a full one",
-                                     options_.bitmap, restored.error().text()));
+        if (done.ok()) {
+            done = co_await renew_bitmap(live.disk());
         }
     }
+    (void)co_await options_.target->close();  // twice is once; after a failure it cannot be used
+    options_.target.reset();
     co_return done;
 }
 

@@ -272,7 +272,7 @@ TEST_F(LiveTest, AGuestsLongWriteIsCopiedInPieces) {
     EXPECT_TRUE(content(*open("copy", "raw", true)) == expected_);
 }
 
-TEST_F(LiveTest, BackupThatCannotBeginGivesTheBitmapBack) {
+TEST_F(LiveTest, BackupThatCannotRenewItsBitmapTakesNothingFromIt) {
     const auto spy = std::make_shared<Spy>(make("disk", "qcow2"));
     use(spy);
     ASSERT_TRUE(loop_->run(spy->store_bitmap(empty_bitmap("b", kSize, 65536, true))).ok());
@@ -290,6 +290,58 @@ TEST_F(LiveTest, BackupThatCannotBeginGivesTheBitmapBack) {
     const auto after = loop_->run(spy->read_bitmap("b"));
     ASSERT_TRUE(after.ok());
     EXPECT_EQ(after->bits, before->bits);
+}
+
+TEST_F(LiveTest, CrashDuringABackupTakesNothingFromTheBitmap) {
+    {
+        NodePtr disk = make("disk", "qcow2");
+        ASSERT_TRUE(loop_->run(disk->store_bitmap(empty_bitmap("b", kSize, 65536, true))).ok());
+        fill(*disk, 18);
+        ASSERT_TRUE(loop_->run(disk->close()).ok());
+    }
+    const auto before = loop_->run(open("disk", "qcow2", true)->read_bitmap("b"));
+    ASSERT_TRUE(before.ok() && dirty_bytes(*before) != 0);
+    use(open("disk", "qcow2", false));
+    const auto job = std::make_shared<Backup>(*loop_, BackupOptions{.target = make("copy", "raw"),
+                                                                    .target_zero = true,
+                                                                    .bitmap = "b",
+                                                                    .incremental = true,
+                                                                    .speed = 1 << 18});
+    // What the file has in the midst of it is what a crash leaves.
+    std::filesystem::path left = folder_ / "left";
+    loop_->spawn([](Loop& loop, LiveJob& one, std::string from, std::string to) -> Task<> {
+        while (one.done() == 0) {
+            co_await loop.sleep(std::chrono::milliseconds(1));
+        }
+        std::filesystem::copy_file(from, to);
+        one.cancel();
+        co_return ok();
+    }(*loop_, *job, path("disk"), left.string()));
+    EXPECT_FALSE(loop_->run(live_->run(job)).ok());
+    const auto after = loop_->run(open("left", "qcow2", true)->read_bitmap("b"));
+    ASSERT_TRUE(after.ok()) << after.error().text();
+    EXPECT_EQ(after->bits, before->bits);
+}
+
+TEST_F(LiveTest, FullBackupMakesABrokenBitmapAnew) {
+    {
+        NodePtr disk = make("disk", "qcow2");
+        ASSERT_TRUE(loop_->run(disk->store_bitmap(empty_bitmap("b", kSize, 65536, true))).ok());
+        fill(*disk, 19);
+        ASSERT_TRUE(loop_->run(disk->flush()).ok());
+    }  // not closed: the bitmap is lost
+    use(open("disk", "qcow2", false));
+    ASSERT_TRUE(loop_->run(live_->disk().bitmaps())->front().in_use);
+    ASSERT_TRUE(
+        loop_
+            ->run(live_->run(std::make_shared<Backup>(
+                *loop_,
+                BackupOptions{.target = make("full", "raw"), .target_zero = true, .bitmap = "b"})))
+            .ok());
+    EXPECT_TRUE(content(*open("full", "raw", true)) == expected_);
+    const auto after = loop_->run(live_->disk().read_bitmap("b"));
+    ASSERT_TRUE(after.ok()) << after.error().text();
+    EXPECT_EQ(dirty_bytes(*after), 0U);
 }
 
 TEST_F(LiveTest, StreamWouldSpoilInternalSnapshots) {

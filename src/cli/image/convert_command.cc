@@ -1,8 +1,12 @@
 // strata image convert, dd: copies a disk image, with all its layers, or a part of it, into a new
 // one of any format.
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +18,7 @@
 #include "block/window_node.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
+#include "cli/image/copy_record.h"
 #include "cli/image/image_tool.h"
 #include "cli/output.h"
 
@@ -21,6 +26,7 @@ namespace strata::cli {
 namespace {
 
 constexpr unsigned kParallel = 16;
+constexpr std::chrono::milliseconds kCheckpoint{1000};  ///< how much a killed copy does again
 
 constexpr std::array kPositionals = {
     Positional{"SOURCE", "The image to copy.", true, Completes::Files, ""},
@@ -38,6 +44,9 @@ constexpr std::array kOptions = {
            "Write one stretch after another; else what is ready first is written first."},
     Option{"--salvage", 0, "", "Go on where the source cannot be read; such places become zeros."},
     Option{"--speed", 0, "SIZE", "At most so many bytes a second.", Completes::Nothing},
+    Option{"--resume", 0, "",
+           "Go on where the same command was killed or interrupted, and keep what is there if this "
+           "one is."},
     Option{"--disk", 0, "NAME", "Of an appliance (ova, xva) with several disks, this one.",
            Completes::Nothing},
     kFollowOption,
@@ -100,9 +109,16 @@ block::Task<> copy_watched(block::Loop& loop, UniqueFd signals, block::Node& sou
     co_return done;
 }
 
+/// `record`: where the copy puts down how far it is; null: nowhere. Everything below `start` is
+/// there.
 Result<> copy(ImageTool& tool, block::Node& source, block::Node& target, const Arguments& arguments,
-              UniqueFd signals) {
+              UniqueFd signals, CopyRecord* record, std::uint64_t start) {
     block::CopyOptions options;
+    options.start = start;
+    if (record != nullptr) {
+        options.checkpoint = [record](std::uint64_t done) { return record->put(done); };
+        options.checkpoint_every = kCheckpoint;
+    }
     options.target_zero = target.traits().zero_initialised;
     options.compress = arguments.flag("--compress");
     options.in_order = arguments.flag("--in-order");
@@ -131,26 +147,93 @@ std::string data_path(const block::CreateRequest& request) {
                         : (std::filesystem::path(request.path).parent_path() / name).string();
 }
 
+/// What is copied into.
+struct Target {
+    std::string path;
+    block::NodePtr node{};
+    std::uint64_t start = 0;  ///< everything below is there
+    bool fresh = false;       ///< nothing had its name before
+    std::string data{};       ///< its data file, if that was there before
+};
+
 /// A target that lacks a part of its content looks whole: it goes, unless there was something
-/// before it. `data` (may be empty) is its data file if that was there before.
-Error give_up(block::NodePtr& target, bool fresh, const std::string& data, const std::string& path,
-              const Error& why) {
+/// before it.
+Error give_up(Target& target, const Error& why) {
     std::set<std::string> files;
-    add_files(*target, files);
-    target.reset();  // not closed: nothing is to be brought to what goes
+    add_files(*target.node, files);
+    target.node.reset();  // not closed: nothing is to be brought to what goes
     std::error_code code;
-    for (const std::string& each : fresh ? files : std::set<std::string>()) {
+    for (const std::string& each : target.fresh ? files : std::set<std::string>()) {
         std::error_code apart;
-        if (data.empty() || !std::filesystem::equivalent(each, data, apart)) {
+        if (target.data.empty() || !std::filesystem::equivalent(each, target.data, apart)) {
             std::filesystem::remove(each, code);
         }
     }
     const std::string left =
-        fresh && !code
-            ? fmt::format("'{}' is not left behind{}", path,
-                          data.empty() ? "" : fmt::format(", but '{}' holds a part of it", data))
-            : fmt::format("'{}' holds a part of it: do not use it", path);
+        target.fresh && !code
+            ? fmt::format("'{}' is not left behind{}", target.path,
+                          target.data.empty()
+                              ? ""
+                              : fmt::format(", but '{}' holds a part of it", target.data))
+            : fmt::format("'{}' holds a part of it: do not use it", target.path);
     return {why.kind(), fmt::format("{}; {}", why.text(), left), why.system_errno()};
+}
+
+/// A target of which a part is there is kept: the same command goes on.
+Error keep_part(ImageTool& tool, Target& target, const Error& why) {
+    (void)tool.close(target.node);  // as well as it goes: else it is as a crash leaves it
+    return {why.kind(),
+            fmt::format("{}; '{}' holds a part of it: the same command with --resume goes on",
+                        why.text(), target.path),
+            why.system_errno()};
+}
+
+/// What a copy puts down of itself, with --resume; null without.
+Result<std::optional<CopyRecord>> record_of(const block::Node& source,
+                                            const block::CreateRequest& request,
+                                            std::string_view format, const Arguments& arguments) {
+    if (!arguments.flag("--resume")) {
+        return std::optional<CopyRecord>();
+    }
+    return std::optional(
+        STRATA_TRY(CopyRecord::of(source, request,
+                                  {{"source_format", source.format()},
+                                   {"format", format},
+                                   {"snapshot", arguments.value("--snapshot").value_or("")},
+                                   {"disk", arguments.value("--disk").value_or("")},
+                                   {"compress", arguments.flag("--compress")}})));
+}
+
+/// Whether the target has at some places what the source has: nobody has made it anew since.
+block::Task<bool> looks_copied(block::Node& source, block::Node& target, std::uint64_t done) {
+    constexpr std::uint64_t kSample = 64U << 10;
+    std::vector<std::byte> wanted(kSample), there(kSample);
+    for (const std::uint64_t at : samples(done, kSample)) {
+        const std::size_t count = std::min(kSample, done - at);
+        STRATA_CO_TRY_VOID(
+            co_await source.read(at, block::Buffers(std::span(wanted).first(count))));
+        STRATA_CO_TRY_VOID(co_await target.read(at, block::Buffers(std::span(there).first(count))));
+        if (!std::equal(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(count),
+                        there.begin())) {
+            co_return false;
+        }
+    }
+    co_return true;
+}
+
+/// The target as a copy before left it, if it can go on; null: it starts anew. What cannot be
+/// opened any more is nothing to go on with.
+block::NodePtr reopen(ImageTool& tool, block::Node& source, const std::string& path,
+                      std::string_view format, const std::string& secret, std::uint64_t done) {
+    if (done == 0) {
+        return nullptr;
+    }
+    auto target = tool.open_as(path, format, true, {.write = true, .passphrase = secret});
+    if (!target.ok() || (*target)->size() != source.size()) {
+        return nullptr;
+    }
+    const auto same = tool.run(looks_copied(source, **target, done));
+    return same.ok() && *same ? std::move(target).value() : nullptr;
 }
 
 /// A passphrase for a source that needs none was meant for the target.
@@ -187,6 +270,37 @@ Result<block::CreateRequest> target_request(const Arguments& arguments, std::str
     return request;
 }
 
+/// The target as a copy before left it, or a new one.
+Result<> open_target(ImageTool& tool, block::Node& source, std::string_view format,
+                     block::CreateRequest request, const std::string& secret,
+                     const std::optional<CopyRecord>& record, Target& target) {
+    target.fresh = !block::is_location(target.path) && is_missing(target.path);
+    if (const std::string data = data_path(request); !data.empty()) {
+        STRATA_TRY_VOID(check_apart(source, data));
+        target.data = is_missing(data) ? "" : data;
+    }
+    target.start = record ? record->done() : 0;
+    target.node = reopen(tool, source, target.path, format, secret, target.start);
+    if (target.node != nullptr) {
+        notice(fmt::format("'{}' has {} of {} already", target.path, format_size(target.start),
+                           format_size(source.size())));
+        return ok();
+    }
+    target.start = 0;
+    STRATA_TRY_VOID(CopyRecord::forget(target.path));  // it speaks of another target
+    STRATA_TRY_VOID(tool.create(format, std::move(request)));
+    target.node =
+        STRATA_TRY(tool.open_as(target.path, format, true, {.write = true, .passphrase = secret}));
+    if (record && target.node->traits().whole_clusters) {
+        return give_up(target,
+                       {ErrorKind::NotSupported,
+                        fmt::format("{} images of this kind are written in one go: leave out "
+                                    "--resume",
+                                    format)});
+    }
+    return ok();
+}
+
 enum class Verb : std::uint8_t { Convert, Dd };
 
 Result<int> run_copy(const Arguments& arguments, Verb verb) {
@@ -208,20 +322,18 @@ Result<int> run_copy(const Arguments& arguments, Verb verb) {
     STRATA_TRY_VOID(check_apart(*source, path));
     const std::uint64_t size = source->size();
     block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
-    const bool fresh = !block::is_location(path) && is_missing(path);
-    std::string data = data_path(request);
-    if (!data.empty()) {
-        STRATA_TRY_VOID(check_apart(*source, data));
-        data = is_missing(data) ? "" : data;
+    Target target{.path = path};
+    std::optional<CopyRecord> record = STRATA_TRY(record_of(*source, request, format, arguments));
+    STRATA_TRY_VOID(open_target(tool, *source, format, std::move(request), secret, record, target));
+    const Result<> done = copy(tool, *source, *target.node, arguments, std::move(signals),
+                               record ? &*record : nullptr, target.start);
+    if (!done.ok()) {
+        return record ? keep_part(tool, target, done.error()) : give_up(target, done.error());
     }
-    STRATA_TRY_VOID(tool.create(format, std::move(request)));
-    block::NodePtr target =
-        STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
-    if (const Result<> done = copy(tool, *source, *target, arguments, std::move(signals));
-        !done.ok()) {
-        return give_up(target, fresh, data, path, done.error());
+    STRATA_TRY_VOID(tool.close(target.node));
+    if (record) {
+        STRATA_TRY_VOID(record->remove());
     }
-    STRATA_TRY_VOID(tool.close(target));
     print_result(arguments, {{"file", path}, {"format", format}, {"size", size}});
     notice(fmt::format("image '{}': {}, {}", path, format, format_size(size)));
     return 0;
@@ -256,7 +368,8 @@ const Command kImageConvertCommand = {
     .examples =
         "  strata image convert -f qcow2 -O raw disk.qcow2 disk.raw\n"
         "  strata image convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2\n"
-        "  strata image convert -f qcow2 --follow -O qcow2 overlay.qcow2 flat.qcow2",
+        "  strata image convert -f qcow2 --follow -O qcow2 overlay.qcow2 flat.qcow2\n"
+        "  strata image convert --resume -f raw -O qcow2 large.raw large.qcow2",
     .run = run_convert,
 };
 
