@@ -10,7 +10,10 @@ namespace strata::engine::soft {
 
 namespace {
 
-constexpr std::size_t kHead = sizeof(Block*);
+struct Head {
+    Block* owner;
+};
+constexpr std::size_t kHead = sizeof(Head);
 
 }  // namespace
 
@@ -22,7 +25,7 @@ BlockParts::BlockParts(Block& owner, std::span<const Exit> exits, std::span<cons
       exits_(static_cast<std::uint16_t>(exits.size())),
       marks_(static_cast<std::uint16_t>(marks.size())) {
     STRATA_CHECK(exits.size() == exits_ && marks.size() == marks_, "a block of tens of KiB");
-    std::construct_at(reinterpret_cast<Block**>(memory_.get()), &owner);
+    std::construct_at(reinterpret_cast<Head*>(memory_.get()), Head{&owner});
     std::uninitialized_copy(exits.begin(), exits.end(),
                             reinterpret_cast<Exit*>(memory_.get() + kHead));
     std::uninitialized_copy(
@@ -56,8 +59,8 @@ std::span<const InsnMark> BlockParts::marks() const {
 }
 
 Block& Exit::owner() const {
-    return **reinterpret_cast<Block* const*>(reinterpret_cast<const std::byte*>(this - index) -
-                                             kHead);
+    const auto* first = reinterpret_cast<const std::byte*>(this - index);
+    return *reinterpret_cast<const Head*>(first - kHead)->owner;
 }
 
 }  // namespace strata::engine::soft

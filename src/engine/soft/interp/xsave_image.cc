@@ -127,12 +127,12 @@ void write_vector(CpuState& cpu, unsigned number, const void* data, std::uint32_
 
 std::uint64_t read_opmask(const CpuState& cpu, unsigned number) noexcept {
     std::uint64_t value = 0;
-    __builtin_memcpy(&value, cpu.xsave + layout().parts[5].offset + number * 8, 8);
+    __builtin_memcpy(&value, cpu.xsave + layout().parts[5].offset + std::size_t{number} * 8, 8);
     return value;
 }
 
 void write_opmask(CpuState& cpu, unsigned number, std::uint64_t value) noexcept {
-    __builtin_memcpy(cpu.xsave + layout().parts[5].offset + number * 8, &value, 8);
+    __builtin_memcpy(cpu.xsave + layout().parts[5].offset + std::size_t{number} * 8, &value, 8);
 }
 
 }  // namespace strata::engine::soft
