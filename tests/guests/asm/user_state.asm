@@ -27,6 +27,7 @@ main:   call user_setup
         call traps
         call identity
         call selectors
+        call keys
         dec r12d
         jnz .again
         PASS
@@ -317,6 +318,38 @@ selectors:
         EXPECT e, 0x77
         ret
 
+; Images that ring 3 saves and loads hold its PKRU.
+keys:   mov eax, 7
+        xor ecx, ecx
+        cpuid
+        bt ecx, 3
+        jnc .none
+        mov rax, cr4
+        bts rax, 22
+        mov cr4, rax
+        mov eax, 0xd
+        mov ecx, 9
+        cpuid
+        mov r14d, ebx
+        mov eax, 0x12345670
+        xor ecx, ecx
+        xor edx, edx
+        wrpkru
+        CALL_USER u_keys, ADDRESS, r14
+        ENDED SYSTEM_CALL, 0x80
+        cmp qword [gs:U_RBX], 0x12345670
+        EXPECT e, 0x81
+        xor ecx, ecx
+        rdpkru
+        cmp eax, 0x76543210
+        EXPECT e, 0x82
+        xor eax, eax
+        wrpkru
+        mov rax, cr4
+        btr rax, 22
+        mov cr4, rax
+.none:  ret
+
         align 16
 user:
 u_all:  std
@@ -482,5 +515,12 @@ u_tables:
         xor ecx, ecx
         xgetbv
         mov [rdi + 56], eax
+        syscall
+u_keys: mov eax, 0x200
+        xor edx, edx
+        xsave [rdi]
+        mov ebx, [rdi + rsi]
+        mov dword [rdi + rsi], 0x76543210
+        xrstor [rdi]
         syscall
 user_end:

@@ -9,10 +9,12 @@ constexpr std::uint32_t kWindowReturns = 16;  // one of so many is timed, where 
 constexpr std::uint64_t kLongUs = 40;         // mean stretch of user code: worth it
 constexpr std::uint64_t kResumeUs = 40;       // after a short run: so long, and it is tried again
 constexpr std::uint32_t kHeld = 256;          // … unless so many returns were shorter
-constexpr std::uint64_t kEnoughUs = 6000;     // of user code, before a stub is spent on it
-constexpr std::uint64_t kMostUs = 4000;       // one stretch counts no more: the host may have run
-                                              // something else
-constexpr std::uint64_t kDoubtfulUs = 200;    // … nor one that stands for others, more often
+constexpr std::uint64_t kEnoughUs = 1000;     // of user code, before a stub is spent on it
+constexpr std::uint64_t kShortRunUs = 20;    // mean run in a stub: not worth the way there and back
+constexpr std::uint64_t kFirstMeanUs = 200;  // as if it had been that long before
+constexpr std::uint64_t kMostUs = 4000;      // one stretch counts no more: the host may have run
+                                             // something else
+constexpr std::uint64_t kDoubtfulUs = 200;   // … nor one that stands for others, more often
 constexpr std::uint64_t kMemoryUs = 20'000, kMemoryEntries = 1000;  // then the past fades
 constexpr std::uint64_t kFirstLossNs = 40'000'000, kLossShare = 25;
 
@@ -38,7 +40,7 @@ UserSpace& find_space(DirectEvents& direct, std::uint64_t cr3, std::uint64_t now
     return *oldest;
 }
 
-// A space that was tried with a short run: whether its user code runs for longer again.
+// A space whose runs were short: whether its user code runs for longer again.
 bool resumes(DirectEvents& direct, UserSpace& space, std::uint64_t us) {
     if (space.hold && us < kResumeUs) {
         if (++space.held >= kHeld) {
@@ -96,6 +98,15 @@ void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept {
         direct.active += active ? 1U : ~0U;
     }
     space.user = space.entries = space.held = 0;
+    space.mean_run = 8 * kFirstMeanUs;
+}
+
+void note_direct_run(UserSpace& space, std::uint64_t us) noexcept {
+    space.mean_run += us - space.mean_run / 8;
+    space.hold = space.mean_run < 8 * kShortRunUs;
+    if (space.hold) {
+        space.mean_run = 2 * 8 * kShortRunUs;  // the next ones count anew
+    }
 }
 
 bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept {

@@ -22,8 +22,9 @@ struct UserSpace {
     std::uint64_t backoff;     ///< the next wait, in µs
     std::uint32_t strikes;     ///< windows in a row that were not worth it
     std::uint32_t held;        ///< returns since `hold`
+    std::uint64_t mean_run;    ///< of runs in the stub lately, in eighths of a µs
     bool active;               ///< user code goes to the stub
-    bool hold;  ///< the last run was short: the translator goes on until user code has run for
+    bool hold;  ///< runs have become short: the translator goes on until user code has run for
                 ///< longer
 };
 
@@ -113,6 +114,8 @@ inline void note_interrupt(CpuState& cpu) noexcept {
 [[nodiscard]] UserSpace& current_space(CpuState& cpu) noexcept;
 /// User code of the space goes to its stub from now on, or no more.
 void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept;
+/// User code of the space ran in its stub for so long.
+void note_direct_run(UserSpace& space, std::uint64_t us) noexcept;
 /// What attempts that are not worth it may have cost until now: a share of the processor time.
 [[nodiscard]] bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept;
 

@@ -102,6 +102,35 @@ TEST_F(DirectEventsTest, ShortRunHoldsUntilUserCodeRunsForLonger) {
     EXPECT_EQ(events_->active, 0U);
 }
 
+// Page faults between long runs do not send it to the translator.
+TEST_F(DirectEventsTest, OneShortRunDoesNotHold) {
+    UserSpace& space = current_space(*cpu_);
+    set_active(*events_, space, true);
+    note_direct_run(space, 5);
+    EXPECT_FALSE(space.hold);
+    for (int i = 0; i < 1000 && !space.hold; ++i) {
+        note_direct_run(space, i % 2 == 0 ? 5 : 60);
+    }
+    EXPECT_FALSE(space.hold);
+    int runs = 0;
+    for (; runs < 1000 && !space.hold; ++runs) {
+        note_direct_run(space, 5);
+    }
+    EXPECT_TRUE(space.hold);
+    EXPECT_LT(runs, 20);
+    note_direct_run(space, 60);
+    note_direct_run(space, 5);
+    EXPECT_FALSE(space.hold);
+}
+
+// A new process is not left with the translator until most of it is over.
+TEST_F(DirectEventsTest, AMillisecondOfUserCodeIsEnough) {
+    (void)note_user_return(*cpu_);
+    events_->countdown = events_->rounds = 1;
+    events_->stretch = 1200ULL * events_->tsc_khz / 1000;
+    EXPECT_TRUE(note_user_return(*cpu_));
+}
+
 TEST_F(DirectEventsTest, InterruptEndsTheWindow) {
     (void)note_user_return(*cpu_);
     EXPECT_EQ(events_->countdown, events_->rounds);

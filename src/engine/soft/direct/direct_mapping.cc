@@ -41,9 +41,9 @@ std::uint64_t host_xcr0() {
 
 // For pages that were looked at before: programs start again and again. Who makes two alike gains
 // what page_scan.h says that deceiving it gains.
-std::uint64_t page_hash(std::span<const std::uint8_t> bytes, bool same_state) {
+std::uint64_t page_hash(std::span<const std::uint8_t> bytes, std::uint64_t foreign) {
     constexpr std::uint64_t kFactor = 0x9e3779b97f4a7c15;
-    std::uint64_t hash = bytes.size() * 2 + (same_state ? 1U : 0U);
+    std::uint64_t hash = bytes.size() ^ (foreign << 16U);
     for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
         std::uint64_t word = 0;
         __builtin_memcpy(&word, bytes.data(), 8);
@@ -208,20 +208,21 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
     }
     stub.flushes = flushes;
     stub.head = events_->head;
+    const std::uint64_t began = __builtin_ia32_rdtsc();
     map_after_fault(stub);
-    return apply(stub);
+    const bool good = apply(stub);
+    mapping_cost_ += flipped_ ? 0 : (__builtin_ia32_rdtsc() - began) * 1000 / cycles_per_us_;
+    flipped_ = false;
+    return good;
 }
 
 bool DirectRunner::apply(Stub& stub) {
     if (!stub.map.changed()) {
         return true;
     }
-    const std::uint64_t began = thread_cpu_ns();
     const std::vector<StubMap> orders = stub.map.take_orders();
     counters_.orders.fetch_add(orders.size(), std::memory_order_relaxed);
     const bool done = stub.process->apply(orders);
-    mapping_cost_ += flipped_ ? 0 : thread_cpu_ns() - began;
-    flipped_ = false;
     stub.window_own += kOrderNs + kMappingNs * orders.size();
     if (done) {
         return true;
@@ -314,19 +315,14 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     const bool behind = copy(start + kPage, 0, kScanReach, bytes + kScanBefore + kPageBytes);
     const std::size_t skipped = before ? 0 : kScanBefore;
     const std::span<const std::uint8_t> all(bytes, sizeof bytes - (behind ? 0 : kScanReach));
-    const bool same_state = same_state_components(cpu_.xcr0, host_xcr0());
-    const std::uint64_t hash = page_hash(all.subspan(skipped), same_state);
-    std::uint64_t& known = scanned_[hash % kScanned];
-    if (known == (hash | 1U)) {
-        return true;
-    }
-    ++scans_;
-    if (page_runs_natively(all.subspan(skipped), kScanBefore - skipped, same_state)) {
-        known = hash | 1U;
-        return true;
-    }
-    counters_.sensitive_pages.fetch_add(1, std::memory_order_relaxed);
-    return false;
+    const std::uint64_t foreign = foreign_components(cpu_.xcr0, host_xcr0());
+    const std::uint64_t hash = page_hash(all.subspan(skipped), foreign);
+    return scanned_.runs_natively(hash, [&] {
+        ++scans_;
+        const bool runs = page_runs_natively(all.subspan(skipped), kScanBefore - skipped, foreign);
+        counters_.sensitive_pages.fetch_add(runs ? 0 : 1, std::memory_order_relaxed);
+        return runs;
+    });
 }
 
 // What the page of `linear` may be mapped as, being `now`, for an access of this kind.

@@ -2,6 +2,7 @@
 #include "engine/soft/direct/direct_runner.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/core.h>
 #include <signal.h>
@@ -29,7 +30,7 @@ constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
 constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
 constexpr std::uint64_t kEntryNs = 5000;      // of a stub's own time: signal, waiting, entering
 constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
-constexpr std::uint64_t kShortRunUs = 20;     // not worth the way there and back
+constexpr std::uint64_t kSaved = 2;           // times its own time: what a run saves
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
 constexpr std::uint64_t kHopelessUs = 2'000'000;
 constexpr std::uint32_t kStrikes = 3;
@@ -135,7 +136,6 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
         then = enter(*stub);
     } while (then == Then::Again);
     judge(space, current_stub(), cpu_began);
-    space.hold = last_run_ < kShortRunUs * cycles_per_us_;
     switch (then) {
         case Then::Again:
         case Then::Polled:
@@ -149,18 +149,19 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
 }
 
 // Whether the stub's time was worth what it cost, by windows of processor time: the host's other
-// work does not count. The measure is that the translator takes twice as long as the processor.
+// work does not count. The measure is that the translator takes three times as long as the
+// processor: warm loops take less, code that has to be translated first much more.
 void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) {
     const std::uint64_t cpu_now = thread_cpu_ns(), cost = cpu_now - cpu_began;
     counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
     // Mapping is paid once, for what runs later.
     constexpr std::uint64_t kInvested = 4;
-    const std::uint64_t invested = mapping_cost_ - mapping_cost_ / kInvested;
-    mapping_cost_ = 0;
+    const std::uint64_t mapping = std::min(std::exchange(mapping_cost_, 0), cost);
+    const std::uint64_t invested = mapping - mapping / kInvested;
     if (stub == nullptr) {
         return;
     }
-    stub->window_cost += cost - std::min(cost, invested);
+    stub->window_cost += cost - invested;
     if (stub->window_cost < kWindowCostNs && stub->window_runs < kWindowRuns) {
         return;
     }
@@ -168,9 +169,9 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     // A process that is gone tells no time.
     const std::uint64_t taken = spent - std::min(spent, stub->window_cpu),
                         fixed = stub->window_runs * kEntryNs, own = fixed + stub->window_own;
-    const std::uint64_t native = taken > own ? taken - own : 0;
+    const std::uint64_t native = kSaved * (taken > own ? taken - own : 0);
     const std::uint64_t paid = stub->window_cost + fixed;
-    counters_.native_ns.fetch_add(native, std::memory_order_relaxed);
+    counters_.native_ns.fetch_add(native / kSaved, std::memory_order_relaxed);
     // Neither code that is written and executed in turn nor hot pages with sensitive instructions
     // will be otherwise soon.
     constexpr std::uint64_t kMany = 4;
@@ -243,7 +244,7 @@ DirectRunner::Then DirectRunner::enter(Stub& stub) {
         entered = true;
         const std::uint64_t began = now();
         good = stub.process->run(registers_out(), cpu_.xsave, exit);
-        last_run_ = now() - began;
+        note_direct_run(current_space(cpu_), (now() - began) / cycles_per_us_);
         ++stub.window_runs;
         counters_.runs.fetch_add(1, std::memory_order_relaxed);
     }
@@ -356,7 +357,10 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
     const MemAccess access = (exit.error & kFetched) != 0 ? MemAccess::Execute
                              : (exit.error & kWrote) != 0 ? MemAccess::Write
                                                           : MemAccess::Read;
-    switch (map_fault(stub, exit.address, access)) {
+    const std::uint64_t began = now();
+    const Fault fault = map_fault(stub, exit.address, access);
+    mapping_cost_ += flipped_ ? 0 : (now() - began) * 1000 / cycles_per_us_;
+    switch (fault) {
         case Fault::Mapped:
             return Then::Again;
         case Fault::Exception:

@@ -22,6 +22,7 @@
 
 #include "base/mutex.h"
 #include "engine/soft/direct/direct_events.h"
+#include "engine/soft/direct/scanned_pages.h"
 #include "engine/soft/direct/shadow_map.h"
 #include "engine/soft/direct/stub_process.h"
 #include "engine/soft/mmu/mmu.h"
@@ -128,13 +129,10 @@ class DirectRunner {
     static constexpr std::size_t kStubs = 6;
     std::array<std::unique_ptr<Stub>, kStubs> stubs_;
     DirectCounters counters_;
-    std::uint64_t mapping_cost_ = 0;  // of this run()'s
+    std::uint64_t mapping_cost_ = 0;  // of this run()'s: ns, about
     std::uint64_t scans_ = 0;
-    // Hashes of pages that may execute, by their low bits; bit 0 set.
-    static constexpr std::size_t kScanned = 8192;
-    std::vector<std::uint64_t> scanned_ = std::vector<std::uint64_t>(kScanned);
-    std::uint64_t last_run_ = 0;  // TSC cycles, about
-    bool flipped_ = false;        // a page that is written and executed in turn: no investment
+    ScannedPages scanned_;
+    bool flipped_ = false;  // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;
     std::uint32_t same_faults_ = 0;
     bool unusable_ = false;  // the host refuses stubs

@@ -56,8 +56,11 @@ GuestRegion::GuestRegion(const CpuState& cpu, std::uint64_t linear) noexcept
         table = entry & kFrame;
     }
     empty_ = false;
-    kind_ = accessed ? Kind::Table : Kind::Absent;
-    physical_ = table;
+    if (const auto offset = cpu.vm->ram->ram_offset(memory::GuestAddress(table)); offset) {
+        kind_ = accessed ? Kind::Table : Kind::Absent;
+        // SAFETY: ram_offset() vouches for the page.
+        entries_ = reinterpret_cast<const std::uint64_t*>(cpu.vm->ram->base() + *offset);
+    }
 }
 
 GuestPage GuestRegion::from(std::uint64_t leaf, std::uint64_t physical) const noexcept {
@@ -80,7 +83,12 @@ GuestPage GuestRegion::page(std::uint64_t index) const noexcept {
     if (kind_ == Kind::Large) {
         return from(leaf, physical_ + (index << 12U));
     }
-    if (kind_ == Kind::Absent || !read(physical_ + index * 8, leaf)) {
+    if (kind_ == Kind::Absent) {
+        return {};
+    }
+    leaf = __atomic_load_n(entries_ + index, __ATOMIC_RELAXED);
+    const std::uint64_t reserved = kFrame & ~((1ULL << cpu_.mmu->physical_bits) - 1);
+    if ((leaf & kPresent) == 0 || (leaf & reserved) != 0) {
         return {};
     }
     return from(leaf, leaf & kFrame);

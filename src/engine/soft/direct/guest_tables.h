@@ -44,8 +44,9 @@ class GuestRegion {
     bool huge_ = false;
     std::uint64_t allowed_ = 0;  // what all levels above allow
     bool no_execute_ = false;
-    std::uint64_t leaf_ = 0;      // of a large page
-    std::uint64_t physical_ = 0;  // of the table, or of the region's first byte
+    std::uint64_t leaf_ = 0;                  // of a large page
+    std::uint64_t physical_ = 0;              // of a large page: the region's first byte
+    const std::uint64_t* entries_ = nullptr;  // of a table
 };
 
 }  // namespace strata::engine::soft

@@ -69,7 +69,32 @@ const ZydisDecoder& decoder() {
 
 struct Scan {
     std::span<const std::uint8_t> code;
-    bool images;  ///< state images count
+    std::uint64_t foreign;  ///< components that state images must not have
+};
+
+/// What EAX holds where instructions are decoded in turn, as far as it is a constant.
+class KnownEax {
+  public:
+    void pass(const ZydisDecodedInstruction& insn, const std::uint8_t* bytes) {
+        constexpr std::uint8_t kMovEax = 0xb8, kStore = 0x89, kRegister = 3;
+        const bool clears_edx =
+            insn.length == 2 && (bytes[0] == 0x31 || bytes[0] == 0x33) && bytes[1] == 0xd2;
+        const bool stores = insn.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && insn.opcode == kStore &&
+                            insn.raw.modrm.mod != kRegister;
+        if (bytes[0] == kMovEax && insn.length == 5) {
+            std::uint32_t value = 0;
+            std::memcpy(&value, bytes + 1, sizeof value);
+            value_ = value;
+        } else if (!clears_edx && !stores) {
+            value_ = kUnknown;
+        }
+    }
+    /// All bits, if it is not known.
+    [[nodiscard]] std::uint64_t value() const { return value_; }
+
+  private:
+    static constexpr std::uint64_t kUnknown = ~std::uint64_t{0};
+    std::uint64_t value_ = kUnknown;
 };
 
 template <std::size_t kSize>
@@ -80,6 +105,7 @@ bool contains(const std::array<ZydisMnemonic_, kSize>& list, ZydisMnemonic mnemo
 /// Decoding from `start` on: is the opcode at `at` a sensitive instruction's?
 bool reaches(const Scan& scan, std::size_t start, std::size_t at) {
     const std::span<const std::uint8_t> code = scan.code;
+    KnownEax eax;
     while (start <= at) {
         ZydisDecodedInstruction insn;
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder(), nullptr, code.data() + start,
@@ -89,8 +115,9 @@ bool reaches(const Scan& scan, std::size_t start, std::size_t at) {
         }
         if (start + insn.length > at) {
             return contains(kSensitive, insn.mnemonic) ||
-                   (scan.images && contains(kStateImages, insn.mnemonic));
+                   ((scan.foreign & eax.value()) != 0 && contains(kStateImages, insn.mnemonic));
         }
+        eax.pass(insn, code.data() + start);
         start += insn.length;
     }
     return false;
@@ -117,7 +144,7 @@ bool is_sensitive(const Scan& scan, std::size_t at) {
 }  // namespace
 
 bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
-                        bool same_state) noexcept {
+                        std::uint64_t foreign) noexcept {
     const std::size_t end = std::min(code.size(), before + kPageBytes);
     for (std::size_t at = before; at < end; ++at) {
         const void* found = std::memchr(code.data() + at, 0x0f, end - at);
@@ -127,15 +154,15 @@ bool page_runs_natively(std::span<const std::uint8_t> code, std::size_t before,
         at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - code.data());
         const std::uint8_t second = at + 1 < code.size() ? code[at + 1] : 0x90;
         const std::uint8_t third = at + 2 < code.size() ? code[at + 2] : 0;
-        if (is_candidate(second, third) && is_sensitive({code, !same_state}, at)) {
+        if (is_candidate(second, third) && is_sensitive({code, foreign}, at)) {
             return false;
         }
     }
     return true;
 }
 
-bool same_state_components(std::uint64_t guest_xcr0, std::uint64_t host_xcr0) noexcept {
-    return guest_xcr0 == host_xcr0 && (host_xcr0 & kXcr0Pkru) == 0;
+std::uint64_t foreign_components(std::uint64_t guest_xcr0, std::uint64_t host_xcr0) noexcept {
+    return (guest_xcr0 ^ host_xcr0) | ((guest_xcr0 | host_xcr0) & kXcr0Pkru);
 }
 
 }  // namespace strata::engine::soft

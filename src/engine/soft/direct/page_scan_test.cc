@@ -1,7 +1,7 @@
 // PageScan: what is found, and what only looks like it.
 #include "engine/soft/direct/page_scan.h"
 
-#include <initializer_list>
+#include <algorithm>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -12,13 +12,13 @@ namespace {
 constexpr std::size_t kMiddle = 2000;
 
 // A page of NOPs with these bytes at `at`, and some of the next page behind it.
-std::vector<std::uint8_t> page_with(std::size_t at, std::initializer_list<std::uint8_t> bytes) {
+std::vector<std::uint8_t> page_with(std::size_t at, const std::vector<std::uint8_t>& bytes) {
     std::vector<std::uint8_t> page(kPageBytes + kScanReach, 0x90);
     std::copy(bytes.begin(), bytes.end(), page.begin() + static_cast<std::ptrdiff_t>(at));
     return page;
 }
-bool runs(std::size_t at, std::initializer_list<std::uint8_t> bytes) {
-    return page_runs_natively(page_with(at, bytes), 0, false);
+bool runs(std::size_t at, const std::vector<std::uint8_t>& bytes) {
+    return page_runs_natively(page_with(at, bytes), 0, ~std::uint64_t{0});
 }
 
 TEST(PageScanTest, OrdinaryCodeRuns) {
@@ -43,16 +43,34 @@ TEST(PageScanTest, SensitiveInstructionsAreFound) {
 
 TEST(PageScanTest, StateImagesRunWhereTheStateIsTheSame) {
     const auto xsavec = page_with(kMiddle, {0x48, 0x0f, 0xc7, 0x64, 0x24, 0x40});
-    EXPECT_TRUE(page_runs_natively(xsavec, 0, true));
-    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, {0x0f, 0xa2}), 0, true));
+    EXPECT_TRUE(page_runs_natively(xsavec, 0, 0));
+    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, {0x0f, 0xa2}), 0, 0));
 }
 
-TEST(PageScanTest, StubsHaveTheStateComponentsOfGuestsWithoutPkru) {
+TEST(PageScanTest, ComponentsThatOneHasAloneAreForeign) {
     constexpr std::uint64_t kAvx512 = 0xE7, kPkru = 1U << 9U;
-    EXPECT_TRUE(same_state_components(kAvx512, kAvx512));
-    EXPECT_FALSE(same_state_components(7, kAvx512));
-    EXPECT_FALSE(same_state_components(kAvx512, kAvx512 | kPkru));
-    EXPECT_FALSE(same_state_components(kAvx512 | kPkru, kAvx512 | kPkru));
+    EXPECT_EQ(foreign_components(kAvx512, kAvx512), 0U);
+    EXPECT_EQ(foreign_components(7, kAvx512), 0xE0U);
+    EXPECT_EQ(foreign_components(kAvx512 | kPkru, kAvx512), kPkru);
+    EXPECT_EQ(foreign_components(kAvx512 | kPkru, kAvx512 | kPkru), kPkru);
+}
+
+// As the dynamic linker's lazy binding has it.
+TEST(PageScanTest, StateImagesOfSharedComponentsRun) {
+    constexpr std::uint64_t kPkru = 1U << 9U;
+    std::vector<std::uint8_t> code = {0xb8, 0xee, 0, 0, 0, 0x31, 0xd2};  // mov eax; xor edx, edx
+    for (int i = 0; i < 6; ++i) {                                        // mov [rsp+250h], rdx
+        code.insert(code.end(), {0x48, 0x89, 0x94, 0x24, 0x50, 0x02, 0, 0});
+    }
+    code.insert(code.end(), {0x0f, 0xc7, 0x64, 0x24, 0x40});  // xsavec [rsp+40h]
+    EXPECT_TRUE(page_runs_natively(page_with(kMiddle, code), 0, kPkru));
+    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, code), 0, kPkru | 0xe0));
+    code[2] = 2;  // PKRU too
+    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, code), 0, kPkru));
+    code[2] = 0;
+    code[5] = 0x90;
+    code[6] = 0x58;  // pop rax
+    EXPECT_FALSE(page_runs_natively(page_with(kMiddle, code), 0, kPkru));
 }
 
 TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
@@ -71,7 +89,7 @@ TEST(PageScanTest, ThePageBeforeTellsWhereInstructionsBegin) {
     std::vector<std::uint8_t> code(kScanBefore + kPageBytes, 0x90);
     const std::uint8_t move[] = {0xba, 0x0f, 0x00, 0x00, 0x00};
     std::copy(std::begin(move), std::end(move), code.begin() + kScanBefore - 1);
-    EXPECT_TRUE(page_runs_natively(code, kScanBefore, false));
+    EXPECT_TRUE(page_runs_natively(code, kScanBefore, 0xe0));
 }
 
 }  // namespace

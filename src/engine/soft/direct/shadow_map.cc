@@ -20,13 +20,17 @@ std::uint32_t protection(ShadowPage page) {
 }  // namespace
 
 ShadowPage ShadowMap::at(std::uint64_t page) const {
-    const auto found = leaves_.find(page / kLeafPages);
-    return found == leaves_.end() ? ShadowPage() : (*found->second)[page % kLeafPages];
+    const Leaf* found = leaf(page / kLeafPages);
+    return found == nullptr ? ShadowPage() : (*found)[page % kLeafPages];
 }
 
-ShadowMap::Leaf* ShadowMap::leaf(std::uint64_t number) {
-    const auto found = leaves_.find(number);
-    return found == leaves_.end() ? nullptr : found->second.get();
+ShadowMap::Leaf* ShadowMap::leaf(std::uint64_t number) const {
+    if (number != last_number_ || last_ == nullptr) {
+        const auto found = leaves_.find(number);
+        last_ = found == leaves_.end() ? nullptr : found->second.get();
+        last_number_ = number;
+    }
+    return last_;
 }
 
 // Whether a mapping of the host begins at `page`.
@@ -36,14 +40,16 @@ bool ShadowMap::begins(std::uint64_t page) const {
 }
 
 void ShadowMap::set(std::uint64_t page, ShadowPage entry) {
-    if (!entry.mapped() && !leaves_.contains(page / kLeafPages)) {
-        return;
+    const std::uint64_t number = page / kLeafPages;
+    Leaf* found = leaf(number);
+    if (found == nullptr) {
+        if (!entry.mapped()) {
+            return;
+        }
+        leaves_[number] = std::make_unique<Leaf>();
+        found = leaf(number);
     }
-    auto& leaf = leaves_[page / kLeafPages];
-    if (leaf == nullptr) {
-        leaf = std::make_unique<Leaf>();
-    }
-    ShadowPage& place = (*leaf)[page % kLeafPages];
+    ShadowPage& place = (*found)[page % kLeafPages];
     if (place == entry) {
         return;
     }
@@ -56,6 +62,7 @@ void ShadowMap::set(std::uint64_t page, ShadowPage entry) {
 }
 
 void ShadowMap::drop_empty() {
+    last_ = nullptr;
     std::erase_if(leaves_, [](const auto& leaf) {
         return std::none_of(leaf.second->begin(), leaf.second->end(),
                             [](ShadowPage page) { return page.mapped(); });
@@ -63,6 +70,7 @@ void ShadowMap::drop_empty() {
 }
 
 void ShadowMap::clear() {
+    last_ = nullptr;
     leaves_.clear();
     changes_.clear();
     runs_ = pages_ = 0;

@@ -47,7 +47,7 @@ class ShadowMap {
     [[nodiscard]] ShadowPage at(std::uint64_t page) const;
     void set(std::uint64_t page, ShadowPage entry);
     /// By number of 2 MiB; nullptr: nothing was mapped there.
-    [[nodiscard]] Leaf* leaf(std::uint64_t number);
+    [[nodiscard]] Leaf* leaf(std::uint64_t number) const;
     /// All pages that are mapped, region by region: visit(first page of the region, its Leaf). It
     /// may call set() for pages of that region.
     template <typename Visit>
@@ -75,6 +75,9 @@ class ShadowMap {
     std::vector<std::uint64_t> changes_;
     std::uint64_t runs_ = 0;
     std::uint64_t pages_ = 0;
+    // What leaf() found last: mostly neighbours are asked for.
+    mutable std::uint64_t last_number_ = 0;
+    mutable Leaf* last_ = nullptr;
 };
 
 }  // namespace strata::engine::soft

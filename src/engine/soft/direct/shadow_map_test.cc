@@ -79,6 +79,18 @@ TEST(ShadowMapTest, EmptyRegionsGoAndAreUnmapped) {
     EXPECT_TRUE(map.at(0x2000).mapped());
 }
 
+TEST(ShadowMapTest, RegionsThatWereDroppedAreNotRemembered) {
+    ShadowMap map;
+    map.set(0x1000, {70, kRw});
+    map.set(0x1000, {});
+    map.drop_empty();
+    EXPECT_EQ(map.leaf(0x1000 / ShadowMap::kLeafPages), nullptr);
+    map.set(0x1000, {71, kRw});
+    EXPECT_EQ(map.at(0x1000).ram_page(), 71U);
+    map.clear();
+    EXPECT_FALSE(map.at(0x1000).mapped());
+}
+
 TEST(ShadowMapTest, LastRamPageFits) {
     const ShadowPage page((1U << 28) - 1, kRx);
     EXPECT_EQ(page.ram_page(), (1U << 28) - 1);
