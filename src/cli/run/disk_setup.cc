@@ -115,7 +115,7 @@ Result<> make_overlay(ImageTool& tool, const std::string& path, const std::strin
 }
 
 PreparedDisk over(const api::DiskText& disk, UniqueFd fd, std::string name) {
-    PreparedDisk prepared{.config = disk, .fd = std::move(fd)};
+    PreparedDisk prepared{.config = static_cast<const api::DiskConfig&>(disk), .fd = std::move(fd)};
     prepared.config.file.name = std::move(name);
     prepared.config.format = "qcow2";
     prepared.config.follow = true;  // what it names is what we put there

@@ -21,8 +21,8 @@ struct Registry {
 };
 
 Registry& registry() {
-    static Registry kRegistry;
-    return kRegistry;
+    static Registry shared;
+    return shared;
 }
 
 Error wrong(std::string text) {
