@@ -61,6 +61,11 @@ Result<int> run(Session& session, std::span<char*> words) {
     request.progress = [&line](std::uint64_t done, std::uint64_t total) { line.show(done, total); };
     Result<> done = session.run(block::amend_image(node, std::move(request)));
     line.show(1, 1);
+    if (!done.ok() && done.error().text().starts_with("Snapshot L1 table")) {
+        report_error(done.error().text());
+        return failure(
+            fmt::format("Failed to turn zero into data clusters: {}", reason(done.error())));
+    }
     if (!done.ok()) {
         return failure(done.error().text());
     }

@@ -154,6 +154,9 @@ Result<int> run(Session& session, std::span<char*> words) {
             report_error("This image format does not support checks");
             return kNoChecks;
         }
+        if (report.error().text().starts_with("ERROR ")) {
+            report_error(report.error().text());
+        }
         return failure(fmt::format("Check failed: {}", reason(report.error())));
     }
     Result<> closed = session.close(node);

@@ -23,6 +23,9 @@ constexpr std::array kOptions = {OptionSpec{'l', nullptr, false},
                                  kImageOptsOption,
                                  kForceShareOption};
 
+/// How the block graph's words begin for a snapshot whose L1 table cannot be.
+constexpr std::string_view kFaultyL1 = "Snapshot L1 table";
+
 struct Action {
     char what = 0;
     std::string name;
@@ -78,7 +81,7 @@ Result<> remove(Session& session, block::Node& node, const std::string& name) {
         fmt::print(stderr, "qcow2_free_clusters failed: {}\n", reason(done.error()));
     }
     return failure(fmt::format("Could not delete snapshot '{}': {}", name,
-                               leaks ? text : reason(done.error())));
+                               leaks || text.starts_with(kFaultyL1) ? text : reason(done.error())));
 }
 
 Result<> act(Session& session, block::Node& node, const Action& action) {
@@ -94,9 +97,14 @@ Result<> act(Session& session, block::Node& node, const Action& action) {
     }
     if (action.what == 'a') {
         Result<> done = session.run(node.apply_snapshot(action.name));
+        const bool faulty = !done.ok() && done.error().text().starts_with(kFaultyL1);
+        if (faulty) {
+            report_error(done.error().text());
+        }
         return done.ok() ? ok()
-                         : Result<>(failure(fmt::format("Could not apply snapshot '{}': {}",
-                                                        action.name, reason(done.error()))));
+                         : Result<>(failure(fmt::format(
+                               "Could not apply snapshot '{}': {}{}", action.name,
+                               faulty ? "Failed to load snapshot: " : "", reason(done.error()))));
     }
     if (action.what == 'd') {
         return remove(session, node, action.name);

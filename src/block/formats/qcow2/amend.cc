@@ -134,7 +134,7 @@ Task<> Qcow2Node::change_features(Header wanted) {
 Task<> Qcow2Node::upgrade() {
     if (header().snapshots != 0) {
         STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
-        STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots)));
+        STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots), table.bytes));
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
     }
     Header wanted = header();

@@ -158,21 +158,21 @@ Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
     (void)count(0, cluster(), 1, "the header");
     (void)count(header().l1_offset, header().l1_entries * 8ULL, 1, "the L1 table");
     STRATA_CO_TRY_VOID(co_await count_l1(metadata_.l1(), true));
-    // Nothing is mended beside a snapshot that cannot be read: what is its own would be a leak.
-    std::vector<std::string> faults;
-    STRATA_CO_TRY(
-        const SnapshotTable table,
-        co_await read_snapshots(file_, header(), repair_ == Repair::Nothing ? &faults : nullptr));
-    for (std::string& each : faults) {
-        wrong(std::move(each), false);
-    }
+    STRATA_CO_TRY(const SnapshotTable table,
+                  co_await read_snapshots(file_, header(), SnapshotReading::Lenient));
     (void)count(header().snapshots_offset, table.bytes, 1, "the snapshot table");
     std::vector<Table> tables = extra;
     for (const Snapshot& each : table.snapshots) {
-        tables.push_back({each.l1_offset, each.l1_entries});
+        if (each.fault.empty()) {
+            tables.push_back({each.l1_offset, each.l1_entries});
+            continue;
+        }
+        wrong(fmt::format("snapshot {} ({}) {}; snapshot table entry corrupted", each.info.id,
+                          each.info.name, each.fault),
+              false);
     }
     for (const Table& each : tables) {
-        if (count(each.offset, each.entries * 8, 1, "a snapshot's L1 table")) {
+        if (each.entries != 0 && count(each.offset, each.entries * 8, 1, "a snapshot's L1 table")) {
             STRATA_CO_TRY(std::vector<std::uint64_t> l1,
                           co_await read_words(each.offset, each.entries));
             STRATA_CO_TRY_VOID(co_await count_l1(std::move(l1), false));
@@ -185,8 +185,13 @@ Task<> Checker::count_file_tables(const std::vector<Table>& extra) {
 bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table,
                           std::uint64_t host) {
     const auto mapping = metadata_.decode(entry, bitmap, 0);
-    if (!mapping.ok() && wording() == Wording::Qemu && !mends() && (entry & kCompressed) == 0 &&
-        (entry & kOffsetMask) % cluster() == 0) {
+    if (!mapping.ok() && leaves_entries_ && entry_errno_ == 0) {
+        const std::uint64_t block =
+            (entry & kOffsetMask) / cluster() / header().refcounts_per_block();
+        entry_errno_ = block * 8 >= kMaxRefcountTableBytes ? EFBIG : EAGAIN;
+    }
+    if (!mapping.ok() && wording() == Wording::Qemu && !mends_entries() &&
+        (entry & kCompressed) == 0 && (entry & kOffsetMask) % cluster() == 0) {
         tell(
             fmt::format("ERROR: counting reference for region exceeding the end of the file by one "
                         "cluster or more: offset {:#x} size {:#x}",
@@ -194,16 +199,26 @@ bool Checker::count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& t
         ++report_.corruptions;
         return false;
     }
+    const bool preallocated = header().extended() && (bitmap & 0xFFFFFFFFU) == 0;
+    if (!mapping.ok() && wording() == Wording::Qemu && mends_entries() && preallocated &&
+        (entry & kCompressed) == 0 && (entry & kOffsetMask) % cluster() != 0) {
+        wrong(fmt::format("offset={:x}: Preallocated cluster is not properly aligned; L2 entry "
+                          "corrupted.",
+                          entry & kOffsetMask),
+              true);
+        return false;
+    }
     if (!mapping.ok()) {
         wrong(
             fmt::format("the L2 table at {:#x} has the entry {:#x}, which cannot be", host, entry),
-            mends());
+            mends_entries());
         return false;
     }
     const Mapping& m = *mapping;
     const bool compressed = m.kind == Mapping::Kind::Compressed;
     if (compressed && (entry & kCopied) != 0 && table.active) {
-        wrong(fmt::format("the compressed cluster at {:#x} has the COPIED bit", m.host), mends());
+        wrong(fmt::format("the compressed cluster at {:#x} has the COPIED bit", m.host),
+              mends_entries());
         return false;
     }
     const bool here = compressed || m.host != 0 || (elsewhere_ && m.copied);
@@ -256,6 +271,15 @@ std::size_t Checker::count_run(std::span<const Be64> words, const L2& table) {
     return run;
 }
 
+/// What takes the place of an entry that cannot be. What it meant is lost; zeros show, not
+/// something older from below.
+std::uint64_t Checker::mended_entry(std::uint64_t word, std::uint64_t bitmap) const {
+    if ((word & kCompressed) != 0 && metadata_.decode(word & ~kCopied, bitmap, 0).ok()) {
+        return word & ~kCopied;
+    }
+    return header().version >= 3 && header().entry_bytes() == 8 ? kZeroFlag : 0;
+}
+
 Task<> Checker::count_l2(std::uint64_t host, L2 table) {
     (void)count(host, cluster(), table.owners, "an L2 table");
     STRATA_CO_TRY_VOID(co_await read_l2(host));
@@ -269,15 +293,13 @@ Task<> Checker::count_l2(std::uint64_t host, L2 table) {
             }
         }
         const std::uint64_t word = words_[i], bitmap = step == 2 ? words_[i + 1].value() : 0;
-        if ((word != 0 || bitmap != 0) && !count_entry(word, bitmap, table, host) && mends()) {
-            // What it meant is lost; zeros show, not something older from below.
-            words_[i] =
-                (word & kCompressed) != 0 && metadata_.decode(word & ~kCopied, bitmap, 0).ok()
-                    ? word & ~kCopied
-                : header().version >= 3 && step == 1 ? kZeroFlag
-                                                     : 0;
-            if (step == 2) {
-                words_[i + 1] = words_[i] == 0 ? 0xFFFFFFFFULL << 32 : bitmap;
+        if ((word != 0 || bitmap != 0) && !count_entry(word, bitmap, table, host) &&
+            mends_entries()) {
+            words_[i] = mended_entry(word, bitmap);
+            if (step == 2 && words_[i] == 0) {
+                // Zeros where subclusters are lost; the others show what they did.
+                const std::uint64_t lost = (word & kCompressed) != 0 ? 0xFFFFFFFFU : bitmap;
+                words_[i + 1] = (bitmap | lost << 32) & ~0xFFFFFFFFULL;
             }
             changed = true;
             if (words_[i] > kZeroFlag) {
@@ -317,15 +339,32 @@ Task<> Checker::count_blocks() {
     co_return ok();
 }
 
+/// Nothing is mended beside a snapshot whose L1 table cannot be: what is its own would be a leak.
+Task<> Checker::check_snapshots() {
+    STRATA_CO_TRY(const SnapshotTable table,
+                  co_await read_snapshots(file_, header(), SnapshotReading::Lenient));
+    for (const Snapshot& each : table.snapshots) {
+        if (!each.fault.empty()) {
+            co_return Error{
+                ErrorKind::Failed,
+                fmt::format(
+                    "'{}': snapshot {} ({}) {}; nothing is repaired beside it: what only it "
+                    "has would be given up. Delete nothing: copy what can be read",
+                    file_.name(), each.info.id, each.info.name, each.fault),
+                EINVAL};
+        }
+    }
+    co_return ok();
+}
+
 Task<CheckReport> Checker::run(Repair repair, std::vector<Table> extra) {
     repair_ = repair;
     report_.total_clusters = (header().size + cluster() - 1) / cluster();
     const bool was_dirty = (header().incompatible & kDirty) != 0;
+    if (repair_ != Repair::Nothing) {
+        STRATA_CO_TRY_VOID(co_await check_snapshots());
+    }
     if (mends()) {
-        auto readable = co_await read_snapshots(file_, header());  // before anything is written
-        if (!readable.ok()) {
-            co_return std::move(readable).error();
-        }
         STRATA_CO_TRY_VOID(co_await mark_dirty(true));
     }
     STRATA_CO_TRY_VOID(co_await count_file_tables(extra));

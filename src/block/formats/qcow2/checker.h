@@ -34,6 +34,14 @@ class Checker {
     /// A check that was asked for: the refcounts are built anew where QEMU does so, if its words
     /// are used.
     void imitate_peer() { peer_ = wording() == Wording::Qemu; }
+    /// Table entries that cannot be are told and left as they are: what they meant is not for
+    /// somebody to lose who asked for something else.
+    void leave_entries() { leaves_entries_ = true; }
+    /// With leave_entries(): EFBIG or EAGAIN for the first of them, 0 for none. QEMU's numbers, for
+    /// a cluster that no refcount table reaches, or one behind the end.
+    [[nodiscard]] int entry_errno() const { return entry_errno_; }
+    /// An error if there are snapshots beside which nothing may be mended.
+    Task<> check_snapshots();
     /// `extra`: L1 tables that nothing names yet.
     Task<CheckReport> run(Repair repair, std::vector<Table> extra);
 
@@ -62,6 +70,7 @@ class Checker {
     bool count_entry(std::uint64_t entry, std::uint64_t bitmap, const L2& table,
                      std::uint64_t host);
     std::size_t count_run(std::span<const Be64> words, const L2& table);
+    [[nodiscard]] std::uint64_t mended_entry(std::uint64_t word, std::uint64_t bitmap) const;
     Task<> count_blocks();
     Task<> compare();
     void compare_block(std::uint64_t block, Block& content, bool& changed);
@@ -76,6 +85,7 @@ class Checker {
     Task<std::vector<std::uint64_t>> read_words(std::uint64_t offset, std::uint64_t count);
     Task<> write_words(std::uint64_t offset, const std::vector<std::uint64_t>& words);
     [[nodiscard]] bool mends() const { return repair_ == Repair::All; }
+    [[nodiscard]] bool mends_entries() const { return mends() && !leaves_entries_; }
     /// COPIED bits are safe to set right once all counts are: where there were leaks alone, too.
     [[nodiscard]] bool mends_flags() const {
         return mends() || (repair_ == Repair::Leaks && counts_right_);
@@ -95,7 +105,8 @@ class Checker {
     std::vector<std::string> repairs_;  ///< what compare() mends, to be told behind what it finds
     std::vector<std::uint64_t> freed_;  ///< clusters that nobody owns any more
     bool rebuild_ = false;
-    bool peer_ = false, counts_right_ = false;
+    bool peer_ = false, counts_right_ = false, leaves_entries_ = false;
+    int entry_errno_ = 0;
     bool flags_lack_ = false, tables_mended_ = false;
 };
 

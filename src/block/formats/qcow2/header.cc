@@ -56,7 +56,7 @@ Result<> check_table(const Header& h, std::string_view name, std::string_view wh
     return ok();
 }
 
-Result<> check_header(const Header& h, std::string_view name) {
+Result<> check_header(const Header& h, std::string_view name, bool any_snapshots) {
     if (h.cluster_bits < (h.extended() ? 14U : 9U) || h.cluster_bits > 21) {
         return bad(name, fmt::format("cluster bits {} are outside {} to 21", h.cluster_bits,
                                      h.extended() ? 14 : 9));
@@ -86,8 +86,15 @@ Result<> check_header(const Header& h, std::string_view name) {
                    h.l1_needed() * 8 > kMaxL1Bytes ? "Image is too big" : "L1 table is too small"),
             EINVAL};
     }
-    return check_table(h, name, "snapshot table", h.snapshots_offset,
-                       h.snapshots > kMaxSnapshots ? ~0ULL : h.snapshots, kMaxSnapshots);
+    if (h.snapshots > kMaxSnapshots && !any_snapshots) {
+        return Error{ErrorKind::Failed,
+                     worded(fmt::format("qcow2 image '{}': its snapshot table of {} entries is "
+                                        "over the limit of {}; 'check --repair all' drops the rest",
+                                        name, h.snapshots, kMaxSnapshots),
+                            "Snapshot table too large"),
+                     EFBIG};
+    }
+    return check_table(h, name, "snapshot table", h.snapshots_offset, h.snapshots, ~0ULL);
 }
 
 std::string feature_names(std::span<const std::byte> table, std::uint64_t unknown) {
@@ -275,7 +282,8 @@ std::uint64_t Header::l1_needed() const {
     return size / covered + (size % covered != 0 ? 1 : 0);
 }
 
-Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name) {
+Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name,
+                            bool any_snapshots) {
     ByteReader reader(bytes);
     const auto read = reader.read<Wire>();
     if (!read.ok() || read->magic != kMagic) {
@@ -343,7 +351,7 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     if (wire.backing_offset != 0) {
         h.backing = STRATA_TRY(read_backing(bytes, wire.backing_offset, wire.backing_size, name));
     }
-    STRATA_TRY_VOID(check_header(h, name));
+    STRATA_TRY_VOID(check_header(h, name, any_snapshots));
     return h;
 }
 

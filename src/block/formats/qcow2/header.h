@@ -71,8 +71,10 @@ struct Header {
     [[nodiscard]] std::uint64_t l1_needed() const;
 };
 
-/// Parses the start of an image (its first cluster, or all of a shorter file).
-Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name);
+/// Parses the start of an image (its first cluster, or all of a shorter file). `any_snapshots`: for
+/// a repair, more than there may be are no error.
+Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view name,
+                            bool any_snapshots = false);
 
 /// The header with its extensions, at most a cluster. The header's own limits hold. `features`:
 /// with the table of the features' names, if there is room.

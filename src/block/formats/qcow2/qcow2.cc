@@ -115,8 +115,11 @@ Qcow2Node::~Qcow2Node() = default;
 
 Task<NodePtr> Qcow2Node::open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const std::vector<std::byte> start, co_await first_cluster(*file));
-    STRATA_CO_TRY(Header header, parse_header(start, options.path));
+    STRATA_CO_TRY(Header header, parse_header(start, options.path, options.for_check));
     STRATA_CO_TRY_VOID(check_supported(header, options));
+    if (!options.for_check && header.snapshots != 0) {  // a check tells what is wrong with it
+        STRATA_CO_TRY_VOID(co_await read_snapshots(*file, header, SnapshotReading::FaultyL1));
+    }
     STRATA_CO_TRY(NodePtr backing, co_await open_backing(file->loop(), header, options));
     STRATA_CO_TRY(NodePtr data, co_await open_data(file, header, options));
     const std::uint64_t known = kRawExternalData | (header.has_bitmaps ? kBitmaps : 0);

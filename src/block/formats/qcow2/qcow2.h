@@ -173,7 +173,12 @@ class Qcow2Node final : public Node, public Amendable, public Compactable, publi
     using L1Tables = std::vector<std::pair<std::uint64_t, std::uint64_t>>;  ///< offset and entries
     Task<> recount(L1Tables l1_tables);
     Task<> change_version(std::uint32_t version);
-    Task<> write_snapshots(std::vector<Snapshot> all);
+    Task<> write_snapshots(std::vector<Snapshot> all, std::uint64_t old_bytes);
+    Task<> cut_snapshots(std::uint32_t count);
+    Task<SnapshotTable> look_at_snapshots(Repair repair, CheckReport* report);
+    Task<CheckReport> count(Repair repair);
+    Task<CheckReport> mend(Repair repair, SnapshotTable table, std::uint64_t cut,
+                           CheckReport* told);
     Task<std::uint64_t> write_new_l1(std::vector<std::uint64_t> l1);
     [[nodiscard]] std::uint64_t vm_state_offset() const;
 

@@ -8,12 +8,14 @@
 #include <fmt/format.h>
 
 #include "base/endian.h"
+#include "block/wording.h"
 
 namespace strata::block::qcow2 {
 namespace {
 
 constexpr std::uint64_t kMaxTable = 64U << 20;
 constexpr std::uint32_t kMaxExtra = 1024;
+constexpr std::uint64_t kMaxReach = 1ULL << 31;  // of a table with too much extra data
 
 struct Wire {
     Be64 l1_offset;
@@ -53,9 +55,45 @@ std::string l1_fault(const Wire& wire, const Header& header) {
     return {};
 }
 
+Error faulty_l1(const Node& file, const Wire& wire) {
+    const bool large = wire.l1_entries * 8ULL > kMaxL1Bytes;
+    return {ErrorKind::Failed,
+            worded(fmt::format("qcow2 image '{}' is corrupt: its snapshot table names an L1 table "
+                               "of {} entries at {}, where none can be",
+                               file.name(), wire.l1_entries.value(), wire.l1_offset.value()),
+                   large ? "Snapshot L1 table too large" : "Snapshot L1 table offset invalid"),
+            large ? EFBIG : EINVAL};
+}
+
+Error much_extra(const Node& file, std::uint32_t entry, std::uint32_t bytes) {
+    return {ErrorKind::Failed,
+            worded(fmt::format("qcow2 image '{}' is corrupt: entry {} of its snapshot table has {} "
+                               "bytes of extra data; 'check --repair all' cuts them off",
+                               file.name(), entry, bytes),
+                   fmt::format("Too much extra metadata in snapshot table entry {}\nYou can "
+                               "force-remove this extra metadata with qemu-img check -r all",
+                               entry)),
+            EFBIG};
+}
+
+Error too_long(const Node& file, std::uint32_t overhanging) {
+    return {ErrorKind::Failed,
+            worded(fmt::format("qcow2 image '{}' is corrupt: its snapshot table is over 64 MiB; "
+                               "'check --repair all' drops the last {} snapshots",
+                               file.name(), overhanging),
+                   fmt::format("Snapshot table is too big\nYou can force-remove all {} "
+                               "overhanging snapshots with qemu-img check -r all",
+                               overhanging)),
+            EFBIG};
+}
+
+/// Up to the first NUL, if there is one.
 std::string text_of(std::span<const std::byte> bytes) {
     std::string text;
     for (const std::byte each : bytes) {
+        if (each == std::byte{0}) {
+            break;
+        }
         text += static_cast<char>(each);
     }
     return text;
@@ -66,61 +104,111 @@ void append(std::vector<std::byte>& out, const void* data, std::size_t size) {
     out.insert(out.end(), from, from + size);
 }
 
+/// Reads small things that lie side by side: most are there already.
+class Window {
+  public:
+    explicit Window(Node& file) : file_(file) {}
+    Task<> read(std::uint64_t offset, std::span<std::byte> into) {
+        if (into.size() > kBytes) {
+            co_return co_await file_.read(offset, Buffers(into));
+        }
+        if (offset < start_ || offset + into.size() > start_ + bytes_.size()) {
+            const std::uint64_t left = offset < file_.size() ? file_.size() - offset : 0;
+            bytes_.resize(std::clamp<std::uint64_t>(left, into.size(), kBytes));
+            start_ = offset;
+            STRATA_CO_TRY_VOID(co_await file_.read(offset, Buffers(std::span(bytes_))));
+        }
+        std::memcpy(into.data(), bytes_.data() + (offset - start_), into.size());
+        co_return ok();
+    }
+
+  private:
+    static constexpr std::size_t kBytes = 64U << 10;
+    Node& file_;
+    std::uint64_t start_ = 0;
+    std::vector<std::byte> bytes_;
+};
+
+/// An entry, and how long it is in the file.
+struct Entry {
+    Wire wire{};
+    Snapshot snapshot;
+    std::uint64_t bytes = 0;       ///< without what makes it a multiple of 8
+    std::uint64_t kept_bytes = 0;  ///< less extra data that is over the limit
+};
+
+/// Extra data over the limit is left out; that is for the caller to mind.
+Task<Entry> read_entry(Window& window, const Header& header, std::uint64_t at) {
+    Entry entry;
+    Wire& wire = entry.wire;
+    STRATA_CO_TRY_VOID(co_await window.read(at, std::as_writable_bytes(std::span(&wire, 1))));
+    const std::uint32_t kept = std::min(wire.extra_size.value(), kMaxExtra);
+    std::vector<std::byte> extra_bytes(kept), names(std::size_t{wire.id_size} + wire.name_size);
+    STRATA_CO_TRY_VOID(co_await window.read(at + sizeof wire, extra_bytes));
+    STRATA_CO_TRY_VOID(co_await window.read(at + sizeof wire + wire.extra_size, names));
+    Extra extra{0ULL, header.size, kNoIcount};
+    const std::size_t known = std::min<std::size_t>(kept, sizeof extra);
+    std::memcpy(&extra, extra_bytes.data(), known / 8 * 8);
+    Snapshot& snapshot = entry.snapshot;
+    snapshot.l1_offset = wire.l1_offset;
+    snapshot.l1_entries = wire.l1_entries;
+    snapshot.info.id = text_of(std::span(names).first(wire.id_size));
+    snapshot.info.name = text_of(std::span(names).subspan(wire.id_size));
+    snapshot.info.date_seconds = wire.date_seconds;
+    snapshot.info.date_nanoseconds = wire.date_nanoseconds;
+    snapshot.info.vm_clock_nanoseconds = wire.vm_clock;
+    snapshot.info.vm_state_size =
+        known >= 8 ? extra.vm_state_size.value() : wire.vm_state_size.value();
+    snapshot.info.disk_size = known >= 16 ? extra.disk_size.value() : header.size;
+    if (known >= 24 && extra.icount != kNoIcount) {
+        snapshot.info.icount = extra.icount;
+    }
+    snapshot.more.assign(extra_bytes.begin() + static_cast<std::ptrdiff_t>(known),
+                         extra_bytes.end());
+    snapshot.incomplete = header.version >= 3 && wire.extra_size < 16;
+    snapshot.fault = l1_fault(wire, header);
+    entry.bytes = sizeof wire + std::uint64_t{wire.extra_size} + names.size();
+    entry.kept_bytes = entry.bytes - (wire.extra_size - kept);
+    co_return std::move(entry);
+}
+
+std::uint64_t up_to_8(std::uint64_t bytes) {
+    return (bytes + 7) / 8 * 8;
+}
+
 }  // namespace
 
-Task<SnapshotTable> read_snapshots(Node& file, Header header, std::vector<std::string>* wrong) {
+Task<SnapshotTable> read_snapshots(Node& file, Header header, SnapshotReading reading) {
     SnapshotTable table;
-    std::uint64_t at = header.snapshots_offset;
+    Window window(file);
+    std::uint64_t kept_bytes = 0;
     for (std::uint32_t i = 0; i < header.snapshots; ++i) {
-        Wire wire{};
-        STRATA_CO_TRY_VOID(
-            co_await file.read(at, Buffers(std::as_writable_bytes(std::span(&wire, 1)))));
-        if (wire.extra_size > kMaxExtra) {
-            co_return bad(file, fmt::format("has {} bytes of extra data in one entry",
-                                            wire.extra_size.value()));
-        }
-        std::vector<std::byte> rest(std::size_t{wire.extra_size} + wire.id_size + wire.name_size);
-        STRATA_CO_TRY_VOID(co_await file.read(at + sizeof wire, Buffers(std::span(rest))));
-        Extra extra{0ULL, header.size, kNoIcount};
-        const std::size_t known = std::min<std::size_t>(wire.extra_size, sizeof extra);
-        std::memcpy(&extra, rest.data(), known / 8 * 8);
-        Snapshot snapshot;
-        snapshot.l1_offset = wire.l1_offset;
-        snapshot.l1_entries = wire.l1_entries;
-        snapshot.info.id = text_of(std::span(rest).subspan(wire.extra_size, wire.id_size));
-        snapshot.info.name = text_of(
-            std::span(rest).subspan(std::size_t{wire.extra_size} + wire.id_size, wire.name_size));
-        if (auto fault = l1_fault(wire, header); !fault.empty()) {
-            if (wrong == nullptr) {
-                co_return bad(
-                    file, fmt::format("names an L1 table of {} entries at {}, where none can be",
-                                      wire.l1_entries.value(), wire.l1_offset.value()));
+        const std::uint64_t at = up_to_8(table.bytes);
+        STRATA_CO_TRY(Entry entry,
+                      co_await read_entry(window, header, header.snapshots_offset + at));
+        if (entry.wire.extra_size > kMaxExtra) {
+            if (reading != SnapshotReading::Lenient) {
+                co_return much_extra(file, i, entry.wire.extra_size);
             }
-            wrong->push_back(fmt::format("snapshot {} ({}) {}; snapshot table entry corrupted",
-                                         snapshot.info.id, snapshot.info.name, fault));
-            snapshot.l1_offset = snapshot.l1_entries = 0;
+            table.cut.emplace_back(i, entry.wire.extra_size.value());
         }
-        snapshot.info.date_seconds = wire.date_seconds;
-        snapshot.info.date_nanoseconds = wire.date_nanoseconds;
-        snapshot.info.vm_clock_nanoseconds = wire.vm_clock;
-        snapshot.info.vm_state_size =
-            known >= 8 ? extra.vm_state_size.value() : wire.vm_state_size.value();
-        snapshot.info.disk_size = known >= 16 ? extra.disk_size.value() : header.size;
-        if (known >= 24 && extra.icount != kNoIcount) {
-            snapshot.info.icount = extra.icount;
+        kept_bytes = up_to_8(kept_bytes) + entry.kept_bytes;
+        if (kept_bytes > kMaxTable || at + entry.bytes > kMaxReach) {
+            table.overhanging = header.snapshots - i;
+            if (reading != SnapshotReading::Lenient) {
+                co_return too_long(file, table.overhanging);
+            }
+            break;
         }
-        if (snapshot.info.disk_size > (1ULL << 62)) {
+        if (!entry.snapshot.fault.empty() && reading == SnapshotReading::Sound) {
+            co_return faulty_l1(file, entry.wire);
+        }
+        if (entry.snapshot.info.disk_size > (1ULL << 62)) {
             co_return bad(file, "has a disk size that is too large");
         }
-        snapshot.more.assign(rest.begin() + static_cast<std::ptrdiff_t>(known),
-                             rest.begin() + static_cast<std::ptrdiff_t>(wire.extra_size));
-        table.snapshots.push_back(std::move(snapshot));
-        at += (sizeof wire + rest.size() + 7) / 8 * 8;
-        if (at - header.snapshots_offset > kMaxTable) {
-            co_return bad(file, "is over 64 MiB");
-        }
+        table.snapshots.push_back(std::move(entry.snapshot));
+        table.bytes = at + entry.bytes;
     }
-    table.bytes = header.snapshots == 0 ? 0 : at - header.snapshots_offset;
     co_return table;
 }
 

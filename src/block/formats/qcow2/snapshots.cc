@@ -1,4 +1,4 @@
-// Qcow2Node: checks and internal snapshots.
+// Qcow2Node: internal snapshots.
 //
 // The image is at rest meanwhile. A table that is to be referred to is complete, and everything it
 // refers to counted, before the header names it; what the header names no more is uncounted
@@ -48,18 +48,6 @@ std::string new_id(const std::vector<Snapshot>& all) {
 
 }  // namespace
 
-Task<CheckReport> Qcow2Node::check(Repair repair) {
-    STRATA_CO_TRY_VOID(check_range(0, 0, repair != Repair::Nothing));
-    STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
-    if (!traits_.read_only) {
-        STRATA_CO_TRY_VOID(co_await metadata_->settle());
-    }
-    Checker checker(*metadata_, data_ != file_ || (header().incompatible & kExternalData) != 0);
-    checker.imitate_peer();
-    std::vector<Checker::Table> none;
-    co_return co_await checker.run(repair, std::move(none));
-}
-
 /// Makes refcounts and COPIED bits what they should be, with L1 tables (offset, entries) that the
 /// header does not name yet.
 Task<> Qcow2Node::recount(L1Tables l1_tables) {
@@ -73,6 +61,7 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
         STRATA_CO_TRY_VOID(co_await change_version(3));
     }
     Checker checker(*metadata_, data_ != file_);
+    checker.leave_entries();
     STRATA_CO_TRY(const CheckReport report, co_await checker.run(Repair::All, std::move(extra)));
     if (old_version && report.clean()) {
         STRATA_CO_TRY_VOID(co_await change_version(2));
@@ -82,7 +71,7 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
             ErrorKind::Failed,
             fmt::format("'{}': its reference counts do not allow that: {}", name(),
                         report.messages.empty() ? "they are damaged" : report.messages.back()),
-            EINVAL};
+            checker.entry_errno() != 0 ? checker.entry_errno() : EINVAL};
     }
     co_return ok();
 }
@@ -96,7 +85,8 @@ Task<> Qcow2Node::change_version(std::uint32_t version) {
 
 Task<std::vector<SnapshotInfo>> Qcow2Node::snapshots() {
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
-    STRATA_CO_TRY(const SnapshotTable table, co_await read_snapshots(*file_, header()));
+    STRATA_CO_TRY(const SnapshotTable table,
+                  co_await read_snapshots(*file_, header(), SnapshotReading::FaultyL1));
     std::vector<SnapshotInfo> infos;
     for (const Snapshot& each : table.snapshots) {
         infos.push_back(each.info);
@@ -116,9 +106,9 @@ Task<std::uint64_t> Qcow2Node::write_new_l1(std::vector<std::uint64_t> l1) {
     co_return place;
 }
 
-Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
+/// `old_bytes`: of the table that this one replaces.
+Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all, std::uint64_t old_bytes) {
     const std::vector<std::byte> bytes = serialise_snapshots(all);
-    STRATA_CO_TRY(const SnapshotTable old, co_await read_snapshots(*file_, header()));
     std::uint64_t place = 0;
     if (!bytes.empty()) {
         STRATA_CO_TRY(
@@ -133,7 +123,7 @@ Task<> Qcow2Node::write_snapshots(std::vector<Snapshot> all) {
     STRATA_CO_TRY_VOID(co_await metadata_->write_header_field(
         kSnapshotsField, std::as_bytes(std::span(&fields, 1))));
     STRATA_CO_TRY_VOID(co_await file_->flush());
-    metadata_->release(header().snapshots_offset, (old.bytes + cluster() - 1) / cluster());
+    metadata_->release(header().snapshots_offset, (old_bytes + cluster() - 1) / cluster());
     metadata_->header().snapshots = fields.count;
     metadata_->header().snapshots_offset = place;
     co_return ok();
@@ -177,7 +167,7 @@ Task<std::string> Qcow2Node::create_snapshot(SnapshotInfo snapshot) {
                                        .l1_entries = static_cast<std::uint32_t>(entries),
                                        .info = std::move(snapshot),
                                        .more = {}});
-    STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots)));
+    STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots), table.bytes));
     if (state != 0) {  // it is the snapshot's now
         STRATA_CO_TRY_VOID(
             co_await clear(vm_state_offset(), vm_state_offset() + state, Clearing::Drop));
@@ -247,7 +237,7 @@ Task<> Qcow2Node::delete_snapshot(std::string which) {
     }
     STRATA_CO_TRY_VOID(co_await metadata_->settle());
     table.snapshots.erase(found);
-    STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots)));
+    STRATA_CO_TRY_VOID(co_await write_snapshots(std::move(table.snapshots), table.bytes));
     file_->note(NodeEvent::ClusterFree);
     L1Tables none;
     Result<> freed = co_await recount(std::move(none));
@@ -262,10 +252,14 @@ Task<> Qcow2Node::delete_snapshot(std::string which) {
 
 Task<> Qcow2Node::load_snapshot(std::string which) {
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
-    STRATA_CO_TRY(SnapshotTable table, co_await read_snapshots(*file_, header()));
+    STRATA_CO_TRY(SnapshotTable table,
+                  co_await read_snapshots(*file_, header(), SnapshotReading::FaultyL1));
     const auto found = find(table.snapshots, which);
     if (found == table.snapshots.end()) {
         co_return unknown(name(), which);
+    }
+    if (!found->fault.empty()) {
+        STRATA_CO_TRY_VOID(co_await read_snapshots(*file_, header()));  // tells what is wrong
     }
     if (!traits_.read_only) {
         STRATA_CO_TRY_VOID(co_await metadata_->settle());
