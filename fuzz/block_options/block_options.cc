@@ -1,8 +1,12 @@
 // What names and configures nodes of the block graph: blkdebug's files, dotted options, limits, and
-// the names that stand for trees.
+// the names that stand for trees. Trees are opened over disks of nothing and asked for a little.
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "block/filters/fault/rules.h"
 #include "block/filters/limits_node.h"
@@ -28,10 +32,29 @@ void use(NodeTree tree) {
     (void)copy.finish("format", "fuzz");
 }
 
-/// Opens it as the options of a throttle over a disk of nothing.
-void open(Loop& loop, const NodeTree& tree) {
-    OpenOptions options;
-    options.named_by_image = true;  // no configuration file, no trace
+/// What would wait, or reach what lies outside of the target.
+constexpr std::array<std::string_view, 9> kLeftOut = {
+    "filename", "path", "host", "port", "config", "to", "latency-ns", "delay-us", "export"};
+constexpr std::array<std::string_view, 4> kOutside = {"file", "host_device", "host_cdrom", "nbd"};
+
+/// The tree with disks of nothing in the place of files and servers.
+NodeTree apart(const NodeTree& tree) {
+    NodeTree whole;
+    for (const auto& [name, value] : tree.options()) {
+        const std::string_view last =
+            std::string_view(name).substr(name.rfind('.') + 1);  // npos + 1: all of it
+        if (std::ranges::find(kLeftOut, last) != kLeftOut.end()) {
+            continue;
+        }
+        const bool outside =
+            last == "driver" && std::ranges::find(kOutside, value) != kOutside.end();
+        whole.set(name, outside ? "null-co" : value);
+    }
+    return whole;
+}
+
+/// The same options for a throttle over a disk of nothing, whatever they were for.
+NodeTree as_throttle(const NodeTree& tree) {
     NodeTree whole;
     for (const auto& [name, value] : tree.options()) {
         if (!name.starts_with("file") && name != "driver") {
@@ -40,11 +63,26 @@ void open(Loop& loop, const NodeTree& tree) {
     }
     whole.set("driver", "throttle");
     whole.set("file.driver", "null-co");
-    options.tree = std::move(whole);
+    return whole;
+}
+
+void open(Loop& loop, NodeTree tree) {
+    const bool waits = std::ranges::any_of(
+        tree.options(), [](const auto& each) { return each.second == "throttle"; });
+    OpenOptions options;
+    options.named_by_image = true;  // no configuration file, no trace
+    options.tree = std::move(tree);
     auto node = loop.run(open_node(loop, std::move(options)));
-    if (node.ok()) {
-        (void)loop.run((*node)->close());
+    if (!node.ok()) {
+        return;
     }
+    std::array<std::byte, 4096> bytes{};
+    if (!waits && (*node)->size() >= bytes.size()) {
+        (void)loop.run((*node)->read((*node)->size() - bytes.size(), Buffers(std::span(bytes))));
+        (void)loop.run((*node)->write(0, Buffers::of(bytes)));
+        (void)loop.run((*node)->status(0, bytes.size()));
+    }
+    (void)loop.run((*node)->close());
 }
 
 }  // namespace
@@ -60,7 +98,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     if (auto tree = qemu_img::tree_of_options(text); tree.ok()) {
         use(*tree);
-        open(*kLoop, *tree);
+        open(*kLoop, as_throttle(*tree));
+        open(*kLoop, apart(*tree));
     }
     return 0;
 }
