@@ -13,6 +13,8 @@
 #include <fmt/format.h>
 
 #include "block/jobs/buffer_pool.h"
+#include "block/jobs/direct_compare.h"
+#include "block/jobs/direct_unpack.h"
 #include "block/jobs/zero_runs.h"
 #include "block/sync.h"
 
@@ -37,6 +39,7 @@ struct Chunk {
     ChunkKind kind = ChunkKind::Data;
     std::uint64_t offset = 0, length = 0;
     std::uint64_t ticket = 0;
+    PackedSource* packed = nullptr;  ///< the layer that has it compressed, if workers may read it
 };
 
 class Copier {
@@ -67,6 +70,7 @@ class Copier {
     Task<> write_clusters(Chunk chunk, std::span<const std::byte> bytes);
     Task<> zero(std::uint64_t offset, std::uint64_t length);
     Task<bool> offload(const Chunk& chunk);
+    Task<bool> unpack(const Chunk& chunk);
     Task<> scan(TaskGroup& group, std::uint64_t& at);
     Task<> keep(TaskGroup& group, std::uint64_t at);
     [[nodiscard]] const Part& part_at(std::uint64_t offset) const;
@@ -83,6 +87,7 @@ class Copier {
     bool failed_ = false;
     WaitQueue turn_;
     BufferPool pool_;
+    std::optional<DirectTarget> direct_;  ///< workers may write to it
 };
 
 const Part& Copier::part_at(std::uint64_t offset) const {
@@ -108,8 +113,12 @@ void Copier::shape(Chunk& chunk) const {
     const bool carried =
         chunk.kind == ChunkKind::Data || (chunk.kind == ChunkKind::Zero && options_.sparse == 0);
     if (carried) {
-        const std::uint64_t step =
-            std::max(options_.compress || extent_.compressed ? kPackedChunk : kChunk, cluster_);
+        const std::uint64_t wanted =
+            chunk.packed != nullptr
+                ? std::max<std::uint64_t>(kChunk, chunk.packed->packed_cluster())
+            : options_.compress || extent_.compressed ? kPackedChunk
+                                                      : kChunk;
+        const std::uint64_t step = std::max(wanted, cluster_);
         chunk.length = std::min(chunk.length, step - chunk.offset % step);
     }
     if (cluster_ > 1) {
@@ -167,6 +176,11 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
         if (options_.keep_unallocated && !beyond) {
             chunk.length = std::min(chunk.length, options_.backing_size - at);
         }
+    }
+    // The start goes the usual way: what a raw disk's first sector becomes is its node's to judge.
+    if (direct_ && at != 0 && extent_.compressed && shows_files(*part_at(at).node)) {
+        // SAFETY: a layer of a source, which is not const.
+        chunk.packed = dynamic_cast<PackedSource*>(const_cast<Node*>(extent_.owner));
     }
     shape(chunk);
     co_return chunk;
@@ -266,9 +280,28 @@ Task<bool> Copier::offload(const Chunk& chunk) {
     co_return done.ok();
 }
 
+/// True: workers have unpacked it. What they cannot goes the usual way, which tells why.
+Task<bool> Copier::unpack(const Chunk& chunk) {
+    const auto route = unpack_route(*chunk.packed, *direct_, options_.sparse);
+    if (!route) {
+        co_return false;
+    }
+    const std::vector<PackedPiece> pieces =
+        chunk.packed->packed_pieces(chunk.offset - part_at(chunk.offset).start, chunk.length);
+    if (pieces.size() * route->cluster != chunk.length) {
+        co_return false;
+    }
+    const std::uint64_t at = chunk.offset;
+    co_return co_await target_.loop().offload(
+        [&route, &pieces, at] { return unpack_pieces(*route, pieces, at); });
+}
+
 /// Reads, waits for its turn if there are turns, and writes.
 Task<> Copier::carry(Chunk chunk) {
-    STRATA_CO_TRY(const bool copied, co_await offload(chunk));
+    STRATA_CO_TRY(bool copied, co_await offload(chunk));
+    if (!copied && chunk.packed != nullptr) {
+        STRATA_CO_TRY(copied, co_await unpack(chunk));
+    }
     std::optional<BufferPool::Lease> buffer;
     std::span<std::byte> bytes;
     const bool carries =
@@ -359,6 +392,9 @@ Task<> Copier::run() {
         STRATA_CO_TRY(bytes, co_await count_data());
     }
     control_.begin(bytes);
+    if (!options_.salvage && !options_.compress && (options_.target_zero || options_.sparse == 0)) {
+        STRATA_CO_TRY(direct_, co_await direct_target(target_));
+    }
     // A salvage goes straight through: its warnings come in order, and a failing disk is not asked
     // for more than it must.
     TaskGroup group(target_.loop(), options_.salvage ? 1 : std::max(1U, options_.parallel));

@@ -22,6 +22,7 @@
 #include "block/formats/qcow2/metadata.h"
 #include "block/formats/qcow2/snapshot_table.h"
 #include "block/node.h"
+#include "block/packed_source.h"
 #include "block/registry.h"
 #include "block/sync.h"
 
@@ -29,7 +30,11 @@ namespace strata::block::qcow2 {
 
 const FormatDriver& driver();
 
-class Qcow2Node final : public Node, public Amendable, public Compactable, public Droppable {
+class Qcow2Node final : public Node,
+                        public Amendable,
+                        public Compactable,
+                        public Droppable,
+                        public PackedSource {
   public:
     static Task<NodePtr> open(NodePtr file, OpenOptions options);
     ~Qcow2Node() override;
@@ -68,6 +73,11 @@ class Qcow2Node final : public Node, public Amendable, public Compactable, publi
     Task<Bitmap> read_bitmap(std::string name) override;
     Task<> store_bitmap(Bitmap bitmap) override;
     Task<> remove_bitmap(std::string name) override;
+
+    std::vector<PackedPiece> packed_pieces(std::uint64_t offset, std::uint64_t length) override;
+    [[nodiscard]] const Node* packed_file() const override { return file_.get(); }
+    [[nodiscard]] std::size_t packed_cluster() const override { return cluster(); }
+    [[nodiscard]] Unpack unpacker() const override;
 
     /// For create(): a new, empty image is encrypted from now on; without bytes with AES.
     Task<> encrypt(luks::MadeVolume volume);

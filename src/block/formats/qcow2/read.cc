@@ -147,6 +147,29 @@ std::vector<Qcow2Node::Packed> Qcow2Node::packed_run(std::uint64_t offset, const
     return run;
 }
 
+std::vector<PackedPiece> Qcow2Node::packed_pieces(std::uint64_t offset, std::uint64_t length) {
+    std::vector<PackedPiece> pieces;
+    Result<Mapping> found = Mapping{};
+    while (offset % cluster() == 0 && length >= cluster() &&
+           metadata_->look_up_now(offset, found) && found.ok() &&
+           found->kind == Mapping::Kind::Compressed) {
+        pieces.push_back({offset, found->host, found->length});
+        offset += cluster();
+        length -= cluster();
+    }
+    return pieces;
+}
+
+PackedSource::Unpack Qcow2Node::unpacker() const {
+    return header().compression == Compression::Zstd
+               ? Unpack{[](std::span<const std::byte> in, std::span<std::byte> out) {
+                     return decompress(Compression::Zstd, in, out);
+                 }}
+               : Unpack{[](std::span<const std::byte> in, std::span<std::byte> out) {
+                     return decompress(Compression::Zlib, in, out);
+                 }};
+}
+
 // One read, one job for a worker.
 Task<> Qcow2Node::unpack(std::vector<Packed> run) {
     const std::uint64_t begin = run.front().host;
