@@ -15,7 +15,7 @@ declare -A groups=(
     # guest images: static shell, initramfs archives, Debian root disks, file systems, package fetching and unpacking
     [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap fakeroot"
     # the tests' own tools: terminal driver, ACPI compiler, image and disk tools as peers
-    [test]="expect acpica-tools qemu-utils cryptsetup-bin libvhdi-utils 7zip nbdkit libnbd-bin file openssl openssh-client socat"
+    [test]="expect acpica-tools qemu-utils cryptsetup-bin libvhdi-utils 7zip nbdkit libnbd-bin file openssl openssh-client socat mtools dosfstools"
     # second compiler, sanitizer runtimes, static checks
     [lint]="clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 libbenchmark-dev"
     # the peers that benchmarks and conformance runs compare with

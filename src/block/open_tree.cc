@@ -11,6 +11,7 @@
 #include "block/filters/quorum/quorum.h"
 #include "block/filters/throttle/throttle.h"
 #include "block/filters/trace/trace.h"
+#include "block/protocols/fat/fat_node.h"
 #include "block/protocols/file/file_node.h"
 #include "block/protocols/null/null_node.h"
 #include "block/registry.h"
@@ -32,10 +33,15 @@ constexpr NodeDriver kNbd{.name = "nbd", .open = &open_nbd};
 
 const std::vector<NodeDriver>& table() {
     static const std::vector<NodeDriver> kTable = [] {
-        std::vector<NodeDriver> all{copy_on_read::driver(),   fault::driver(),
-                                    fault::blkdebug_driver(), kNbd,
-                                    null::driver(),           null::aio_driver(),
-                                    quorum::driver(),         throttle::driver(),
+        std::vector<NodeDriver> all{copy_on_read::driver(),
+                                    fault::driver(),
+                                    fault::blkdebug_driver(),
+                                    fat::driver(),
+                                    kNbd,
+                                    null::driver(),
+                                    null::aio_driver(),
+                                    quorum::driver(),
+                                    throttle::driver(),
                                     trace::driver()};
         std::sort(all.begin(), all.end(),
                   [](const NodeDriver& a, const NodeDriver& b) { return a.name < b.name; });

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "api/json.h"
+#include "block/protocols/fat/fat_node.h"
 #include "block/registry.h"
 #include "qemu_img/arguments.h"
 #include "qemu_img/json_text.h"
@@ -117,6 +118,11 @@ Result<NodeTree> parse_name(const std::string& name, unsigned nesting) {
     }
     if (protocol == "blkdebug") {
         return tree_of_blkdebug(rest, nesting);
+    }
+    if (block::fat::is_location(name)) {
+        tree = NodeTree(block::fat::location_options(name));
+        tree.set("driver", "vvfat");
+        return tree;
     }
     if (protocol == "null-co" || protocol == "null-aio") {
         if (rest != "//") {

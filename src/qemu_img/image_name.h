@@ -1,5 +1,5 @@
 // Image names: what the peer's users write in place of a file name: json:{…},
-// blkdebug:CONFIG:IMAGE, null-co://, file:PATH.
+// blkdebug:CONFIG:IMAGE, null-co://, fat:FOLDER, file:PATH.
 //
 // Each becomes a tree of nodes (block/node_tree.h); the tree becomes a name again for people.
 #pragma once

@@ -80,7 +80,15 @@ Result<std::pair<std::unique_ptr<ConnectionOpener>, UniqueFd>> ConnectionOpener:
     Address address) {
     auto ends = STRATA_TRY(io::PacketSocket::pair());
     std::unique_ptr<ConnectionOpener> opener(
-        new ConnectionOpener(std::move(address), std::move(ends.first)));
+        new ConnectionOpener(std::move(address), {}, std::move(ends.first)));
+    return std::pair(std::move(opener), std::move(ends.second).release());
+}
+
+Result<std::pair<std::unique_ptr<ConnectionOpener>, UniqueFd>> ConnectionOpener::create(
+    std::function<Result<UniqueFd>()> connect) {
+    auto ends = STRATA_TRY(io::PacketSocket::pair());
+    std::unique_ptr<ConnectionOpener> opener(
+        new ConnectionOpener({}, std::move(connect), std::move(ends.first)));
     return std::pair(std::move(opener), std::move(ends.second).release());
 }
 
@@ -129,6 +137,9 @@ void ConnectionOpener::serve() const {
 }
 
 Result<UniqueFd> ConnectionOpener::connect() const {
+    if (connect_) {
+        return connect_();
+    }
     Error last{ErrorKind::Unreachable, fmt::format("'{}' is no address", address_.text())};
     for (const Candidate& each : STRATA_TRY(look_up(address_, false))) {
         auto socket = connect_to(each);

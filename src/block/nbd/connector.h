@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -51,6 +52,9 @@ class ConnectionOpener {
   public:
     /// An opener for `address`, and the other end of its channel. It works from start() on.
     static Result<std::pair<std::unique_ptr<ConnectionOpener>, UniqueFd>> create(Address address);
+    /// The same for a server that has no address: `connect` gives a socket, on the opener's thread.
+    static Result<std::pair<std::unique_ptr<ConnectionOpener>, UniqueFd>> create(
+        std::function<Result<UniqueFd>()> connect);
     Result<> start();
     /// The other end is gone: nobody will ask any more.
     [[nodiscard]] bool over() const { return over_.load(std::memory_order_acquire); }
@@ -60,14 +64,18 @@ class ConnectionOpener {
     ConnectionOpener& operator=(const ConnectionOpener&) = delete;
 
   private:
-    ConnectionOpener(Address address, io::PacketSocket channel)
-        : address_(std::move(address)), channel_(std::move(channel)) {}
+    ConnectionOpener(Address address, std::function<Result<UniqueFd>()> connect,
+                     io::PacketSocket channel)
+        : address_(std::move(address)),
+          connect_(std::move(connect)),
+          channel_(std::move(channel)) {}
     void work();
     void serve() const;
     [[nodiscard]] Result<UniqueFd> connect() const;
     [[nodiscard]] Result<UniqueFd> connect_to(const Candidate& candidate) const;
 
     const Address address_;
+    const std::function<Result<UniqueFd>()> connect_;  ///< empty: to address_
     const io::PacketSocket channel_;
     std::atomic<bool> over_{false};
     std::thread thread_;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "block/protocols/fat/fat_node.h"
 #include "block/secrets.h"
 #include "cli/output.h"
 
@@ -21,6 +22,19 @@ namespace {
 constexpr std::string_view kNodes = "nodes:";
 constexpr std::size_t kBarWidth = 30;
 constexpr std::chrono::milliseconds kRedraw{100};
+
+/// The nodes of a folder as a disk ("fat:FOLDER"), in `format`; "file": the disk alone.
+block::NodeTree folder_tree(std::string_view name, std::string_view format) {
+    block::NodeTree disk(block::fat::location_options(name));
+    disk.set("driver", "vvfat");
+    if (format == "file") {
+        return disk;
+    }
+    block::NodeTree tree;
+    tree.set("driver", std::string(format));
+    tree.graft("file", disk);
+    return tree;
+}
 
 block::Task<std::string> look(block::Loop& loop, std::string path) {
     block::OpenOptions options;
@@ -186,6 +200,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     }
     options.path = path;
     options.format = format;
+    if (block::fat::is_location(path)) {
+        options.tree = folder_tree(path, format);
+    }
     if (path.starts_with(kNodes)) {
         for (const std::string_view each : split(path.substr(kNodes.size()), ',')) {
             const auto equals = each.find('=');
@@ -221,7 +238,7 @@ Result<block::NodePtr> ImageTool::open(const Arguments& arguments, std::string_v
             STRATA_TRY(passphrase_of(arguments, "--backing-passphrase-file"));
     }
     const auto format = arguments.value("--format");
-    if (path.starts_with(kNodes)) {
+    if (path.starts_with(kNodes) || (block::fat::is_location(path) && !format)) {
         return open_as(path, "raw", arguments.flag("--follow"), access);
     }
     if (!format) {

@@ -21,7 +21,7 @@ constexpr std::size_t kMaxFile = 64U << 20;
 
 // The drivers of the paravirtual devices, a disk's file system, and what they need in turn; below
 // lib/modules/VERSION/kernel/.
-constexpr std::array<std::string_view, 38> kModules = {
+constexpr std::array<std::string_view, 42> kModules = {
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio_pci.ko",
@@ -44,6 +44,10 @@ constexpr std::array<std::string_view, 38> kModules = {
     "arch/x86/crypto/crc32c-intel.ko",
     "drivers/misc/pvpanic/pvpanic-pci.ko",
     "fs/isofs/isofs.ko",
+    "fs/fat/fat.ko",
+    "fs/fat/vfat.ko",
+    "fs/nls/nls_cp437.ko",
+    "fs/nls/nls_ascii.ko",
     "drivers/acpi/button.ko",
     "drivers/input/evdev.ko",
     // Loaded where there is such a controller.

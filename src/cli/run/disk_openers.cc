@@ -5,12 +5,17 @@
 
 namespace strata::cli {
 
-Result<> DiskOpeners::add(std::vector<api::DiskConfig>& disks, std::vector<UniqueFd>& fds) {
-    for (api::DiskConfig& disk : disks) {
+Result<> DiskOpeners::add(std::vector<api::DiskConfig>& disks,
+                          const std::map<std::size_t, std::string>& folders,
+                          std::vector<UniqueFd>& fds) {
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        api::DiskConfig& disk = disks[i];
         if (disk.nbd.empty()) {
             continue;
         }
-        fds.push_back(STRATA_TRY(add_one(disk.nbd)));
+        const auto folder = folders.find(i);
+        fds.push_back(folder == folders.end() ? STRATA_TRY(add_one(disk.nbd))
+                                              : STRATA_TRY(add_folder(folder->second)));
         disk.file.fd = static_cast<std::int64_t>(fds.size()) - 1;
     }
     return ok();
@@ -20,6 +25,14 @@ Result<UniqueFd> DiskOpeners::add_one(block::OptionList location) {
     block::nbd::Location where = STRATA_TRY(block::nbd::take_location(location));
     auto [opener, channel] =
         STRATA_TRY(block::nbd::ConnectionOpener::create(std::move(where.address)));
+    openers_.push_back(std::move(opener));
+    return std::move(channel);
+}
+
+Result<UniqueFd> DiskOpeners::add_folder(const std::string& name) {
+    folders_.push_back(STRATA_TRY(FolderServer::create(name)));
+    auto [opener, channel] = STRATA_TRY(block::nbd::ConnectionOpener::create(
+        [server = folders_.back().get()] { return server->connect(); }));
     openers_.push_back(std::move(opener));
     return std::move(channel);
 }
@@ -53,6 +66,9 @@ Result<> DiskOpeners::open_export_of(api::Json& body, std::vector<UniqueFd>& fds
 }
 
 Result<> DiskOpeners::start() {
+    for (const auto& folder : folders_) {
+        STRATA_TRY_VOID(folder->start());
+    }
     for (const auto& opener : openers_) {
         STRATA_TRY_VOID(opener->start());
     }

@@ -1,8 +1,12 @@
 // DiskOpeners: who connects to NBD servers for a machine whose process may open nothing: for its
-// disks from the start, and for exports that a request on the control socket names.
+// disks from the start, and for exports that a request on the control socket names. Folders as
+// disks are exports of ours.
 #pragma once
 
+#include <cstddef>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "api/json.h"
@@ -10,6 +14,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "block/nbd/connector.h"
+#include "cli/run/folder_server.h"
 
 namespace strata::cli {
 
@@ -17,8 +22,10 @@ namespace strata::cli {
 class DiskOpeners {
   public:
     /// Makes one for each disk on an NBD server: its channel is appended to `fds`, and the disk
-    /// told its place there.
-    Result<> add(std::vector<api::DiskConfig>& disks, std::vector<UniqueFd>& fds);
+    /// told its place there. `folders`: by disk, those whose export is a folder of this host
+    /// ("fat:FOLDER").
+    Result<> add(std::vector<api::DiskConfig>& disks,
+                 const std::map<std::size_t, std::string>& folders, std::vector<UniqueFd>& fds);
     Result<> start();
     /// If a request names an export, its descriptor becomes a channel to who connects to that.
     Result<> open_export_of(api::Json& body, std::vector<UniqueFd>& fds);
@@ -27,7 +34,9 @@ class DiskOpeners {
 
   private:
     Result<UniqueFd> add_one(block::OptionList location);
-    std::vector<std::unique_ptr<block::nbd::ConnectionOpener>> openers_;
+    Result<UniqueFd> add_folder(const std::string& name);
+    std::vector<std::unique_ptr<FolderServer>> folders_;
+    std::vector<std::unique_ptr<block::nbd::ConnectionOpener>> openers_;  ///< they ask folders_
 };
 
 }  // namespace strata::cli

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "block/nbd/address.h"
+#include "block/protocols/fat/fat_node.h"
 #include "block/registry.h"
 #include "cli/image/image_tool.h"
 
@@ -93,6 +94,30 @@ Result<PreparedDisk> prepare_export(api::DiskText disk) {
     }
     disk.nbd = std::move(options);
     return PreparedDisk{.config = std::move(disk), .fd = UniqueFd()};
+}
+
+/// A folder as a disk. The VMM sees the export of a server that is ours.
+Result<PreparedDisk> prepare_folder(api::DiskText disk) {
+    const std::string name = disk.file.name;
+    if (disk.mode != api::DiskMode::Persistent || !disk.key_secret.empty() || !disk.nbd.empty() ||
+        (!disk.format.empty() && disk.format != "raw")) {
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format("disk '{}': a folder is a raw disk that is read, and no more: copy "
+                        "it first (strata image convert -O qcow2 '{}' FILE)",
+                        name, name)};
+    }
+    auto tool = STRATA_TRY(ImageTool::start());  // tells what is wrong with it before all else
+    auto node = STRATA_TRY(tool.open_as(name, "raw", false, {}));
+    STRATA_TRY_VOID(tool.close(node));
+    disk.format = "raw";
+    disk.read_only = true;
+    block::nbd::Location location;
+    location.address.path = name;  // for messages: nobody connects there
+    disk.nbd = block::nbd::location_options(location);
+    PreparedDisk prepared{.config = std::move(disk), .fd = UniqueFd()};
+    prepared.folder = name;
+    return prepared;
 }
 
 /// The disk below an overlay must open as the VMM will open it, with no more files than the user
@@ -212,6 +237,9 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
 Result<PreparedDisk> prepare_disk(api::DiskText disk) {
     if (block::is_location(disk.file.name)) {
         return prepare_export(std::move(disk));
+    }
+    if (block::fat::is_location(disk.file.name)) {
+        return prepare_folder(std::move(disk));
     }
     if (!disk.nbd.empty()) {
         return Error{ErrorKind::InvalidArgument,

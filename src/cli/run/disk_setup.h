@@ -20,13 +20,15 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
 struct PreparedDisk {
     api::DiskConfig config;
     UniqueFd fd;
+    std::string folder{};  ///< "fat:FOLDER": an export of our own, whose server must be made
     std::string notice{};  ///< what the user should know of what becomes of it
 };
 
 /// Opens what `disk` says. Without a format it is raw, but not if it looks like an image: then
 /// InvalidArgument, with what to write. Mode Nonpersistent: writes go to a nameless overlay in
 /// $TMPDIR (/var/tmp), which is gone with the machine. Undoable: to FILE.undo, made if it is not
-/// there. An NBD export has no descriptor, but `nbd` in its config.
+/// there. An NBD export has no descriptor, but `nbd` in its config. A folder
+/// ("fat:FOLDER") is an export that whoever runs the machine serves (folder_server.h).
 Result<PreparedDisk> prepare_disk(api::DiskText disk);
 
 }  // namespace strata::cli

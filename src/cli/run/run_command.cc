@@ -53,26 +53,26 @@ constexpr std::array kOptions = {
            "where it cannot, the kernel's own stub.",
            Completes::Choices},
     Option{"--append", 0, "TEXT", "Kernel command line; added after the image's own."},
-    Option{
-        "--disk", 'd',
-        "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,mode=MODE][,readonly][,"
-        "follow][,key-secret=ID][,serial="
-        "TEXT][,queues=N]"
-        "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore][,rerror=report|stop]"
-        "[,reconnect-delay=SECONDS][,open-timeout=SECONDS][,tls-certificates=FOLDER]",
-        "A disk, after the image's own: a file, a device, or an export of an NBD server "
-        "(nbd://HOST/EXPORT, docs/nbd.md). format: of the file; raw if it looks like nothing else. "
-        "bus: what it hangs on (default virtio). "
-        "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
-        "undoable (they go to FILE.undo). "
-        "follow: open the backing files that it names, only if it is trusted. "
-        "key-secret: what opens an encrypted one (--object). "
-        "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
-        "-max, -max-length: bursts; limit-group=NAME: together). "
-        "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
-        "errors are the guest's), rerror: a failed read. "
-        "reconnect-delay: how long a disk's requests wait for its server to come back.",
-        Completes::Files, true},
+    Option{"--disk", 'd',
+           "FILE[,format=NAME][,bus=virtio|scsi|sata][,media=disk|cdrom][,mode=MODE][,readonly][,"
+           "follow][,key-secret=ID][,serial="
+           "TEXT][,queues=N]"
+           "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore][,rerror=report|stop]"
+           "[,reconnect-delay=SECONDS][,open-timeout=SECONDS][,tls-certificates=FOLDER]",
+           "A disk, after the image's own: a file, a device, an export of an NBD server "
+           "(nbd://HOST/EXPORT, docs/nbd.md), or a folder as a FAT disk that is read (fat:FOLDER, "
+           "docs/disk-formats.md). format: of the file; raw if it looks like nothing else. "
+           "bus: what it hangs on (default virtio). "
+           "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
+           "undoable (they go to FILE.undo). "
+           "follow: open the backing files that it names, only if it is trusted. "
+           "key-secret: what opens an encrypted one (--object). "
+           "iops, bps: at most so many requests and bytes a second (-read, -write: of one kind; "
+           "-max, -max-length: bursts; limit-group=NAME: together). "
+           "werror: what a failed write does (enospc: a full host disk pauses the machine, other "
+           "errors are the guest's), rerror: a failed read. "
+           "reconnect-delay: how long a disk's requests wait for its server to come back.",
+           Completes::Files, true},
     Option{"--cdrom", 0, "FILE",
            "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom.", Completes::Files,
            true},
@@ -146,6 +146,9 @@ Result<> open_disk(Plan& plan, api::DiskText disk) {
     }
     if (!prepared.notice.empty()) {
         plan.notices.push_back(std::move(prepared.notice));
+    }
+    if (!prepared.folder.empty()) {
+        plan.request.folders.emplace(plan.request.config.disks.size(), std::move(prepared.folder));
     }
     plan.request.config.disks.push_back(std::move(prepared.config));
     return ok();

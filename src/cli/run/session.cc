@@ -129,7 +129,7 @@ Result<> Session::start() {
         request_.config.console.rows = size->ws_row;
     }
     STRATA_TRY_VOID(open_control());
-    STRATA_TRY_VOID(openers_.add(request_.config.disks, request_.fds));
+    STRATA_TRY_VOID(openers_.add(request_.config.disks, request_.folders, request_.fds));
     STRATA_TRY_VOID(start_vmm());
     STRATA_TRY_VOID(openers_.start());  // threads, so after the fork
     signal_watch_ =

@@ -12,6 +12,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,7 +27,8 @@ namespace strata::cli {
 
 struct SessionRequest {
     api::MachineConfig config;
-    std::vector<UniqueFd> fds;  ///< what the config's descriptor places mean
+    std::vector<UniqueFd> fds;                     ///< what the config's descriptor places mean
+    std::map<std::size_t, std::string> folders{};  ///< by disk: "fat:FOLDER", to be served to it
     api::SerialTarget serial;
     api::SerialTarget console;
     std::optional<std::chrono::seconds> time_limit;
