@@ -11,11 +11,11 @@ set -euo pipefail
 declare -A groups=(
     # compiler, linker and build tools; decoder (software CPU), formatting, JSON, sandbox filter, user-mode network, disk I/O, decompressors; the tests that
     # every build makes: test library, guest assembler, script interpreter
-    [build]="g++ lld make cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libdeflate-dev libzstd-dev libbz2-dev liblzma-dev libssl-dev libargon2-dev libpugixml-dev libgtest-dev libgmock-dev nasm python3"
+    [build]="g++ lld make cmake ninja-build pkg-config libzydis-dev libfmt-dev nlohmann-json3-dev libseccomp-dev libslirp-dev liburing-dev libdeflate-dev libzstd-dev libbz2-dev liblzma-dev libssl-dev libargon2-dev libxxhash-dev libpugixml-dev libgtest-dev libgmock-dev nasm python3"
     # guest images: static shell, initramfs archives, Debian root disks, file systems, package fetching and unpacking
     [image]="busybox-static cpio mmdebstrap e2fsprogs zstd xz-utils ca-certificates debian-archive-keyring uidmap fakeroot"
     # the tests' own tools: terminal driver, ACPI compiler, image and disk tools as peers
-    [test]="expect acpica-tools qemu-utils cryptsetup-bin libvhdi-utils 7zip nbdkit libnbd-bin file openssl openssh-client socat mtools dosfstools"
+    [test]="expect acpica-tools qemu-utils cryptsetup-bin libvhdi-utils 7zip nbdkit libnbd-bin file openssl openssh-client socat mtools dosfstools xxhash"
     # second compiler, sanitizer runtimes, static checks
     [lint]="clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev llvm-14 libbenchmark-dev"
     # the peers that benchmarks and conformance runs compare with

@@ -205,6 +205,42 @@ class ImageTest(unittest.TestCase):
         if shutil.which("qemu-img"):
             subprocess.run(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", self.path("machine-disk1.vmdk"), raw], check=True, stdout=subprocess.DEVNULL)
 
+    def test_exports_of_xenserver_go_out_and_come_in(self):
+        raw, size = self.path("disk.raw"), 9 * MIB + 4096
+        content = bytearray(size)
+        content[3 * MIB:5 * MIB + 17] = os.urandom(2 * MIB + 17)
+        raw.write_bytes(content)
+        for kind, ending, sums in (("sha1", ".checksum", ["sha1sum"]), ("xxhash", ".xxhash", ["xxhsum", "-H64"])):
+            export = self.path(f"{kind}.xva")
+            self.good("convert", raw, export, "--format", "raw", "-O", "xva", "-o", f"cpus=2,memory=2G,name=machine,checksum={kind}")
+            self.good("check", export, "--format", "xva")
+            self.good("compare", raw, export, "-f", "raw", "-F", "xva")
+            with tarfile.open(export) as archive:
+                names = archive.getnames()
+                blocks = [f"Ref:3/{i:08}" for i in (0, 3, 4, 5, 9)]
+                self.assertEqual(names, ["ova.xml"] + [name for block in blocks for name in (block, block + ending)])
+                document = xml.etree.ElementTree.fromstring(archive.extractfile("ova.xml").read())
+                for block in blocks:
+                    data, number = archive.extractfile(block).read(), int(block[-8:])
+                    self.assertEqual(data, bytes(content[number * MIB:(number + 1) * MIB]))
+                    if shutil.which(sums[0]):
+                        said = subprocess.run(sums, input=data, capture_output=True, check=True).stdout.split()[0].decode()
+                        self.assertEqual(archive.extractfile(block + ending).read().decode().lower(), said)
+            kinds = [value.text for member in document.iter("member") if member.find("name").text == "class" for value in member.iter("value")]
+            self.assertEqual(kinds, ["VM", "VBD", "VDI", "SR"])
+        self.refused(1, "not written to its end", "info", self.cut(export), "-f", "xva")
+
+    def cut(self, export):
+        """As a writer that was killed leaves it."""
+        half = bytearray(export.read_bytes()[:4 * MIB])
+        name = b"unfinished/ova.xml"
+        half[:100] = name + bytes(100 - len(name))
+        half[148:156] = b" " * 8
+        half[148:156] = f"{sum(half[:512]):06o}\0 ".encode()
+        path = self.path("half.xva")
+        path.write_bytes(half)
+        return path
+
     def test_sesparse_extents_are_read(self):
         grain, span = 4096, 4096 * 4096
         header = [0xCAFEBABE, 0x0000000200000001, 2 * span // 512, 8, 64, 0, 0, 0, 0, 0, 1, 1, 2, 1, 3, 1, 8, 1, 64, 128, 9, 1, 10, 1, 256, 64]

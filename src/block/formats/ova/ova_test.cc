@@ -12,6 +12,7 @@
 #include "block/formats/ova/appliance.h"
 #include "block/formats/ova/envelope.h"
 #include "block/formats/xva/blocks.h"
+#include "block/formats/xva/sums.h"
 #include "block/jobs/copy.h"
 #include "block/loop.h"
 #include "block/registry.h"
@@ -185,6 +186,61 @@ TEST_F(Appliances, ExportsOfXenServer) {
     for (const char* name : {"Ref:7", "Ref:7/", "Ref:7/x", "/0", "Ref:7/99999999999", "a/0"}) {
         EXPECT_FALSE(xva::parse_block_name(name).has_value()) << name;
     }
+}
+
+TEST_F(Appliances, ExportsAreWrittenAndChecked) {
+    for (const char* sums : {"sha1", "xxhash"}) {
+        SCOPED_TRACE(sums);
+        const std::uint64_t size = 9 * kMiB + 4096;
+        CreateRequest request{
+            path("w.xva"), size, {{"name", "a <machine>"}, {"cpus", "3"}, {"checksum", sums}}};
+        ASSERT_TRUE(loop_->run(create_image(*loop_, "xva", std::move(request))).ok());
+        EXPECT_FALSE(open("w.xva", "xva").ok()) << "it has no end yet";
+        std::vector<std::byte> model(size);
+        std::ranges::fill(std::span(model).subspan(3 * kMiB + 5, 2 * kMiB), std::byte{7});
+        auto target = open("w.xva", "xva", true);
+        ASSERT_TRUE(target.ok()) << target.error().text();
+        for (std::uint64_t at = kMiB; at < 8 * kMiB; at += 2 * kMiB) {
+            const auto part = std::span(model).subspan(at, 2 * kMiB);
+            ASSERT_TRUE(loop_->run((*target)->write(at, Buffers::of(part))).ok());
+        }
+        EXPECT_FALSE(
+            loop_->run((*target)->write(0, Buffers::of(std::span(model).first(kMiB)))).ok())
+            << "that is over";
+        EXPECT_FALSE(
+            loop_->run((*target)->write(9 * kMiB, Buffers::of(std::span(model).first(512)))).ok())
+            << "no whole block";
+        ASSERT_TRUE(loop_->run((*target)->close()).ok());
+        target->reset();
+        EXPECT_FALSE(open("w.xva", "xva", true).ok()) << "it has its content";
+        auto node = open("w.xva", "xva");
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        ASSERT_EQ((*node)->size(), size);
+        std::vector<std::byte> got(size);
+        ASSERT_TRUE(loop_->run((*node)->read(0, Buffers(std::span(got)))).ok());
+        EXPECT_TRUE(got == model);
+        auto report = loop_->run((*node)->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok());
+        EXPECT_TRUE(report->clean());
+        {
+            const auto end = std::filesystem::file_size(path("w.xva"));
+            std::fstream damage(path("w.xva"), std::ios::in | std::ios::out | std::ios::binary);
+            damage.seekp(static_cast<std::streamoff>(end) - 4096);  // in the last, short, block
+            damage << "x";
+        }
+        report = loop_->run((*node)->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok());
+        EXPECT_EQ(report->corruptions, 1U);
+    }
+    CreateRequest wrong{path("x.xva"), kMiB, {{"checksum", "md5"}}};
+    EXPECT_FALSE(loop_->run(create_image(*loop_, "xva", std::move(wrong))).ok());
+}
+
+TEST(XvaSumTest, SumsAreTheKnownOnes) {
+    const std::string_view text = "abc";
+    const auto bytes = std::as_bytes(std::span(text));
+    EXPECT_EQ(xva::sum_of(xva::SumKind::Sha1, bytes), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    EXPECT_EQ(xva::sum_of(xva::SumKind::Xxh64, bytes), "44BC2CF5AD770999");
 }
 
 TEST_F(Appliances, ArchivesThatCannotBeAreRefused) {

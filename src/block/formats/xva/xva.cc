@@ -1,4 +1,4 @@
-// XvaNode: one disk of an export, read only; a check compares the blocks' SHA-1 sums.
+// XvaNode: one disk of an export, read only; a check compares the blocks' checksums.
 #include "block/formats/xva/xva.h"
 
 #include <algorithm>
@@ -7,13 +7,14 @@
 #include <unordered_map>
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include "block/formats/archive/tar.h"
 #include "block/formats/archive/xml.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
 #include "block/formats/xva/blocks.h"
+#include "block/formats/xva/sums.h"
+#include "block/formats/xva/writer.h"
 #include "block/wording.h"
 
 namespace strata::block::xva {
@@ -24,7 +25,8 @@ using archive::Member;
 struct Block {
     std::uint64_t offset = 0;
     std::uint32_t size = 0;
-    std::uint64_t checksum = 0;  ///< where its SHA-1 stands; 0: nowhere
+    std::uint64_t checksum = 0;  ///< where it stands; 0: nowhere
+    SumKind sum = SumKind::Sha1;
 };
 
 struct Disk {
@@ -76,18 +78,16 @@ class XvaNode final : public TableNode {
   private:
     Task<bool> sum_is_right(Block block) {
         STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file_, block.offset, block.size));
-        STRATA_CO_TRY(const auto wanted, co_await read_bytes(*file_, block.checksum, 40));
-        std::array<unsigned char, EVP_MAX_MD_SIZE> sum{};
-        unsigned length = 0;
-        if (EVP_Digest(bytes.data(), bytes.size(), sum.data(), &length, EVP_sha1(), nullptr) != 1) {
-            co_return Error{ErrorKind::Failed, "no checksum", EIO};
-        }
-        std::string hex;
-        for (unsigned i = 0; i < length; ++i) {
-            hex += fmt::format("{:02x}", sum.at(i));
-        }
-        co_return std::equal(hex.begin(), hex.end(), wanted.begin(), wanted.end(),
-                             [](char a, std::byte b) { return a == static_cast<char>(b); });
+        STRATA_CO_TRY(const auto wanted,
+                      co_await read_bytes(*file_, block.checksum, style_of(block.sum).digits));
+        auto work = [&] { return sum_of(block.sum, bytes); };
+        const std::string sum = co_await loop().offload(std::move(work));
+        // Some write hexadecimal digits in the other case.
+        co_return std::equal(sum.begin(), sum.end(), wanted.begin(), wanted.end(),
+                             [](char a, std::byte b) {
+                                 const char c = static_cast<char>(b);
+                                 return a == c || ((a | 0x20) == (c | 0x20) && a > '9' && c > '9');
+                             });
     }
     const Disk disk_;
 };
@@ -102,14 +102,21 @@ Result<> take(Export& all, const Member& member, const std::string& name) {
         all.description = member;
         return ok();
     }
+    if (member.name.starts_with(kUnfinished)) {
+        return broken_image("XVA", name, "it was not written to its end");
+    }
     const auto what = parse_block_name(member.name);
     if (!what) {
         return ok();
     }
     Disk& disk = all.disks[what->disk];
-    if (what->ending == ".checksum" && member.size == 40) {
-        disk.blocks[what->block].checksum = member.offset;
-    } else if (what->ending.empty()) {
+    for (const SumStyle& style : kSumStyles) {
+        if (what->ending == style.ending && member.size == style.digits) {
+            disk.blocks[what->block].checksum = member.offset;
+            disk.blocks[what->block].sum = style.kind;
+        }
+    }
+    if (what->ending.empty()) {
         if (member.size > kBlock) {
             return broken_image(
                 "XVA", name, fmt::format("block '{:.80}' has {} bytes", member.name, member.size));
@@ -146,8 +153,7 @@ Task<std::uint64_t> size_of(Node& file, Member description, std::string disk, st
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     if (!options.read_only) {
-        co_return unsupported_image("XVA", options.path,
-                                    "exports can be read only; open it read-only");
+        co_return co_await open_new_export(std::move(file), std::move(options));
     }
     Export all;
     STRATA_CO_TRY_VOID(co_await archive::walk_tar(
@@ -172,11 +178,14 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
         std::make_shared<XvaNode>(std::move(file), options.path, std::move(chosen->second), size));
 }
 
-constexpr FormatDriver kDriver{.name = "xva", .probe = &probe, .open = &open};
-
 }  // namespace
 
 const FormatDriver& driver() {
+    static const FormatDriver kDriver{.name = "xva",
+                                      .probe = &probe,
+                                      .open = &open,
+                                      .create = &create,
+                                      .create_options = create_options()};
     return kDriver;
 }
 

@@ -1,5 +1,5 @@
 // XVA: XenServer's exports, a tar archive of blocks of 1 MiB; its disks are read where they lie in
-// it.
+// it, and written once, in order.
 #pragma once
 
 #include "block/registry.h"
