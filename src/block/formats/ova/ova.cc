@@ -1,11 +1,14 @@
 // OvaNode: one disk of an appliance, read only; a check compares the manifest's digests.
 //
-// The archive's names are looked up in the archive alone. A disk is opened without any leave to
-// name files.
+// The archive's names are looked up in the archive alone. A description that lies in no archive
+// (.ovf) names files beside it, which are opened by the caller's leave, as backing files are. A
+// disk is opened without any leave to name files.
 #include "block/formats/ova/ova.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 
 #include <fmt/format.h>
@@ -30,14 +33,21 @@ using archive::Member;
 
 constexpr std::uint64_t kMaxMembers = 1024;
 
+/// A file of an appliance: a stretch of its archive, or one beside its description.
+struct Part {
+    Member member;
+    NodePtr file;
+};
+
 struct Appliance {
-    std::vector<Member> members;
+    std::vector<Part> parts;
     std::vector<OvfDisk> disks;
     std::map<std::string, Digest> manifest;
 
-    [[nodiscard]] const Member* find(std::string_view name) const {
-        const auto found = std::ranges::find(members, name, &Member::name);
-        return found == members.end() ? nullptr : &*found;
+    [[nodiscard]] const Part* find(std::string_view name) const {
+        const auto found =
+            std::ranges::find_if(parts, [&](const Part& each) { return each.member.name == name; });
+        return found == parts.end() ? nullptr : &*found;
     }
 };
 
@@ -56,7 +66,14 @@ class OvaNode final : public ReadOnlyNode {
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         return disk_->status(offset, length);
     }
-    Task<> close() override { return disk_->close(); }
+    Task<> close() override {
+        Result<> done = co_await disk_->close();
+        for (const Part& each : appliance_.parts) {  // of files beside it there are more
+            Result<> closed = co_await each.file->close();
+            done = done.ok() ? std::move(closed) : std::move(done);
+        }
+        co_return done;
+    }
     Task<FormatInfo> info() override {
         STRATA_CO_TRY(FormatInfo info, co_await disk_->info());
         std::vector<std::string> disks;
@@ -69,16 +86,16 @@ class OvaNode final : public ReadOnlyNode {
     Task<CheckReport> check(Repair /*repair*/) override {
         CheckReport report;
         for (const auto& [name, digest] : appliance_.manifest) {
-            const Member* member = appliance_.find(name);
-            if (member == nullptr) {
+            const Part* part = appliance_.find(name);
+            if (part == nullptr) {
                 ++report.corruptions;
                 report.messages.push_back(
                     fmt::format("ERROR the manifest names '{:.100}', which is not there", name));
                 continue;
             }
-            const Member copy = *member;
+            const Member copy = part->member;
             STRATA_CO_TRY(const std::string sum,
-                          co_await digest_of(*file_, copy, digest.algorithm));
+                          co_await digest_of(*part->file, copy, digest.algorithm));
             if (sum != digest.hex && !sum.empty()) {
                 ++report.corruptions;
                 report.messages.push_back(fmt::format(
@@ -93,8 +110,19 @@ class OvaNode final : public ReadOnlyNode {
     const Appliance appliance_;
 };
 
-unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
-    return wording() != Wording::Qemu && archive::name_in_header(start).ends_with(".ovf") ? 90 : 0;
+/// A description in no archive begins as XML does.
+bool is_bare(std::span<const std::byte> start) {
+    constexpr std::array<std::byte, 3> kMark{std::byte{0xef}, std::byte{0xbb}, std::byte{0xbf}};
+    if (start.size() >= kMark.size() && std::ranges::equal(start.first(kMark.size()), kMark)) {
+        start = start.subspan(kMark.size());
+    }
+    return !start.empty() && start[0] == std::byte{'<'};
+}
+
+unsigned probe(std::span<const std::byte> start, std::string_view path) {
+    const bool found = archive::name_in_header(start).ends_with(".ovf") ||
+                       (path.ends_with(".ovf") && is_bare(start));
+    return wording() != Wording::Qemu && found ? 90 : 0;
 }
 
 Task<std::string> text_of(Node& file, Member member, std::string name) {
@@ -107,43 +135,90 @@ Task<std::string> text_of(Node& file, Member member, std::string name) {
     co_return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
-Task<Appliance> read_appliance(Node& file, std::string name) {
+Task<Appliance> read_appliance(NodePtr file, std::string name) {
     Appliance appliance;
-    STRATA_CO_TRY_VOID(co_await archive::walk_tar(file, kMaxMembers, [&](const Member& each) {
-        appliance.members.push_back(each);
-        if (appliance.members.back().name.starts_with("./")) {
-            appliance.members.back().name.erase(0, 2);
-        }
+    STRATA_CO_TRY_VOID(co_await archive::walk_tar(*file, kMaxMembers, [&](const Member& each) {
+        appliance.parts.push_back({each, file});
+        std::string& own = appliance.parts.back().member.name;
+        own.erase(0, own.starts_with("./") ? 2 : 0);
         return ok();
     }));
     const auto ends = [&](std::string_view ending) {
         return std::ranges::find_if(
-            appliance.members, [&](const Member& each) { return each.name.ends_with(ending); });
+            appliance.parts, [&](const Part& each) { return each.member.name.ends_with(ending); });
     };
     const auto description = ends(".ovf"), manifest = ends(".mf");
-    if (description == appliance.members.end()) {
+    if (description == appliance.parts.end()) {
         co_return broken_image("OVA", name, "no OVF description is in it");
     }
-    STRATA_CO_TRY(const std::string text, co_await text_of(file, *description, name));
+    STRATA_CO_TRY(const std::string text, co_await text_of(*file, description->member, name));
     STRATA_CO_TRY(appliance.disks, parse_ovf(text, name));
-    if (manifest != appliance.members.end()) {
-        STRATA_CO_TRY(const std::string lines, co_await text_of(file, *manifest, name));
+    if (manifest != appliance.parts.end()) {
+        STRATA_CO_TRY(const std::string lines, co_await text_of(*file, manifest->member, name));
         appliance.manifest = parse_manifest(lines);
     }
     co_return appliance;
 }
 
-/// The disk that was asked for, or the only one.
+/// Adds the file `name` beside the description, if the caller allows it.
+Task<> add_file(Appliance& appliance, Loop& loop, const OpenOptions& options, std::string name) {
+    if (appliance.find(name) != nullptr) {
+        co_return ok();
+    }
+    Reference reference;
+    reference.kind = Reference::Kind::Extent;
+    reference.name = name;
+    STRATA_CO_TRY(NodePtr file, co_await open_reference(loop, options, std::move(reference)));
+    const std::uint64_t size = file->size();
+    appliance.parts.push_back(
+        {{.name = std::move(name), .offset = 0, .size = size}, std::move(file)});
+    co_return ok();
+}
+
+/// What a description in no archive says. Its manifest is beside it, or there is none.
+Task<Appliance> read_description(NodePtr file, const OpenOptions& options) {
+    Appliance appliance;
+    const std::filesystem::path path(options.path);
+    const Member self{.name = path.filename().string(), .offset = 0, .size = file->size()};
+    STRATA_CO_TRY(const std::string text, co_await text_of(*file, self, options.path));
+    STRATA_CO_TRY(appliance.disks, parse_ovf(text, options.path));
+    Loop& loop = file->loop();
+    appliance.parts.push_back({self, std::move(file)});
+    const std::string manifest = path.stem().string() + ".mf";
+    const auto there = co_await add_file(appliance, loop, options, manifest);
+    if (!there.ok()) {
+        co_return appliance;
+    }
+    const Part& part = appliance.parts.back();
+    STRATA_CO_TRY(const std::string lines, co_await text_of(*part.file, part.member, options.path));
+    appliance.manifest = parse_manifest(lines);
+    for (const auto& each : appliance.manifest) {
+        const std::string name = each.first;
+        if (appliance.parts.size() < kMaxMembers && name.find('/') == std::string::npos) {
+            // What cannot be opened is what a check tells.
+            (void)co_await add_file(appliance, loop, options, name);
+        }
+    }
+    co_return appliance;
+}
+
+/// The disk that was asked for, by its name or number, or the only one.
 Result<OvfDisk> choose(const Appliance& appliance, const OpenOptions& options) {
+    const std::string_view wanted = options.extra_of("disk");
     std::string all;
-    for (const OvfDisk& each : appliance.disks) {
-        all += fmt::format("{}{}", all.empty() ? "" : ", ", each.file);
-        if (options.extra_of("disk") == each.file) {
+    for (std::size_t i = 0; i < appliance.disks.size(); ++i) {
+        const OvfDisk& each = appliance.disks[i];
+        all += fmt::format("{}{} ({})", all.empty() ? "" : ", ", i + 1, each.file);
+        if (wanted == each.file) {
             return each;
         }
     }
-    if (options.extra_of("disk").empty() && appliance.disks.size() == 1) {
+    if (wanted.empty() && appliance.disks.size() == 1) {
         return appliance.disks[0];
+    }
+    if (const auto number = archive::number(wanted);
+        number.ok() && *number >= 1 && *number <= appliance.disks.size()) {
+        return appliance.disks[*number - 1];
     }
     return Error{ErrorKind::NotFound,
                  appliance.disks.empty()
@@ -166,17 +241,30 @@ Task<NodePtr> open_disk(NodePtr content, const OpenOptions& options, OvfDisk dis
 }
 
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
-    if (!options.read_only) {
+    STRATA_CO_TRY(const auto start,
+                  co_await read_bytes(*file, 0, std::min<std::uint64_t>(file->size(), 4)));
+    const bool bare = is_bare(start);
+    if (!options.read_only && !bare) {
         co_return co_await open_new_appliance(std::move(file), std::move(options));
     }
-    STRATA_CO_TRY(Appliance appliance, co_await read_appliance(*file, options.path));
+    if (!options.read_only) {
+        co_return unsupported_image("OVF", options.path,
+                                    "descriptions can be read only; open it read-only");
+    }
+    Task<Appliance> read =
+        bare ? read_description(file, options) : read_appliance(file, options.path);
+    STRATA_CO_TRY(Appliance appliance, co_await read);
     STRATA_CO_TRY(const OvfDisk disk, choose(appliance, options));
-    const Member* member = appliance.find(disk.file);
-    if (member == nullptr) {
+    if (bare) {
+        STRATA_CO_TRY_VOID(co_await add_file(appliance, file->loop(), options, disk.file));
+    }
+    const Part* part = appliance.find(disk.file);
+    if (part == nullptr) {
         co_return broken_image("OVA", options.path,
                                fmt::format("its disk '{:.100}' is not in it", disk.file));
     }
-    auto content = std::make_shared<archive::SectionNode>(file, member->offset, member->size);
+    auto content =
+        std::make_shared<archive::SectionNode>(part->file, part->member.offset, part->member.size);
     STRATA_CO_TRY(NodePtr inner, co_await open_disk(std::move(content), options, disk));
     co_return NodePtr(std::make_shared<OvaNode>(std::move(file), options.path, std::move(inner),
                                                 std::move(appliance)));

@@ -243,6 +243,60 @@ TEST(XvaSumTest, SumsAreTheKnownOnes) {
     EXPECT_EQ(xva::sum_of(xva::SumKind::Xxh64, bytes), "44BC2CF5AD770999");
 }
 
+TEST_F(Appliances, DescriptionsInNoArchiveNameFilesBesideThem) {
+    for (const auto& [name, fill] : {std::pair{"one", 1}, std::pair{"two", 2}}) {
+        const std::string file = fmt::format("{}.vmdk", name);
+        CreateRequest request{path(file), kMiB, {{"subformat", "streamOptimized"}}};
+        ASSERT_TRUE(loop_->run(create_image(*loop_, "vmdk", std::move(request))).ok());
+        auto node = open(file, "vmdk", true);
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        const std::vector<std::byte> bytes(65536, static_cast<std::byte>(fill));
+        ASSERT_TRUE(loop_->run((*node)->write(0, Buffers::of(bytes))).ok());
+        ASSERT_TRUE(loop_->run((*node)->close()).ok());
+    }
+    const auto describe = [&](std::string_view second) {
+        std::ofstream(path("a.ovf")) << fmt::format(
+            "\xEF\xBB\xBF<Envelope><References><File id='f1' href='one.vmdk'/>"
+            "<File id='f2' href='{}'/></References><DiskSection>"
+            "<Disk diskId='d1' fileRef='f1' capacity='1048576' format='x#streamOptimized'/>"
+            "<Disk diskId='d2' fileRef='f2' capacity='1048576' format='x#streamOptimized'/>"
+            "</DiskSection></Envelope>",
+            second);
+    };
+    const auto opened = [&](const std::string& disk, bool follow) {
+        OpenOptions options;
+        options.path = path("a.ovf");
+        options.format = "ova";
+        options.read_only = true;
+        options.extra = {{"disk", disk}};
+        options.references = follow ? follow_references() : nullptr;
+        return loop_->run(open_node(*loop_, std::move(options)));
+    };
+    describe("two.vmdk");
+    EXPECT_EQ(opened("1", false).error().kind(), ErrorKind::PermissionDenied);
+    const auto which = opened("", true);
+    ASSERT_FALSE(which.ok());
+    EXPECT_NE(which.error().text().find("1 (one.vmdk), 2 (two.vmdk)"), std::string::npos);
+    std::ofstream(path("a.mf")) << "SHA1(two.vmdk)= " << std::string(40, '0') << "\n"
+                                << "SHA1(gone.vmdk)= " << std::string(40, '0') << "\n";
+    for (const auto& [disk, fill] :
+         {std::pair{"1", 1}, std::pair{"2", 2}, std::pair{"two.vmdk", 2}}) {
+        auto node = opened(disk, true);
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        std::vector<std::byte> got(1);
+        ASSERT_TRUE(loop_->run((*node)->read(100, Buffers(std::span(got)))).ok());
+        EXPECT_EQ(got[0], static_cast<std::byte>(fill));
+        const auto report = loop_->run((*node)->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok()) << report.error().text();
+        EXPECT_EQ(report->corruptions, 2U);
+        EXPECT_TRUE(loop_->run((*node)->close()).ok());
+    }
+    EXPECT_FALSE(opened("3", true).ok());
+    describe("gone.vmdk");
+    EXPECT_FALSE(opened("2", true).ok());
+    EXPECT_TRUE(opened("1", true).ok());
+}
+
 TEST_F(Appliances, ArchivesThatCannotBeAreRefused) {
     std::vector<std::byte> archive;
     add(archive, "a.ovf", "<Envelope/>");
