@@ -318,7 +318,7 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     const std::uint64_t foreign = foreign_components(cpu_.xcr0, host_xcr0());
     const std::uint64_t hash = page_hash(all.subspan(skipped), foreign);
     return scanned_.runs_natively(hash, [&] {
-        ++scans_;
+        counters_.scans.fetch_add(1, std::memory_order_relaxed);
         const bool runs = page_runs_natively(all.subspan(skipped), kScanBefore - skipped, foreign);
         counters_.sensitive_pages.fetch_add(runs ? 0 : 1, std::memory_order_relaxed);
         return runs;
@@ -431,13 +431,13 @@ void DirectRunner::map_neighbours(Stub& stub, const GuestRegion& region, std::ui
     const std::uint64_t first = page / ShadowMap::kLeafPages * ShadowMap::kLeafPages,
                         end = first + ShadowMap::kLeafPages;
     const std::uint64_t pages = stub.map.pages(), most = stub.map.runs() + kNeighbourRuns,
-                        scans = scans_ + kNeighbourScans;
+                        scans = counters_.scans.load(std::memory_order_relaxed) + kNeighbourScans;
     const auto map = [&](std::uint64_t at) {
         const ShadowPage old = stub.map.at(at);
         if (!old.mapped() && at * kPage >= kLowest && at * kPage < kHighest) {
             set_page(stub, at, wanted(at * kPage, region, old, MemAccess::Read));
         }
-        return stub.map.runs() < most && scans_ < scans;
+        return stub.map.runs() < most && counters_.scans.load(std::memory_order_relaxed) < scans;
     };
     // Upwards first: that is where programs go on.
     for (std::uint64_t at = page + 1; at < end && map(at); ++at) {

@@ -33,6 +33,7 @@ constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's ti
 constexpr std::uint64_t kSaved = 2;           // times its own time: what a run saves
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
 constexpr std::uint64_t kHopelessUs = 2'000'000;
+constexpr std::uint64_t kAfterLossUs = 10'000'000;
 constexpr std::uint32_t kStrikes = 3;
 
 std::uint64_t now() {
@@ -272,7 +273,8 @@ DirectRunner::Then DirectRunner::lost(Stub& stub) {
     discard(stub);
     UserSpace& space = current_space(cpu_);
     set_active(*events_, space, false);
-    space.not_before = ~0ULL;
+    // Not for ever: another process may get the same page tables.
+    space.not_before = now() + kAfterLossUs * cycles_per_us_;
     sanitize_xsave(cpu_.xsave);
     cpu_.exception = {};
     cpu_.exception.vector = x86::vector::kGp;
@@ -470,12 +472,12 @@ std::string DirectRunner::report() const {
         "direct: runs {} native-ms {:.1f} cost-ms {:.1f} kernel-entries {} guest-faults {} "
         "mapping-faults {} kicks {} interpreted {} refused {}\n"
         "direct: pages {} orders {} validations {} stubs {} recycled {} lost {} given-up {} "
-        "sensitive-pages {}\n",
+        "sensitive-pages {} scans {}\n",
         get(c.runs), static_cast<double>(get(c.native_ns)) / kMs,
         static_cast<double>(get(c.cost_ns)) / kMs, get(c.kernel_entries), get(c.guest_faults),
         get(c.mapping_faults), get(c.kicks), get(c.interpreted), get(c.refused),
         get(c.pages_mapped), get(c.orders), get(c.validations), get(c.stubs), get(c.recycled),
-        get(c.lost), get(c.given_up), get(c.sensitive_pages));
+        get(c.lost), get(c.given_up), get(c.sensitive_pages), get(c.scans));
 }
 
 }  // namespace strata::engine::soft

@@ -38,7 +38,7 @@ struct DirectCounters {
     std::atomic<std::uint64_t> runs{0}, kernel_entries{0}, guest_faults{0}, mapping_faults{0},
         kicks{0}, interpreted{0}, refused{0};
     std::atomic<std::uint64_t> pages_mapped{0}, orders{0}, validations{0}, stubs{0}, recycled{0},
-        lost{0}, given_up{0}, sensitive_pages{0};
+        lost{0}, given_up{0}, sensitive_pages{0}, scans{0};
     std::atomic<std::uint64_t> native_ns{0}, cost_ns{0};
 };
 
@@ -130,7 +130,6 @@ class DirectRunner {
     std::array<std::unique_ptr<Stub>, kStubs> stubs_;
     DirectCounters counters_;
     std::uint64_t mapping_cost_ = 0;  // of this run()'s: ns, about
-    std::uint64_t scans_ = 0;
     ScannedPages scanned_;
     bool flipped_ = false;  // a page that is written and executed in turn: no investment
     std::uint64_t last_fault_ = 0;

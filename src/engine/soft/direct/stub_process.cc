@@ -138,13 +138,12 @@ void StubProcess::signal(int number) const {
 }
 
 // The gate first: what the guest writes over `entered` would let the handler go on again.
-void StubProcess::kick() {
-    constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+void StubProcess::kick(std::uint64_t patience_ns) {
     const bool open = __atomic_exchange_n(&area().orders.gate, 0, __ATOMIC_SEQ_CST) != 0;
     const std::uint64_t spent = cpu_time();
     if (open) {
         kicked_at_ = spent;
-    } else if (kicked_at_ != kNotKicked && spent > kicked_at_ && spent - kicked_at_ > kPatienceNs) {
+    } else if (kicked_at_ != kNotKicked && spent > kicked_at_ && spent - kicked_at_ > patience_ns) {
         signal(SIGKILL);  // it has gone on all that time
         return;
     }

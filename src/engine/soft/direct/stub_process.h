@@ -61,9 +61,11 @@ class StubProcess {
     /// with it.
     [[nodiscard]] bool run(const StubRegisters& registers,
                            std::span<std::byte, arch::x86::kXsaveBytes> xsave, StubExit& exit);
+    /// How much processor time it may spend behind a kick before the next one kills it.
+    static constexpr std::uint64_t kPatienceNs = 2'000'000'000;
     /// Pulls it out of guest code, now or as soon as it enters. Any thread.
     /// Not from two threads at once.
-    void kick();
+    void kick(std::uint64_t patience_ns = kPatienceNs);
     /// Maps and unmaps, nothing of the area's own. False: not all could be done; the stub must not
     /// run again.
     [[nodiscard]] bool apply(std::span<const StubMap> maps);

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -12,6 +14,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "arch/x86/arch_state.h"
@@ -284,6 +288,105 @@ TEST_P(StubProcessTest, ForgedWaitingGainsNothing) {
     registers_.gpr[x86::Rcx] = 0x1000;
     ASSERT_TRUE(run());
     EXPECT_EQ(exit_.trap, 14U);
+}
+
+// The stub of the zygote that this process has made.
+int stub_pid() {
+    const auto children = [](const std::string& of) {
+        std::ifstream file("/proc/" + of + "/task/" + of + "/children");
+        std::vector<std::string> found;
+        for (std::string pid; file >> pid;) {
+            found.push_back(pid);
+        }
+        return found;
+    };
+    for (const std::string& child : children(std::to_string(getpid()))) {
+        for (const std::string& stub : children(child)) {
+            return std::stoi(stub);
+        }
+    }
+    return 0;
+}
+
+// Keeps kicks from a process, as if it had found a way to go on in spite of them.
+class KickSwallower {
+  public:
+    explicit KickSwallower(int pid) : thread_([this, pid] { swallow(pid); }) {
+        while (state_ == State::Starting) {
+            std::this_thread::yield();
+        }
+    }
+    ~KickSwallower() { thread_.join(); }
+    KickSwallower(const KickSwallower&) = delete;
+    KickSwallower& operator=(const KickSwallower&) = delete;
+    [[nodiscard]] bool works() const { return state_ == State::Works; }
+
+  private:
+    enum class State { Starting, Works, Refused };
+    void swallow(int pid) {
+        if (ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) != 0) {
+            state_ = State::Refused;
+            return;
+        }
+        state_ = State::Works;
+        int status = 0;
+        while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
+            const long stopped = WSTOPSIG(status);
+            (void)ptrace(PTRACE_CONT, pid, nullptr, stopped == kStubKick ? 0L : stopped);
+        }
+    }
+    std::atomic<State> state_{State::Starting};
+    std::thread thread_;
+};
+
+// The last resort: a stub that no kick stops is killed after a while of its own processor time, and
+// the next one runs.
+TEST_P(StubProcessTest, StubThatDoesNotStopIsKilled) {
+    constexpr std::uint64_t kPatience = 30'000'000;
+    put_code({0xeb, 0xfe});
+    KickSwallower swallower(stub_pid());
+    if (!swallower.works()) {
+        stub_.reset();
+        GTEST_SKIP() << "this host lets nobody trace stubs";
+    }
+    std::atomic<bool> ended{false};
+    std::thread kicker([&] {
+        while (!ended) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+            stub_->kick(kPatience);
+        }
+    });
+    EXPECT_FALSE(run());
+    ended = true;
+    kicker.join();
+    auto next = StubProcess::create(*zygote_, kBase);
+    ASSERT_TRUE(next.ok());
+    stub_ = std::move(next).value();
+    const StubMap maps[] = {{kCode, 4096, 0, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED}};
+    ASSERT_TRUE(stub_->apply(maps));
+    put_code({0x0f, 0x05});
+    ASSERT_TRUE(run());
+    EXPECT_EQ(exit_.signal, SIGSYS);
+}
+
+// One that a kick does stop is not, however often it is kicked.
+TEST_P(StubProcessTest, StubThatStopsIsNotKilled) {
+    constexpr std::uint64_t kPatience = 30'000'000;
+    put_code({0xeb, 0xfe});
+    std::atomic<bool> ended{false};
+    std::thread kicker([&] {
+        while (!ended) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+            stub_->kick(kPatience);
+        }
+    });
+    bool good = true;
+    for (int i = 0; i < 20 && good; ++i) {
+        good = stub_->run(registers_, xsave_, exit_);
+    }
+    ended = true;
+    kicker.join();
+    EXPECT_TRUE(good);
 }
 
 INSTANTIATE_TEST_SUITE_P(Handing, StubProcessTest, testing::Bool(),
