@@ -12,6 +12,9 @@
 // As every way through the loop adds the same to each stepping register, one of them tells where
 // all are, and it meets kStop exactly.
 //
+// Where the sums are simple (`quick`) the block does that itself (block_fills.cc) and asks the
+// helper only for what the TLB does not have, and now and then for the statistics.
+//
 // Nothing can flush between a fill and the last access that relies on it: such a block calls no C++
 // code but at its head, and what was found only holds while it is not left.
 #pragma once
@@ -30,6 +33,9 @@ struct LoopWindows {
             ///< the statistics,
     static constexpr std::uint32_t kOwner =
         10;  ///< and which loop was entered last: its address, or 0
+    static constexpr std::uint32_t kSample =
+        11;  ///< as int32: quick fills until one goes through the helper, for the statistics,
+    static constexpr std::uint32_t kQuickLast = 12, kQuickOwner = 13;  ///< which has its own places
     static constexpr std::uint32_t kSteppers = 4;
     static constexpr std::int8_t kNone = -1;
     static constexpr std::uint32_t kMostIterations = 4096;
@@ -57,6 +63,10 @@ struct LoopWindows {
     std::array<Stepper, kSteppers> steppers;
     std::uint32_t base_count = 0, stepper_count = 0;
     std::uint32_t accesses = 0;  ///< in an iteration, of those that need no check of their own
+    bool quick = false;          ///< the block itself looks its pages up, if the TLB has them
+    bool pinned = false;         ///< … and keeps the first bases in r11 and r10 while it runs
+    [[nodiscard]] std::uint32_t last() const { return quick ? kQuickLast : kLast; }
+    [[nodiscard]] std::uint32_t owner() const { return quick ? kQuickOwner : kOwner; }
     // Whether it pays; by any vCPU, roughly.
     std::atomic<std::uint32_t> fills{0};
     std::atomic<std::uint64_t> way{0};  ///< that the first stepping register made since some fills

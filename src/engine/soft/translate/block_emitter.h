@@ -38,6 +38,7 @@ struct TranslateOptions {
     bool group_runs = true;          ///< one check for a run of accesses off one register
     bool hold_registers = true;      ///< guest r9 to r11 in scratch registers for a while
     bool hoist_loops = true;         ///< one check for many iterations of a loop
+    bool quick_fills = true;         ///< … made by the loop itself where that is simple
     bool unroll_loops = true;        ///< several iterations of a short loop in one block
     bool extend_blocks = true;       ///< go on behind a conditional branch that is not taken
     bool chain = true;               ///< direct jumps between blocks
@@ -191,6 +192,15 @@ class BlockEmitter {
     void emit_patched(const Unit& unit);
     void emit_head();
     void emit_loop_head(Block& block);
+    void emit_fill_call(Label body);
+    void plan_fill();
+    void emit_quick_fill(Label body);
+    void quick_base(std::uint32_t number, bool first);
+    /// r10 = where the base's range begins now, and where the host's address is to be counted from.
+    void quick_address(const LoopWindows::Base& base);
+    [[nodiscard]] Reg stepper_home(const LoopWindows::Base& base) const;
+    void load_pinned();
+    void emit_quick_fill_site();
     void note_loop_end();
     void check_or_bail(const Unit& unit, std::uint32_t bytes, bool write);
     void emit_loop_sites();
@@ -226,6 +236,10 @@ class BlockEmitter {
     /// A data instruction of which one operand is a guest register in memory: works on that memory,
     /// if there is such a form and that register is not worth holding. Else false.
     bool emit_on_home(const Unit& unit);
+    /// Whether emit_on_home() does it and needs no other register for that, if none is held.
+    [[nodiscard]] static bool works_on_home(const Instruction& insn);
+    /// Whether the code of a loop's unit leaves r10 and r11 alone.
+    [[nodiscard]] static bool spares_scratch(const Unit& unit);
     void emit_lea(const Unit& unit);
     void emit_calm_lea(const Unit& unit);
     /// Whether the unit can neither fault nor leave nor call anything, nor clobber what is held.
@@ -335,6 +349,10 @@ class BlockEmitter {
     std::unique_ptr<LoopWindows> loop_;  ///< the block is a loop whose checks stand at its head
     std::uint32_t loop_entry_ = 0;
     Label loop_again_, loop_fill_;
+    struct QuickFill {
+        std::array<Reg, 2> free{};  ///< of guest registers that no base is made of
+        Label miss, ask, body;
+    } quick_;
     std::pmr::vector<VectorSite> vector_{&arena_};
     std::pmr::vector<SystemSite> system_{&arena_};
     std::pmr::vector<StringSite> strings_{&arena_};

@@ -66,6 +66,7 @@ void BlockEmitter::analyse_block() {
         loop_ = find_loop(units_, source_.ram_offset, source_.floating);
     }
     if (loop_ != nullptr) {
+        plan_fill();
         return;
     }
     const std::size_t count = units_.size();

@@ -72,7 +72,30 @@ bool has_memory_form(const Instruction& insn) {
     }
 }
 
+// An instruction on two registers that may become one on a register and memory.
+bool has_two_fields(const Instruction& insn) {
+    return insn.cls == InsnClass::Copy && insn.encoding == Encoding::Legacy && !insn.mem.present &&
+           insn.modrm_offset != kNoOffset && insn.mod == 3 && insn.rm_is_gpr &&
+           !insn.opcode_reg_is_gpr && !insn.uses_high_byte && !insn.lock && has_memory_form(insn) &&
+           !(insn.reg_is_gpr && insn.reg == insn.rm);
+}
+
 }  // namespace
+
+// A 32-bit write makes the upper half zero, which memory would not know.
+bool BlockEmitter::works_on_home(const Instruction& insn) {
+    const auto stays = [&insn](unsigned guest) {
+        return in_memory(guest) &&
+               !(((insn.gpr_write >> guest) & 1U) != 0 && insn.operand_size == 4);
+    };
+    const bool other = insn.reg_is_gpr && in_memory(insn.reg & 15U);
+    if (!has_two_fields(insn) || (data_registers(insn) & kInMemory & ~(1U << insn.rm) &
+                                  ~(insn.reg_is_gpr ? 1U << insn.reg : 0U)) != 0) {
+        return false;
+    }
+    return in_memory(insn.rm) ? stays(insn.rm) && !other
+                              : insn.reg_is_gpr && swappable(insn) && stays(insn.reg);
+}
 
 bool BlockEmitter::calm(const Unit& unit) const {
     const Instruction& insn = unit.insn;
@@ -100,6 +123,9 @@ bool BlockEmitter::calm(const Unit& unit) const {
 
 bool BlockEmitter::soon_read(unsigned guest) const {
     constexpr std::size_t kSoon = 8;
+    if (loop_ != nullptr && loop_->pinned) {
+        return false;  // there is nothing to hold it in
+    }
     const auto in = [guest](std::uint16_t set) { return ((set >> guest) & 1U) != 0; };
     const std::size_t end = std::min(units_.size(), current_ + 1 + kSoon);
     for (std::size_t i = current_ + 1; i < end; ++i) {
@@ -200,11 +226,7 @@ void BlockEmitter::write_back() {
 
 bool BlockEmitter::emit_on_home(const Unit& unit) {
     const Instruction& insn = unit.insn;
-    const bool two_fields = insn.cls == InsnClass::Copy && insn.encoding == Encoding::Legacy &&
-                            !insn.mem.present && insn.modrm_offset != kNoOffset && insn.mod == 3 &&
-                            insn.rm_is_gpr && !insn.opcode_reg_is_gpr && !insn.uses_high_byte &&
-                            !insn.lock;
-    if (!two_fields || !has_memory_form(insn) || (insn.reg_is_gpr && insn.reg == insn.rm)) {
+    if (!has_two_fields(insn)) {
         return false;
     }
     const auto written = [&insn](unsigned guest) { return ((insn.gpr_write >> guest) & 1U) != 0; };

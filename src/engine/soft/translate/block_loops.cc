@@ -29,11 +29,11 @@ void BlockEmitter::emit_loop_head(Block& block) {
             vector_check(units_.front());
         }
     }
-    // SAFETY: the block owns it and lives as long as its code.
-    a_.mov_imm(R11, reinterpret_cast<std::uint64_t>(loop_.get()));
-    a_.call_to(glue_.loop);
-    a_.jmp(body);
-    bail_out(units_.front(), FlagsPlace::Dead);
+    if (loop_->quick) {
+        emit_quick_fill(body);
+    } else {
+        emit_fill_call(body);
+    }
     a_.align(16);
     loop_entry_ = here();
     if (options_.profile_fd >= 0) {
@@ -45,19 +45,33 @@ void BlockEmitter::emit_loop_head(Block& block) {
     a_.bind(body);
 }
 
+// Asks the helper; from `body` on what it found holds. It clobbers what is pinned.
+void BlockEmitter::emit_fill_call(Label body) {
+    // SAFETY: the block owns it and lives as long as its code.
+    a_.mov_imm(R11, reinterpret_cast<std::uint64_t>(loop_.get()));
+    a_.call_to(glue_.loop);
+    a_.jmp(body);
+    bail_out(units_.front(), FlagsPlace::Dead);
+}
+
 void BlockEmitter::note_loop_end() {
     if (loop_ != nullptr) {
-        a_.store(layout::delta(LoopWindows::kLast), home_of(loop_->steppers[0].reg));
+        a_.store(layout::delta(loop_->last()), home_of(loop_->steppers[0].reg));
     }
 }
 
 Mem BlockEmitter::hoisted_operand(const Unit& unit) {
-    load_delta(unit.slot);
+    Reg delta = R10;
+    if (loop_->pinned && unit.slot == 0) {
+        delta = R11;
+    } else if (!loop_->pinned || loop_->base_count > 2) {
+        load_delta(unit.slot);
+    }
     if (unit.stepping == kNoRegister) {
-        return Mem::at(R10, unit.displacement);
+        return Mem::at(delta, unit.displacement);
     }
     const std::uint8_t scale = unit.insn.mem.index == unit.stepping ? unit.insn.mem.scale : 1;
-    return Mem::at(R10, home_of(unit.stepping), scale, unit.displacement);
+    return Mem::at(delta, home_of(unit.stepping), scale, unit.displacement);
 }
 
 // An access that no window covers. What the TLB does not know leaves the loop: no C++ code may run
@@ -82,6 +96,7 @@ void BlockEmitter::emit_loop_sites() {
         bail_out(unit, site.flags);
     }
     if (loop_ != nullptr) {
+        emit_quick_fill_site();
         a_.bind(loop_again_);
         note_loop_end();
         a_.jmp(loop_fill_);

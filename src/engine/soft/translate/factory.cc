@@ -76,6 +76,7 @@ constexpr std::array kSwitches = {
     Switch{"no-runs", &TranslateOptions::group_runs, false},
     Switch{"no-held", &TranslateOptions::hold_registers, false},
     Switch{"no-loops", &TranslateOptions::hoist_loops, false},
+    Switch{"no-quick-fills", &TranslateOptions::quick_fills, false},
     Switch{"no-unroll", &TranslateOptions::unroll_loops, false},
     Switch{"no-extend", &TranslateOptions::extend_blocks, false},
     Switch{"no-chain", &TranslateOptions::chain, false},

@@ -114,6 +114,8 @@ void prepare(Machine& machine, const Bytes& code, std::uint64_t seed) {
         cpu.gpr[kRdi] = pick(random, 1024);
     }
     cpu.gpr[kRcx] = 1 + pick(random, 600);
+    // Mostly the loop looks its pages up by itself from the start.
+    cpu.translator.deltas[LoopWindows::kSample] = pick(random, 4) == 0 ? 0 : 1000;
     Random content(seed);
     for (std::byte& value : machine.data()) {
         value = static_cast<std::byte>(content());
@@ -175,6 +177,45 @@ TEST(LoopsTest, RandomLoopsOfFloatingBlocks) {
     TranslateOptions options;
     options.float_all = true;
     run_random_loops(false, 200000, 2000, options);
+}
+
+TEST(LoopsTest, RandomLoopsWhosePagesTheHelperFinds) {
+    TranslateOptions options;
+    options.quick_fills = false;
+    run_random_loops(true, 600000, 1000, options);
+}
+
+// A loop whose pages the TLB has asks nobody, at its start and at each page's end, until it is its
+// turn to be looked at.
+TEST(LoopsTest, KnownPagesAreFoundByTheLoopItself) {
+    Machine machine;
+    std::uint64_t& sample = machine.cpu().translator.deltas[LoopWindows::kSample];
+    for (int turn = 0; turn < 2; ++turn) {
+        machine.reset();
+        machine.load(Bytes{0x48, 0x8B, 0x06,                    // mov rax, [rsi]
+                           0x48, 0x89, 0x84, 0x17, 0, 0, 0, 0,  // mov [rdi + rdx], rax
+                           0x48, 0x83, 0xC6, 0x08,              // add rsi, 8
+                           0x48, 0x83, 0xC7, 0x08,              // add rdi, 8
+                           0x49, 0xFF, 0xC2,                    // inc r10
+                           0x48, 0xFF, 0xC9,                    // dec rcx
+                           0x75, 0xE5, 0xF4});                  // jnz
+        machine.cpu().gpr[kRsi] = Machine::kData + 0x800;
+        machine.cpu().gpr[kRdi] = Machine::kData;
+        machine.cpu().gpr[kRdx] = 0;
+        machine.cpu().gpr[kRcx] = 0x300;
+        machine.cpu().gpr[10] = 0;
+        sample = 100;
+        for (std::size_t i = 0; i < 2 * Machine::kPage; ++i) {
+            machine.data()[i] = static_cast<std::byte>(i * 31 >> 3);
+        }
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_EQ(machine.cpu().gpr[10], 0x300U);
+        for (std::size_t i = 0; i < 0x1800; ++i) {
+            ASSERT_EQ(machine.data()[i], static_cast<std::byte>((i + 0x800) * 31 >> 3));
+        }
+        EXPECT_LT(sample, 100U);  // one for each fill
+        EXPECT_GT(sample, 90U);
+    }
 }
 
 TEST(LoopsTest, RandomLoopsOfSeveralIterationsInABlock) {

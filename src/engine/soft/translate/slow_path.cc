@@ -281,38 +281,51 @@ std::uint64_t fill_run(CpuState* cpu, std::uint64_t linear, std::uint64_t word) 
 void note_run(const CpuState& cpu, LoopWindows& loop) {
     constexpr std::uint64_t kFar = 1U << 20U;
     const std::uint64_t moved =
-        cpu.translator.deltas[LoopWindows::kLast] - loop.first.load(std::memory_order_relaxed);
+        cpu.translator.deltas[loop.last()] - loop.first.load(std::memory_order_relaxed);
     const std::uint64_t way = loop.steppers[0].step < 0 ? 0 - moved : moved;
     if (way < kFar) {
         loop.way.store(loop.way.load(std::memory_order_relaxed) + way, std::memory_order_relaxed);
     }
 }
 
-// Whether the fills of late saved as many checks as they cost: about 36 take as long as one fill,
-// and without windows several iterations share one.
+// Whether the fills of late saved as many checks as they cost. About 36 take as long as one fill by
+// call, about 8 as long as a quick one; without windows several iterations share one.
 bool paid(LoopWindows& loop, std::uint64_t fills) {
-    constexpr std::uint64_t kWorth = 128;
+    const std::uint64_t worth = loop.quick ? 24 : 128;
     const std::int32_t step = loop.steppers[0].step;
     const auto by = static_cast<std::uint64_t>(step < 0 ? -std::int64_t{step} : step);
-    return loop.way.exchange(0, std::memory_order_relaxed) * loop.accesses >= by * fills * kWorth;
+    return loop.way.exchange(0, std::memory_order_relaxed) * loop.accesses >= by * fills * worth;
 }
 
-// Notes a fill; every 1024 of them (a loop may be left early for a while): whether they paid.
+// Of quick fills one in so many is looked at, and the one behind it, which tells how far that went.
+constexpr std::uint64_t kSampleEvery = 32;
+
+// Notes a fill; now and then (a loop may be left early for a while): whether they paid.
 bool pays(CpuState& cpu, LoopWindows& loop) {
-    constexpr std::uint32_t kFills = 1024;
-    std::uint64_t& owner = cpu.translator.deltas[LoopWindows::kOwner];
+    const std::uint32_t many = loop.quick ? 64 : 1024;
+    std::uint64_t* deltas = cpu.translator.deltas;
+    if (loop.quick && static_cast<std::int32_t>(deltas[LoopWindows::kSample]) >= 0) {
+        return true;
+    }
+    const std::uint64_t owner = std::exchange(deltas[loop.owner()], 0);
     if (owner != 0) {
         // SAFETY: set below; zeroed when blocks are freed.
         note_run(cpu, *reinterpret_cast<LoopWindows*>(owner));
+        if (loop.quick) {
+            deltas[LoopWindows::kSample] = kSampleEvery;
+            return true;
+        }
     }
-    owner = reinterpret_cast<std::uint64_t>(&loop);
+    deltas[loop.owner()] = reinterpret_cast<std::uint64_t>(&loop);
     const std::uint64_t now = cpu.gpr[loop.steppers[0].reg & 15];
-    cpu.translator.deltas[LoopWindows::kLast] =
-        now;  // left in another way: as if no iteration had been
+    deltas[loop.last()] = now;  // left in another way: as if no iteration had been
+    if (loop.quick) {
+        deltas[LoopWindows::kSample] = 0;
+    }
     loop.first.store(now, std::memory_order_relaxed);
     const std::uint32_t fills = loop.fills.load(std::memory_order_relaxed) + 1;
-    loop.fills.store(fills % kFills, std::memory_order_relaxed);
-    return fills < kFills || paid(loop, kFills);
+    loop.fills.store(fills % many, std::memory_order_relaxed);
+    return fills < many || paid(loop, many);
 }
 
 // The host's address of a whole range in one page, if the TLB has it or can be given it; 0: no.
@@ -388,7 +401,7 @@ std::uint64_t fill_loop(CpuState* cpu, LoopWindows* loop) noexcept {
 }
 
 static_assert(LoopWindows::kBases <= LoopWindows::kStop &&
-              LoopWindows::kOwner < TranslatorState::kDeltas);
+              LoopWindows::kQuickOwner < TranslatorState::kDeltas);
 
 std::uint64_t find_target(CpuState* cpu) noexcept {
     const bool live = enter_slow_path(*cpu);

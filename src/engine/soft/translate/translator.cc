@@ -105,6 +105,7 @@ void Translator::reset_jumps(CpuState& cpu) const {
         entry = {0, glue_.indirect};
     }
     cpu.translator.deltas[LoopWindows::kOwner] = 0;
+    cpu.translator.deltas[LoopWindows::kQuickOwner] = 0;
 }
 
 void Translator::give_return_stack(CpuState& cpu) {
