@@ -2,7 +2,7 @@
 //
 // `guestbench` lists the workloads; `guestbench NAME...` runs each and prints "BENCH NAME SECONDS
 // CHECK": wall time by CLOCK_MONOTONIC and a value that must be equal everywhere. Each does a fixed
-// amount of work, about 0.05 to 0.4 s natively on a 2020s core, at most 10 s under a slow emulator.
+// amount of work, about 0.05 to 0.4 s natively on a 2020s core, at most 12 s under a slow emulator.
 // `guestbench --serve FOLDER` runs scripts of FOLDER on request (serve.h). bench/system/ compares
 // the lines of a native run, of Strata and of its peer.
 #include <array>
@@ -131,13 +131,13 @@ std::uint64_t run_nbody() {
 
 constexpr int kMatrix = 384;
 template <typename Multiply>
-std::uint64_t matrix(Multiply multiply) {
+std::uint64_t matrix(int rounds, Multiply multiply) {
     std::vector<float> a(kMatrix * kMatrix), b(a.size()), c(a.size());
     for (std::size_t i = 0; i < a.size(); ++i) {
         a[i] = static_cast<float>(i % 17);
         b[i] = static_cast<float>(i % 13);
     }
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < rounds; ++round) {
         multiply(a.data(), b.data(), c.data());
     }
     std::uint64_t sum = 0;
@@ -147,7 +147,7 @@ std::uint64_t matrix(Multiply multiply) {
     return sum;
 }
 std::uint64_t run_sse2_matrix() {
-    return matrix([](const float* a, const float* b, float* c) {
+    return matrix(15, [](const float* a, const float* b, float* c) {
         for (int i = 0; i < kMatrix; ++i) {
             for (int k = 0; k < kMatrix; ++k) {
                 const __m128 x = _mm_set1_ps(a[i * kMatrix + k]);
@@ -175,7 +175,7 @@ __attribute__((target("avx2,fma"))) void multiply_avx2(const float* a, const flo
     }
 }
 std::uint64_t run_avx2_matrix() {
-    return __builtin_cpu_supports("avx2") ? matrix(multiply_avx2) : 0;
+    return __builtin_cpu_supports("avx2") ? matrix(30, multiply_avx2) : 0;
 }
 
 std::uint64_t run_x87() {
@@ -207,7 +207,7 @@ std::uint64_t run_bigcopy() {
 }
 std::uint64_t run_rep_stos() {
     std::vector<char> to(1 << 20);
-    for (int i = 0; i < 3'000; ++i) {
+    for (int i = 0; i < 6'000; ++i) {
         void* at = to.data();
         std::size_t count = to.size();
         __asm__ volatile("rep stosb" : "+D"(at), "+c"(count) : "a"(i) : "memory");
