@@ -21,6 +21,7 @@
 #include "block/amend.h"
 #include "block/blocking_image.h"
 #include "block/compact.h"
+#include "block/packed_target.h"
 #include "block/sync.h"
 #include "crash_case.h"
 #include "recording_node.h"
@@ -158,7 +159,8 @@ class CrashTest : public testing::TestWithParam<Case> {
             std::memcpy(bytes.data() + at, &stamp, sizeof stamp);
         }
         if (kind == kPackedWrite) {
-            Result<> packed = co_await node.write_compressed(sector * kSector, Buffers::of(bytes));
+            auto* target = dynamic_cast<PackedTarget*>(&node);
+            Result<> packed = co_await target->write_packed(sector * kSector, Buffers::of(bytes));
             if (packed.ok() || packed.error().system_errno() != EEXIST) {
                 co_return packed;
             }
@@ -185,8 +187,10 @@ class CrashTest : public testing::TestWithParam<Case> {
                                         sectors_.size() - first);
             if (GetParam().can(kCompress) && kind == 2) {
                 kind = kPackedWrite;
-                count = node.traits().cluster_size / kSector;
-                first = first / count * count;
+                const std::uint64_t cluster = node.traits().cluster_size / kSector;
+                first = first / cluster * cluster;
+                count = std::min((random() % 4 + 1) * cluster,
+                                 (sectors_.size() - first) / cluster * cluster);
             }
             if (busy.lower_bound(first) != busy.lower_bound(first + count)) {
                 continue;

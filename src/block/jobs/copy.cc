@@ -16,6 +16,7 @@
 #include "block/jobs/direct_compare.h"
 #include "block/jobs/direct_unpack.h"
 #include "block/jobs/zero_runs.h"
+#include "block/packed_target.h"
 #include "block/sync.h"
 
 namespace strata::block {
@@ -53,6 +54,9 @@ class Copier {
         }
         options_.compress = options_.compress || target.traits().whole_clusters;
         options_.in_order = options_.in_order || target.traits().whole_clusters;
+        if (options_.start == 0) {
+            packer_ = dynamic_cast<PackedTarget*>(&target_);
+        }
         cluster_ =
             options_.compress ? std::max<std::uint64_t>(target.traits().cluster_size, kSector) : 1;
     }
@@ -88,6 +92,7 @@ class Copier {
     WaitQueue turn_;
     BufferPool pool_;
     std::optional<DirectTarget> direct_;  ///< workers may write to it
+    PackedTarget* packer_ = nullptr;      ///< takes several clusters at once, where none is yet
 };
 
 const Part& Copier::part_at(std::uint64_t offset) const {
@@ -227,19 +232,31 @@ Task<> Copier::zero(std::uint64_t offset, std::uint64_t length) {
 
 /// Compressed targets take whole clusters; one of zeros only stays a hole.
 Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
-    for (std::size_t at = 0; at < bytes.size(); at += cluster_) {
-        const auto cluster = bytes.subspan(at, std::min<std::size_t>(cluster_, bytes.size() - at));
-        if (options_.sparse != 0 && is_zero(cluster)) {
-            STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, cluster.size()));
+    for (std::size_t at = 0, part = 0; at < bytes.size(); at += part) {
+        const auto cluster_at = [&](std::size_t place) {
+            return bytes.subspan(place, std::min<std::size_t>(cluster_, bytes.size() - place));
+        };
+        part = cluster_at(at).size();
+        if (options_.sparse != 0 && is_zero(cluster_at(at))) {
+            STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, part));
+            continue;
+        }
+        while (packer_ != nullptr && at + part < bytes.size() &&
+               (options_.sparse == 0 || !is_zero(cluster_at(at + part)))) {
+            part += cluster_at(at + part).size();
+        }
+        const Buffers from = Buffers::of(bytes.subspan(at, part));
+        Result<> packed = ok();
+        if (packer_ != nullptr) {
+            packed = co_await packer_->write_packed(chunk.offset + at, from);
         } else {
-            Result<> packed =
-                co_await target_.write_compressed(chunk.offset + at, Buffers::of(cluster));
-            // A cluster that is there came there whole, when this copy was killed.
-            const bool there =
-                !packed.ok() && options_.start != 0 && packed.error().system_errno() == EEXIST;
-            if (!packed.ok() && !there) {
-                co_return packed;
-            }
+            packed = co_await target_.write_compressed(chunk.offset + at, from);
+        }
+        // A cluster that is there came there whole, when this copy was killed.
+        const bool there =
+            !packed.ok() && options_.start != 0 && packed.error().system_errno() == EEXIST;
+        if (!packed.ok() && !there) {
+            co_return packed;
         }
     }
     co_return ok();

@@ -23,6 +23,7 @@
 #include "block/formats/qcow2/snapshot_table.h"
 #include "block/node.h"
 #include "block/packed_source.h"
+#include "block/packed_target.h"
 #include "block/registry.h"
 #include "block/sync.h"
 
@@ -34,7 +35,8 @@ class Qcow2Node final : public Node,
                         public Amendable,
                         public Compactable,
                         public Droppable,
-                        public PackedSource {
+                        public PackedSource,
+                        public PackedTarget {
   public:
     static Task<NodePtr> open(NodePtr file, OpenOptions options);
     ~Qcow2Node() override;
@@ -52,6 +54,7 @@ class Qcow2Node final : public Node,
     Task<> flush() override;
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<> write_compressed(std::uint64_t offset, Buffers from) override;
+    Task<> write_packed(std::uint64_t offset, Buffers from) override;
     Task<> close() override;
     Task<> resize(std::uint64_t size, Preallocation preallocation) override;
     Task<> make_empty() override;
@@ -132,6 +135,17 @@ class Qcow2Node final : public Node,
                                     bool zeroed);
     [[nodiscard]] Entry entry_for(const Mapping& old, std::uint64_t host, std::uint64_t from,
                                   std::uint64_t to, bool reused) const;
+    /// A cluster that was compressed: its place among the others' bytes, then in the file. No
+    /// bytes: it does not pay.
+    struct Pack {
+        std::uint64_t guest = 0, from = 0, host = 0;
+        std::size_t size = 0;
+    };
+    [[nodiscard]] Result<> check_packed(std::uint64_t offset, std::uint64_t length) const;
+    static std::size_t pack_clusters(std::span<Pack> packs, Compression method,
+                                     std::uint64_t offset, std::span<const std::byte> from,
+                                     std::span<std::byte> to);
+    Task<> place_packs(std::vector<Pack>& packs, std::span<std::byte> bytes);
     Task<> relieve();
     Task<> take_back(std::uint64_t index, Allocation place);
     void forget_unpacked(std::uint64_t host);

@@ -252,61 +252,117 @@ Task<> Qcow2Node::write(std::uint64_t offset, Buffers from) {
 }
 
 Task<> Qcow2Node::write_compressed(std::uint64_t offset, Buffers from) {
-    STRATA_CO_TRY_VOID(check_change(offset, from.size()));
-    if (from.empty()) {
-        co_return ok();
-    }
-    if (data_ != file_) {
-        co_return lacks("compressed clusters with a data file of their own");
-    }
-    if (header().encryption != 0) {
-        co_return lacks("compressed clusters when it is encrypted");
-    }
-    if (offset % cluster() != 0 || from.size() > cluster() ||
-        (from.size() < cluster() && offset + from.size() != size_)) {
+    if (from.size() > cluster()) {
         co_return Error{ErrorKind::InvalidArgument, "a compressed write is one whole cluster",
                         EINVAL};
     }
+    co_return co_await write_packed(offset, from);
+}
+
+// For a worker: the bytes of all, one behind the other; answers how many.
+std::size_t Qcow2Node::pack_clusters(std::span<Pack> packs, Compression method,
+                                     std::uint64_t offset, std::span<const std::byte> from,
+                                     std::span<std::byte> to) {
+    const std::size_t cluster = from.size() / packs.size();
+    std::size_t end = 0;
+    for (std::size_t i = 0; i < packs.size(); ++i) {
+        // A field of the L2 entry counts whole sectors: one less than a cluster always fits.
+        packs[i] = {
+            offset + i * cluster, end, 0,
+            compress(method, from.subspan(i * cluster, cluster), to.subspan(end, cluster - 512))};
+        end += packs[i].size;
+    }
+    return end;
+}
+
+// Clusters that were compressed together mostly lie side by side in the file, too: one write. The
+// data are there before the tables name them, as ever.
+Task<> Qcow2Node::place_packs(std::vector<Pack>& packs, std::span<std::byte> bytes) {
+    std::erase_if(packs, [](const Pack& each) { return each.size == 0; });
+    for (Pack& each : packs) {
+        STRATA_CO_TRY(const Mapping old, co_await look_up(each.guest));
+        if (old.host != 0) {
+            co_return Error{
+                ErrorKind::WrongState,
+                fmt::format("'{}': the cluster at {} has data already", name(), each.guest),
+                EEXIST};
+        }
+        STRATA_CO_TRY_VOID(co_await metadata_->prepare(each.guest));
+    }
+    for (Pack& each : packs) {
+        STRATA_CO_TRY(each.host, co_await metadata_->allocate_packed(each.size));
+        forget_unpacked(each.host);
+    }
+    for (std::size_t first = 0, next = 0; first < packs.size(); first = next) {
+        std::size_t size = 0;
+        while (next < packs.size() && packs[next].host == packs[first].host + size) {
+            size += packs[next++].size;
+        }
+        STRATA_CO_TRY_VOID(co_await file_->write(packs[first].host,
+                                                 Buffers(bytes.subspan(packs[first].from, size))));
+    }
+    const unsigned split = 62 - (header().cluster_bits - 8);
+    for (const Pack& each : packs) {
+        const std::uint64_t sectors = (each.host % 512 + each.size - 1) / 512;
+        STRATA_CO_TRY_VOID(co_await metadata_->set(
+            each.guest, Entry{each.host | sectors << split | kCompressed, 0}));
+    }
+    co_return ok();
+}
+
+Result<> Qcow2Node::check_packed(std::uint64_t offset, std::uint64_t length) const {
+    STRATA_TRY_VOID(check_change(offset, length));
+    if (data_ != file_) {
+        return lacks("compressed clusters with a data file of their own");
+    }
+    if (header().encryption != 0) {
+        return lacks("compressed clusters when it is encrypted");
+    }
+    if (offset % cluster() != 0 || (length % cluster() != 0 && offset + length != size_)) {
+        return Error{ErrorKind::InvalidArgument, "a compressed write is of whole clusters", EINVAL};
+    }
+    return ok();
+}
+
+Task<> Qcow2Node::write_packed(std::uint64_t offset, Buffers from) {
+    if (from.empty()) {
+        co_return ok();
+    }
+    STRATA_CO_TRY_VOID(check_packed(offset, from.size()));
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
     STRATA_CO_TRY_VOID(co_await relieve());
     if (!bitmaps_.empty()) {
         STRATA_CO_TRY_VOID(co_await bitmaps_.record(offset, from.size()));
     }
     const Metadata::Passage passage(*metadata_);
-    const AlignedBuffer packed(cluster());
+    const std::uint64_t count = (from.size() + cluster() - 1) / cluster();
+    const AlignedBuffer packed(count * cluster());
     std::vector<std::byte> padded;
     std::span<std::byte> whole;
-    if (from.size() < cluster() || !from.contiguous(whole)) {
-        padded.resize(cluster());
+    if (from.size() % cluster() != 0 || !from.contiguous(whole)) {
+        padded.resize(count * cluster());
         from.copy_to(padded);
         whole = padded;
     }
+    std::vector<Pack> packs(count);
     const Compression method = header().compression;
-    // A field of the L2 entry counts whole sectors: one less than a cluster always fits.
-    const std::size_t size = co_await loop().offload(
-        [method, in = std::span<const std::byte>(whole),
-         out = packed.bytes().first(cluster() - 512)] { return compress(method, in, out); });
-    if (size == 0) {
-        co_return co_await write_inside(offset, from);
+    const std::span<std::byte> out = packed.bytes();
+    const std::size_t size = co_await loop().offload([&packs, method, whole, offset, out] {
+        return pack_clusters(packs, method, offset, whole, out);
+    });
+    for (const Pack& each : packs) {
+        const std::size_t at = each.guest - offset;
+        if (each.size == 0) {
+            STRATA_CO_TRY_VOID(co_await write_inside(
+                each.guest, from.slice(at, std::min<std::size_t>(cluster(), from.size() - at))));
+        }
     }
     const std::uint64_t index = offset / cluster();
-    while (claimed(index, index + 1)) {
+    while (claimed(index, index + count)) {
         co_await claims_change_.wait();
     }
-    const Claim claim(*this, index, index + 1);
-    STRATA_CO_TRY(const Mapping old, co_await look_up(offset));
-    if (old.host != 0) {
-        co_return Error{ErrorKind::WrongState,
-                        fmt::format("'{}': the cluster at {} has data already", name(), offset),
-                        EEXIST};
-    }
-    STRATA_CO_TRY_VOID(co_await metadata_->prepare(offset));
-    STRATA_CO_TRY(const std::uint64_t host, co_await metadata_->allocate_packed(size));
-    forget_unpacked(host);
-    STRATA_CO_TRY_VOID(co_await file_->write(host, Buffers(packed.bytes().first(size))));
-    const unsigned split = 62 - (header().cluster_bits - 8);
-    const std::uint64_t sectors = (host % 512 + size - 1) / 512;
-    co_return co_await metadata_->set(offset, Entry{host | sectors << split | kCompressed, 0});
+    const Claim claim(*this, index, index + count);
+    co_return co_await place_packs(packs, out.first(size));
 }
 
 void Qcow2Node::forget_unpacked(std::uint64_t host) {
