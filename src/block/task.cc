@@ -32,6 +32,7 @@ struct FreeFrames {
     }
 };
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
 thread_local FreeFrames free_frames;
 
 }  // namespace

@@ -73,7 +73,7 @@ class IoApic final : public bus::BusDevice,
     const RouteListener listener_;
     const std::uint32_t first_gsi_;
     mutable Mutex mutex_;
-    std::array<std::uint64_t, kPins> entries_ STRATA_GUARDED_BY(mutex_);
+    std::array<std::uint64_t, kPins> entries_ STRATA_GUARDED_BY(mutex_){};
     std::uint32_t levels_ STRATA_GUARDED_BY(mutex_) = 0;  ///< lines as they are now
     std::uint8_t select_ STRATA_GUARDED_BY(mutex_) = 0;
     std::uint8_t id_ STRATA_GUARDED_BY(mutex_) = 0;

@@ -280,6 +280,10 @@ bool MsrFile::write_special(const MsrRow& row, std::uint32_t index, std::uint64_
         slot(row, index) = value;
         return true;
     }
+    return write_single(row, index, value);
+}
+
+bool MsrFile::write_single(const MsrRow& row, std::uint32_t index, std::uint64_t value) noexcept {
     switch (index) {
         case m::kTsc: {
             const std::uint64_t offset = value - host_tsc();

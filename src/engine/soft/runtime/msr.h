@@ -78,6 +78,8 @@ class MsrFile {
     [[nodiscard]] bool read_special(std::uint32_t index, std::uint64_t& value) noexcept;
     [[nodiscard]] bool write_special(const MsrRow& row, std::uint32_t index,
                                      std::uint64_t value) noexcept;
+    [[nodiscard]] bool write_single(const MsrRow& row, std::uint32_t index,
+                                    std::uint64_t value) noexcept;
     [[nodiscard]] bool write_efer(std::uint64_t value) noexcept;
     [[nodiscard]] bool write_mtrr(std::uint32_t index, std::uint64_t value) noexcept;
     /// The register's row, or null if this processor does not have it.
