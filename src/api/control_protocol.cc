@@ -30,6 +30,7 @@ enum : unsigned {
     kSnapshot = 1U << 9,
     kFileMayLack = 1U << 10,
     kExport = 1U << 11,
+    kForce = 1U << 12,
 };
 
 struct Shape {
@@ -37,7 +38,7 @@ struct Shape {
     unsigned members;
 };
 
-constexpr std::array<Shape, 17> kOperations{{
+constexpr std::array<Shape, 19> kOperations{{
     {"query-machine", 0},
     {"query-disks", 0},
     {"pause", 0},
@@ -51,6 +52,8 @@ constexpr std::array<Shape, 17> kOperations{{
     {"disk-stream", kDisk | kSpeed},
     {"disk-commit", kDisk | kFile | kSpeed},
     {"disk-snapshot", kDisk | kFile | kFileMayLack | kSnapshot},
+    {"disk-eject", kDisk | kForce},
+    {"disk-change", kDisk | kFile | kForce},
     {"job-list", 0},
     {"job-cancel", kJob},
     {"job-speed", kJob | kSpeed},
@@ -165,6 +168,9 @@ void read_members(ObjectReader& reader, unsigned members, std::size_t fds,
         request.bitmap = read_name(reader, "bitmap", false);
         request.incremental = reader.boolean("incremental", false);
     }
+    if ((members & kForce) != 0) {
+        request.force = reader.boolean("force", false);
+    }
     if ((members & kSnapshot) != 0) {
         request.snapshot = read_name(reader, "snapshot", false);
         request.backing = read_name(reader, "backing", false);
@@ -250,6 +256,7 @@ Json to_json(const ControlRequest& request) {
     put(kEnd, "end", to_text(request.end));
     put(kBitmap, "bitmap", request.bitmap);
     put(kBitmap, "incremental", request.incremental);
+    put(kForce, "force", request.force);
     put(kSnapshot, "snapshot", request.snapshot);
     put(kSnapshot, "backing", request.backing);
     return Json{{"execute", shape.name}, {"arguments", std::move(arguments)}};

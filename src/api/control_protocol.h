@@ -37,6 +37,8 @@ enum class ControlOperation : std::uint8_t {
     DiskStream,
     DiskCommit,
     DiskSnapshot,
+    DiskEject,
+    DiskChange,
     JobList,
     JobCancel,
     JobSpeed,
@@ -59,8 +61,9 @@ struct ControlRequest {
     std::uint64_t size = 0;           ///< DiskResize
     std::uint64_t speed = 0;          ///< bytes a second; 0: no limit
     std::vector<DiskLimit> limits{};  ///< DiskLimits; none: no limits
-    FileRef file{};                   ///< DiskMirror, DiskBackup, DiskCommit, external DiskSnapshot
-    std::string format = "raw";       ///< of `file`
+    /// DiskMirror, DiskBackup, DiskCommit, external DiskSnapshot, DiskChange
+    FileRef file{};
+    std::string format = "raw";  ///< of `file`
     /// DiskMirror, DiskBackup: not a file but an NBD export, as DiskConfig::nbd. The descriptor, a
     /// channel to who connects, comes from the machine's owner.
     std::vector<std::pair<std::string, std::string>> nbd{};
@@ -69,6 +72,7 @@ struct ControlRequest {
     std::string bitmap{};            ///< DiskBackup
     bool incremental = false;        ///< DiskBackup
     std::string snapshot{};          ///< internal DiskSnapshot: its name
+    bool force = false;              ///< DiskEject, DiskChange: whatever the guest has locked
     std::string backing{};           ///< external DiskSnapshot: what the overlay calls the disk
     bool operator==(const ControlRequest&) const = default;
 };

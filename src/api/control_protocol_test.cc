@@ -85,5 +85,20 @@ TEST(ControlProtocolTest, ErrorsComeBackAsTheyWere) {
     EXPECT_EQ(back.text(), "busy");
 }
 
+TEST(ControlProtocolTest, DiscsAreChangedByDescriptor) {
+    ControlRequest change;
+    change.operation = ControlOperation::DiskChange;
+    change.disk = "disk1";
+    change.file = {"/a.iso", 0};
+    change.force = true;
+    EXPECT_FALSE(control_request_from_json(to_json(change), 0).ok());
+    const auto back = control_request_from_json(to_json(change), 1);
+    ASSERT_TRUE(back.ok()) << back.error().text();
+    EXPECT_TRUE(*back == change);
+    EXPECT_TRUE(read(R"({"execute":"disk-eject","arguments":{"disk":"disk1"}})").ok());
+    EXPECT_FALSE(read(R"({"execute":"disk-eject","arguments":{}})").ok());
+    EXPECT_FALSE(read(R"({"execute":"disk-eject","arguments":{"disk":"d","force":1}})").ok());
+}
+
 }  // namespace
 }  // namespace strata::api

@@ -18,6 +18,8 @@ extern const Command kDiskBackupCommand;     // control/disk_commands.cc
 extern const Command kDiskStreamCommand;     // control/disk_commands.cc
 extern const Command kDiskCommitCommand;     // control/disk_commands.cc
 extern const Command kDiskSnapshotCommand;   // control/disk_commands.cc
+extern const Command kDiskEjectCommand;      // control/medium_commands.cc
+extern const Command kDiskChangeCommand;     // control/medium_commands.cc
 extern const Command kJobCommand;            // control/machine_command.cc
 extern const Command kInfoCommand;           // info_command.cc
 extern const Command kImageBuildCommand;     // image/image_commands.cc

@@ -31,15 +31,16 @@ constexpr std::array kCommonOptions = {
 };
 
 constexpr std::array kCommands = {
-    &kRunCommand,           &kMachineCommand,      &kDiskListCommand,     &kDiskResizeCommand,
-    &kDiskLimitsCommand,    &kDiskMirrorCommand,   &kDiskBackupCommand,   &kDiskStreamCommand,
-    &kDiskCommitCommand,    &kDiskSnapshotCommand, &kJobCommand,          &kInfoCommand,
-    &kImageBuildCommand,    &kImageCreateCommand,  &kImageConvertCommand, &kImageInfoCommand,
-    &kImageCheckCommand,    &kImageMapCommand,     &kImageCompareCommand, &kImageResizeCommand,
-    &kImageSnapshotCommand, &kImageCommitCommand,  &kImageRebaseCommand,  &kImageRelinkCommand,
-    &kImageCompactCommand,  &kImageDdCommand,      &kImageServeCommand,   &kImageAmendCommand,
-    &kImageBitmapCommand,   &kImageMeasureCommand, &kImageBenchCommand,   &kImageListCommand,
-    &kImagePathCommand,     &kVersionCommand,      &kCompletionCommand,   &kCompleteCommand,
+    &kRunCommand,          &kMachineCommand,      &kDiskListCommand,      &kDiskResizeCommand,
+    &kDiskLimitsCommand,   &kDiskMirrorCommand,   &kDiskBackupCommand,    &kDiskStreamCommand,
+    &kDiskCommitCommand,   &kDiskSnapshotCommand, &kDiskEjectCommand,     &kDiskChangeCommand,
+    &kJobCommand,          &kInfoCommand,         &kImageBuildCommand,    &kImageCreateCommand,
+    &kImageConvertCommand, &kImageInfoCommand,    &kImageCheckCommand,    &kImageMapCommand,
+    &kImageCompareCommand, &kImageResizeCommand,  &kImageSnapshotCommand, &kImageCommitCommand,
+    &kImageRebaseCommand,  &kImageRelinkCommand,  &kImageCompactCommand,  &kImageDdCommand,
+    &kImageServeCommand,   &kImageAmendCommand,   &kImageBitmapCommand,   &kImageMeasureCommand,
+    &kImageBenchCommand,   &kImageListCommand,    &kImagePathCommand,     &kVersionCommand,
+    &kCompletionCommand,   &kCompleteCommand,
 };
 
 // --log, or STRATA_LOG; left in the environment for the VMM process.

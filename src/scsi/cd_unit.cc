@@ -177,6 +177,30 @@ void CdUnit::move_tray(bool open) {
     }
 }
 
+Result<> CdUnit::open_tray_for_owner(bool force) {
+    if (locked_ && !tray_open_ && !force) {
+        event_ = MediaEvent::EjectRequest;
+        return Error{ErrorKind::WrongState,
+                     "the guest has locked the tray, and was asked for the disc: try again when it "
+                     "has given it, or force the tray open"};
+    }
+    return ok();
+}
+
+void CdUnit::change_medium(std::unique_ptr<block::DiskImage> image,
+                           std::unique_ptr<block::PatientQueue> queue) {
+    const bool had = this->image() != nullptr && !tray_open_;
+    set_medium(std::move(image), std::move(queue));
+    tray_open_ = this->image() == nullptr;
+    locked_ = false;
+    if (!tray_open_) {
+        event_ = MediaEvent::NewMedia;
+        attention(sense::kMediumChanged);
+    } else if (had) {
+        event_ = MediaEvent::Removed;
+    }
+}
+
 void CdUnit::start_stop(std::size_t at) {
     const std::uint8_t bits = cdb(at)[4];
     const bool load_or_eject = (bits & 0xf2) == 0x02;  // LOEJ, no power condition
@@ -358,7 +382,7 @@ void CdUnit::load_unit(state::StateReader& reader) {
     tray_open_ = reader.boolean();
     locked_ = reader.boolean();
     const std::uint8_t event = reader.u8();
-    if (event != 0 && event != 2 && event != 3) {
+    if (event > static_cast<std::uint8_t>(MediaEvent::Removed)) {
         reader.reject("no media event");
         return;
     }

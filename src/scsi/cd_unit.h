@@ -1,7 +1,8 @@
 // CdUnit: a CD or DVD drive with a tray. MMC-6.
 //
 // The disc is an image, read-only whatever it allows. The guest opens and closes the tray; the disc
-// stays in it. While the guest has locked the tray it stays shut.
+// stays in it. While the guest has locked the tray it stays shut, and the owner of the machine, who
+// changes discs, must ask (an event for the guest) or force it open.
 #pragma once
 
 #include "scsi/logical_unit.h"
@@ -17,10 +18,23 @@ class CdUnit final : public LogicalUnit {
     [[nodiscard]] bool tray_open() const { return tray_open_; }
     [[nodiscard]] bool locked() const { return locked_; }
 
+    /// Before a disc is changed: WrongState if the guest has locked the tray and it is not forced.
+    Result<> open_tray_for_owner(bool force);
+    /// For change_medium().
+    Result<std::unique_ptr<block::PatientQueue>> open_disc(block::DiskImage& image) const {
+        return open_queue(image, config_);
+    }
+    /// Another disc, and a shut tray; or none (both null), and an open one. Nothing may be
+    /// in_flight().
+    void change_medium(std::unique_ptr<block::DiskImage> image,
+                       std::unique_ptr<block::PatientQueue> queue);
+
   private:
-    using LogicalUnit::LogicalUnit;
+    CdUnit(const UnitConfig& config, std::unique_ptr<block::DiskImage> image,
+           std::unique_ptr<block::PatientQueue> queue)
+        : LogicalUnit(config, std::move(image), std::move(queue)), config_(config) {}
     /// Of GET EVENT STATUS NOTIFICATION.
-    enum class MediaEvent : std::uint8_t { None = 0, NewMedia = 2, Removed = 3 };
+    enum class MediaEvent : std::uint8_t { None = 0, EjectRequest = 1, NewMedia = 2, Removed = 3 };
 
     [[nodiscard]] std::span<const Command> commands() const override;
     [[nodiscard]] std::string_view product() const override { return "DVD-ROM"; }
@@ -49,6 +63,7 @@ class CdUnit final : public LogicalUnit {
     void mechanism_status(std::size_t at);
     void set_speed(std::size_t at) { good(at); }
 
+    const UnitConfig config_;
     bool tray_open_ = false;
     bool locked_ = false;
     MediaEvent event_ = MediaEvent::None;

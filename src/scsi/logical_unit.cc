@@ -63,6 +63,13 @@ void LogicalUnit::exchange_image(std::unique_ptr<block::DiskImage> image,
     image_ = std::move(image);
 }
 
+void LogicalUnit::set_medium(std::unique_ptr<block::DiskImage> image,
+                             std::unique_ptr<block::PatientQueue> queue) {
+    STRATA_CHECK(under_way_ == 0, "a medium is changed under a task");
+    queue_ = std::move(queue);  // the old one goes before its image
+    image_ = std::move(image);
+}
+
 std::size_t LogicalUnit::length_of(std::uint8_t opcode) {
     constexpr std::array<std::size_t, 8> kByGroup{6, 10, 10, 0, 16, 12, 0, 0};
     return kByGroup.at(opcode >> 5);

@@ -170,6 +170,9 @@ class LogicalUnit {
     [[nodiscard]] virtual std::vector<std::uint8_t> mode_page(std::uint8_t page) const = 0;
     [[nodiscard]] virtual std::uint8_t mode_parameter() const { return 0; }
     virtual void on_reset() {}
+    /// Goes on with another medium, or none (both null), while nothing is under way.
+    void set_medium(std::unique_ptr<block::DiskImage> image,
+                    std::unique_ptr<block::PatientQueue> queue);
     virtual void save_unit(state::StateWriter& /*writer*/) const {}
     virtual void load_unit(state::StateReader& /*reader*/) {}
 

@@ -288,6 +288,70 @@ TEST_F(UnitTest, EmptyDriveSaysSo) {
     EXPECT_EQ(run({0x12, 0, 0, 0, 36, 0}, 36), sense::kNone);
 }
 
+TEST_F(UnitTest, OwnerChangesDiscs) {
+    unit_ = CdUnit::create({.serial = "strata-cd"}, nullptr).value();
+    auto& drive = static_cast<CdUnit&>(*unit_);
+    (void)run({0});
+    EXPECT_EQ(run({0}), sense::kNoMedium);
+    const auto insert = [&](int file) {
+        auto disc = image(true, file);
+        auto queue = drive.open_disc(*disc).value();
+        drive.change_medium(std::move(disc), std::move(queue));
+    };
+    insert(file_.get());
+    EXPECT_EQ(run({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0}, 8), sense::kNone);
+    EXPECT_EQ(in_[4], 2);  // a new disc
+    EXPECT_EQ(in_[5], 2);
+    EXPECT_EQ(run({0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 2048), sense::kMediumChanged);
+    EXPECT_EQ(run({0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 2048), sense::kNone);
+    const UniqueFd second(::memfd_create("second", MFD_CLOEXEC));
+    ASSERT_EQ(::ftruncate(second.get(), 4096), 0);
+    ASSERT_EQ(::pwrite(second.get(), "second", 6, 0), 6);
+    insert(second.get());
+    EXPECT_EQ(run({0}), sense::kMediumChanged);
+    EXPECT_EQ(run({0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 2048), sense::kNone);
+    EXPECT_EQ(std::string(in_.begin(), in_.begin() + 6), "second");
+    EXPECT_EQ(run({0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 8), sense::kNone);
+    EXPECT_EQ(get_be(in_, 0, 4), 1U);
+    drive.change_medium(nullptr, nullptr);
+    EXPECT_EQ(run({0}), sense::kNoMediumTrayOpen);
+    EXPECT_EQ(run({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0}, 8), sense::kNone);
+    EXPECT_EQ(in_[4], 3);
+    EXPECT_EQ(in_[5], 1);
+    EXPECT_EQ(run({0x1b, 0, 0, 0, 3, 0}), sense::kNone);  // the guest shuts it
+    EXPECT_EQ(run({0}), sense::kNoMedium);
+}
+
+TEST_F(UnitTest, LockedTrayIsAskedForOnce) {
+    cd();
+    auto& drive = static_cast<CdUnit&>(*unit_);
+    EXPECT_EQ(run({0x1e, 0, 0, 0, 1, 0}), sense::kNone);
+    const auto refused = drive.open_tray_for_owner(false);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().kind(), ErrorKind::WrongState);
+    EXPECT_TRUE(drive.open_tray_for_owner(true).ok());
+    state::StateWriter writer;  // the question goes along with the state
+    writer.begin("unit", 1);
+    unit_->save(writer);
+    writer.end();
+    cd();
+    state::StateReader reader(writer.bytes());
+    ASSERT_TRUE(reader.begin("unit", 1).ok());
+    unit_->load(reader);
+    ASSERT_TRUE(reader.end().ok());
+    auto& other = static_cast<CdUnit&>(*unit_);
+    EXPECT_EQ(run({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0}, 8), sense::kNone);
+    EXPECT_EQ(in_[4], 1);
+    EXPECT_EQ(run({0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0}, 8), sense::kNone);
+    EXPECT_EQ(in_[4], 0);
+    EXPECT_FALSE(other.open_tray_for_owner(false).ok());
+    EXPECT_EQ(run({0x1e, 0, 0, 0, 0, 0}), sense::kNone);
+    EXPECT_TRUE(other.open_tray_for_owner(false).ok());
+    EXPECT_EQ(run({0x1b, 0, 0, 0, 2, 0}), sense::kNone);
+    EXPECT_EQ(run({0x1e, 0, 0, 0, 1, 0}), sense::kNone);  // locked, but open
+    EXPECT_TRUE(other.open_tray_for_owner(false).ok());
+}
+
 TEST_F(UnitTest, AbsentUnitAnswersForItsTarget) {
     unit_ = std::make_unique<AbsentUnit>();
     (void)run({0});

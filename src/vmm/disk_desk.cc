@@ -33,8 +33,8 @@ struct DiskDesk::Order {
 };
 
 DiskDesk::DiskDesk(io::EventLoop& loop, std::vector<RunningDisk> disks,
-                   std::function<void(Json)> tell)
-    : loop_(loop), disks_(std::move(disks)), tell_(std::move(tell)) {}
+                   std::vector<RunningDrive> drives, std::function<void(Json)> tell)
+    : loop_(loop), disks_(std::move(disks)), drives_(std::move(drives)), tell_(std::move(tell)) {}
 
 Result<std::size_t> DiskDesk::find_disk(const std::string& name) const {
     std::string known;
@@ -81,6 +81,11 @@ void DiskDesk::serve(api::ControlRequest request, UniqueFd file, Reply reply) {
         case ControlOperation::JobSpeed:
         case ControlOperation::JobComplete:
             return serve_job(request, reply);
+        case ControlOperation::DiskEject:
+        case ControlOperation::DiskChange: {
+            const auto done = change_medium(request, std::move(file));
+            return reply(done.ok() ? Result<Json>(Json::object()) : Result<Json>(done.error()));
+        }
         default:
             break;
     }
@@ -112,6 +117,35 @@ void DiskDesk::serve(api::ControlRequest request, UniqueFd file, Reply reply) {
     }
 }
 
+Result<> DiskDesk::change_medium(const api::ControlRequest& request, UniqueFd file) {
+    std::string known;
+    const RunningDrive* drive = nullptr;
+    for (const RunningDrive& each : drives_) {
+        const block::DiskImage* medium = each.device->medium().medium;
+        if (each.name == request.disk || (medium != nullptr && medium->name() == request.disk)) {
+            drive = &each;
+        }
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+    }
+    if (drive == nullptr) {
+        return Error{ErrorKind::NotFound, fmt::format("no drive '{}'; there are: {}", request.disk,
+                                                      known.empty() ? "none" : known)};
+    }
+    std::unique_ptr<block::DiskImage> image;
+    if (request.operation == ControlOperation::DiskChange) {
+        block::DiskOptions options;
+        options.path = request.file.name;
+        options.fd = std::move(file);
+        options.format = request.format;
+        options.read_only = true;
+        options.engine = block::IoEngine::Threads;  // as all disks of this process
+        image = STRATA_TRY(block::open_disk(std::move(options)));
+    }
+    STRATA_TRY_VOID(drive->device->change_medium(std::move(image), request.force));
+    tell_(Json{{"event", "medium-changed"}, {"disk", drive->name}, {"file", request.file.name}});
+    return ok();
+}
+
 void DiskDesk::query(const Reply& reply) {
     const auto list = std::make_shared<Json>(Json::array());
     const auto left = std::make_shared<std::size_t>(disks_.size());
@@ -128,6 +162,18 @@ void DiskDesk::query(const Reply& reply) {
             }
         }
         list->push_back(std::move(disk));
+    }
+    for (const RunningDrive& drive : drives_) {
+        const block::MediumState state = drive.device->medium();
+        const block::DiskImage* medium = state.medium;
+        list->push_back({{"disk", drive.name},
+                         {"file", medium != nullptr ? std::string(medium->name()) : ""},
+                         {"format", medium != nullptr ? std::string(medium->format()) : ""},
+                         {"size", medium != nullptr ? medium->traits().size : 0},
+                         {"read_only", true},
+                         {"cdrom", true},
+                         {"tray_open", state.tray_open},
+                         {"locked", state.locked}});
     }
     if (disks_.empty()) {
         reply(std::move(*list));

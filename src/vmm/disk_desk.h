@@ -18,6 +18,7 @@
 #include "block/disk_user.h"
 #include "block/live/live_job.h"
 #include "block/live_image.h"
+#include "block/medium_user.h"
 #include "io/event_loop.h"
 
 namespace strata::vmm {
@@ -30,11 +31,17 @@ struct RunningDisk {
     block::DiskUser* device = nullptr;
 };
 
+/// A machine's drive for discs, empty perhaps.
+struct RunningDrive {
+    std::string name;  ///< "disk1": drives and disks are counted together
+    block::MediumUser* device = nullptr;
+};
+
 class DiskDesk {
   public:
     using Reply = std::function<void(Result<api::Json>)>;
     /// `tell` gets the events. The desk goes after the devices.
-    DiskDesk(io::EventLoop& loop, std::vector<RunningDisk> disks,
+    DiskDesk(io::EventLoop& loop, std::vector<RunningDisk> disks, std::vector<RunningDrive> drives,
              std::function<void(api::Json)> tell);
 
     /// Serves an operation on disks or jobs. `reply` is called once, perhaps later, perhaps never
@@ -65,6 +72,7 @@ class DiskDesk {
     [[nodiscard]] block::LiveAccess* graph_now(std::size_t disk) const;
     /// Makes one if it has none.
     Result<block::LiveAccess*> graph_of(std::size_t disk);
+    [[nodiscard]] Result<> change_medium(const api::ControlRequest& request, UniqueFd file);
     void query(const Reply& reply);
     void query_disk(std::size_t index, std::shared_ptr<api::Json> list,
                     std::shared_ptr<std::size_t> left, const Reply& reply);
@@ -82,6 +90,7 @@ class DiskDesk {
 
     io::EventLoop& loop_;
     std::vector<RunningDisk> disks_;
+    const std::vector<RunningDrive> drives_;
     std::function<void(api::Json)> tell_;
     std::vector<Job> jobs_;  ///< those that run, and the last ones that ended
     std::uint64_t next_job_ = 1;

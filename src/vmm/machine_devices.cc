@@ -86,6 +86,12 @@ Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineC
 MachineDevices::~MachineDevices() = default;
 
 Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<UniqueFd>& fds) {
+    if (config.cdrom && !config.file.present()) {
+        images_.push_back(
+            {nullptr, config,
+             config.serial.empty() ? fmt::format("strata-disk{}", images_.size()) : config.serial});
+        return ok();
+    }
     if (config.file.fd == api::kNoFile) {
         return Error{ErrorKind::InvalidArgument,
                      fmt::format("disk '{}': no descriptor was passed", config.file.name)};
@@ -167,6 +173,9 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_disk(std::siz
 }
 
 RunningDisk MachineDevices::describe(std::size_t index) const {
+    if (images_[index].image == nullptr) {
+        return {};
+    }
     const block::DiskImage& image = *images_[index].image;
     return {.name = fmt::format("disk{}", index),
             .file = std::string(image.name()),
@@ -189,6 +198,12 @@ Result<std::unique_ptr<scsi::LogicalUnit>> MachineDevices::make_unit(OpenDisk& d
     }
     return std::unique_ptr<scsi::LogicalUnit>(
         STRATA_TRY(scsi::DiskUnit::create(config, std::move(disk.image))));
+}
+
+void MachineDevices::add_drive(std::size_t index, block::MediumUser* device) {
+    if (device != nullptr) {
+        running_drives_.push_back({fmt::format("disk{}", index), device});
+    }
 }
 
 // All SATA disks and drives on one controller, by port.
@@ -219,6 +234,7 @@ Result<std::unique_ptr<pci::PciDevice>> MachineDevices::make_sata(
     auto controller = STRATA_TRY(devices::AhciController::create(std::move(ports), memory, loop_));
     for (unsigned port = 0; port < places.size(); ++port) {
         running_disks_[places[port]].device = controller->disk_user(port);
+        add_drive(places[port], controller->medium_user(port));
     }
     waiters_.push_back(controller.get());
     return std::unique_ptr<pci::PciDevice>(std::move(controller));
@@ -241,6 +257,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> MachineDevices::make_scsi() {
             auto unit = STRATA_TRY(make_unit(disk));
             STRATA_TRY_VOID(device->plug(lun, std::move(unit)));
             running_disks_[index].device = disk.config.cdrom ? nullptr : device->disk_user(lun);
+            add_drive(index, device->medium_user(lun));
             ++lun;
         }
     }

@@ -57,12 +57,16 @@ class MachineDevices {
     /// The disks that can be changed while they are in use: all but discs in drives; once the
     /// functions are made, and as long as they are.
     [[nodiscard]] const std::vector<RunningDisk>& running_disks() const { return running_disks_; }
+    /// The drives for discs, likewise.
+    [[nodiscard]] const std::vector<RunningDrive>& running_drives() const {
+        return running_drives_;
+    }
     /// The console's host side; nullptr without one.
     [[nodiscard]] ConsoleCable* console() { return cable_.get(); }
 
   private:
     struct OpenDisk {
-        std::unique_ptr<block::DiskImage> image;
+        std::unique_ptr<block::DiskImage> image;  ///< null: an empty drive
         api::DiskConfig config;
         std::string serial;
     };
@@ -75,6 +79,7 @@ class MachineDevices {
     Result<std::unique_ptr<scsi::LogicalUnit>> make_unit(OpenDisk& disk);
     Result<std::unique_ptr<pci::PciDevice>> make_sata(const memory::GuestMemory& memory);
     [[nodiscard]] RunningDisk describe(std::size_t index) const;
+    void add_drive(std::size_t index, block::MediumUser* device);
     [[nodiscard]] bool any_on(api::DiskBus bus) const;
     std::unique_ptr<virtio::VirtioDevice> make_net(std::size_t index);
     std::unique_ptr<virtio::VirtioDevice> make_console();
@@ -84,6 +89,7 @@ class MachineDevices {
     std::vector<OpenDisk> images_;
     std::vector<block::DiskWaiter*> waiters_;  ///< the machine's: devices with disks
     std::vector<RunningDisk> running_disks_;
+    std::vector<RunningDrive> running_drives_;
     std::function<void()> on_disk_wait_;
     std::vector<std::unique_ptr<net::NetBackend>> networks_;
     std::unique_ptr<ConsoleCable> cable_;

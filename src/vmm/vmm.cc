@@ -138,12 +138,13 @@ Result<> Vmm::start(const api::MachineConfig& config) {
     const host::SandboxConfig sandbox = STRATA_TRY(lock_up(config));
     STRATA_TRY_VOID(build_machine(config));
     STRATA_TRY_VOID(add_devices());
-    desk_ = std::make_unique<DiskDesk>(*loop_, devices_->running_disks(), [this](api::Json body) {
-        api::VmmEvent event;
-        event.kind = api::VmmEvent::Kind::Notice;
-        event.body = std::move(body);
-        send(event);
-    });
+    desk_ = std::make_unique<DiskDesk>(*loop_, devices_->running_disks(),
+                                       devices_->running_drives(), [this](api::Json body) {
+                                           api::VmmEvent event;
+                                           event.kind = api::VmmEvent::Kind::Notice;
+                                           event.body = std::move(body);
+                                           send(event);
+                                       });
     STRATA_TRY_VOID(machine_->power_on());
     control_watch_ =
         STRATA_TRY(loop_->watch(control_.fd(), EPOLLIN, [this](std::uint32_t) { on_control(); }));

@@ -106,6 +106,48 @@ class ControlTest(unittest.TestCase):
         self.strata("machine", "stop", "t")
         self.terminal.expect(r"the machine was stopped", 30)
 
+    def test_discs_are_changed_and_ejected(self):
+        """Two empty drives, on SATA and SCSI: discs come, are locked by a mount, are forced out."""
+        for name, size in (("one.iso", 3), ("two.iso", 5)):
+            self.path(name).write_bytes(name.encode() + bytes(size * MIB - len(name)))
+        ext = self.path("ext.img")
+        if shutil.which("mke2fs"):
+            ext.write_bytes(bytes(4 * MIB))
+            subprocess.run(["mke2fs", "-q", "-b", "2048", "-t", "ext4", "-O", "^has_journal", str(ext)], check=True)
+        self.terminal = Terminal("run", "tiny", "--engine", ENGINE, "--append", "quiet", "--name", "t", "--cdrom", "none", "--disk", "none,media=cdrom,bus=scsi")
+        self.terminal.expect(r"tiny:.*# ", LIMIT)
+        drives = json.loads(self.strata("disk", "list", "t", "--json").stdout)
+        self.assertEqual([(each["disk"], each["size"], each["tray_open"]) for each in drives], [("disk0", 0, False), ("disk1", 0, False)])
+        self.strata("disk", "eject", "t", "disk7", status=3)
+        for drive in ("disk1", "disk0"):
+            self.strata("disk", "change", "t", drive, self.path("one.iso"))
+        for sr in ("sr0", "sr1"):
+            self.command(f"head -c 7 /dev/{sr}; echo; cat /sys/block/{sr}/size\n", r"one.iso\r\n6144\r")
+        for drive in ("disk0", "disk1"):
+            self.strata("disk", "change", "t", drive, self.path("two.iso"))
+        for sr in ("sr0", "sr1"):
+            self.command(f"head -c 7 /dev/{sr}; echo; cat /sys/block/{sr}/size\n", r"two.iso\r\n10240\r")
+        for drive in ("disk0", "disk1"):
+            self.strata("disk", "eject", "t", drive)
+        for sr in ("sr0", "sr1"):
+            self.command(f"head -c 7 /dev/{sr}; echo ended $?\n", r"ended 1")
+        if not ext.exists():
+            return
+        for drive in ("disk0", "disk1"):
+            self.strata("disk", "change", "t", drive, ext, "-f", "raw")
+        self.command("mkdir -p /mnt; modprobe crc32c_generic; modprobe ext4; for d in sr0 sr1; do mount -t ext4 -o ro /dev/$d /mnt && echo in; done; echo moun''ted\n", r"in\r\nin\r\nmounted")
+        for drive in ("disk0", "disk1"):
+            self.strata("disk", "eject", "t", drive, status=5)
+            self.strata("disk", "change", "t", drive, self.path("one.iso"), status=5)
+        self.command("umount /mnt; umount /mnt; echo gi''ven\n", r"given")
+        self.strata("disk", "eject", "t", "disk0")
+        self.command("mount -t ext4 -o ro /dev/sr0 /mnt || mount -t ext4 -o ro /dev/sr1 /mnt; echo agai''n $?\n", r"again 0")
+        self.strata("disk", "eject", "t", "disk1", status=5)
+        self.strata("disk", "change", "t", "disk1", self.path("one.iso"), "--force")
+        self.command("umount /mnt; for d in sr0 sr1; do head -c 7 /dev/$d; done; echo; poweroff -f\n", r"one.iso")
+        self.terminal.expect(r"the guest powered off", 60)
+        self.assertEqual(self.terminal.wait(), 0)
+
     def test_nonsense_is_answered(self):
         self.boot(self.raw("disk"))
         with socket.socket(socket.AF_UNIX) as line:

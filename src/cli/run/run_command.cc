@@ -73,9 +73,11 @@ constexpr std::array kOptions = {
            "errors are the guest's), rerror: a failed read. "
            "reconnect-delay: how long a disk's requests wait for its server to come back.",
            Completes::Files, true},
-    Option{"--cdrom", 0, "FILE",
-           "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom.", Completes::Files,
-           true},
+    Option{
+        "--cdrom", 0, "FILE",
+        "A DVD drive with this disc (an ISO image): --disk FILE,media=cdrom. none: an empty one; "
+        "discs are changed by strata disk change and eject.",
+        Completes::Files, true},
     Option{"--object", 0, "secret,id=ID,file=FILE[,format=raw|base64][,keyid=ID,iv=TEXT]",
            "A passphrase, for --disk …,key-secret=ID: the whole file, a line's end too. keyid: it "
            "is encrypted under another secret.",
@@ -134,8 +136,17 @@ Result<> open_file(Plan& plan, api::FileRef& file, std::string_view what, std::s
     return ok();
 }
 
+/// In place of a disc's file: the drive is empty.
+constexpr std::string_view kNoDisc = "none";
+
 // The VMM takes the disk's lock, on the same open file.
 Result<> open_disk(Plan& plan, api::DiskText disk) {
+    if (disk.cdrom && disk.file.name == kNoDisc) {
+        disk.file.name.clear();
+        disk.format = "raw";
+        plan.request.config.disks.push_back(std::move(disk));
+        return ok();
+    }
     const std::string secret = disk.key_secret;
     PreparedDisk prepared = STRATA_TRY(prepare_disk(std::move(disk)));
     if (!secret.empty()) {

@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include "devices/storage/ahci_wire.h"
+#include "devices/storage/atapi_drive.h"
 
 namespace strata::devices {
 
@@ -25,8 +26,12 @@ AhciController::AhciController(std::vector<std::unique_ptr<AtaDevice>> devices,
     seal();
     const MutexLock lock(mutex_);
     for (auto& device : devices) {
-        auto disk = std::make_unique<PortDisk>(*this, static_cast<unsigned>(ports_.size()));
+        const auto number = static_cast<unsigned>(ports_.size());
+        auto disk = std::make_unique<PortDisk>(*this, number);
         Port& port = ports_.emplace_back();
+        if (device->packet()) {
+            port.medium = std::make_unique<PortMedium>(*this, number);
+        }
         port.device = std::move(device);
         port.disk = std::move(disk);
     }
@@ -85,6 +90,42 @@ Result<> AhciController::exchange_image(unsigned port, std::unique_ptr<block::Di
     drain(chosen);
     loop_.remove(*chosen.watch);
     chosen.device->exchange_image(std::move(image), std::move(queue));
+    chosen.watch = watch;
+    return ok();
+}
+
+block::MediumUser* AhciController::medium_user(unsigned port) {
+    const MutexLock lock(mutex_);
+    return port < ports_.size() ? ports_[port].medium.get() : nullptr;
+}
+
+block::MediumState AhciController::medium_of(unsigned port) {
+    const MutexLock lock(mutex_);
+    // SAFETY: there is a `medium` for drives alone.
+    const scsi::CdUnit& drive = static_cast<AtapiDrive&>(*ports_.at(port).device).unit();
+    return {.medium = drive.image(), .tray_open = drive.tray_open(), .locked = drive.locked()};
+}
+
+Result<> AhciController::change_medium(unsigned port, std::unique_ptr<block::DiskImage> image,
+                                       bool force) {
+    const MutexLock lock(mutex_);
+    Port& chosen = ports_.at(port);
+    // SAFETY: there is a `medium` for drives alone.
+    scsi::CdUnit& drive = static_cast<AtapiDrive&>(*chosen.device).unit();
+    STRATA_TRY_VOID(drive.open_tray_for_owner(force));
+    std::unique_ptr<block::PatientQueue> queue;
+    std::optional<io::EventLoop::WatchId> watch;
+    if (image != nullptr) {
+        queue = STRATA_TRY(drive.open_disc(*image));
+        watch = STRATA_TRY(watch_port(port, queue->completion_fd()));
+    }
+    // Nothing can fail from here on: the old disc may go.
+    chosen.device->cancel_all();
+    drain(chosen);
+    if (chosen.watch) {
+        loop_.remove(*chosen.watch);
+    }
+    drive.change_medium(std::move(image), std::move(queue));
     chosen.watch = watch;
     return ok();
 }

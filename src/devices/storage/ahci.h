@@ -17,6 +17,7 @@
 
 #include "base/mutex.h"
 #include "block/disk_user.h"
+#include "block/medium_user.h"
 #include "devices/storage/ata_device.h"
 #include "io/event_loop.h"
 #include "memory/guest_memory.h"
@@ -53,6 +54,8 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
     /// The disk of a port, as the machine's owner reaches it, as long as the controller is there;
     /// null: none, or a drive.
     [[nodiscard]] block::DiskUser* disk_user(unsigned port);
+    /// The same for the medium of a drive; null: none, or a disk.
+    [[nodiscard]] block::MediumUser* medium_user(unsigned port);
 
   private:
     // A disk that was identified keeps its size: Linux gives one up that has another after an
@@ -67,6 +70,19 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
         }
         [[nodiscard]] bool tells_size() const override { return false; }
         void size_changed() override {}
+
+      private:
+        AhciController& controller_;
+        const unsigned port_;
+    };
+    class PortMedium final : public block::MediumUser {
+      public:
+        PortMedium(AhciController& controller, unsigned port)
+            : controller_(controller), port_(port) {}
+        [[nodiscard]] block::MediumState medium() override { return controller_.medium_of(port_); }
+        Result<> change_medium(std::unique_ptr<block::DiskImage> image, bool force) override {
+            return controller_.change_medium(port_, std::move(image), force);
+        }
 
       private:
         AhciController& controller_;
@@ -93,6 +109,7 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
         bool halted = false;         ///< an error: until the driver has stopped it
         std::array<Slot, kSlots> slots;
         std::unique_ptr<PortDisk> disk;
+        std::unique_ptr<PortMedium> medium;  ///< null: no drive
     };
 
     AhciController(std::vector<std::unique_ptr<AtaDevice>> devices,
@@ -101,6 +118,8 @@ class AhciController final : public pci::PciDevice, public block::DiskWaiter {
     Result<io::EventLoop::WatchId> watch_port(std::size_t index, int fd);
     [[nodiscard]] block::DiskImage& image_of(unsigned port);
     Result<> exchange_image(unsigned port, std::unique_ptr<block::DiskImage> image);
+    [[nodiscard]] block::MediumState medium_of(unsigned port);
+    Result<> change_medium(unsigned port, std::unique_ptr<block::DiskImage> image, bool force);
     void drain(Port& port) STRATA_REQUIRES(mutex_);
 
     // registers.cc

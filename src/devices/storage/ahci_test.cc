@@ -243,6 +243,43 @@ TEST_F(AhciTest, DiskIsExchangedUnderCommands) {
     EXPECT_EQ(get<std::uint64_t>(kData), 0x1122334455667788U);
 }
 
+TEST_F(AhciTest, DiscIsChangedUnderPackets) {
+    EXPECT_EQ(ahci_->medium_user(0), nullptr) << "a disk";
+    EXPECT_EQ(ahci_->medium_user(2), nullptr);
+    block::MediumUser* drive = ahci_->medium_user(1);
+    ASSERT_NE(drive, nullptr);
+    EXPECT_NE(drive->medium().medium, nullptr);
+    (void)packet({0}, 0);  // power on
+    ASSERT_TRUE(packet({0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 2048));
+    ASSERT_TRUE(packet({0x1e, 0, 0, 0, 1, 0}, 0));
+    EXPECT_TRUE(drive->medium().locked);
+    EXPECT_FALSE(drive->change_medium(nullptr, false).ok());
+    write(at(1, PortRegister::kIssue), 0);
+    lay(1, 0, {0, 0, 0xa0, 1}, 2048, kHeaderAtapi);
+    put(kTables + kPacketPlace, std::array<std::uint8_t, 16>{0x28, 0, 0, 0, 0, 0, 0, 0, 1});
+    write(at(1, PortRegister::kIssue), 1);  // a read is under way
+    ASSERT_TRUE(drive->change_medium(nullptr, true).ok());
+    EXPECT_TRUE(drive->medium().tray_open);
+    EXPECT_EQ(drive->medium().medium, nullptr);
+    (void)run(1, 0);
+    write(at(1, PortRegister::kCommand), 0x10);
+    write(at(1, PortRegister::kStatus), 0xffffffff);
+    write(at(1, PortRegister::kCommand), 0x11);
+    EXPECT_FALSE(packet({0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 2048));
+    block::DiskOptions options;
+    options.path = "other";
+    options.fd.reset(::memfd_create("other", MFD_CLOEXEC));
+    ASSERT_EQ(::ftruncate(options.fd.get(), 4096), 0);
+    ASSERT_EQ(::pwrite(options.fd.get(), "other", 5, 2048), 5);
+    options.read_only = true;
+    ASSERT_TRUE(
+        drive->change_medium(std::move(block::open_disk(std::move(options))).value(), false).ok());
+    EXPECT_FALSE(packet({0}, 0)) << "the disc has changed";
+    ASSERT_TRUE(packet({0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0}, 2048));
+    EXPECT_EQ(get<std::uint8_t>(kData), 'o');
+    EXPECT_FALSE(packet({0x28, 0, 0, 0, 0, 2, 0, 0, 1, 0}, 2048)) << "past its end";
+}
+
 TEST_F(AhciTest, TrimTakesRanges) {
     put<std::uint64_t>(kData, 8 | (std::uint64_t{8} << 48));
     put<std::uint64_t>(kData + 8, 0);

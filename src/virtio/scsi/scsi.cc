@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 
+#include "scsi/cd_unit.h"
+
 namespace strata::virtio {
 
 using scsi_wire::EventType;
@@ -107,7 +109,11 @@ Result<> ScsiDevice::plug(std::uint16_t lun, std::unique_ptr<scsi::LogicalUnit> 
     }
     Slot slot{.unit = std::move(unit),
               .watch = std::nullopt,
-              .disk = std::make_unique<UnitDisk>(*this, lun)};
+              .disk = std::make_unique<UnitDisk>(*this, lun),
+              .medium = nullptr};
+    if (slot.unit->kind() == scsi::DeviceKind::CdRom) {
+        slot.medium = std::make_unique<UnitMedium>(*this, lun);
+    }
     if (slot.unit->completion_fd() >= 0) {
         slot.watch = STRATA_TRY(watch_unit(lun, slot.unit->completion_fd()));
     }
@@ -149,6 +155,45 @@ Result<> ScsiDevice::exchange_image(std::uint16_t lun, std::unique_ptr<block::Di
     loop().remove(*slot.watch);
     slot.unit->exchange_image(std::move(image), std::move(queue));
     slot.watch = watch;
+    return ok();
+}
+
+block::MediumUser* ScsiDevice::medium_user(std::uint16_t lun) {
+    const MutexLock lock(mutex_);
+    const auto found = units_.find(lun);
+    return found != units_.end() ? found->second.medium.get() : nullptr;
+}
+
+block::MediumState ScsiDevice::medium_of(std::uint16_t lun) {
+    const MutexLock lock(mutex_);
+    // SAFETY: there is a `medium` for drives alone.
+    const auto& drive = static_cast<const scsi::CdUnit&>(*units_.at(lun).unit);
+    return {.medium = drive.image(), .tray_open = drive.tray_open(), .locked = drive.locked()};
+}
+
+Result<> ScsiDevice::change_medium(std::uint16_t lun, std::unique_ptr<block::DiskImage> image,
+                                   bool force) {
+    constexpr std::uint32_t kReason = scsi::sense::kMediumChanged.code;
+    const MutexLock lock(mutex_);
+    Slot& slot = units_.at(lun);
+    // SAFETY: there is a `medium` for drives alone.
+    auto& drive = static_cast<scsi::CdUnit&>(*slot.unit);
+    STRATA_TRY_VOID(drive.open_tray_for_owner(force));
+    std::unique_ptr<block::PatientQueue> queue;
+    std::optional<io::EventLoop::WatchId> watch;
+    if (image != nullptr) {
+        queue = STRATA_TRY(drive.open_disc(*image));
+        watch = STRATA_TRY(watch_unit(lun, queue->completion_fd()));
+    }
+    // Nothing can fail from here on: the old disc may go.
+    drive.cancel_all();
+    drain_unit(drive);
+    if (slot.watch) {
+        loop().remove(*slot.watch);
+    }
+    drive.change_medium(std::move(image), std::move(queue));
+    slot.watch = watch;
+    report(EventType::kParameterChange, lun, kReason, Features::kChange);
     return ok();
 }
 

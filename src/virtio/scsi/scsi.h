@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "block/disk_user.h"
+#include "block/medium_user.h"
 #include "scsi/absent_unit.h"
 #include "scsi/logical_unit.h"
 #include "virtio/core/queued_device.h"
@@ -52,6 +53,8 @@ class ScsiDevice final : public QueuedDevice, public block::DiskWaiter {
     /// The disk of unit `lun`, as the machine's owner reaches it; null: there is none, or no
     /// medium. It is there as long as the device, and the unit must be, too.
     [[nodiscard]] block::DiskUser* disk_user(std::uint16_t lun);
+    /// The same for the medium of a drive; null: no unit, or no drive.
+    [[nodiscard]] block::MediumUser* medium_user(std::uint16_t lun);
 
     [[nodiscard]] std::optional<block::DiskWait> waiting() const override;
     void retry() override;
@@ -97,15 +100,30 @@ class ScsiDevice final : public QueuedDevice, public block::DiskWaiter {
         ScsiDevice& device_;
         const std::uint16_t lun_;
     };
+    class UnitMedium final : public block::MediumUser {
+      public:
+        UnitMedium(ScsiDevice& device, std::uint16_t lun) : device_(device), lun_(lun) {}
+        [[nodiscard]] block::MediumState medium() override { return device_.medium_of(lun_); }
+        Result<> change_medium(std::unique_ptr<block::DiskImage> image, bool force) override {
+            return device_.change_medium(lun_, std::move(image), force);
+        }
+
+      private:
+        ScsiDevice& device_;
+        const std::uint16_t lun_;
+    };
     struct Slot {
         std::unique_ptr<scsi::LogicalUnit> unit;
         std::optional<io::EventLoop::WatchId> watch;
         std::unique_ptr<UnitDisk> disk;
+        std::unique_ptr<UnitMedium> medium;  ///< null: no drive
     };
 
     ScsiDevice(const ScsiConfig& config, io::EventLoop& loop);
     [[nodiscard]] block::DiskImage& image_of(std::uint16_t lun);
     Result<> exchange_image(std::uint16_t lun, std::unique_ptr<block::DiskImage> image);
+    [[nodiscard]] block::MediumState medium_of(std::uint16_t lun);
+    Result<> change_medium(std::uint16_t lun, std::unique_ptr<block::DiskImage> image, bool force);
     Result<io::EventLoop::WatchId> watch_unit(std::uint16_t lun, int fd);
     void drain_unit(scsi::LogicalUnit& unit) STRATA_REQUIRES(mutex_);
 
