@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
                 result->report.c_str(), result->coverage.c_str(),
                 static_cast<unsigned long long>(result->cases),
                 static_cast<unsigned long long>(result->faulted),
-                static_cast<unsigned long long>(result->timed_out),
+                static_cast<unsigned long long>(result->not_compared),
                 static_cast<unsigned long long>(result->differing));
     return result->differing == 0 ? 0 : 1;
 }

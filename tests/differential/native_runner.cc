@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include <asm/prctl.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -244,6 +248,24 @@ Result<Outcome> NativeRunner::run(const TestCase& test) {
     outcome.fault_address = exchange.fault_address;
     outcome.data = exchange.data;
     return outcome;
+}
+
+Result<bool> NativeRunner::has_own_memory_at(std::uint64_t address) const {
+    constexpr std::uint64_t kReach = 64;
+    std::ifstream maps(fmt::format("/proc/{}/maps", child_));
+    std::string line;
+    while (std::getline(maps, line)) {
+        std::uint64_t start = 0;
+        std::uint64_t end = 0;
+        if (std::sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2) {
+            return Error{ErrorKind::Failed, "an unknown line in /proc/PID/maps: " + line};
+        }
+        const bool in_layout = start >= Layout::kCode && end <= Layout::kStack + kPage;
+        if (!in_layout && address < end && address + kReach > start) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void NativeRunner::vector_start(arch::x86::ArchState& state) {

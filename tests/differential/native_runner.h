@@ -22,6 +22,9 @@ class NativeRunner {
 
     /// Runs it. `timed_out` in the outcome if it did not end within a second.
     Result<Outcome> run(const TestCase& test);
+    /// The child has memory of its own (its stack, its libraries) in the cache line's width from
+    /// `address` on: an access there, which ends in #PF by the Layout, works on the host.
+    [[nodiscard]] Result<bool> has_own_memory_at(std::uint64_t address) const;
     /// XSAVE image of a fresh process, with all components of XCR0 present: what cases start from.
     static void vector_start(arch::x86::ArchState& state);
 

@@ -23,10 +23,10 @@ struct SessionOptions {
 struct SessionResult {
     std::uint64_t cases = 0;
     std::uint64_t differing = 0;
-    std::uint64_t faulted = 0;    ///< ended in something else than the final INT3
-    std::uint64_t timed_out = 0;  ///< on the host: not compared
-    std::string report;           ///< the differing cases, worded
-    std::string coverage;         ///< a table: ISA set, instructions, executions
+    std::uint64_t faulted = 0;       ///< ended in something else than the final INT3
+    std::uint64_t not_compared = 0;  ///< timed out on the host, or hit its own memory there
+    std::string report;              ///< the differing cases, worded
+    std::string coverage;            ///< a table: ISA set, instructions, executions
 };
 
 Result<SessionResult> run_session(const SessionOptions& options);
