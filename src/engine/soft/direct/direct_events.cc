@@ -18,6 +18,8 @@ constexpr std::uint64_t kDoubtfulUs = 200;   // … nor one that stands for othe
 constexpr std::uint64_t kMemoryUs = 20'000, kMemoryEntries = 1000;  // then the past fades
 constexpr std::uint64_t kFirstLossNs = 40'000'000, kLossShare = 25;
 
+constexpr std::uint64_t kRoot = 0x000ffffffffff000;
+
 std::uint64_t in_us(const DirectEvents& direct, std::uint64_t cycles) {
     return cycles * 1000 / direct.tsc_khz;
 }
@@ -116,7 +118,7 @@ bool may_lose_more(const DirectEvents& direct, std::uint64_t cpu_now) noexcept {
 UserSpace& current_space(CpuState& cpu) noexcept {
     DirectEvents& direct = *cpu.direct;
     if (direct.space == nullptr || direct.space_cr3 != cpu.cr3) {
-        direct.space = &find_space(direct, cpu.cr3, __builtin_ia32_rdtsc());
+        direct.space = &find_space(direct, cpu.cr3 & kRoot, __builtin_ia32_rdtsc());
         direct.space_cr3 = cpu.cr3;
     }
     return *direct.space;

@@ -18,8 +18,9 @@ namespace {
 namespace x86 = arch::x86;
 
 constexpr std::uint64_t kPage = 4096;
-constexpr std::uint64_t kLowest = 0x10000;          // below, the host refuses to map
-constexpr std::uint64_t kHighest = 0x7fffffffe000;  // the host's last page of user addresses
+constexpr std::uint64_t kRoot = 0x000ffffffffff000;  // of CR3
+constexpr std::uint64_t kLowest = 0x10000;           // below, the host refuses to map
+constexpr std::uint64_t kHighest = 0x7fffffffe000;   // the host's last page of user addresses
 constexpr std::uint64_t kRegionBytes = ShadowMap::kLeafPages * kPage, kHugeBytes = 1U << 30U;
 constexpr std::uint64_t kNeighbourRuns = 24;   // mappings that a fault makes beside its own
 constexpr std::uint32_t kNeighbourScans = 16;  // of them, pages whose code has to be looked at
@@ -84,14 +85,18 @@ void DirectRunner::discard(Stub& stub) {
     }
 }
 
-std::uint64_t DirectRunner::flushes_now() const {
-    const std::uint64_t pcid = (cpu_.cr4 & x86::cr4::kPcide) != 0 ? cpu_.cr3 & 0xfff : 0;
-    return events_->flushes_all + events_->flushes[pcid % DirectEvents::kPcids];
+std::uint64_t DirectRunner::pcid() const {
+    return (cpu_.cr4 & x86::cr4::kPcide) != 0 ? cpu_.cr3 & 0xfff : 0;
 }
 
+std::uint64_t DirectRunner::flushes_now() const {
+    return events_->flushes_all + events_->flushes[pcid() % DirectEvents::kPcids];
+}
+
+// By the page tables alone: a kernel gives one process different PCIDs in the course of time.
 DirectRunner::Stub* DirectRunner::current_stub() const {
     for (const auto& stub : stubs_) {
-        if (stub != nullptr && stub->cr3 == cpu_.cr3) {
+        if (stub != nullptr && stub->root == (cpu_.cr3 & kRoot)) {
             return stub.get();
         }
     }
@@ -112,7 +117,8 @@ DirectRunner::Stub* DirectRunner::stub_for_space() {
         if (stub == nullptr) {
             return nullptr;
         }
-        stub->cr3 = cpu_.cr3;
+        stub->root = cpu_.cr3 & kRoot;
+        stub->pcid = pcid();
         stub->flushes = flushes_now();
         stub->head = events_->head;
         stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
@@ -194,7 +200,8 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
         return false;
     }
     const std::uint64_t flushes = flushes_now();
-    bool all = flushes != stub.flushes || events_->head - stub.head > DirectEvents::kRing;
+    bool all = flushes != stub.flushes || pcid() != stub.pcid ||
+               events_->head - stub.head > DirectEvents::kRing;
     for (std::uint64_t i = stub.head; i != events_->head && !all; ++i) {
         const std::uint64_t event = events_->ring[i % DirectEvents::kRing];
         if ((event & DirectEvents::kRamPage) != 0) {
@@ -207,6 +214,7 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
         validate(stub);
     }
     stub.flushes = flushes;
+    stub.pcid = pcid();
     stub.head = events_->head;
     const std::uint64_t began = __builtin_ia32_rdtsc();
     map_after_fault(stub);

@@ -69,7 +69,8 @@ class DirectRunner {
         // By their numbers of 2 MiB and of 1 GiB: where something may be mapped of a page that size
         // or larger. Only the look at everything in the region takes one out again.
         std::unordered_set<std::uint64_t> large, huge;
-        std::uint64_t cr3 = 0;
+        std::uint64_t root = 0;  // of CR3: where the page tables are
+        std::uint64_t pcid = 0;  // whose flushes were looked at
         std::uint64_t flushes = 0;
         std::uint64_t head = 0;
         std::uint64_t last_use = 0;
@@ -91,6 +92,7 @@ class DirectRunner {
     [[nodiscard]] Stub* take_stub();
     [[nodiscard]] std::uint64_t find_base() const;
     void discard(Stub& stub);
+    [[nodiscard]] std::uint64_t pcid() const;
     [[nodiscard]] std::uint64_t flushes_now() const;
     [[nodiscard]] bool keep_within_budget(const Stub& stub);
     [[nodiscard]] bool bring_up_to_date(Stub& stub);

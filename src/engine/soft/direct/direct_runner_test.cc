@@ -225,6 +225,29 @@ TEST_F(DirectRunnerTest, OtherSpacesHaveRecordsOfTheirOwn) {
     EXPECT_EQ(&current_space(cpu_), &space);
 }
 
+// Another PCID for the same page tables is the same program in the same stub, whose mappings are
+// looked at anew: flushes of this PCID were not for it.
+TEST_F(DirectRunnerTest, AnotherPcidIsTheSameSpace) {
+    cpu_.cr4 |= x86::cr4::kPcide;
+    put({0x48, 0x8b, 0x03, 0x0f, 0x05});  // mov rax, [rbx]; syscall
+    cpu_.gpr[x86::Rbx] = kDataPage;
+    cpu_.cr3 = kRoot | 1;
+    map_page(kDataPage, kDataPhysical | kUserPage);
+    poke(kDataPhysical, 5);
+    ASSERT_EQ(run(), DirectRunner::Outcome::Refused);
+    EXPECT_EQ(cpu_.gpr[x86::Rax], 5U);
+    UserSpace& space = current_space(cpu_);
+    cpu_.cr3 = kRoot | 2;
+    EXPECT_EQ(&current_space(cpu_), &space);
+    ASSERT_EQ(run(), DirectRunner::Outcome::Refused);
+    EXPECT_EQ(count("stubs"), 1U);
+    EXPECT_EQ(count("recycled"), 0U);
+    map_page(kDataPage, 0);
+    cpu_.cr3 = kRoot | 1;
+    EXPECT_EQ(run(), DirectRunner::Outcome::Exception);
+    EXPECT_EQ(cpu_.exception.fault_address, kDataPage);
+}
+
 // The guest sees #GP where its process was, and goes on in a new one. Whoever has the same page
 // tables later does not wait for ever.
 TEST_F(DirectRunnerTest, StubThatIsLostIsReplaced) {
