@@ -109,7 +109,7 @@ def whole_images():
 
 GROUPS = {"allocating": allocating(), "in place": in_place(), "convert": converting(), "images": whole_images()}
 
-# Shell commands that make the images, once; {peer} is the peer, {size} the source's MiB of files.
+# Shell commands that make the images, once; {peer} is the peer, {size} the source's MiB of files. What `bench` writes is no zeros: those either side may leave out.
 IMAGES = r"""
 set -e
 if ! [ -f src.raw ]; then
@@ -131,17 +131,17 @@ if ! [ -f c4.qcow2 ]; then
   cp b.qcow2 c0.qcow2
   for k in 1 2 3 4; do
     {peer} create -q -f qcow2 -b c$((k-1)).qcow2 -F qcow2 c$k.qcow2
-    {peer} bench -f qcow2 -w -s 65536 -S 327680 -o $((k*65536)) -d 16 -c 3276 c$k.qcow2 >/dev/null
+    {peer} bench -f qcow2 -w --pattern=$((64+k)) -s 65536 -S 327680 -o $((k*65536)) -d 16 -c 3276 c$k.qcow2 >/dev/null
   done
 fi
 if ! [ -f m.mid ]; then
   rm -f m.*; {peer} create -q -f qcow2 m.base 100G
-  {peer} bench -f qcow2 -w -s 65536 -S 10485760 -d 32 -c 10240 m.base >/dev/null
+  {peer} bench -f qcow2 -w --pattern=85 -s 65536 -S 10485760 -d 32 -c 10240 m.base >/dev/null
   {peer} create -q -f qcow2 -o preallocation=metadata m.pre 100G
-  truncate -s 100G m.raw; {peer} bench -f raw -w -s 65536 -S 10485760 -d 32 -c 10240 m.raw >/dev/null
+  truncate -s 100G m.raw; {peer} bench -f raw -w --pattern=85 -s 65536 -S 10485760 -d 32 -c 10240 m.raw >/dev/null
   cp --sparse=always m.base m.copy
   {peer} create -q -f qcow2 -b m.base -F qcow2 m.mid
-  {peer} bench -f qcow2 -w -s 65536 -S 20971520 -o 65536 -d 32 -c 5120 m.mid >/dev/null
+  {peer} bench -f qcow2 -w --pattern=85 -s 65536 -S 20971520 -o 65536 -d 32 -c 5120 m.mid >/dev/null
 fi
 sync
 """
