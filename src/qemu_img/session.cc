@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/unique_fd.h"
+#include "block/protocols/fat/fat_node.h"
 #include "qemu_img/report.h"
 
 namespace strata::qemu_img {
@@ -167,6 +168,9 @@ Result<std::string> plain_path(const std::string& name) {
     }
     if (const auto path = path_of_name(name)) {
         return *path;
+    }
+    if (block::fat::is_location(name)) {
+        return failure("Protocol driver 'vvfat' does not support image creation");
     }
     const auto place = name.find_first_of(":/");
     if (place != std::string::npos && name[place] == ':') {

@@ -94,6 +94,8 @@ class FolderTest(unittest.TestCase):
         overlay = self.place / "overlay.q"
         self.link(BUILD / "bin" / "qemu-img", "create", "-u", "-f", "qcow2", "-b", name, "-F", "raw", overlay, "1M")
         self.link(BUILD / "bin" / "qemu-img", "convert", "-O", "raw", overlay, self.place / "o", status=1)
+        for words in (["create", "-f", "raw", name, "1M"], ["convert", "-O", "raw", self.folder / "READ.ME", name]):
+            self.assertIn("'vvfat' does not support image creation", self.link(BUILD / "bin" / "qemu-img", *words, status=1))
         self.image("convert", overlay, self.place / "o", "-f", "qcow2", "-O", "raw", "--follow", status=9)
 
     def big(self):

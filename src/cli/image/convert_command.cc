@@ -47,7 +47,8 @@ constexpr std::array kOptions = {
     Option{"--resume", 0, "",
            "Go on where the same command was killed or interrupted, and keep what is there if this "
            "one is."},
-    Option{"--disk", 0, "NAME", "Of an appliance (ova, xva) with several disks, this one.",
+    Option{"--disk", 0, "NAME",
+           "Of an appliance (ova, xva) with several disks, this one (ova: or its number).",
            Completes::Nothing},
     kFollowOption,
     kPassphraseOption,
