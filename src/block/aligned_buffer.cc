@@ -10,14 +10,16 @@ namespace strata::block::detail {
 namespace {
 
 constexpr std::align_val_t kPage{AlignedBuffer::kAlignment};
-constexpr std::size_t kSizes = 7;  ///< kept: 4 KiB, 8 KiB, … 256 KiB
-constexpr std::size_t kMostKept = 2U << 20;
 
 std::byte* fresh(std::size_t bytes) {
     return static_cast<std::byte*>(::operator new(bytes, kPage));
 }
 
-#if !defined(STRATA_SANITIZED)  // the sanitizers must see each buffer's life
+#if !defined(STRATA_SANITIZED)
+// The sanitizers must see each buffer's life.
+constexpr std::size_t kSizes = 7;  ///< kept: 4 KiB, 8 KiB, … 256 KiB
+constexpr std::size_t kMostKept = 2U << 20;
+
 /// Of the sizes that are kept the smallest that holds `bytes`; kSizes or more: none does.
 std::size_t index_for(std::size_t bytes) {
     return bytes <= AlignedBuffer::kAlignment
@@ -31,11 +33,19 @@ struct Kept {
     ~Kept();
 };
 
-thread_local bool ended = false;  ///< this thread keeps nothing any more
-thread_local Kept kept;
+/// This thread keeps nothing any more.
+bool& ended() {
+    thread_local bool value = false;
+    return value;
+}
+
+Kept& kept() {
+    thread_local Kept value;
+    return value;
+}
 
 Kept::~Kept() {
-    ended = true;
+    ended() = true;
     for (const std::vector<std::byte*>& list : lists) {
         for (std::byte* each : list) {
             ::operator delete(each, kPage);
@@ -60,24 +70,25 @@ std::byte* allocate_aligned(std::size_t bytes) {
         return fresh(bytes);
     }
     const std::size_t size = AlignedBuffer::kAlignment << index;
-    if (ended || kept.lists[index].empty()) {
+    if (ended() || kept().lists[index].empty()) {
         return fresh(size);
     }
-    std::byte* data = kept.lists[index].back();
-    kept.lists[index].pop_back();
-    kept.bytes -= size;
+    Kept& mine = kept();
+    std::byte* data = mine.lists[index].back();
+    mine.lists[index].pop_back();
+    mine.bytes -= size;
     return data;
 }
 
 void FreeAligned::operator()(std::byte* data) const noexcept {
     const std::size_t index = index_for(bytes);
     const std::size_t size = AlignedBuffer::kAlignment << index;
-    if (index >= kSizes || ended || kept.bytes + size > kMostKept) {
+    if (index >= kSizes || ended() || kept().bytes + size > kMostKept) {
         ::operator delete(data, kPage);
         return;
     }
-    kept.lists[index].push_back(data);
-    kept.bytes += size;
+    kept().lists[index].push_back(data);
+    kept().bytes += size;
 }
 #endif
 

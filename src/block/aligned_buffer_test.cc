@@ -41,6 +41,7 @@ TEST(AlignedBufferTest, WhatWasDroppedIsGivenAgain) {
 
 TEST(AlignedBufferTest, MayBeDroppedByAnotherThreadAndAfterMuchWasKept) {
     std::vector<AlignedBuffer> many;
+    many.reserve(100);
     for (int i = 0; i < 100; ++i) {
         many.emplace_back(65536);
     }

@@ -18,7 +18,8 @@ namespace strata::block::qcow2 {
 namespace {
 
 constexpr std::size_t kCluster = 64U << 10;
-constexpr std::uint64_t kSize = 20 * kCluster + 5 * 512;  ///< the last cluster is short
+constexpr std::size_t kShort = 2560;  ///< the last cluster
+constexpr std::uint64_t kSize = 20 * kCluster + kShort;
 
 class PackedWriteTest : public testing::TestWithParam<const char*> {
   protected:
@@ -110,11 +111,11 @@ TEST_P(PackedWriteTest, WhatDoesNotPayIsWrittenAsItIs) {
 }
 
 TEST_P(PackedWriteTest, TheDisksLastClusterMayBeShort) {
-    const auto bytes = content(3 * kCluster + 5 * 512);
+    const auto bytes = content(3 * kCluster + kShort);
     ASSERT_TRUE(pack(kSize - bytes.size(), bytes).ok());
     expect_sound();
     EXPECT_EQ(read(kSize - bytes.size(), bytes.size()), bytes);
-    const auto extent = loop_->run(node_->status(20 * kCluster, 5 * 512));
+    const auto extent = loop_->run(node_->status(20 * kCluster, kShort));
     ASSERT_TRUE(extent.ok());
     EXPECT_TRUE(extent->compressed);
 }
