@@ -3,7 +3,7 @@
 # run, processors against each other, programs that check themselves, disk images under work that is killed and without power, a guest
 # on a chain of them.
 #
-# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs|disks|crash|chain]… (default: all). Results go to OUT (build/soak); a summary line per
+# Usage: BUDGET=seconds tools/soak.sh [boots|small|fuzz|differential|processors|programs|disks|jobs|crash|chain]… (default: all). Results go to OUT (build/soak); a summary line per
 # round is printed, to be recorded in docs/soaks.md. Each fuzz target, the differential run and the disk rounds get BUDGET seconds; boots are BOOTS (10) of each
 # shape whatever it takes, by the programs in BIN (build/bin), which may be a copy. SHAPES ("1:256M 4:8G") names other shapes than all nine.
 set -euo pipefail
@@ -20,7 +20,7 @@ harmless='Marking TSC unstable due to TSCs unsynchronized|init\[[0-9]+\]: segfau
 failures=0
 mkdir -p "$out"
 rounds=("$@")
-[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs disks crash chain)
+[ ${#rounds[@]} -gt 0 ] || rounds=(boots small fuzz differential processors programs disks jobs crash chain)
 
 fail() {
     echo "soak: FAILED: $*"
@@ -118,6 +118,12 @@ disks() {
     tail -n 1 "$out/disks.log"
 }
 
+# Long pieces of work on images: killed, and run again.
+jobs() {
+    python3 tools/soak/jobs.py --strata "${BIN:-build/bin}/strata" --seconds "$budget" --out "$out/jobs" >"$out/jobs.log" 2>&1 || fail "jobs: see $out/jobs.log"
+    tail -n 1 "$out/jobs.log"
+}
+
 # Images as a loss of power leaves them, with other seeds than the tests'.
 crash() {
     local end=$((SECONDS + budget)) seed=$((RANDOM * 1000)) count=0
@@ -140,9 +146,9 @@ chain() {
 
 for round in "${rounds[@]}"; do
     case $round in
-        boots | small | fuzz | differential | processors | programs | disks | crash | chain) "$round" ;;
+        boots | small | fuzz | differential | processors | programs | disks | jobs | crash | chain) "$round" ;;
         *)
-            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs, disks, crash, chain" >&2
+            echo "soak: no round '$round': use boots, small, fuzz, differential, processors, programs, disks, jobs, crash, chain" >&2
             exit 2
             ;;
     esac

@@ -156,6 +156,41 @@ TEST_F(LiveTest, StreamUnderLoadCutsTheChain) {
     EXPECT_TRUE(clean(live_->disk()));
 }
 
+TEST_F(LiveTest, StreamThatWasKilledGoesOnWhereItWas) {
+    {
+        NodePtr base = make("base", "raw");
+        fill(*base, 21);
+        ASSERT_TRUE(loop_->run(base->close()).ok());
+    }
+    use(make("over", "qcow2", {{"backing_file", "base"}, {"backing_fmt", "raw"}}));
+    const auto killed = std::make_shared<Stream>(*loop_, 8 << 20, std::chrono::milliseconds(0));
+    // What the file has in the midst of it is what a kill leaves.
+    loop_->spawn([](Loop& loop, LiveJob& one, std::string from, std::string to) -> Task<> {
+        while (one.done() < kSize / 2) {
+            co_await loop.sleep(std::chrono::milliseconds(1));
+        }
+        std::filesystem::copy_file(from, to);
+        one.cancel();
+        co_return ok();
+    }(*loop_, *killed, path("over"), path("left")));
+    EXPECT_FALSE(loop_->run(live_->run(killed)).ok());
+    ASSERT_TRUE(loop_->run(live_->disk().close()).ok());
+    use(open("left", "qcow2", false));
+    EXPECT_TRUE(content(live_->disk()) == expected_);
+    std::uint64_t there = 0;
+    for (std::uint64_t at = 0; at < kSize;) {
+        const auto extent = loop_->run(live_->disk().status(at, kSize - at));
+        ASSERT_TRUE(extent.ok());
+        there += extent->kind == Extent::Kind::Data ? extent->length : 0;
+        at += extent->length;
+    }
+    EXPECT_GT(there, kSize / 8);
+    ASSERT_TRUE(loop_->run(live_->run(std::make_shared<Stream>(*loop_, 0))).ok());
+    EXPECT_EQ(live_->disk().backing(), nullptr);
+    EXPECT_TRUE(content(live_->disk()) == expected_);
+    EXPECT_TRUE(clean(live_->disk()));
+}
+
 TEST_F(LiveTest, CommitUnderLoadGoesOnWithTheLayerBelow) {
     {
         NodePtr base = make("base", "raw");

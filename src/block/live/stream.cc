@@ -55,8 +55,13 @@ Task<> Stream::around(std::uint64_t offset, std::uint64_t length, Task<> write) 
 Task<> Stream::fill(Node& disk) {
     const std::uint64_t size = disk.size();
     const std::uint64_t stretch = std::max(kStretch, disk.traits().cluster_size);
+    auto due = std::chrono::steady_clock::now() + checkpoint_;
     for (std::uint64_t at = 0; at < size;) {
         STRATA_CO_TRY_VOID(control().check());
+        if (std::chrono::steady_clock::now() >= due) {
+            STRATA_CO_TRY_VOID(co_await disk.flush());
+            due = std::chrono::steady_clock::now() + checkpoint_;
+        }
         // Without the lock: what is there stays there.
         unsigned depth = 0;
         STRATA_CO_TRY(const Extent extent,
