@@ -206,10 +206,15 @@ class Qcow2Node final : public Node,
     Task<std::uint64_t> write_new_l1(std::vector<std::uint64_t> l1);
     [[nodiscard]] std::uint64_t vm_state_offset() const;
 
+    // Status (read.cc)
+    Task<bool> detect_holes();
+    Task<Extent> mapped(std::uint64_t offset, std::uint64_t length);
+
     const NodePtr file_;
     const NodePtr data_;  ///< of its own, or file_
     NodePtr backing_;
     const std::unique_ptr<Metadata> metadata_;
+    std::optional<bool> given_ahead_;  ///< the host's file has holes where clusters are in use
     BitmapSet bitmaps_;
     std::optional<luks::SectorCipher> cipher_;  ///< encrypted, and opened with the passphrase
     std::optional<luks::Header> luks_;

@@ -243,9 +243,50 @@ Task<> Qcow2Node::read(std::uint64_t offset, Buffers into) {
     co_return co_await read_inside(offset, into);
 }
 
+/// Whether clusters were given in advance: the host's file has clearly less than is in use there.
+/// Asked once; what is given back later is found by whoever asks.
+Task<bool> Qcow2Node::detect_holes() {
+    if (given_ahead_) {
+        co_return *given_ahead_;
+    }
+    given_ahead_ = false;
+    const auto allocated = co_await file_->allocated_bytes();
+    if (data_ != file_ || !allocated.ok()) {
+        co_return false;
+    }
+    const std::uint64_t here = *allocated / cluster();
+    const std::uint64_t most = std::max(here * 10 / 9, here + 2),
+                        all = metadata_->end() / cluster();
+    std::uint64_t used = 0;
+    for (std::uint64_t index = 0; all >= most && index < all && used < most; ++index) {
+        const auto count = co_await metadata_->refcount(index);
+        if (!count.ok()) {
+            co_return false;  // an image whose counts cannot be read may be read all the same
+        }
+        used += *count != 0 ? 1 : 0;
+    }
+    given_ahead_ = used >= most;
+    co_return *given_ahead_;
+}
+
 Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY_VOID(check_range(offset, length, false));
     STRATA_CO_TRY(const auto pass, co_await gate_.shared());
+    STRATA_CO_TRY(Extent extent, co_await mapped(offset, length));
+    if (extent.kind != Extent::Kind::Data || !extent.has_offset || extent.offset % 512 != 0) {
+        co_return extent;
+    }
+    STRATA_CO_TRY(const bool holes, co_await detect_holes());
+    if (holes) {
+        STRATA_CO_TRY(const Extent below, co_await data_->status(extent.offset, extent.length));
+        extent.length = std::min(extent.length, below.length);
+        extent.kind = below.kind == Extent::Kind::Zero ? Extent::Kind::Zero : extent.kind;
+    }
+    co_return extent;
+}
+
+/// By the tables alone.
+Task<Extent> Qcow2Node::mapped(std::uint64_t offset, std::uint64_t length) {
     Extent extent;
     std::uint64_t done = 0;
     const std::uint64_t unit = header().extended() ? cluster() / kSubclusters : cluster();
