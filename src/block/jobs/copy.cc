@@ -241,7 +241,9 @@ Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
             STRATA_CO_TRY_VOID(co_await zero(chunk.offset + at, part));
             continue;
         }
-        while (packer_ != nullptr && at + part < bytes.size() &&
+        // One by one where some may be there: a cluster that is came there whole, when this copy
+        // was killed, and says nothing of those beside it.
+        while (packer_ != nullptr && options_.start == 0 && at + part < bytes.size() &&
                (options_.sparse == 0 || !is_zero(cluster_at(at + part)))) {
             part += cluster_at(at + part).size();
         }
@@ -252,7 +254,6 @@ Task<> Copier::write_clusters(Chunk chunk, std::span<const std::byte> bytes) {
         } else {
             packed = co_await target_.write_compressed(chunk.offset + at, from);
         }
-        // A cluster that is there came there whole, when this copy was killed.
         const bool there =
             !packed.ok() && options_.start != 0 && packed.error().system_errno() == EEXIST;
         if (!packed.ok() && !there) {

@@ -1,6 +1,7 @@
 // Jobs over raw images: copies, comparisons, differences; runs of zeros.
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -216,6 +217,54 @@ TEST_F(Jobs, BenchesWriteWhatTheySay) {
     options.flush_interval = 16;
     ASSERT_TRUE(loop_->run(bench_image(*node, options)).ok());
     EXPECT_EQ(read(*node, 0, 1U << 20), std::vector<std::byte>(1U << 20, std::byte{0x5a}));
+}
+
+TEST_F(Jobs, ACopyPutsDownHowFarItIsAndGoesOnFromThere) {
+    const NodePtr source = make("source", kSize), target = make("target", kSize);
+    write(*source, 0, filled(kSize, 3));
+    std::uint64_t done = 0;
+    CopyOptions options;
+    options.target_zero = true;
+    options.checkpoint_every = std::chrono::milliseconds(0);
+    options.checkpoint = [&done](std::uint64_t at) -> Result<> {
+        EXPECT_GT(at, done);
+        done = at;
+        return at < kSize / 2 ? ok() : Result<>(Error(ErrorKind::Failed, "stopped"));
+    };
+    JobControl control;
+    EXPECT_FALSE(loop_->run(copy_image({source.get()}, *target, options, control)).ok());
+    ASSERT_GE(done, kSize / 2);
+    EXPECT_EQ(read(*target, 0, done), read(*source, 0, done));
+    write(*target, 0, std::vector<std::byte>(512));  // not looked at again
+    options.start = done;
+    options.checkpoint = [](std::uint64_t) { return ok(); };
+    ASSERT_TRUE(loop_->run(copy_image({source.get()}, *target, options, control)).ok());
+    EXPECT_EQ(read(*target, 512, kSize - 512), read(*source, 512, kSize - 512));
+}
+
+TEST_F(Jobs, ACompressedCopyGoesOnAmongClustersThatAreThere) {
+    constexpr std::uint64_t kCluster = 64U << 10;
+    const NodePtr source = make("source", kSize);
+    write(*source, 0, filled(kSize, 5));
+    ASSERT_TRUE(
+        loop_->run(create_image(*loop_, "qcow2", CreateRequest{folder_ + "/packed", kSize, {}}))
+            .ok());
+    OpenOptions opening;
+    opening.path = folder_ + "/packed";
+    opening.format = "qcow2";
+    const NodePtr target = loop_->run(open_node(*loop_, std::move(opening))).value();
+    JobControl control;
+    CopyOptions options;
+    options.target_zero = options.compress = true;
+    // What a kill left behind the place that was put down: every third cluster.
+    for (std::uint64_t at = 0; at < kSize; at += (at < kCluster ? 1 : 3) * kCluster) {
+        const auto bytes = read(*source, at, kCluster);
+        ASSERT_TRUE(loop_->run(target->write_compressed(at, Buffers::of(bytes))).ok());
+    }
+    options.start = kCluster;
+    ASSERT_TRUE(loop_->run(copy_image({source.get()}, *target, options, control)).ok());
+    EXPECT_EQ(read(*target, 0, kSize), read(*source, 0, kSize));
+    ASSERT_TRUE(loop_->run(target->close()).ok());
 }
 
 }  // namespace
