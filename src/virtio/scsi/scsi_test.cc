@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "block/live_image.h"
+#include "scsi/cd_unit.h"
 #include "scsi/disk_unit.h"
 #include "virtio/core/mock_queue.h"
 
@@ -245,6 +246,34 @@ TEST_F(ScsiTest, DiskIsExchangedAndItsSizeTold) {
     EXPECT_EQ(sense_[2], 6);  // capacity data has changed
     EXPECT_EQ(sense_[12], 0x2a);
     EXPECT_EQ(sense_[13], 0x09);
+}
+
+TEST_F(ScsiTest, DiscIsChangedUnderARead) {
+    activate();
+    queues_[1].add({{kEvents + 0x100, 16, true}});  // of the unit that comes
+    ASSERT_TRUE(device_->plug(3, scsi::CdUnit::create({}, nullptr).value()).ok());
+    EXPECT_EQ(device_->medium_user(0), nullptr) << "a disk";
+    EXPECT_EQ(device_->medium_user(9), nullptr);
+    block::MediumUser* drive = device_->medium_user(3);
+    ASSERT_NE(drive, nullptr);
+    EXPECT_EQ(drive->medium().medium, nullptr);
+    block::DiskOptions options;
+    options.path = path_;
+    options.read_only = true;
+    options.lock = false;
+    queues_[1].add({{kEvents, 16, true}});
+    ASSERT_TRUE(drive->change_medium(block::open_disk(std::move(options)).value(), false).ok());
+    EXPECT_EQ(load<Le32>(kEvents), scsi_wire::EventType::kParameterChange);
+    EXPECT_EQ(load<Le32>(kEvents + 12), 0x28U);
+    clear_attention(3);
+    put(3, {0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, {{kData, 2048, true}});
+    ASSERT_TRUE(drive->change_medium(nullptr, false).ok());
+    ASSERT_TRUE(wait_used(2));
+    EXPECT_TRUE(drive->medium().tray_open);
+    EXPECT_EQ(run(3, {0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, {{kData, 2048, true}}), 0);
+    EXPECT_EQ(status_, 2U);
+    EXPECT_EQ(sense_[12], 0x3a);  // no medium, and the tray is open
+    EXPECT_EQ(sense_[13], 0x02);
 }
 
 TEST_F(ScsiTest, ResetWithRequestsUnderWayBecomesIdle) {
