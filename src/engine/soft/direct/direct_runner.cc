@@ -32,7 +32,7 @@ constexpr std::uint64_t kEntryNs = 5000;      // of a stub's own time: signal, w
 constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
 constexpr std::uint64_t kSaved = 2;           // times its own time: what a run saves
 constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
-constexpr std::uint64_t kHopelessUs = 2'000'000;
+constexpr std::uint64_t kFirstHopelessUs = 20'000, kHopelessUs = 2'000'000;
 constexpr std::uint64_t kAfterLossUs = 10'000'000;
 constexpr std::uint32_t kStrikes = 3;
 
@@ -174,7 +174,7 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     const std::uint64_t paid = stub->window_cost + fixed;
     counters_.native_ns.fetch_add(native / kSaved, std::memory_order_relaxed);
     // Neither code that is written and executed in turn nor hot pages with sensitive instructions
-    // will be otherwise soon.
+    // will be otherwise soon; but programs that look at the time often do so as they start only.
     constexpr std::uint64_t kMany = 4;
     const bool hopeless =
         std::max(stub->window_flips, stub->window_refused) * kMany > stub->window_runs &&
@@ -185,7 +185,7 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     std::uint64_t& lost = events_->lost_ns;
     lost = native > paid ? lost - std::min(lost, (native - paid) / 2) : lost + paid - native;
     if (hopeless) {
-        give_up(space, std::max(space.backoff, kHopelessUs));
+        give_up(space, std::clamp(space.backoff * 4, kFirstHopelessUs, kHopelessUs));
     } else {
         settle(space, native > paid);
     }

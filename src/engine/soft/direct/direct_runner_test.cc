@@ -2,6 +2,7 @@
 // when, pages that are looked at again, back-off, and stubs that are lost.
 #include "engine/soft/direct/direct_runner.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -211,6 +212,26 @@ TEST_F(DirectRunnerTest, SpaceThatLosesWaits) {
         last = space.backoff;
     }
     EXPECT_GT(space.not_before, 0U);
+}
+
+// A hot page with CPUID: the space waits, not for long at first, since a program may be at its
+// start.
+TEST_F(DirectRunnerTest, HotSensitivePageWaitsForLongerEachTime) {
+    constexpr std::uint64_t kFirstUs = 20'000, kMostUs = 2'000'000;
+    replace_code({0x0f, 0xa2, 0xeb, 0xfc});  // cpuid; jmp there
+    UserSpace& space = current_space(cpu_);
+    std::uint64_t expected = kFirstUs;
+    for (int turn = 0; turn < 5; ++turn) {
+        set_active(*cpu_.direct, space, true);
+        space.strikes = 0;
+        for (int i = 0; i < 2000 && space.active; ++i) {
+            (void)run();
+            cpu_.exception = {};
+        }
+        ASSERT_FALSE(space.active);
+        EXPECT_EQ(space.backoff, expected);
+        expected = std::min(expected * 4, kMostUs);
+    }
 }
 
 // Another address space is judged by itself.
