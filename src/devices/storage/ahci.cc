@@ -9,7 +9,7 @@
 
 namespace strata::devices {
 
-using namespace ahci;
+using namespace ahci;  // NOLINT(google-build-using-namespace): its register names
 
 AhciController::AhciController(std::vector<std::unique_ptr<AtaDevice>> devices,
                                const memory::GuestMemory& memory, io::EventLoop& loop)

@@ -7,7 +7,7 @@
 
 namespace strata::devices {
 
-using namespace ahci;
+using namespace ahci;  // NOLINT(google-build-using-namespace): its register names
 
 namespace {
 

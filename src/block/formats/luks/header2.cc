@@ -47,11 +47,11 @@ static_assert(sizeof(Wire) == 512);
 class Reader {
   public:
     const Json& member(const Json& of, const char* name) {
-        static const Json nothing;
+        static const Json kNothing;
         const auto found = of.is_object() ? of.find(name) : of.end();
         if (!of.is_object() || found == of.end()) {
             fail(name);
-            return nothing;
+            return kNothing;
         }
         return *found;
     }
