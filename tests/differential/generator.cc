@@ -71,6 +71,20 @@ bool outside_the_comparison(const Instruction& insn) {
     }
 }
 
+// AMD's Zen 4 reads an old RSP here right behind a PUSH (a million of a million times; not if LEA
+// moved the stack pointer): no reference.
+bool converts_stack_pointer(const Instruction& insn) {
+    switch (insn.mnemonic) {
+        case ZYDIS_MNEMONIC_VCVTSI2SD:
+        case ZYDIS_MNEMONIC_VCVTSI2SS:
+        case ZYDIS_MNEMONIC_VCVTUSI2SD:
+        case ZYDIS_MNEMONIC_VCVTUSI2SS:
+            return insn.rm_is_gpr && insn.rm == arch::x86::Rsp;
+        default:
+            return false;
+    }
+}
+
 // What processors of different makers do differently, so that agreement with this host would prove
 // nothing: near branches with an operand size prefix (AMD truncates rip, Intel ignores the prefix),
 // LOOPcc with F2/F3 (undocumented), register forms of the 0F 0D hints.
@@ -80,7 +94,8 @@ bool differs_by_maker(const Instruction& insn, const std::vector<std::uint8_t>& 
     const bool operand_size = std::find(bytes.begin(), prefixes_end, 0x66) != prefixes_end;
     return (branch && operand_size) ||
            (insn.cls == InsnClass::Loop && (insn.raw_f2 || insn.raw_f3)) ||
-           (insn.opcode_map == 1 && insn.opcode == 0x0d && insn.mod == 3);
+           (insn.opcode_map == 1 && insn.opcode == 0x0d && insn.mod == 3) ||
+           converts_stack_pointer(insn);
 }
 
 // REP CMPS with two operands that fault: the manuals do not say which one does, and one processor
@@ -92,8 +107,12 @@ bool either_operand(const Instruction& insn) {
 
 // x87 operands of 10 bytes may be two accesses: the first can be a page fault although the second
 // is not canonical. AMD processors push a CALL's return address before they look at the target.
+// MASKMOVDQU looks at the bytes one by one where some of them are not to be stored.
 bool two_parts(const Instruction& insn) {
-    return (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) ||
+    return insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+           insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
+           insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
+           (insn.vector == engine::soft::VectorKind::X87 && insn.mem.size == 10) ||
            insn.cls == InsnClass::CallIndirect;
 }
 
