@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "arch/x86/cpu_model.h"
+#include "engine/soft/direct/direct_probe.h"
 #include "engine/soft/mmu/mmu_fixture.h"
 #include "engine/soft/runtime/vector_state.h"
 
@@ -54,6 +55,9 @@ std::vector<int> grandchildren() {
 class DirectRunnerTest : public MmuTest {
   protected:
     void SetUp() override {
+        if (const auto possible = probe_direct_execution(); !possible.ok()) {
+            GTEST_SKIP() << "this host has no stubs: " << possible.error().text();
+        }
         auto zygote = Zygote::start({});
         ASSERT_TRUE(zygote.ok());
         zygote_ = std::move(zygote).value();
@@ -78,9 +82,8 @@ class DirectRunnerTest : public MmuTest {
         runner_ = std::make_unique<DirectRunner>(cpu_, *zygote_, kTscKhz, true);
         put({0x0f, 0x05});
         cpu_.rip = kCodePage;
-        if (runner_->run() != DirectRunner::Outcome::Refused || runner_->runs() == 0) {
-            GTEST_SKIP() << "this host has no stubs";
-        }
+        ASSERT_EQ(runner_->run(), DirectRunner::Outcome::Refused);
+        ASSERT_GT(runner_->runs(), 0U);
     }
     void TearDown() override { runner_.reset(); }
 
