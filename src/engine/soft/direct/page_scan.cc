@@ -75,7 +75,8 @@ struct Scan {
 /// What EAX holds where instructions are decoded in turn, as far as it is a constant.
 class KnownEax {
   public:
-    void pass(const ZydisDecodedInstruction& insn, const std::uint8_t* bytes) {
+    /// `end`: where the next instruction begins.
+    void pass(const ZydisDecodedInstruction& insn, const std::uint8_t* bytes, std::size_t end) {
         constexpr std::uint8_t kMovEax = 0xb8, kStore = 0x89, kRegister = 3;
         const bool clears_edx =
             insn.length == 2 && (bytes[0] == 0x31 || bytes[0] == 0x33) && bytes[1] == 0xd2;
@@ -85,15 +86,18 @@ class KnownEax {
             std::uint32_t value = 0;
             std::memcpy(&value, bytes + 1, sizeof value);
             value_ = value;
+            since_ = end;
         } else if (!clears_edx && !stores) {
             value_ = kUnknown;
         }
     }
     /// All bits, if it is not known.
     [[nodiscard]] std::uint64_t value() const { return value_; }
+    [[nodiscard]] std::size_t since() const { return since_; }
 
   private:
     static constexpr std::uint64_t kUnknown = ~std::uint64_t{0};
+    std::size_t since_ = 0;
     std::uint64_t value_ = kUnknown;
 };
 
@@ -102,9 +106,32 @@ bool contains(const std::array<ZydisMnemonic_, kSize>& list, ZydisMnemonic mnemo
     return std::find(list.begin(), list.end(), mnemonic) != list.end();
 }
 
+/// Decoding from `start` to somewhat behind `at`: does a branch lead to between `since` and `at`?
+/// What is known of a register there does not hold then.
+bool is_joined(const Scan& scan, std::size_t start, std::size_t since, std::size_t at) {
+    constexpr std::size_t kBehind = 120;
+    const std::size_t end = std::min(scan.code.size(), at + kBehind);
+    while (start < end) {
+        ZydisDecodedInstruction insn;
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+                &decoder(), nullptr, scan.code.data() + start, scan.code.size() - start, &insn))) {
+            ++start;
+            continue;
+        }
+        start += insn.length;
+        const std::int64_t target = static_cast<std::int64_t>(start) + insn.raw.imm[0].value.s;
+        if (insn.raw.imm[0].is_relative == ZYAN_TRUE &&
+            target >= static_cast<std::int64_t>(since) && target <= static_cast<std::int64_t>(at)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /// Decoding from `start` on: is the opcode at `at` a sensitive instruction's?
 bool reaches(const Scan& scan, std::size_t start, std::size_t at) {
     const std::span<const std::uint8_t> code = scan.code;
+    const std::size_t first = start;
     KnownEax eax;
     while (start <= at) {
         ZydisDecodedInstruction insn;
@@ -115,9 +142,10 @@ bool reaches(const Scan& scan, std::size_t start, std::size_t at) {
         }
         if (start + insn.length > at) {
             return contains(kSensitive, insn.mnemonic) ||
-                   ((scan.foreign & eax.value()) != 0 && contains(kStateImages, insn.mnemonic));
+                   (scan.foreign != 0 && contains(kStateImages, insn.mnemonic) &&
+                    ((scan.foreign & eax.value()) != 0 || is_joined(scan, first, eax.since(), at)));
         }
-        eax.pass(insn, code.data() + start);
+        eax.pass(insn, code.data() + start, start + insn.length);
         start += insn.length;
     }
     return false;

@@ -73,6 +73,25 @@ TEST(PageScanTest, StateImagesOfSharedComponentsRun) {
     EXPECT_FALSE(page_runs_natively(page_with(kMiddle, code), 0, kPkru));
 }
 
+TEST(PageScanTest, StateImagesBehindAJoinDoNotRun) {
+    constexpr std::uint64_t kPkru = 1U << 9U;
+    // mov eax, 7; xor edx, edx; xsave [rdi], and a branch before or behind that leads into it or
+    // to its mov.
+    const std::vector<std::uint8_t> image = {0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x0f, 0xae, 0x27};
+    const auto with = [&](std::uint8_t before, std::uint8_t behind) {
+        std::vector<std::uint8_t> code = {0x74, before};
+        code.insert(code.end(), image.begin(), image.end());
+        code.insert(code.end(), {0x75, behind});
+        return page_runs_natively(page_with(kMiddle, code), 0, kPkru);
+    };
+    const auto back = [](int by) { return static_cast<std::uint8_t>(-by); };
+    EXPECT_TRUE(with(0, back(12)));  // both to the mov
+    EXPECT_TRUE(with(10, 0));        // both behind the image
+    EXPECT_FALSE(with(7, 0));        // je to the xsave
+    EXPECT_FALSE(with(5, 0));        // je behind the mov
+    EXPECT_FALSE(with(0, back(5)));  // jne to the xsave
+}
+
 TEST(PageScanTest, BytesWithinOtherInstructionsAreNot) {
     EXPECT_TRUE(runs(kMiddle, {0xba, 0x0f, 0x00, 0x00, 0x00}));              // mov edx, 15
     EXPECT_TRUE(runs(kMiddle, {0xe8, 0x8a, 0x2b, 0x0f, 0x00}));              // call
