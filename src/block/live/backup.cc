@@ -213,7 +213,11 @@ Task<> Backup::copy_extent(const Extent& extent, std::uint64_t at) {
 
 Task<> Backup::finish(LiveDisk& live, Result<> done) {
     if (done.ok()) {
-        // All is copied: what the guest writes meanwhile is remembered and nothing else.
+        // All is copied: what the guest writes meanwhile is remembered and nothing else. Closing
+        // alone makes nothing durable, and the bitmap forgets what the copy has.
+        done = co_await options_.target->flush();
+    }
+    if (done.ok()) {
         done = co_await options_.target->close();
     }
     {

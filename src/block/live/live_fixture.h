@@ -29,7 +29,8 @@ namespace strata::block {
 inline constexpr std::uint64_t kSize = 8U << 20;
 using Finish = LiveJob::Finish;
 
-/// Remembers the largest read, and loses a bitmap that it cannot store when told to.
+/// Remembers the largest read and, in a log, what changes the disk and what makes it durable; loses
+/// a bitmap that it cannot store, or fails to flush, when told to.
 class Spy final : public FilterNode {
   public:
     using FilterNode::FilterNode;
@@ -38,7 +39,24 @@ class Spy final : public FilterNode {
         largest = std::max(largest, into.size());
         return FilterNode::read(offset, into);
     }
+    Task<> write(std::uint64_t offset, Buffers from) override {
+        tell('w');
+        return FilterNode::write(offset, from);
+    }
+    Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) override {
+        tell('w');
+        return FilterNode::write_zeroes(offset, length, options);
+    }
+    Task<> flush() override {
+        if (broken) {
+            co_return Error{ErrorKind::Failed, "no flush", EIO};
+        }
+        STRATA_CO_TRY_VOID(co_await FilterNode::flush());
+        tell('f');
+        co_return ok();
+    }
     Task<> store_bitmap(Bitmap bitmap) override {
+        tell('b');
         if (std::exchange(full, false)) {
             STRATA_CO_TRY_VOID(co_await child().remove_bitmap(bitmap.info.name));
             STRATA_CO_TRY_VOID(co_await child().store_bitmap(std::move(bitmap)));
@@ -47,7 +65,15 @@ class Spy final : public FilterNode {
         co_return co_await child().store_bitmap(std::move(bitmap));
     }
     std::uint64_t largest = 0;
-    bool full = false;
+    bool full = false, broken = false;
+    std::shared_ptr<std::string> log{};  ///< w: written, f: flushed, b: a bitmap is to be stored
+
+  private:
+    void tell(char event) {
+        if (log != nullptr) {
+            log->push_back(event);
+        }
+    }
 };
 
 class LiveTest : public testing::Test {

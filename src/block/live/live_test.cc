@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "block/live/live_fixture.h"
 
 namespace strata::block {
@@ -325,6 +327,47 @@ TEST_F(LiveTest, BackupThatCannotRenewItsBitmapTakesNothingFromIt) {
     const auto after = loop_->run(spy->read_bitmap("b"));
     ASSERT_TRUE(after.ok());
     EXPECT_EQ(after->bits, before->bits);
+}
+
+// Else a loss of power takes what the next incremental backup does not copy again.
+TEST_F(LiveTest, ABackupIsDurableBeforeItsBitmapStartsAnew) {
+    const auto disk = std::make_shared<Spy>(make("disk", "qcow2"));
+    disk->log = std::make_shared<std::string>();
+    use(disk);
+    for (const char* format : {"raw", "qcow2"}) {
+        for (const bool broken : {true, false}) {
+            SCOPED_TRACE(fmt::format("{}{}", format, broken ? ", which cannot flush" : ""));
+            ASSERT_TRUE(loop_->run(disk->store_bitmap(empty_bitmap("b", kSize, 65536, true))).ok());
+            fill(*disk, 19);
+            const auto before = loop_->run(disk->read_bitmap("b"));
+            ASSERT_TRUE(before.ok());
+            ASSERT_TRUE(loop_->run(make("copy", format)->close()).ok());
+            const auto below = std::make_shared<Spy>(open("copy", "file", false));
+            OpenOptions options;
+            options.path = path("copy");
+            options.format = format;
+            auto target = loop_->run(open_format(below, std::move(options)));
+            ASSERT_TRUE(target.ok()) << target.error().text();
+            disk->log->clear();
+            below->log = disk->log;
+            below->broken = broken;
+            const Result<> done = loop_->run(live_->run(
+                std::make_shared<Backup>(*loop_, BackupOptions{.target = std::move(*target),
+                                                               .target_zero = true,
+                                                               .bitmap = "b",
+                                                               .incremental = true})));
+            EXPECT_EQ(done.ok(), !broken);
+            const auto after = loop_->run(disk->read_bitmap("b"));
+            ASSERT_TRUE(after.ok());
+            EXPECT_EQ(after->bits == before->bits, broken);
+            const auto renewed = disk->log->find('b');
+            EXPECT_EQ(renewed == std::string::npos, broken) << *disk->log;
+            if (!broken) {
+                ASSERT_GT(renewed, 1U);
+                EXPECT_EQ((*disk->log)[renewed - 1], 'f') << *disk->log;
+            }
+        }
+    }
 }
 
 TEST_F(LiveTest, CrashDuringABackupTakesNothingFromTheBitmap) {
