@@ -107,7 +107,7 @@ bool either_operand(const Instruction& insn) {
 
 // x87 operands of 10 bytes may be two accesses: the first can be a page fault although the second
 // is not canonical. AMD processors push a CALL's return address before they look at the target.
-// MASKMOVDQU looks at the bytes one by one where some of them are not to be stored.
+// MASKMOVDQU is two accesses at the end of the canonical range, too.
 bool two_parts(const Instruction& insn) {
     return insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
            insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
