@@ -1,9 +1,11 @@
 # Resume: copies of images that are killed and go on: where they were, unless the source or the target is another since.
+import fcntl
 import os
 import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -103,11 +105,77 @@ class ResumeTest(unittest.TestCase):
         self.good("image", "convert", "--format", "raw", "--output-format", "qcow2", self.source, self.target)
         self.judged("qcow2")
 
+    def refused(self, *words):
+        done = run(*words)
+        self.assertNotEqual(done.returncode, 0)
+        return done.stderr
+
+    def kept(self, *words):
+        """It is refused, and leaves the target and what was put down as they are."""
+        before = self.target.read_bytes(), self.record.read_bytes()
+        told = self.refused(*words)
+        self.assertTrue(self.record.exists(), told)
+        self.assertTrue(before == (self.target.read_bytes(), self.record.read_bytes()), told)
+        return told
+
+    def test_target_in_use_is_kept(self):
+        self.stopped(self.words("raw"), 0.6, signal.SIGINT)
+        with open(self.target, "rb") as other:
+            write_in_use = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)
+            fcntl.fcntl(other, 37, write_in_use)  # F_OFD_SETLK
+            self.assertIn("in use", self.kept(*self.words("raw")))
+            for anew in (self.words("raw", "--compress"), self.words("raw", "-o", "size=1G")):
+                self.kept(*anew)
+            self.assertIn("in use", self.kept("image", "convert", "--format", "raw", self.source, self.target))
+        self.assertIn("already", self.good(*self.words("raw")))
+        self.judged("raw")
+
+    def test_what_cannot_be_made_anew_is_kept(self):
+        self.stopped(self.words("qcow2"), 0.6, signal.SIGINT)
+        self.kept(*self.words("qcow2", "-o", "cluster_size=5"))
+        self.assertIn("already", self.good(*self.words("qcow2")))
+        self.judged("qcow2")
+
+    def test_mistyped_passphrase(self):
+        right, wrong = self.folder / "right", self.folder / "wrong"
+        right.write_text("right\n")
+        wrong.write_text("wrong\n")
+        words = self.words("qcow2", "-o", "encrypt.iter-time=1", "--target-passphrase-file")
+        self.stopped((*words[:-2], right, *words[-2:]), 1.0, signal.SIGINT)
+        self.kept(*words[:-2], wrong, *words[-2:])
+        self.assertIn("already", self.good(*words[:-2], right, *words[-2:]))
+
+    def test_places_that_cannot_be_read_say_nothing(self):
+        broken = f"nodes:driver=fault,rules.0.iotype=read,rules.0.errno=EIO,rules.0.from=4096,rules.0.length=512,file.driver=raw,file.file.filename={self.source}"
+        words = (*self.words("raw", "--salvage")[:-2], broken, self.target)
+        self.stopped(words, 0.6, signal.SIGINT)
+        self.assertIn("was made to fail", self.kept(*words[:2], *(each for each in words[2:] if each != "--salvage")))
+        self.assertIn("already", self.good(*words))
+        wanted = bytearray(self.source.read_bytes())
+        wanted[4096:4608] = bytes(512)
+        self.assertTrue(self.target.read_bytes() == wanted)
+
+    def test_what_is_no_record_is_neither_replaced_nor_followed(self):
+        other = self.folder / "other"
+        self.target.write_bytes(b"old")
+        for name in (self.record, pathlib.Path(f"{self.record}.new")):
+            for link in (False, True):
+                with self.subTest(name=name.name, link=link):
+                    other.write_bytes(b"mine")
+                    name.symlink_to(other) if link else name.write_bytes(b"mine")
+                    self.assertIn("in the way", self.refused(*self.words("raw")))
+                    self.assertEqual((self.target.read_bytes(), other.read_bytes(), name.read_bytes()), (b"old", b"mine", b"mine"))
+                    self.assertEqual(name.is_symlink(), link)
+                    name.unlink()
+
     def test_what_cannot_go_on_is_told(self):
-        refused = run(*self.words("vmdk", "-o", "subformat=streamOptimized"))
-        self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("--resume", refused.stderr)
-        self.assertFalse(self.target.exists())
+        for words in (self.words("vmdk", "-o", "subformat=streamOptimized"), self.words("ova"), self.words("xva")):
+            self.assertIn("--resume", self.refused(*words))
+            self.assertFalse(self.target.exists())
+            self.target.write_bytes(b"old")
+            self.assertIn("--resume", self.refused(*words))
+            self.assertEqual(self.target.read_bytes(), b"old")
+            self.target.unlink()
 
 
 if __name__ == "__main__":

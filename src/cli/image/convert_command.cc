@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "block/jobs/copy.h"
 #include "block/nbd/server/signals.h"
+#include "block/one_go.h"
 #include "block/window_node.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
@@ -196,6 +197,11 @@ Result<std::optional<CopyRecord>> record_of(const block::Node& source,
     if (!arguments.flag("--resume")) {
         return std::optional<CopyRecord>();
     }
+    if (block::written_in_one_go(format, request)) {
+        return Error{ErrorKind::NotSupported,
+                     fmt::format("{} images of this kind are written in one go: leave out --resume",
+                                 format)};
+    }
     return std::optional(
         STRATA_TRY(CopyRecord::of(source, request,
                                   {{"source_format", source.format()},
@@ -206,13 +212,18 @@ Result<std::optional<CopyRecord>> record_of(const block::Node& source,
 }
 
 /// Whether the target has at some places what the source has: nobody has made it anew since.
-block::Task<bool> looks_copied(block::Node& source, block::Node& target, std::uint64_t done) {
+/// `salvage`: places that cannot be read say nothing.
+block::Task<bool> looks_copied(block::Node& source, block::Node& target, std::uint64_t done,
+                               bool salvage) {
     constexpr std::uint64_t kSample = 64U << 10;
     std::vector<std::byte> wanted(kSample), there(kSample);
     for (const std::uint64_t at : samples(done, kSample)) {
         const std::size_t count = std::min(kSample, done - at);
-        STRATA_CO_TRY_VOID(
-            co_await source.read(at, block::Buffers(std::span(wanted).first(count))));
+        Result<> read = co_await source.read(at, block::Buffers(std::span(wanted).first(count)));
+        if (!read.ok() && salvage) {
+            continue;
+        }
+        STRATA_CO_TRY_VOID(std::move(read));
         STRATA_CO_TRY_VOID(co_await target.read(at, block::Buffers(std::span(there).first(count))));
         if (!std::equal(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(count),
                         there.begin())) {
@@ -222,19 +233,18 @@ block::Task<bool> looks_copied(block::Node& source, block::Node& target, std::ui
     co_return true;
 }
 
-/// The target as a copy before left it, if it can go on; null: it starts anew. What cannot be
-/// opened any more is nothing to go on with.
-block::NodePtr reopen(ImageTool& tool, block::Node& source, const std::string& path,
-                      std::string_view format, const std::string& secret, std::uint64_t done) {
-    if (done == 0) {
-        return nullptr;
+/// The target as a copy before left it, of which `done` bytes are there; null: it is another, and
+/// starts anew.
+Result<block::NodePtr> reopen(ImageTool& tool, block::Node& source, const std::string& path,
+                              std::string_view format, const std::string& secret,
+                              std::uint64_t done, bool salvage) {
+    block::NodePtr target =
+        STRATA_TRY(tool.open_as(path, format, true, {.write = true, .passphrase = secret}));
+    if (target->size() != source.size() ||
+        !STRATA_TRY(tool.run(looks_copied(source, *target, done, salvage)))) {
+        return block::NodePtr();
     }
-    auto target = tool.open_as(path, format, true, {.write = true, .passphrase = secret});
-    if (!target.ok() || (*target)->size() != source.size()) {
-        return nullptr;
-    }
-    const auto same = tool.run(looks_copied(source, **target, done));
-    return same.ok() && *same ? std::move(target).value() : nullptr;
+    return target;
 }
 
 /// A passphrase for a source that needs none was meant for the target.
@@ -271,34 +281,53 @@ Result<block::CreateRequest> target_request(const Arguments& arguments, std::str
     return request;
 }
 
+/// What a copy before has in the target; null: nothing that could go on. Whatever else hinders it
+/// leaves the part as it is.
+Result<block::NodePtr> go_on(ImageTool& tool, block::Node& source, std::string_view format,
+                             const std::string& secret, const CopyRecord& record, bool salvage,
+                             Target& target) {
+    target.start = STRATA_TRY(record.done());
+    if (target.start == 0) {
+        return block::NodePtr();
+    }
+    auto node = reopen(tool, source, target.path, format, secret, target.start, salvage);
+    if (!node.ok()) {
+        return Error(node.error().kind(),
+                     fmt::format("{}; '{}' holds a part of a copy and is left as it is (it starts "
+                                 "anew without '{}')",
+                                 node.error().text(), target.path, record.path()),
+                     node.error().system_errno());
+    }
+    if (*node != nullptr) {
+        notice(fmt::format("'{}' has {} of {} already", target.path, format_size(target.start),
+                           format_size(source.size())));
+    }
+    return node;
+}
+
 /// The target as a copy before left it, or a new one.
 Result<> open_target(ImageTool& tool, block::Node& source, std::string_view format,
                      block::CreateRequest request, const std::string& secret,
-                     const std::optional<CopyRecord>& record, Target& target) {
+                     const std::optional<CopyRecord>& record, bool salvage, Target& target) {
     target.fresh = !block::is_location(target.path) && is_missing(target.path);
+    std::vector<std::string> files{target.path};
     if (const std::string data = data_path(request); !data.empty()) {
         STRATA_TRY_VOID(check_apart(source, data));
         target.data = is_missing(data) ? "" : data;
+        files.push_back(data);
     }
-    target.start = record ? record->done() : 0;
-    target.node = reopen(tool, source, target.path, format, secret, target.start);
+    if (record) {
+        target.node = STRATA_TRY(go_on(tool, source, format, secret, *record, salvage, target));
+    }
     if (target.node != nullptr) {
-        notice(fmt::format("'{}' has {} of {} already", target.path, format_size(target.start),
-                           format_size(source.size())));
         return ok();
     }
     target.start = 0;
-    STRATA_TRY_VOID(CopyRecord::forget(target.path));  // it speaks of another target
-    STRATA_TRY_VOID(tool.create(format, std::move(request)));
+    // What is put down speaks of another target.
+    STRATA_TRY_VOID(CopyRecord::replace(target.path, files,
+                                        [&] { return tool.create(format, std::move(request)); }));
     target.node =
         STRATA_TRY(tool.open_as(target.path, format, true, {.write = true, .passphrase = secret}));
-    if (record && target.node->traits().whole_clusters) {
-        return give_up(target,
-                       {ErrorKind::NotSupported,
-                        fmt::format("{} images of this kind are written in one go: leave out "
-                                    "--resume",
-                                    format)});
-    }
     return ok();
 }
 
@@ -325,7 +354,8 @@ Result<int> run_copy(const Arguments& arguments, Verb verb) {
     block::CreateRequest request = STRATA_TRY(target_request(arguments, format, size, secret));
     Target target{.path = path};
     std::optional<CopyRecord> record = STRATA_TRY(record_of(*source, request, format, arguments));
-    STRATA_TRY_VOID(open_target(tool, *source, format, std::move(request), secret, record, target));
+    STRATA_TRY_VOID(open_target(tool, *source, format, std::move(request), secret, record,
+                                arguments.flag("--salvage"), target));
     const Result<> done = copy(tool, *source, *target.node, arguments, std::move(signals),
                                record ? &*record : nullptr, target.start);
     if (!done.ok()) {
