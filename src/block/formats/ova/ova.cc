@@ -1,15 +1,18 @@
 // OvaNode: one disk of an appliance, read only; a check compares the manifest's digests.
 //
 // The archive's names are looked up in the archive alone. A description that lies in no archive
-// (.ovf) names files beside it, which are opened by the caller's leave, as backing files are. A
-// disk is opened without any leave to name files.
+// (.ovf) names files beside it, which are opened by the caller's leave, as backing files are: its
+// disk; by a check the manifest, and what that names, one after another. A disk is opened without
+// any leave to name files.
 #include "block/formats/ova/ova.h"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -51,13 +54,62 @@ struct Appliance {
     }
 };
 
+Task<std::string> text_of(Node& file, Member member, std::string name) {
+    if (member.size > archive::kMaxXml) {
+        co_return broken_image("OVA", name,
+                               fmt::format("'{:.100}' has {} bytes", member.name, member.size));
+    }
+    STRATA_CO_TRY(const auto bytes, co_await read_bytes(file, member.offset, member.size));
+    // SAFETY: bytes as characters.
+    co_return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+/// A file beside a description, if the caller allows it.
+Task<Part> open_beside(Loop& loop, const OpenOptions& options, std::string name) {
+    Reference reference;
+    reference.kind = Reference::Kind::Extent;
+    reference.name = name;
+    STRATA_CO_TRY(NodePtr file, co_await open_reference(loop, options, std::move(reference)));
+    const std::uint64_t size = file->size();
+    co_return Part{{.name = std::move(name), .offset = 0, .size = size}, std::move(file)};
+}
+
+/// What the manifest beside a description says; nothing if there is none.
+Task<std::map<std::string, Digest>> read_manifest(Loop& loop, const OpenOptions& options) {
+    std::string name = std::filesystem::path(options.path).stem().string() + ".mf";
+    if (name.find(':') != std::string::npos) {
+        name.insert(0, "./");  // a file's name, whatever it looks like
+    }
+    const auto part = co_await open_beside(loop, options, std::move(name));
+    if (!part.ok() && part.error().kind() == ErrorKind::NotFound) {
+        co_return std::map<std::string, Digest>();
+    }
+    if (!part.ok()) {
+        co_return part.error();
+    }
+    const auto text = co_await text_of(*part->file, part->member, options.path);
+    STRATA_CO_TRY_VOID(co_await part->file->close());
+    if (!text.ok()) {
+        co_return text.error();
+    }
+    auto manifest = parse_manifest(*text);
+    if (manifest.size() > kMaxMembers) {
+        co_return broken_image("OVF", options.path,
+                               fmt::format("its manifest names {} files", manifest.size()));
+    }
+    co_return manifest;
+}
+
 class OvaNode final : public ReadOnlyNode {
   public:
-    OvaNode(NodePtr file, std::string name, NodePtr disk, Appliance appliance)
+    /// `beside`: how files beside a description are opened; nothing: it lies in an archive.
+    OvaNode(NodePtr file, std::string name, NodePtr disk, Appliance appliance,
+            std::optional<OpenOptions> beside)
         : ReadOnlyNode(file->loop(), std::move(name), disk->traits()),
           file_(std::move(file)),
           disk_(std::move(disk)),
-          appliance_(std::move(appliance)) {}
+          appliance_(std::move(appliance)),
+          beside_(std::move(beside)) {}
     [[nodiscard]] std::string_view format() const override { return "ova"; }
     [[nodiscard]] std::uint64_t size() const override { return disk_->size(); }
     [[nodiscard]] Node* file() const override { return file_.get(); }
@@ -85,29 +137,62 @@ class OvaNode final : public ReadOnlyNode {
     }
     Task<CheckReport> check(Repair /*repair*/) override {
         CheckReport report;
-        for (const auto& [name, digest] : appliance_.manifest) {
-            const Part* part = appliance_.find(name);
-            if (part == nullptr) {
-                ++report.corruptions;
-                report.messages.push_back(
-                    fmt::format("ERROR the manifest names '{:.100}', which is not there", name));
-                continue;
+        std::map<std::string, Digest> manifest = appliance_.manifest;
+        if (beside_) {
+            auto read = co_await read_manifest(loop(), *beside_);
+            if (!read.ok()) {
+                cannot_look("the manifest", read.error(), report);
+                co_return report;
             }
-            const Member copy = part->member;
-            STRATA_CO_TRY(const std::string sum,
-                          co_await digest_of(*part->file, copy, digest.algorithm));
-            if (sum != digest.hex && !sum.empty()) {
-                ++report.corruptions;
-                report.messages.push_back(fmt::format(
-                    "ERROR '{:.100}' is not what the manifest says ({})", name, digest.algorithm));
-            }
+            manifest = std::move(read).value();
+        }
+        for (const auto& each : manifest) {
+            STRATA_CO_TRY_VOID(co_await check_part(each.first, each.second, report));
         }
         co_return report;
     }
 
   private:
+    static void cannot_look(std::string_view what, const Error& error, CheckReport& report) {
+        ++report.check_errors;
+        report.messages.push_back(
+            fmt::format("ERROR {:.100} cannot be looked at: {}", what, error.text()));
+    }
+    Task<> check_part(std::string name, Digest digest, CheckReport& report) {
+        const Part* const known = appliance_.find(name);
+        Part part = known == nullptr ? Part() : *known;
+        if (known == nullptr && beside_ && name.find('/') == std::string::npos) {
+            auto opened = co_await open_beside(loop(), *beside_, name);
+            if (!opened.ok() && opened.error().kind() != ErrorKind::NotFound) {
+                cannot_look(fmt::format("'{}'", name), opened.error(), report);
+                co_return ok();
+            }
+            part = opened.ok() ? std::move(opened).value() : Part();
+        }
+        if (part.file == nullptr) {
+            ++report.corruptions;
+            report.messages.push_back(
+                fmt::format("ERROR the manifest names '{:.100}', which is not there", name));
+            co_return ok();
+        }
+        const auto sum = co_await digest_of(*part.file, part.member, digest.algorithm);
+        if (known == nullptr) {
+            STRATA_CO_TRY_VOID(co_await part.file->close());
+        }
+        if (!sum.ok()) {
+            co_return sum.error();
+        }
+        if (*sum != digest.hex && !sum->empty()) {
+            ++report.corruptions;
+            report.messages.push_back(fmt::format(
+                "ERROR '{:.100}' is not what the manifest says ({})", name, digest.algorithm));
+        }
+        co_return ok();
+    }
+
     const NodePtr file_, disk_;
     const Appliance appliance_;
+    const std::optional<OpenOptions> beside_;
 };
 
 /// A description in no archive begins as XML does.
@@ -123,16 +208,6 @@ unsigned probe(std::span<const std::byte> start, std::string_view path) {
     const bool found = archive::name_in_header(start).ends_with(".ovf") ||
                        (path.ends_with(".ovf") && is_bare(start));
     return wording() != Wording::Qemu && found ? 90 : 0;
-}
-
-Task<std::string> text_of(Node& file, Member member, std::string name) {
-    if (member.size > archive::kMaxXml) {
-        co_return broken_image("OVA", name,
-                               fmt::format("'{:.100}' has {} bytes", member.name, member.size));
-    }
-    STRATA_CO_TRY(const auto bytes, co_await read_bytes(file, member.offset, member.size));
-    // SAFETY: bytes as characters.
-    co_return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 Task<Appliance> read_appliance(NodePtr file, std::string name) {
@@ -160,45 +235,14 @@ Task<Appliance> read_appliance(NodePtr file, std::string name) {
     co_return appliance;
 }
 
-/// Adds the file `name` beside the description, if the caller allows it.
-Task<> add_file(Appliance& appliance, Loop& loop, const OpenOptions& options, std::string name) {
-    if (appliance.find(name) != nullptr) {
-        co_return ok();
-    }
-    Reference reference;
-    reference.kind = Reference::Kind::Extent;
-    reference.name = name;
-    STRATA_CO_TRY(NodePtr file, co_await open_reference(loop, options, std::move(reference)));
-    const std::uint64_t size = file->size();
-    appliance.parts.push_back(
-        {{.name = std::move(name), .offset = 0, .size = size}, std::move(file)});
-    co_return ok();
-}
-
-/// What a description in no archive says. Its manifest is beside it, or there is none.
+/// What a description in no archive says.
 Task<Appliance> read_description(NodePtr file, const OpenOptions& options) {
     Appliance appliance;
     const std::filesystem::path path(options.path);
     const Member self{.name = path.filename().string(), .offset = 0, .size = file->size()};
     STRATA_CO_TRY(const std::string text, co_await text_of(*file, self, options.path));
     STRATA_CO_TRY(appliance.disks, parse_ovf(text, options.path));
-    Loop& loop = file->loop();
     appliance.parts.push_back({self, std::move(file)});
-    const std::string manifest = path.stem().string() + ".mf";
-    const auto there = co_await add_file(appliance, loop, options, manifest);
-    if (!there.ok()) {
-        co_return appliance;
-    }
-    const Part& part = appliance.parts.back();
-    STRATA_CO_TRY(const std::string lines, co_await text_of(*part.file, part.member, options.path));
-    appliance.manifest = parse_manifest(lines);
-    for (const auto& each : appliance.manifest) {
-        const std::string name = each.first;
-        if (appliance.parts.size() < kMaxMembers && name.find('/') == std::string::npos) {
-            // What cannot be opened is what a check tells.
-            (void)co_await add_file(appliance, loop, options, name);
-        }
-    }
     co_return appliance;
 }
 
@@ -255,8 +299,9 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
         bare ? read_description(file, options) : read_appliance(file, options.path);
     STRATA_CO_TRY(Appliance appliance, co_await read);
     STRATA_CO_TRY(const OvfDisk disk, choose(appliance, options));
-    if (bare) {
-        STRATA_CO_TRY_VOID(co_await add_file(appliance, file->loop(), options, disk.file));
+    if (bare && appliance.find(disk.file) == nullptr) {
+        STRATA_CO_TRY(Part beside, co_await open_beside(file->loop(), options, disk.file));
+        appliance.parts.push_back(std::move(beside));
     }
     const Part* part = appliance.find(disk.file);
     if (part == nullptr) {
@@ -266,8 +311,10 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     auto content =
         std::make_shared<archive::SectionNode>(part->file, part->member.offset, part->member.size);
     STRATA_CO_TRY(NodePtr inner, co_await open_disk(std::move(content), options, disk));
-    co_return NodePtr(std::make_shared<OvaNode>(std::move(file), options.path, std::move(inner),
-                                                std::move(appliance)));
+    std::string name = options.path;
+    co_return NodePtr(std::make_shared<OvaNode>(
+        std::move(file), std::move(name), std::move(inner), std::move(appliance),
+        bare ? std::optional(std::move(options)) : std::nullopt));
 }
 
 }  // namespace

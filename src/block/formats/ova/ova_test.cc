@@ -292,6 +292,28 @@ TEST_F(Appliances, DescriptionsInNoArchiveNameFilesBesideThem) {
         EXPECT_TRUE(loop_->run((*node)->close()).ok());
     }
     EXPECT_FALSE(opened("3", true).ok());
+    {
+        auto node = opened("1", true);
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        const auto other = open("two.vmdk", "file", true);
+        ASSERT_TRUE(other.ok()) << "nobody uses it: " << other.error().text();
+        const auto report = loop_->run((*node)->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok()) << report.error().text();
+        EXPECT_EQ(report->check_errors, 1U) << "it is there, but in use";
+        EXPECT_EQ(report->corruptions, 1U);
+    }
+    std::filesystem::remove(path("a.mf"));
+    for (const bool there : {false, true}) {
+        auto node = opened("1", true);
+        ASSERT_TRUE(node.ok()) << node.error().text();
+        if (there) {
+            std::filesystem::create_directory(path("a.mf"));
+        }
+        const auto report = loop_->run((*node)->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok()) << report.error().text();
+        EXPECT_EQ(report->check_errors, there ? 1U : 0U) << "what cannot be read is not missing";
+        EXPECT_EQ(report->corruptions, 0U);
+    }
     describe("gone.vmdk");
     EXPECT_FALSE(opened("2", true).ok());
     EXPECT_TRUE(opened("1", true).ok());
