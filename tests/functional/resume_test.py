@@ -105,6 +105,16 @@ class ResumeTest(unittest.TestCase):
         self.good("image", "convert", "--format", "raw", "--output-format", "qcow2", self.source, self.target)
         self.judged("qcow2")
 
+    def begun(self, words):
+        """Stops it once it has put something down."""
+        with start(*words, "--speed", "8M") as process:
+            end = time.monotonic() + 30
+            while not self.record.exists() and time.monotonic() < end:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            self.assertNotEqual(process.wait(30), 0)
+        self.assertTrue(self.record.exists())
+
     def refused(self, *words):
         done = run(*words)
         self.assertNotEqual(done.returncode, 0)
@@ -119,7 +129,7 @@ class ResumeTest(unittest.TestCase):
         return told
 
     def test_target_in_use_is_kept(self):
-        self.stopped(self.words("raw"), 0.6, signal.SIGINT)
+        self.begun(self.words("raw"))
         with open(self.target, "rb") as other:
             write_in_use = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)
             fcntl.fcntl(other, 37, write_in_use)  # F_OFD_SETLK
@@ -131,7 +141,7 @@ class ResumeTest(unittest.TestCase):
         self.judged("raw")
 
     def test_what_cannot_be_made_anew_is_kept(self):
-        self.stopped(self.words("qcow2"), 0.6, signal.SIGINT)
+        self.begun(self.words("qcow2"))
         self.kept(*self.words("qcow2", "-o", "cluster_size=5"))
         self.assertIn("already", self.good(*self.words("qcow2")))
         self.judged("qcow2")
@@ -141,14 +151,14 @@ class ResumeTest(unittest.TestCase):
         right.write_text("right\n")
         wrong.write_text("wrong\n")
         words = self.words("qcow2", "-o", "encrypt.iter-time=1", "--target-passphrase-file")
-        self.stopped((*words[:-2], right, *words[-2:]), 1.0, signal.SIGINT)
+        self.begun((*words[:-2], right, *words[-2:]))
         self.kept(*words[:-2], wrong, *words[-2:])
         self.assertIn("already", self.good(*words[:-2], right, *words[-2:]))
 
     def test_places_that_cannot_be_read_say_nothing(self):
         broken = f"nodes:driver=fault,rules.0.iotype=read,rules.0.errno=EIO,rules.0.from=4096,rules.0.length=512,file.driver=raw,file.file.filename={self.source}"
         words = (*self.words("raw", "--salvage")[:-2], broken, self.target)
-        self.stopped(words, 0.6, signal.SIGINT)
+        self.begun(words)
         self.assertIn("was made to fail", self.kept(*words[:2], *(each for each in words[2:] if each != "--salvage")))
         self.assertIn("already", self.good(*words))
         wanted = bytearray(self.source.read_bytes())
