@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
+#include "block/formats/qcow2/snapshot_table.h"
 #include "block/loop.h"
 #include "block/registry.h"
 
@@ -15,8 +16,8 @@ namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kSize = 1U << 20, kCluster = 64U << 10;
-constexpr std::uint64_t kCount = 60, kTable = 64, kL1 = 40;  // fields of the header
-constexpr std::uint64_t kExtra = 36, kEntryHead = 40;        // of an entry of the table
+constexpr std::uint64_t kVersion = 4, kL1 = 40, kCount = 60, kTable = 64;  // of the header
+constexpr std::uint64_t kExtra = 36, kEntryHead = 40;  // of an entry of the table
 
 class SnapshotRepair : public testing::Test {
   protected:
@@ -143,6 +144,26 @@ TEST_F(SnapshotRepair, SnapshotsOverTheLimitAreDropped) {
     judge(65536);
 }
 
+// Whoever looks at the table before it is cut has no more of it in memory.
+TEST_F(SnapshotRepair, NoMoreSnapshotsThanMayBeAreRead) {
+    make({{"compat", "v2"}});
+    OpenOptions options;
+    options.path = path();
+    options.format = "file";
+    const NodePtr file = loop_->run(open_node(*loop_, std::move(options))).value();
+    qcow2::Header header;
+    header.version = 2;
+    header.snapshots = 0xFFFFFFFF;
+    header.snapshots_offset = 2U << 20;  // past the end: zeros
+    const auto lenient = loop_->run(read_snapshots(*file, header, qcow2::SnapshotReading::Lenient));
+    ASSERT_TRUE(lenient.ok()) << lenient.error().text();
+    EXPECT_EQ(lenient->snapshots.size(), 65536U);
+    EXPECT_EQ(lenient->overhanging, 0xFFFFFFFFU - 65536);
+    EXPECT_FALSE(loop_->run(read_snapshots(*file, header)).ok());
+    header.snapshots = 65536;
+    EXPECT_TRUE(loop_->run(read_snapshots(*file, header)).ok());
+}
+
 TEST_F(SnapshotRepair, NothingIsMendedBesideAnL1TableThatCannotBe) {
     make_snapshots({});
     poke(entry(0), Be64(peek<Be64>(entry(0)) + 512));
@@ -161,20 +182,25 @@ TEST_F(SnapshotRepair, NothingIsMendedBesideAnL1TableThatCannotBe) {
 }
 
 TEST_F(SnapshotRepair, SnapshotsLeaveEntriesThatCannotBeAlone) {
-    make({});
-    {
-        NodePtr node = open().value();
-        write(*node, 0, std::byte{1});
-        ASSERT_TRUE(loop_->run(node->close()).ok());
+    for (const unsigned version : {2U, 3U}) {
+        SCOPED_TRACE(version);
+        make({{"compat", version == 2 ? "v2" : "v3"}});
+        {
+            NodePtr node = open().value();
+            write(*node, 0, std::byte{1});
+            ASSERT_TRUE(loop_->run(node->close()).ok());
+        }
+        const std::uint64_t l2 = peek<Be64>(peek<Be64>(kL1)) & ~(1ULL << 63);
+        poke(l2, Be64((1ULL << 63) | 0xFFFFFF0000ULL));
+        SnapshotInfo info;
+        info.name = "one";
+        const auto refused = loop_->run(open().value()->create_snapshot(info));
+        ASSERT_FALSE(refused.ok());
+        EXPECT_EQ(refused.error().system_errno(), EAGAIN);
+        EXPECT_EQ(peek<Be64>(l2) & 0xFFFFFFFFFFFFFFULL, 0xFFFFFF0000ULL);
+        EXPECT_EQ(peek<Be32>(kVersion), version);
+        ASSERT_TRUE(std::filesystem::remove(path()));
     }
-    const std::uint64_t l2 = peek<Be64>(peek<Be64>(kL1)) & ~(1ULL << 63);
-    poke(l2, Be64((1ULL << 63) | 0xFFFFFF0000ULL));
-    SnapshotInfo info;
-    info.name = "one";
-    const auto refused = loop_->run(open().value()->create_snapshot(info));
-    ASSERT_FALSE(refused.ok());
-    EXPECT_EQ(refused.error().system_errno(), EAGAIN);
-    EXPECT_EQ(peek<Be64>(l2) & 0xFFFFFFFFFFFFFFULL, 0xFFFFFF0000ULL);
 }
 
 TEST_F(SnapshotRepair, SubclustersThatAreNotLostShowWhatTheyDid) {

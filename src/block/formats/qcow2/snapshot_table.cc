@@ -118,7 +118,8 @@ class Window {
             start_ = offset;
             STRATA_CO_TRY_VOID(co_await file_.read(offset, Buffers(std::span(bytes_))));
         }
-        std::memcpy(into.data(), bytes_.data() + (offset - start_), into.size());
+        std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset - start_), into.size(),
+                    into.begin());
         co_return ok();
     }
 
@@ -148,7 +149,9 @@ Task<Entry> read_entry(Window& window, const Header& header, std::uint64_t at) {
     STRATA_CO_TRY_VOID(co_await window.read(at + sizeof wire + wire.extra_size, names));
     Extra extra{0ULL, header.size, kNoIcount};
     const std::size_t known = std::min<std::size_t>(kept, sizeof extra);
-    std::memcpy(&extra, extra_bytes.data(), known / 8 * 8);
+    if (known >= 8) {
+        std::memcpy(&extra, extra_bytes.data(), known / 8 * 8);
+    }
     Snapshot& snapshot = entry.snapshot;
     snapshot.l1_offset = wire.l1_offset;
     snapshot.l1_entries = wire.l1_entries;
@@ -183,6 +186,13 @@ Task<SnapshotTable> read_snapshots(Node& file, Header header, SnapshotReading re
     Window window(file);
     std::uint64_t kept_bytes = 0;
     for (std::uint32_t i = 0; i < header.snapshots; ++i) {
+        if (i == kMaxSnapshots) {
+            if (reading != SnapshotReading::Lenient) {
+                co_return bad(file, fmt::format("has {} entries", header.snapshots));
+            }
+            table.overhanging = header.snapshots - i;
+            break;
+        }
         const std::uint64_t at = up_to_8(table.bytes);
         STRATA_CO_TRY(Entry entry,
                       co_await read_entry(window, header, header.snapshots_offset + at));

@@ -62,10 +62,12 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
     }
     Checker checker(*metadata_, data_ != file_);
     checker.leave_entries();
-    STRATA_CO_TRY(const CheckReport report, co_await checker.run(Repair::All, std::move(extra)));
-    if (old_version && report.clean()) {
-        STRATA_CO_TRY_VOID(co_await change_version(2));
+    const auto counted = co_await checker.run(Repair::All, std::move(extra));
+    Result<> restored = ok();
+    if (old_version && (header().incompatible & kDirty) == 0) {
+        restored = co_await change_version(2);
     }
+    STRATA_CO_TRY(const CheckReport report, counted);
     if (!report.clean()) {
         co_return Error{
             ErrorKind::Failed,
@@ -73,7 +75,7 @@ Task<> Qcow2Node::recount(L1Tables l1_tables) {
                         report.messages.empty() ? "they are damaged" : report.messages.back()),
             checker.entry_errno() != 0 ? checker.entry_errno() : EINVAL};
     }
-    co_return ok();
+    co_return restored;
 }
 
 /// Says no more than the header does: nothing that only one of the versions has may be in use.
