@@ -14,6 +14,12 @@ class Node;
 struct PackedPiece {
     std::uint64_t guest = 0, host = 0;  ///< on the disk, in the file
     std::size_t length = 0;             ///< at most so many bytes; the file may end before
+
+    /// One read takes both: this one begins in `before` or right behind it, and ends no earlier.
+    [[nodiscard]] bool follows(const PackedPiece& before) const {
+        return host > before.host && host <= before.host + before.length &&
+               host + length >= before.host + before.length;
+    }
 };
 
 class PackedSource {

@@ -49,12 +49,12 @@ bool put(int fd, std::uint64_t offset, std::span<const std::byte> from) {
     return true;
 }
 
-/// Of `pieces` as many as one read takes: side by side in the file.
+/// Of `pieces` as many as one read takes: each begins and ends behind the one before, so that the
+/// last one's end is the run's, whatever the image says.
 std::size_t run_of(const UnpackRoute& route, std::span<const PackedPiece> pieces) {
     const std::size_t most = std::max<std::size_t>(kAtOnce / route.cluster, 1);
     std::size_t count = 1;
-    while (count < std::min(most, pieces.size()) && pieces[count].host > pieces[count - 1].host &&
-           pieces[count].host <= pieces[count - 1].host + pieces[count - 1].length) {
+    while (count < std::min(most, pieces.size()) && pieces[count].follows(pieces[count - 1])) {
         ++count;
     }
     return count;

@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/endian.h"
 #include "block/jobs/copy.h"
 #include "block/loop.h"
 #include "block/protocols/file/file_node.h"
@@ -89,6 +90,39 @@ class DirectUnpackTest : public testing::TestWithParam<const char*> {
             ASSERT_EQ(bytes, index % 16 == 7 ? std::vector<std::byte>(kCluster) : content(index));
         }
     }
+    void poke(std::uint64_t offset, std::span<const std::byte> bytes) {
+        std::fstream file(path("packed"), std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(static_cast<std::streamoff>(offset));
+        file.write(reinterpret_cast<const char*>(bytes.data()),  // SAFETY: plain bytes
+                   static_cast<std::streamsize>(bytes.size()));
+    }
+    template <typename T>
+    T peek(std::uint64_t offset) {
+        T value{};
+        std::ifstream in(path("packed"), std::ios::binary);
+        in.seekg(static_cast<std::streamoff>(offset));
+        in.read(reinterpret_cast<char*>(&value), sizeof value);  // SAFETY: a plain number
+        return value;
+    }
+    /// A cluster that is in its packed form as it is.
+    [[nodiscard]] std::vector<std::byte> unpacked_form(std::span<const std::byte> cluster) const {
+        std::vector<std::byte> out;
+        const auto add = [&](std::initializer_list<unsigned> bytes) {
+            for (const unsigned each : bytes) {
+                out.push_back(static_cast<std::byte>(each));
+            }
+        };
+        if (std::string(GetParam()) == "zstd") {  // a frame of a block, both of 65536 bytes
+            add({0x28, 0xB5, 0x2F, 0xFD, 0xA0, 0, 0, 1, 0, 1, 0, 8});
+            out.insert(out.end(), cluster.begin(), cluster.end());
+        } else {  // a block of 65535 bytes and one of one
+            add({0, 0xFF, 0xFF, 0, 0});
+            out.insert(out.end(), cluster.begin(), cluster.end() - 1);
+            add({1, 1, 0, 0xFE, 0xFF});
+            out.push_back(cluster.back());
+        }
+        return out;
+    }
     std::string folder_;
     std::unique_ptr<Loop> loop_;
 };
@@ -160,6 +194,47 @@ TEST_P(DirectUnpackTest, AFileThatEndsInsideAPieceIsBrokenNotMore) {
     std::filesystem::resize_file(path("packed"), pieces[5].host + 3);
     const NodePtr target = open("target", "raw", false);
     EXPECT_FALSE(copy(*target, 4096).ok());
+}
+
+// The second cluster lies wholly inside the first one's bytes, and ends long before them.
+TEST_P(DirectUnpackTest, APieceInsideAnotherEndsNoRead) {
+    const std::vector<PackedPiece> pieces = pieces_of(*open("packed", "qcow2", true));
+    std::vector<std::byte> small(pieces[1].length), first(kCluster);
+    std::ifstream in(path("packed"), std::ios::binary);
+    in.seekg(static_cast<std::streamoff>(pieces[1].host));
+    in.read(reinterpret_cast<char*>(small.data()),  // SAFETY: plain bytes
+            static_cast<std::streamsize>(small.size()));
+    for (std::size_t at = 0; at < first.size(); ++at) {
+        first[at] = static_cast<std::byte>(at * 31 % 251);
+    }
+    constexpr std::uint64_t kInside = 512;
+    const std::size_t head = std::string(GetParam()) == "zstd" ? 12 : 5;  // of unpacked_form()
+    std::ranges::copy(small, first.begin() + static_cast<std::ptrdiff_t>(kInside - head));
+    const std::vector<std::byte> large = unpacked_form(first);
+    const std::uint64_t place =
+        (std::filesystem::file_size(path("packed")) + kCluster - 1) / kCluster * kCluster;
+    poke(place, large);
+    std::filesystem::resize_file(path("packed"), place + 4 * kCluster);
+    const auto entry = [](std::uint64_t host, std::uint64_t bytes) {
+        return Be64((1ULL << 62) | ((bytes + 511) / 512 - 1) << 54 | host);
+    };
+    const std::uint64_t l2 = peek<Be64>(peek<Be64>(40)) & ~(1ULL << 63);
+    const Be64 entries[2] = {entry(place, large.size()), entry(place + kInside, small.size())};
+    poke(l2, std::as_bytes(std::span(entries)));
+
+    const NodePtr source = open("packed", "qcow2", true), target = open("target", "raw", false);
+    std::vector<std::byte> got(3 * kCluster), wanted = first;
+    for (const std::uint64_t index : {1, 2}) {
+        const auto bytes = content(index);
+        wanted.insert(wanted.end(), bytes.begin(), bytes.end());
+    }
+    ASSERT_TRUE(loop_->run(source->read(0, Buffers(std::span(got)))).ok());
+    EXPECT_TRUE(got == wanted) << "through the node";
+    const Result<> done = copy(*target, 4096);
+    ASSERT_TRUE(done.ok()) << done.error().text();
+    got.assign(got.size(), std::byte{0});
+    ASSERT_TRUE(loop_->run(target->read(0, Buffers(std::span(got)))).ok());
+    EXPECT_TRUE(got == wanted) << "by the worker";
 }
 
 INSTANTIATE_TEST_SUITE_P(Compressions, DirectUnpackTest, testing::Values("zlib", "zstd"),

@@ -115,9 +115,7 @@ class Qcow2Node final : public Node,
     Task<> read_subclusters(std::uint64_t offset, Buffers into, Mapping mapping);
     Task<> read_compressed(std::uint64_t offset, Buffers into, Mapping mapping);
     /// A compressed cluster and where its content goes.
-    struct Packed {
-        std::uint64_t guest = 0, host = 0;
-        std::uint32_t length = 0;
+    struct Packed : PackedPiece {
         std::span<std::byte> to;
     };
     std::vector<Packed> packed_run(std::uint64_t offset, const Buffers& into, const Mapping& first);
@@ -208,6 +206,7 @@ class Qcow2Node final : public Node,
 
     // Status (read.cc)
     Task<bool> detect_holes();
+    Task<bool> uses(std::uint64_t clusters);
     Task<Extent> mapped(std::uint64_t offset, std::uint64_t length);
 
     const NodePtr file_;

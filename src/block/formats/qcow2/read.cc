@@ -13,6 +13,7 @@ namespace {
 constexpr unsigned kSubclusters = 32;
 constexpr std::size_t kReadsAtATime = 16, kUnpackedKept = 8;
 constexpr std::size_t kUnpackedAtATime = 256U << 10;
+constexpr std::uint64_t kCountsLookedAt = 8U << 20, kCountsAtATime = 64U << 10;
 
 }  // namespace
 
@@ -122,26 +123,25 @@ Task<> Qcow2Node::read_piece(std::uint64_t offset, Buffers into, Mapping m) {
     co_return co_await read_data(m.host + offset % cluster(), offset, into);
 }
 
-/// The whole compressed clusters from `offset` on whose bytes lie one behind the other, as far as
-/// memory tells of them and `into` has a place for each.
+/// The whole compressed clusters from `offset` on whose bytes lie one behind the other, the last
+/// one's end being the farthest, as far as memory tells of them and `into` has a place for each.
 std::vector<Qcow2Node::Packed> Qcow2Node::packed_run(std::uint64_t offset, const Buffers& into,
                                                      const Mapping& first) {
     std::vector<Packed> run;
     Result<Mapping> next = first;
     const std::size_t most = std::min(into.size(), kUnpackedAtATime);
     for (std::size_t at = 0; at + cluster() <= most; at += cluster()) {
-        Packed one{offset + at, 0, 0, {}};
+        Packed one;
+        one.guest = offset + at;
         if (!into.slice(at, cluster()).contiguous(one.to) ||
             (at != 0 && (!metadata_->look_up_now(one.guest, next) || !next.ok()))) {
             break;
         }
-        const bool follows = run.empty() || (next->host > run.back().host &&
-                                             next->host <= run.back().host + run.back().length);
-        if (next->kind != Mapping::Kind::Compressed || !follows) {
-            break;
-        }
         one.host = next->host;
         one.length = next->length;
+        if (next->kind != Mapping::Kind::Compressed || (!run.empty() && !one.follows(run.back()))) {
+            break;
+        }
         run.push_back(one);
     }
     return run;
@@ -244,7 +244,8 @@ Task<> Qcow2Node::read(std::uint64_t offset, Buffers into) {
 }
 
 /// Whether clusters were given in advance: the host's file has clearly less than is in use there.
-/// Asked once; what is given back later is found by whoever asks.
+/// Asked once; what is given back later is found by whoever asks. Of an image that takes too long
+/// to count, however it came to that, the answer is no.
 Task<bool> Qcow2Node::detect_holes() {
     if (given_ahead_) {
         co_return *given_ahead_;
@@ -255,18 +256,38 @@ Task<bool> Qcow2Node::detect_holes() {
         co_return false;
     }
     const std::uint64_t here = *allocated / cluster();
-    const std::uint64_t most = std::max(here * 10 / 9, here + 2),
-                        all = metadata_->end() / cluster();
+    const std::uint64_t most = std::max(here * 10 / 9, here + 2);
+    if (metadata_->end() / cluster() >= most && most <= kCountsLookedAt) {
+        STRATA_CO_TRY(given_ahead_, co_await uses(most));
+    }
+    co_return *given_ahead_;
+}
+
+/// Whether `clusters` of the file are in use, as far as a bounded look at the counts tells.
+Task<bool> Qcow2Node::uses(std::uint64_t clusters) {
+    const std::uint64_t all = metadata_->end() / cluster(),
+                        per_block = header().refcounts_per_block();
     std::uint64_t used = 0;
-    for (std::uint64_t index = 0; all >= most && index < all && used < most; ++index) {
+    for (std::uint64_t index = 0, looked = 0; index < all && used < clusters; ++index) {
+        const auto& table = metadata_->refcount_table();
+        const std::uint64_t block = index / per_block;
+        if (block >= table.size() || looked == kCountsLookedAt) {
+            break;
+        }
+        if ((table[block] & kOffsetMask) == 0) {
+            index = (block + 1) * per_block - 1;
+            continue;
+        }
+        if (++looked % kCountsAtATime == 0) {
+            co_await loop().yield();
+        }
         const auto count = co_await metadata_->refcount(index);
         if (!count.ok()) {
             co_return false;  // an image whose counts cannot be read may be read all the same
         }
         used += *count != 0 ? 1 : 0;
     }
-    given_ahead_ = used >= most;
-    co_return *given_ahead_;
+    co_return used >= clusters;
 }
 
 Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
