@@ -96,6 +96,10 @@ block::Task<std::shared_ptr<LiveJob>> make_job(block::LiveDisk& live, api::Contr
     }
     STRATA_CO_TRY(NodePtr target,
                   co_await open_passed(live.loop(), request, std::move(file), true));
+    if (target->traits().whole_clusters) {
+        co_return Error{ErrorKind::NotSupported,
+                        "a disk in use is not copied in order, as the target's format needs it"};
+    }
     if (request.operation == api::ControlOperation::DiskBackup) {
         co_return std::shared_ptr<LiveJob>(std::make_shared<block::Backup>(
             live.loop(), block::BackupOptions{.target = std::move(target),

@@ -179,6 +179,9 @@ class ControlTest(unittest.TestCase):
         self.boot(disk, ",format=qcow2")
         self.command(FILL, r"filled 0")
         before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        refused = self.strata("disk", "backup", "t", "disk0", self.path("export"), "-f", "xva", status=9)  # a stream: out of order it would have holes
+        self.assertIn("xva", refused.stderr)
+        self.assertFalse(self.path("export").exists())
         job = self.strata("disk", "backup", "t", "disk0", self.path("full"), "--bitmap", "b", "--speed", "8M", "--no-wait").stdout.strip()
         self.terminal.send(LOAD)
         deadline = time.monotonic() + 120

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "block/nbd/address.h"
+#include "block/one_go.h"
 #include "block/registry.h"
 #include "cli/arguments.h"
 #include "cli/command_list.h"
@@ -123,6 +124,14 @@ Result<> make_image(const std::string& path, const std::string& format, std::uin
     request.path = path;
     request.size = size;
     request.options = std::move(options);
+    if (block::written_in_one_go(format, request)) {
+        return Error{
+            ErrorKind::NotSupported,
+            fmt::format(
+                "a running disk's copy does not come in order, as the format {} needs it: copy to "
+                "qcow2 or raw, and convert that",
+                format)};
+    }
     return tool.create(format, std::move(request));
 }
 
