@@ -60,9 +60,11 @@ std::uint64_t page_hash(std::span<const std::uint8_t> bytes, std::uint64_t forei
 }  // namespace
 
 // An address for a new stub's area, far from anything that the current address space has; 0: none
-// found.
+// found. The stub begins as a copy of this program, so it must be far from that, too: from what
+// Linux maps (programs, heaps and libraries are above 0x550000000000), and from what sanitizers do
+// (shadows end at 0x100080000000, AddressSanitizer's heap begins at 0x600000000000).
 std::uint64_t DirectRunner::find_base() const {
-    constexpr std::uint64_t kFrom = 0x100000000000, kBytes = 0x600000000000;
+    constexpr std::uint64_t kFrom = 0x110000000000, kBytes = 0x430000000000;
     for (int attempt = 0; attempt < 16; ++attempt) {
         std::uint64_t random = 0;
         if (getrandom(&random, sizeof random, 0) != sizeof random) {
@@ -123,9 +125,7 @@ DirectRunner::Stub* DirectRunner::stub_for_space() {
         stub->head = events_->head;
         stub->writable.assign(cpu_.vm->ram->size() / kPage, false);
         stub->faulted = 0;
-        stub->window_cost = stub->window_own = stub->window_runs = 0;
-        stub->window_flips = stub->window_refused = 0;
-        stub->window_cpu = stub->process->cpu_time();
+        stub->window = {.cpu = stub->process->cpu_time()};
     }
     stub->last_use = time;
     return stub;
@@ -231,7 +231,7 @@ bool DirectRunner::apply(Stub& stub) {
     const std::vector<StubMap> orders = stub.map.take_orders();
     counters_.orders.fetch_add(orders.size(), std::memory_order_relaxed);
     const bool done = stub.process->apply(orders);
-    stub.window_own += kOrderNs + kMappingNs * orders.size();
+    stub.window.own += kOrderNs + kMappingNs * orders.size();
     if (done) {
         return true;
     }
@@ -410,7 +410,7 @@ DirectRunner::Fault DirectRunner::map_fault(Stub& stub, std::uint64_t linear, Me
     }
     flipped_ =
         old.mapped() && old.ram_page() == entry.ram_page() && (old.rights() & ~entry.rights()) != 0;
-    stub.window_flips += flipped_ ? 1U : 0U;
+    stub.window.flips += flipped_ ? 1U : 0U;
     note_size(stub, region, linear);
     set_page(stub, page, entry);
     map_neighbours(stub, region, linear);

@@ -27,14 +27,8 @@ constexpr std::uint64_t kUserFlags = 0x244dd5;
 constexpr std::uint64_t kFixedFlags = 0x202;
 constexpr std::uint64_t kCr4Fsgsbase = 1U << 16U;
 constexpr std::uint64_t kDr6SingleStep = 1U << 14U;
-constexpr std::uint64_t kWindowCostNs = 1'000'000, kWindowRuns = 100;
-constexpr std::uint64_t kEntryNs = 5000;      // of a stub's own time: signal, waiting, entering
 constexpr std::uint64_t kStubNs = 1'000'000;  // of the zygote's and a stub's time, to make it
-constexpr std::uint64_t kSaved = 2;           // times its own time: what a run saves
-constexpr std::uint64_t kFirstBackoffUs = 5'000, kLastBackoffUs = 400'000;
-constexpr std::uint64_t kFirstHopelessUs = 20'000, kHopelessUs = 2'000'000;
-constexpr std::uint64_t kAfterLossUs = 10'000'000;
-constexpr std::uint32_t kStrikes = 3;
+constexpr std::uint64_t kNoStubUs = 400'000, kAfterLossUs = 10'000'000;
 
 std::uint64_t now() {
     return __builtin_ia32_rdtsc();
@@ -125,7 +119,7 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     Stub* stub = stub_for_space();
     if (stub == nullptr) {
         set_active(*events_, space, false);
-        space.not_before = unusable_ ? ~0ULL : now() + kLastBackoffUs * cycles_per_us_;
+        space.not_before = unusable_ ? ~0ULL : now() + kNoStubUs * cycles_per_us_;
         return Outcome::Refused;
     }
     do {
@@ -149,11 +143,9 @@ DirectRunner::Outcome DirectRunner::run() noexcept {
     return Outcome::Refused;
 }
 
-// Whether the stub's time was worth what it cost, by windows of processor time: the host's other
-// work does not count. The measure is that the translator takes three times as long as the
-// processor: warm loops take less, code that has to be translated first much more.
+// Whether the stub's time was worth what it cost: of this run(), which began at `cpu_began`.
 void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) {
-    const std::uint64_t cpu_now = thread_cpu_ns(), cost = cpu_now - cpu_began;
+    const std::uint64_t cost = thread_cpu_ns() - cpu_began;
     counters_.cost_ns.fetch_add(cost, std::memory_order_relaxed);
     // Mapping is paid once, for what runs later.
     constexpr std::uint64_t kInvested = 4;
@@ -162,53 +154,19 @@ void DirectRunner::judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began) 
     if (stub == nullptr) {
         return;
     }
-    stub->window_cost += cost - invested;
-    if (stub->window_cost < kWindowCostNs && stub->window_runs < kWindowRuns) {
+    stub->window.cost += cost - invested;
+    if (!stub->window.full()) {
         return;
     }
-    const std::uint64_t spent = stub->process->cpu_time();
-    // A process that is gone tells no time.
-    const std::uint64_t taken = spent - std::min(spent, stub->window_cpu),
-                        fixed = stub->window_runs * kEntryNs, own = fixed + stub->window_own;
-    const std::uint64_t native = kSaved * (taken > own ? taken - own : 0);
-    const std::uint64_t paid = stub->window_cost + fixed;
-    counters_.native_ns.fetch_add(native / kSaved, std::memory_order_relaxed);
-    // Neither code that is written and executed in turn nor hot pages with sensitive instructions
-    // will be otherwise soon; but programs that look at the time often do so as they start only.
-    constexpr std::uint64_t kMany = 4;
-    const bool hopeless =
-        std::max(stub->window_flips, stub->window_refused) * kMany > stub->window_runs &&
-        native < paid;
-    stub->window_cost = stub->window_runs = stub->window_own = 0;
-    stub->window_flips = stub->window_refused = 0;
-    stub->window_cpu = spent;
-    std::uint64_t& lost = events_->lost_ns;
-    lost = native > paid ? lost - std::min(lost, (native - paid) / 2) : lost + paid - native;
-    if (hopeless) {
-        give_up(space, std::clamp(space.backoff * 4, kFirstHopelessUs, kHopelessUs));
-    } else {
-        settle(space, native > paid);
+    const Weighed weighed = weigh(stub->window, stub->process->cpu_time(), events_->lost_ns);
+    counters_.native_ns.fetch_add(weighed.native, std::memory_order_relaxed);
+    const bool first = space.backoff == 0;
+    if (settle(space, weighed.worth)) {
+        events_->lost_ns += first ? kStubNs : 0;
+        counters_.given_up.fetch_add(1, std::memory_order_relaxed);
+        space.not_before = now() + space.backoff * cycles_per_us_;
+        set_active(*events_, space, false);
     }
-}
-
-void DirectRunner::settle(UserSpace& space, bool won) {
-    if (won) {
-        space.strikes = 0;
-        space.backoff /= 2;
-        return;
-    }
-    ++space.strikes;
-    if (space.strikes >= kStrikes) {
-        give_up(space, std::clamp(space.backoff * 2, kFirstBackoffUs, kLastBackoffUs));
-    }
-}
-
-void DirectRunner::give_up(UserSpace& space, std::uint64_t backoff_us) {
-    events_->lost_ns += space.backoff == 0 ? kStubNs : 0;
-    counters_.given_up.fetch_add(1, std::memory_order_relaxed);
-    space.backoff = backoff_us;
-    space.not_before = now() + space.backoff * cycles_per_us_;
-    set_active(*events_, space, false);
 }
 
 void DirectRunner::kick() noexcept {
@@ -246,7 +204,7 @@ DirectRunner::Then DirectRunner::enter(Stub& stub) {
         const std::uint64_t began = now();
         good = stub.process->run(registers_out(), cpu_.xsave, exit);
         note_direct_run(current_space(cpu_), (now() - began) / cycles_per_us_);
-        ++stub.window_runs;
+        ++stub.window.runs;
         counters_.runs.fetch_add(1, std::memory_order_relaxed);
     }
     inside_.store(false, std::memory_order_seq_cst);
@@ -381,7 +339,7 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
 // others.
 DirectRunner::Then DirectRunner::step_off_page(Stub& stub) {
     constexpr int kMost = 100;
-    ++stub.window_refused;
+    ++stub.window.refused;
     counters_.refused.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t page = cpu_.rip >> 12U;
     for (int i = 0; i < kMost; ++i) {

@@ -22,6 +22,7 @@
 
 #include "base/mutex.h"
 #include "engine/soft/direct/direct_events.h"
+#include "engine/soft/direct/direct_worth.h"
 #include "engine/soft/direct/scanned_pages.h"
 #include "engine/soft/direct/shadow_map.h"
 #include "engine/soft/direct/stub_process.h"
@@ -76,12 +77,7 @@ class DirectRunner {
         std::uint64_t last_use = 0;
         std::uint64_t faulted = 0;  // where the guest's kernel was to make a page; 0: nowhere
         MemAccess fault_access = MemAccess::Read;
-        // What the current window has cost the vCPU's thread (ns) and the stub's own for mappings,
-        // how often it was entered, and what processor time it had taken before.
-        std::uint64_t window_cost = 0, window_own = 0, window_runs = 0, window_cpu = 0;
-        // Pages that changed between written and executed, and runs that ended on a page that may
-        // not run natively.
-        std::uint64_t window_flips = 0, window_refused = 0;
+        StubWindow window;
     };
     enum class Fault : std::uint8_t { Mapped, Exception, Refused };
     enum class Then : std::uint8_t { Again, Polled, Exception, Refused };
@@ -121,8 +117,6 @@ class DirectRunner {
     [[nodiscard]] Then step_off_page(Stub& stub);
     [[nodiscard]] Then lost(Stub& stub);
     void judge(UserSpace& space, Stub* stub, std::uint64_t cpu_began);
-    void settle(UserSpace& space, bool won);
-    void give_up(UserSpace& space, std::uint64_t backoff_us);
 
     CpuState& cpu_;
     Zygote& zygote_;
