@@ -190,8 +190,13 @@ TEST(LoopsTest, RandomLoopsWhosePagesTheHelperFinds) {
 TEST(LoopsTest, KnownPagesAreFoundByTheLoopItself) {
     Machine machine;
     std::uint64_t& sample = machine.cpu().translator.deltas[LoopWindows::kSample];
+    const auto& asked = machine.translator().counters().loop_fills;
     for (int turn = 0; turn < 2; ++turn) {
-        machine.reset();
+        const std::uint64_t before = asked.load();
+        if (turn == 0) {
+            machine.reset();
+        }
+        machine.cpu().rip = Machine::kCode;
         machine.load(Bytes{0x48, 0x8B, 0x06,                    // mov rax, [rsi]
                            0x48, 0x89, 0x84, 0x17, 0, 0, 0, 0,  // mov [rdi + rdx], rax
                            0x48, 0x83, 0xC6, 0x08,              // add rsi, 8
@@ -215,6 +220,36 @@ TEST(LoopsTest, KnownPagesAreFoundByTheLoopItself) {
         }
         EXPECT_LT(sample, 100U);  // one for each fill
         EXPECT_GT(sample, 90U);
+        // The TLB has the pages since the first turn.
+        EXPECT_TRUE(turn == 0 || asked.load() == before) << asked.load() - before;
+    }
+}
+
+// Two loops that take turns, one of which does not pay: whichever is looked at first, it is found
+// out.
+TEST(LoopsTest, LoopsThatTakeTurnsAreAllLookedAt) {
+    for (const std::uint64_t first : {0, 1}) {
+        Machine machine;
+        const auto data = static_cast<std::uint8_t>(Machine::kData >> 16U);
+        static_assert((Machine::kData & 0xFF00FFFF) == 0);
+        machine.load(Bytes{0xB9, 64,   0,    0,    0,  // mov ecx, 64
+                           0xBE, 0,    0,    data, 0,  // mov esi, data
+                           0x48, 0x8B, 0x06,           // mov rax, [rsi]
+                           0x48, 0x83, 0xC6, 0x08,     // add rsi, 8
+                           0x48, 0xFF, 0xC9,           // dec rcx
+                           0x75, 0xF4,                 // jnz
+                           0xB9, 8,    0,    0,    0,  // mov ecx, 8
+                           0xBE, 0,    0,    data, 0,  // mov esi, data
+                           0x48, 0x8B, 0x06,           // mov rax, [rsi]
+                           0x48, 0x83, 0xC6, 0x08,     // add rsi, 8
+                           0x48, 0xFF, 0xC9,           // dec rcx
+                           0x75, 0xF4,                 // jnz
+                           0xFF, 0xCB,                 // dec ebx
+                           0x75, 0xD0, 0xF4});         // jnz
+        machine.cpu().gpr[kRbx] = 8000;
+        machine.cpu().translator.deltas[LoopWindows::kSample] = first;
+        EXPECT_EQ(machine.run_translated(), ExecResult::Halted);
+        EXPECT_GT(machine.translator().counters().killed.load(), 0U) << first;
     }
 }
 

@@ -53,9 +53,9 @@ std::string Translator::report() const {
            line("interpreted", c.interpreted) +
            line("interpreted_in_block", c.interpreted_in_block) +
            line("interpreted_in_place", c.interpreted_in_place) +
-           line("slow_accesses", c.slow_accesses) + line("host_faults", c.host_faults) +
-           line("invalidations", c.invalidations) + line("killed", c.killed) +
-           line("evictions", c.evictions) + most_interpreted(c);
+           line("slow_accesses", c.slow_accesses) + line("loop_fills", c.loop_fills) +
+           line("host_faults", c.host_faults) + line("invalidations", c.invalidations) +
+           line("killed", c.killed) + line("evictions", c.evictions) + most_interpreted(c);
 }
 
 }  // namespace strata::engine::soft

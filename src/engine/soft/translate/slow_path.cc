@@ -297,8 +297,9 @@ bool paid(LoopWindows& loop, std::uint64_t fills) {
     return loop.way.exchange(0, std::memory_order_relaxed) * loop.accesses >= by * fills * worth;
 }
 
-// Of quick fills one in so many is looked at, and the one behind it, which tells how far that went.
-constexpr std::uint64_t kSampleEvery = 32;
+// Of quick fills one in so many is looked at, and the one behind it, which tells how far that went:
+// altogether a prime number, so that loops that take turns are all looked at.
+constexpr std::uint64_t kSampleEvery = 35;
 
 // Notes a fill; now and then (a loop may be left early for a while): whether they paid.
 bool pays(CpuState& cpu, LoopWindows& loop) {
@@ -389,6 +390,7 @@ bool make_windows(CpuState& cpu, const LoopWindows& loop) {
 
 std::uint64_t fill_loop(CpuState* cpu, LoopWindows* loop) noexcept {
     const bool live = enter_slow_path(*cpu);
+    translator_of(*cpu)->count_loop_fill();
     if (!pays(*cpu, *loop)) {
         save_vector_state(*cpu);
         translator_of(*cpu)->flatten_loop(*cpu, *loop);

@@ -48,7 +48,7 @@ struct TranslatorCounters {
     std::atomic<std::uint64_t> links{0}, page_links{0}, thunks{0};
     std::atomic<std::uint64_t> enters{0}, site_exits{0}, indirect_exits{0}, lookups{0};
     std::atomic<std::uint64_t> interpreted{0}, interpreted_in_block{0}, interpreted_in_place{0},
-        slow_accesses{0}, host_faults{0};
+        slow_accesses{0}, loop_fills{0}, host_faults{0};
     static constexpr std::uint32_t kMnemonics = 2048;
     std::atomic<std::uint64_t> by_mnemonic[kMnemonics] =
         {};  ///< of interpreted_in_place; only for TranslateOptions::report
@@ -107,6 +107,7 @@ class Translator final : public Executor, public CodeInvalidator {
     /// save_vector_state().
     void release_page(std::uint64_t ram_page) noexcept;
     void count_slow_access() { TranslatorCounters::bump(counters_.slow_accesses); }
+    void count_loop_fill() { TranslatorCounters::bump(counters_.loop_fills); }
     /// The loop's block is made anew without windows.
     void flatten_loop(CpuState& cpu, const LoopWindows& loop) noexcept;
 
