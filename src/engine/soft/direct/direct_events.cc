@@ -103,10 +103,18 @@ void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept {
     space.mean_run = 8 * kFirstMeanUs;
 }
 
+void forget_space(DirectEvents& direct, UserSpace& space) noexcept {
+    set_active(direct, space, false);
+    space.not_before = space.backoff = 0;
+    space.strikes = 0;
+    space.hold = false;
+}
+
 void note_direct_run(UserSpace& space, std::uint64_t us) noexcept {
     space.mean_run += us - space.mean_run / 8;
-    space.hold = space.mean_run < 8 * kShortRunUs;
-    if (space.hold) {
+    // Of the runs between two returns any may be the one; resumes() takes it back.
+    if (space.mean_run < 8 * kShortRunUs) {
+        space.hold = true;
         space.mean_run = 2 * 8 * kShortRunUs;  // the next ones count anew
     }
 }

@@ -114,6 +114,8 @@ inline void note_interrupt(CpuState& cpu) noexcept {
 [[nodiscard]] UserSpace& current_space(CpuState& cpu) noexcept;
 /// User code of the space goes to its stub from now on, or no more.
 void set_active(DirectEvents& direct, UserSpace& space, bool active) noexcept;
+/// The process is another, with the same page tables: it begins anew, with the translator.
+void forget_space(DirectEvents& direct, UserSpace& space) noexcept;
 /// User code of the space ran in its stub for so long.
 void note_direct_run(UserSpace& space, std::uint64_t us) noexcept;
 /// What attempts that are not worth it may have cost until now: a share of the processor time.

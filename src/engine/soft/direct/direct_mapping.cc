@@ -210,12 +210,16 @@ bool DirectRunner::bring_up_to_date(Stub& stub) {
             all = validate_flushed(stub, event / kPage);
         }
     }
-    if (all) {
-        validate(stub);
-    }
+    const bool stays = !all || validate(stub);
     stub.flushes = flushes;
     stub.pcid = pcid();
     stub.head = events_->head;
+    if (!stays) {
+        forget_space(*events_, current_space(cpu_));
+        if (!events_->always) {
+            return false;
+        }
+    }
     const std::uint64_t began = __builtin_ia32_rdtsc();
     map_after_fault(stub);
     const bool good = apply(stub);
@@ -274,33 +278,42 @@ bool DirectRunner::validate_flushed(Stub& stub, std::uint64_t page) {
     } else if (const ShadowPage old = stub.map.at(page); old.mapped()) {
         const GuestRegion region(cpu_, page * kPage);
         note_size(stub, region, page * kPage);
-        set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read));
+        set_page(stub, page, wanted(page * kPage, region, old, MemAccess::Read, true));
     }
     return false;
 }
 
-void DirectRunner::validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf) {
+// How many pages are still where they were.
+std::uint64_t DirectRunner::validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf) {
     stub.large.erase(first / ShadowMap::kLeafPages);
     const GuestRegion region(cpu_, first * kPage);
     note_size(stub, region, first * kPage);
+    std::uint64_t kept = 0;
     for (std::uint64_t i = 0; i < ShadowMap::kLeafPages; ++i) {
-        if (leaf[i].mapped()) {
-            set_page(stub, first + i,
-                     wanted((first + i) * kPage, region, leaf[i], MemAccess::Read));
+        if (const ShadowPage old = leaf[i]; old.mapped()) {
+            const ShadowPage entry = wanted((first + i) * kPage, region, old, MemAccess::Read);
+            kept += entry.mapped() && entry.ram_page() == old.ram_page() ? 1 : 0;
+            set_page(stub, first + i, entry);
         }
     }
+    return kept;
 }
 
 // Everything that is mapped, against the guest's tables as they are now. Nothing is gained here,
-// only lost or moved.
-void DirectRunner::validate(Stub& stub) {
+// only lost or moved. False: nothing is where it was, so the process has ended, and another has its
+// page tables.
+bool DirectRunner::validate(Stub& stub) {
     counters_.validations.fetch_add(1, std::memory_order_relaxed);
     stub.writable.assign(stub.writable.size(), false);
     stub.large.clear();
     stub.huge.clear();
-    stub.map.for_each_leaf(
-        [&](std::uint64_t first, ShadowMap::Leaf& leaf) { validate_leaf(stub, first, leaf); });
+    const bool had = stub.map.pages() != 0;
+    std::uint64_t kept = 0;
+    stub.map.for_each_leaf([&](std::uint64_t first, ShadowMap::Leaf& leaf) {
+        kept += validate_leaf(stub, first, leaf);
+    });
     stub.map.drop_empty();
+    return !had || kept != 0;
 }
 
 // The bytes of a page, and what lies before and behind it in the address space.
@@ -333,9 +346,10 @@ bool DirectRunner::scan(std::uint64_t linear, std::uint64_t ram_page) {
     });
 }
 
-// What the page of `linear` may be mapped as, being `now`, for an access of this kind.
+// What the page of `linear` may be mapped as, being `now`, for an access of this kind. `flushed`: a
+// flush of just this page says that the guest has changed something about it.
 ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now,
-                                MemAccess access) {
+                                MemAccess access, bool flushed) {
     const GuestPage page = region.page(linear / kPage % ShadowMap::kLeafPages);
     if (!page.present) {
         return {};
@@ -349,8 +363,11 @@ ShadowPage DirectRunner::wanted(std::uint64_t linear, const GuestRegion& region,
         return {page.ram_page, ShadowPage::kRead | ShadowPage::kWrite};
     }
     // What was mapped without the right to execute is looked at again only when it is executed.
-    const bool look = access == MemAccess::Execute || !now.mapped();
-    if (runs || (page.executable && look && scan(linear, page.ram_page))) {
+    // What had it may have been written since, by the translator's user code, and be others' code
+    // now.
+    const bool known = runs && !flushed && !page.dirty;
+    const bool look = access == MemAccess::Execute || !now.mapped() || runs;
+    if (known || (page.executable && look && scan(linear, page.ram_page))) {
         return {page.ram_page, ShadowPage::kRead | ShadowPage::kExecute};
     }
     return {page.ram_page, ShadowPage::kRead};

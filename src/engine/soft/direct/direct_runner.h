@@ -92,13 +92,13 @@ class DirectRunner {
     [[nodiscard]] std::uint64_t flushes_now() const;
     [[nodiscard]] bool keep_within_budget(const Stub& stub);
     [[nodiscard]] bool bring_up_to_date(Stub& stub);
-    void validate(Stub& stub);
-    void validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf);
+    [[nodiscard]] bool validate(Stub& stub);
+    std::uint64_t validate_leaf(Stub& stub, std::uint64_t first, ShadowMap::Leaf& leaf);
     [[nodiscard]] bool validate_flushed(Stub& stub, std::uint64_t page);
     static void note_size(Stub& stub, const GuestRegion& region, std::uint64_t linear);
     [[nodiscard]] bool apply(Stub& stub);
     [[nodiscard]] ShadowPage wanted(std::uint64_t linear, const GuestRegion& region, ShadowPage now,
-                                    MemAccess access);
+                                    MemAccess access, bool flushed = false);
     [[nodiscard]] bool scan(std::uint64_t linear, std::uint64_t ram_page);
     [[nodiscard]] bool forget_code(const GuestPage& page);
     [[nodiscard]] Fault map_fault(Stub& stub, std::uint64_t linear, MemAccess access);

@@ -197,6 +197,55 @@ TEST_F(DirectRunnerTest, ContentThatChangedIsLookedAtAgain) {
     EXPECT_EQ(count("kernel-entries"), natively + 1);
 }
 
+// Code that is made executable, rewritten and made executable again, all between two runs.
+TEST_F(DirectRunnerTest, CodeRewrittenBetweenRunsIsLookedAtAgain) {
+    const auto rewrite = [this](auto flush) {
+        put({0x90, 0x0f, 0x05});
+        map_page(kCodePage, kData | kUserPage | kD);
+        flush();
+        (void)run();
+        const std::uint64_t natively = count("kernel-entries");
+        put({0x0f, 0xa2, 0x0f, 0x05});  // cpuid; syscall
+        flush();
+        (void)run();
+        EXPECT_EQ(count("kernel-entries"), natively);
+        EXPECT_GT(count("refused"), 0U);
+    };
+    rewrite([this] { flush_tlb_page(cpu_, kCodePage); });
+    rewrite([this] { flush_tlb_all(cpu_); });
+}
+
+// Code that was never written at its address is not looked at for every large flush.
+TEST_F(DirectRunnerTest, CleanCodeSurvivesALargeFlush) {
+    put({0x0f, 0xa2, 0x0f, 0x05});  // cpuid; syscall: not as a guest's program can write it
+    const std::uint64_t natively = count("kernel-entries");
+    flush_tlb_all(cpu_);
+    ASSERT_EQ(run(), DirectRunner::Outcome::Refused);
+    EXPECT_EQ(count("kernel-entries"), natively + 1);
+}
+
+// What was learned of a process does not hold for the next one that has its page tables.
+TEST_F(DirectRunnerTest, NextProcessWithTheSameTablesBeginsAnew) {
+    constexpr std::uint64_t kOther = kData + 0x3000;
+    UserSpace& space = current_space(cpu_);
+    cpu_.direct->always = false;
+    set_active(*cpu_.direct, space, true);
+    space.strikes = 2;
+    flush_tlb_all(cpu_);
+    ASSERT_EQ(run(), DirectRunner::Outcome::Refused);
+    EXPECT_TRUE(space.active);  // the same process
+    EXPECT_EQ(space.strikes, 2U);
+    std::memset(vm_->ram->base() + kOther, 0x90, 0x1000);
+    map_page(kCodePage, kOther | kUserPage);
+    flush_tlb_all(cpu_);
+    const std::uint64_t runs = runner_->runs();
+    EXPECT_EQ(run(), DirectRunner::Outcome::Refused);
+    EXPECT_EQ(runner_->runs(), runs);
+    EXPECT_FALSE(space.active);
+    EXPECT_EQ(space.strikes, 0U);
+    EXPECT_EQ(cpu_.direct->active, 0U);
+}
+
 // Runs that end at once cost more than they bring: the space has to wait.
 TEST_F(DirectRunnerTest, SpaceThatLosesWaits) {
     UserSpace& space = current_space(cpu_);

@@ -73,6 +73,7 @@ GuestPage GuestRegion::from(std::uint64_t leaf, std::uint64_t physical) const no
     }
     page.present = true;
     page.writable = (leaf & allowed_ & kWrite) != 0 && (leaf & kDirty) != 0;
+    page.dirty = (leaf & kDirty) != 0;
     page.executable = !no_execute_ && (leaf & kNoExecute) == 0;
     page.ram_page = *offset >> 12U;
     return page;

@@ -17,6 +17,7 @@ struct GuestPage {
     bool present = false;   ///< and user's, and accessed, and in RAM
     bool writable = false;  ///< and dirty
     bool executable = false;
+    bool dirty = false;  ///< it has been written to by this address, if not lately
     std::uint64_t ram_page = 0;
 };
 
