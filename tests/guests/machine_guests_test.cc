@@ -210,6 +210,16 @@ TEST_P(MachineGuests, UserSharesAnAddressSpace) {
     expect_user("user_smp", 2);
 }
 
+TEST_P(MachineGuests, UserTriesEveryWayOut) {
+    expect_user("user_attack");
+}
+TEST_P(MachineGuests, UserHasWideStateAndKeys) {
+    expect_user("user_wide");
+}
+TEST_P(MachineGuests, UserCodeIsSwappedAsItRuns) {
+    expect_user("user_swap", 2);
+}
+
 TEST_P(MachineGuests, UserWritesAreInTheDirtyLog) {
     if (const std::string reason = lacks_service(); !reason.empty()) {
         GTEST_SKIP() << reason;

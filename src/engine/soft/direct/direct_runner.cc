@@ -309,6 +309,11 @@ DirectRunner::Then DirectRunner::serve(Stub& stub, const StubExit& exit) {
     if (exit.signal == SIGSYS) {
         return serve_system_call();
     }
+    // Nothing of a guest lies up there, but the host's page of legacy system calls refuses some of
+    // them by a signal that holds the trap before.
+    if (cpu_.rip >> 47U != 0) {
+        return Then::Refused;
+    }
     constexpr std::uint32_t kPageFault = 14;
     if (exit.trap != kPageFault) {
         return serve_trap(exit);
@@ -396,11 +401,13 @@ DirectRunner::Then DirectRunner::serve_trap(const StubExit& exit) {
         cpu_.exception.pending = true;
         return Then::Exception;
     }
-    if (exit.trap == x86::vector::kBp) {
+    // The host lets user code have INT3 and INTO, INT 3 and INT 4, and reports them behind it.
+    if (exit.trap == x86::vector::kBp || exit.trap == x86::vector::kOf) {
+        const std::uint8_t one_byte = exit.trap == x86::vector::kBp ? 0xcc : 0xce;
         std::uint8_t byte = 0;
-        const bool short_form = fetch_code(cpu_, cpu_.rip - 1, &byte, 1) == 1 && byte == 0xcc;
+        const bool one = fetch_code(cpu_, cpu_.rip - 1, &byte, 1) == 1 && byte == one_byte;
         cpu_.exception = {};
-        cpu_.rip -= short_form ? 1 : 2;
+        cpu_.rip -= one ? 1 : 2;
         return Then::Refused;
     }
     return interpret();
