@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "block/engines/threads/thread_io.h"
+#include "block/engines/uring/ring.h"
 #include "block/engines/uring/uring_io.h"
 
 namespace strata::block {
@@ -20,6 +21,10 @@ bool uring_available() {
 }
 
 Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) {
+    if (RingStock* stock = RingStock::adopted(); engine == IoEngine::Auto && stock != nullptr) {
+        auto ring = stock->take();
+        return ring != nullptr ? std::move(ring) : ThreadIo::create(depth);
+    }
     if (engine == IoEngine::Uring && !uring_available()) {
         return Error{
             ErrorKind::NotSupported,

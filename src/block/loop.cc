@@ -7,6 +7,7 @@
 
 #include <sys/epoll.h>
 
+#include "block/engines/uring/ring.h"
 #include "block/worker_pool.h"
 
 namespace strata::block {
@@ -15,6 +16,16 @@ namespace {
 constexpr std::size_t kReadyPerTurn = 1024;
 constexpr unsigned kBusyTurns = 16;
 constexpr std::uint32_t kWake = ~0U, kIo = ~0U - 1;
+
+Result<> watch(const UniqueFd& epoll, int fd, std::uint32_t mark) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u32 = mark;
+    if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+        return Error::from_errno("cannot watch a descriptor for disks");
+    }
+    return ok();
+}
 
 }  // namespace
 
@@ -36,15 +47,8 @@ Result<std::unique_ptr<Loop>> Loop::create(Options options) {
     if (!epoll) {
         return Error::from_errno("cannot make an epoll descriptor for disks");
     }
-    epoll_event event{};
-    event.events = EPOLLIN;
-    for (const auto& [fd, mark] :
-         {std::pair(wake.fd(), kWake), std::pair(io->completion_fd(), kIo)}) {
-        event.data.u32 = mark;
-        if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-            return Error::from_errno("cannot watch a descriptor for disks");
-        }
-    }
+    STRATA_TRY_VOID(watch(epoll, wake.fd(), kWake));
+    STRATA_TRY_VOID(watch(epoll, io->completion_fd(), kIo));
     std::unique_ptr<Loop> loop(new Loop(options, std::move(io), std::move(epoll), std::move(wake)));
     if (options.quiet_start) {
         loop->workers_ = std::make_unique<WorkerPool>(WorkerPool::kNone);
@@ -98,7 +102,13 @@ void Loop::stop() {
 
 void Loop::run_until_stopped() {
     if (options_.quiet_start) {
-        io_->set_inline(false);
+        RingStock* stock = options_.engine == IoEngine::Auto ? RingStock::adopted() : nullptr;
+        auto ring = stock != nullptr ? stock->take() : nullptr;
+        if (ring != nullptr && watch(epoll_, ring->completion_fd(), kIo).ok()) {
+            io_ = std::move(ring);  // nothing is under way, and the old one's descriptor goes
+        } else {
+            io_->set_inline(false);
+        }
         workers_.reset();  // the next has threads
     }
     for (;;) {

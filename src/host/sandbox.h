@@ -29,7 +29,8 @@ struct SandboxConfig {
     bool network = true;             ///< sockets may be made and connected (the user-mode network)
     bool executable_memory = true;   ///< memory may become executable (the translator)
     bool kvm = true;                 ///< ioctl()s of /dev/kvm descriptors
-    bool io_uring = false;           ///< io_uring calls, whose operations no filter sees
+    bool io_uring = false;           ///< io_uring_enter() of rings that exist, whose operations no
+                                     ///< filter sees: they are restricted beforehand
     bool makes_processes = false;    ///< clone() of processes with a descriptor: for a helper that
                                      ///< makes them, never where a guest's data is
     bool signals_processes = false;  ///< SIGUSR1 and SIGKILL to processes that it holds a

@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -150,6 +152,32 @@ TEST(SandboxTest, ExecutableMemoryFollowsTheConfiguration) {
     SandboxConfig without;
     without.executable_memory = false;
     EXPECT_EQ(inside(without, map), EPERM);
+}
+
+TEST(SandboxTest, RingsAreOnlyEnteredAndNeverMade) {
+    const auto enter = [](unsigned flags, const void* mask) {
+        return error_of(::syscall(SYS_io_uring_enter, -1, 0, 0, flags, mask, 8) < 0);
+    };
+    const auto tried = [&] {
+        static const std::uint64_t mask = 0;
+        io_uring_params parameters{};
+        const bool made = ::syscall(SYS_io_uring_setup, 1, &parameters) >= 0 || errno != EPERM;
+        const bool registered =
+            ::syscall(SYS_io_uring_register, -1, 0, nullptr, 0) >= 0 || errno != EPERM;
+        const bool more = enter(IORING_ENTER_SQ_WAKEUP, nullptr) != EPERM ||
+                          enter(IORING_ENTER_EXT_ARG, nullptr) != EPERM || enter(0, &mask) != EPERM;
+        return (made ? 1 : 0) + (registered ? 2 : 0) + (more ? 4 : 0);
+    };
+    SandboxConfig config;
+    EXPECT_EQ(inside(config, [&] { return tried() + (enter(0, nullptr) == EPERM ? 0 : 8); }), 0);
+    config.io_uring = true;
+    EXPECT_EQ(inside(config,
+                     [&] {
+                         const bool lets = enter(0, nullptr) != EPERM &&
+                                           enter(IORING_ENTER_GETEVENTS, nullptr) != EPERM;
+                         return tried() + (lets ? 0 : 8);
+                     }),
+              0);
 }
 
 TEST(SandboxTest, ViolationCanKill) {

@@ -138,7 +138,6 @@ Result<> DiskDesk::change_medium(const api::ControlRequest& request, UniqueFd fi
         options.fd = std::move(file);
         options.format = request.format;
         options.read_only = true;
-        options.engine = block::IoEngine::Threads;  // as all disks of this process
         image = STRATA_TRY(block::open_disk(std::move(options)));
     }
     STRATA_TRY_VOID(drive->device->change_medium(std::move(image), request.force));

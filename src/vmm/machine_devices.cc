@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "block/engines/uring/ring.h"
 #include "block/graph_image.h"
 #include "block/nbd/connector.h"
 #include "devices/storage/ahci.h"
@@ -43,6 +44,18 @@ block::ReadErrorPolicy policy_of(api::ReadErrors wanted) {
                                            : block::ReadErrorPolicy::Report;
 }
 
+constexpr unsigned kRingDepth = 256;
+
+/// One for each queue; one more for a graph, which a disk may come to have while its queues still
+/// use theirs, and for a disc that takes another's place.
+unsigned rings_for(const std::vector<api::DiskConfig>& disks) {
+    unsigned rings = 0;
+    for (const api::DiskConfig& disk : disks) {
+        rings += (disk.bus == api::DiskBus::Virtio ? disk.queues : 1) + 1;
+    }
+    return rings;
+}
+
 /// What lies in a descriptor's file, which nobody needs any more.
 Result<std::string> read_passphrase(const UniqueFd& file, const std::string& disk) {
     constexpr std::size_t kMaxPassphrase = 1U << 20;
@@ -73,6 +86,7 @@ Result<std::unique_ptr<MachineDevices>> MachineDevices::open(const api::MachineC
                                                              std::vector<UniqueFd>& fds,
                                                              io::EventLoop& loop) {
     std::unique_ptr<MachineDevices> devices(new MachineDevices(loop));
+    block::RingStock::adopt(block::RingStock::create(rings_for(config.disks), kRingDepth));
     for (const api::DiskConfig& disk : config.disks) {
         STRATA_TRY_VOID(devices->open_disk(disk, fds));
     }
@@ -118,9 +132,6 @@ Result<> MachineDevices::open_disk(const api::DiskConfig& config, std::vector<Un
             std::make_shared<block::nbd::ChannelConnector>(std::move(options.fd));
     }
     const bool plain = extras.passphrase.empty() && extras.nbd_location.empty();
-    // The sandbox forbids io_uring, whose operations no filter sees; a ring that is made before it
-    // closes would fail afterwards.
-    options.engine = block::IoEngine::Threads;
     auto image = plain ? block::open_disk(std::move(options))
                        : block::open_graph_image(std::move(options), std::move(extras));
     if (!image) {

@@ -10,6 +10,7 @@
 
 #include "arch/x86/cpu_model.h"
 #include "base/log.h"
+#include "block/engines/uring/ring.h"
 #include "devices/serial/backends/stream_backend.h"
 #include "vmm/lock_up.h"
 
@@ -195,8 +196,10 @@ Result<> Vmm::add_devices() {
 // only work with what it has.
 Result<host::SandboxConfig> Vmm::lock_up(const api::MachineConfig& config) {
     host::SandboxConfig sandbox = sandbox_for(config, chosen_.engine->name() == "kvm");
+    sandbox.io_uring = block::RingStock::adopted()->left() != 0;
     const host::SandboxReport report = STRATA_TRY(host::enter_sandbox(sandbox));
     log::info("sandbox: {}", report.text);
+    log::info("disks: {}", sandbox.io_uring ? "io_uring" : "threads");
     return sandbox;
 }
 

@@ -7,29 +7,29 @@
 #include <liburing.h>
 
 #include "block/async_io.h"
-#include "io/event_fd.h"
+#include "block/engines/uring/ring.h"
 
 namespace strata::block {
 
 class UringIo final : public AsyncIo {
   public:
     static Result<std::unique_ptr<AsyncIo>> create(unsigned depth);
+    /// On a ring that is there; it goes to `home` in the end.
+    static std::unique_ptr<AsyncIo> on(std::unique_ptr<Ring> ring, std::shared_ptr<RingStock> home);
     ~UringIo() override;
     void submit(const IoCommand& command) override;
     void kick() override;
-    [[nodiscard]] int completion_fd() const override { return done_.fd(); }
+    [[nodiscard]] int completion_fd() const override { return ring_->done().fd(); }
     void reap(std::vector<IoCompletion>& out) override;
     void wait() override;
 
   private:
-    UringIo(io::EventFd done, unsigned depth) : done_(std::move(done)), depth_(depth) {}
+    UringIo(std::unique_ptr<Ring> ring, std::shared_ptr<RingStock> home)
+        : ring_(std::move(ring)), home_(std::move(home)) {}
     void fill();
-    void prepare(io_uring_sqe& entry, const IoCommand& command);
 
-    io_uring ring_{};
-    bool made_ = false;
-    io::EventFd done_;
-    const unsigned depth_;
+    std::unique_ptr<Ring> ring_;
+    std::shared_ptr<RingStock> home_;
     unsigned in_kernel_ = 0;         ///< submitted or prepared, not reaped
     std::deque<IoCommand> waiting_;  ///< no place in the ring yet
 };
