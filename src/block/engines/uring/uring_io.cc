@@ -8,6 +8,10 @@
 namespace strata::block {
 namespace {
 
+// Of a larger batch the kernel holds back the first request until it has prepared the last one, and
+// a device that was quick with the batch before it would be idle meanwhile.
+constexpr std::size_t kAtOnce = 2;
+
 /// One piece needs no list of pieces, which the kernel would fetch and check.
 bool is_plain(const IoCommand& command) {
     return command.count == 1 && command.vectors->iov_len <= std::numeric_limits<unsigned>::max();
@@ -71,6 +75,9 @@ UringIo::~UringIo() {
 
 void UringIo::submit(const IoCommand& command) {
     waiting_.push_back(command);
+    if (waiting_.size() >= kAtOnce) {
+        kick();
+    }
 }
 
 void UringIo::fill() {
