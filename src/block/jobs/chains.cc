@@ -6,20 +6,22 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <span>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "block/droppable.h"
 #include "block/jobs/buffer_pool.h"
+#include "block/protocols/file/file_node.h"
 #include "block/sync.h"
 
 namespace strata::block {
 namespace {
 
 constexpr std::uint64_t kChunk = 1U << 20, kZeroChunk = 1U << 30;
-constexpr std::size_t kParallel = 8;
+constexpr std::uint64_t kMergeChunk = 512U << 10;
+constexpr std::size_t kParallel = 8, kMerges = 16;
 constexpr std::size_t kSector = 512;
 
 Task<> commit_chunk(Node& top, Node& target, std::uint64_t at, std::uint64_t length,
@@ -91,6 +93,18 @@ bool same_place(const Extent& first, const Extent& second) {
            second.has_offset && first.offset == second.offset;
 }
 
+/// Files that `top` itself writes to.
+void write_in_bulk(Node& top) {
+    if (auto* file = dynamic_cast<FileNode*>(&top)) {
+        file->write_in_bulk();
+    }
+    for (Node* each : top.children()) {
+        if (each != top.backing()) {
+            write_in_bulk(*each);
+        }
+    }
+}
+
 class Absorber {
   public:
     Absorber(Node& overlay, Node* old_backing, Node* new_backing, const Node* common,
@@ -108,10 +122,10 @@ class Absorber {
     Task<std::uint64_t> step(std::uint64_t at, TaskGroup& group);
     Task<> merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
                  std::uint64_t ticket);
-    Task<> fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
-                           std::uint64_t ticket);
+    Task<> fetch(const Side& side, bool has, std::uint64_t at, std::uint64_t length,
+                 std::optional<BufferPool::Lease>& lease);
     Task<> write_difference(std::uint64_t at, std::span<const std::byte> wanted,
-                            std::span<const std::byte> there, bool zero);
+                            std::span<const std::byte> there);
 
     Node& overlay_;
     Side old_, new_;
@@ -124,22 +138,29 @@ class Absorber {
     BufferPool pool_;
 };
 
-/// Writes the sectors of `wanted` that `there` has otherwise.
+/// Writes the sectors of `wanted` that `there` has otherwise; an empty span stands for zeros.
 Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> wanted,
-                                  std::span<const std::byte> there, bool zero) {
-    const auto differs = [&](std::size_t place) {
-        const std::size_t count = std::min(kSector, wanted.size() - place);
-        return std::memcmp(wanted.data() + place, there.data() + place, count) != 0;
+                                  std::span<const std::byte> there) {
+    const bool zero = wanted.empty();
+    const std::size_t size = std::max(wanted.size(), there.size());
+    const auto differ = [&](std::size_t place, std::size_t count) {
+        return zero ? !is_zero(there.subspan(place, count))
+               : there.empty()
+                   ? !is_zero(wanted.subspan(place, count))
+                   : std::memcmp(wanted.data() + place, there.data() + place, count) != 0;
     };
-    if (std::memcmp(wanted.data(), there.data(), wanted.size()) == 0) {
+    const auto differs = [&](std::size_t place) {
+        return differ(place, std::min(kSector, size - place));
+    };
+    if (!differ(0, size)) {
         co_return ok();
     }
-    for (std::size_t place = 0; place < wanted.size();) {
+    for (std::size_t place = 0; place < size;) {
         const std::size_t start = place;
         const bool different = differs(place);
-        while (place < wanted.size() && differs(place) == different) {
-            place += std::min(kSector, wanted.size() - place);
-        }
+        do {
+            place += std::min(kSector, size - place);
+        } while (place < size && differs(place) == different);
         if (different && zero) {
             STRATA_CO_TRY_VOID(co_await overlay_.write_zeroes(
                 at + start, place - start,
@@ -152,31 +173,34 @@ Task<> Absorber::write_difference(std::uint64_t at, std::span<const std::byte> w
     co_return ok();
 }
 
-Task<> Absorber::fetch_and_merge(std::uint64_t at, std::uint64_t length, bool old_data,
-                                 bool new_data, std::uint64_t ticket) {
-    const auto wanted = pool_.take(length), there = pool_.take(length);
-    for (const auto& [side, has, bytes] : {std::tuple(&old_, old_data, wanted.bytes()),
-                                           std::tuple(&new_, new_data, there.bytes())}) {
-        if (has) {
-            STRATA_CO_TRY_VOID(co_await side->node->read(at, Buffers(bytes)));
-        } else {
-            std::ranges::fill(bytes, std::byte{0});
-        }
+Task<> Absorber::fetch(const Side& side, bool has, std::uint64_t at, std::uint64_t length,
+                       std::optional<BufferPool::Lease>& lease) {
+    if (has) {
+        lease.emplace(pool_.take(length));
+        STRATA_CO_TRY_VOID(co_await side.node->read(at, Buffers(lease->bytes())));
     }
-    while (turn_of_ != ticket) {
-        co_await turn_.wait();
-    }
-    co_return co_await write_difference(at, wanted.bytes(), there.bytes(), !old_data);
+    co_return ok();
 }
 
+// Writes begin in order, each when the one before it is under way.
 Task<> Absorber::merge(std::uint64_t at, std::uint64_t length, bool old_data, bool new_data,
                        std::uint64_t ticket) {
-    Result<> done = co_await fetch_and_merge(at, length, old_data, new_data, ticket);
+    std::optional<BufferPool::Lease> wanted, there;
+    Result<> done = co_await fetch(old_, old_data, at, length, wanted);
+    if (done.ok()) {
+        done = co_await fetch(new_, new_data, at, length, there);
+    }
     while (turn_of_ != ticket) {
         co_await turn_.wait();  // what failed to read has its turn, too
     }
     ++turn_of_;
     turn_.wake_all();
+    if (done.ok()) {
+        const auto bytes = [](const auto& lease) {
+            return lease ? lease->bytes() : std::span<std::byte>();
+        };
+        done = co_await write_difference(at, bytes(wanted), bytes(there));
+    }
     control_.advance(length);
     co_return done;
 }
@@ -204,7 +228,7 @@ Task<std::uint64_t> Absorber::step(std::uint64_t at, TaskGroup& group) {
         control_.advance(length);
         co_return length;
     }
-    const std::uint64_t chunk = std::min(length, kChunk);
+    const std::uint64_t chunk = std::min(length, kMergeChunk);
     STRATA_CO_TRY_VOID(co_await control_.pause_point(overlay_.loop(), chunk));
     (void)co_await group.add(merge(at, chunk, old_.data(), new_.data(), tickets_++));
     co_return chunk;
@@ -212,7 +236,8 @@ Task<std::uint64_t> Absorber::step(std::uint64_t at, TaskGroup& group) {
 
 Task<> Absorber::run() {
     control_.begin(overlay_.size());
-    TaskGroup group(overlay_.loop(), kParallel);
+    write_in_bulk(overlay_);
+    TaskGroup group(overlay_.loop(), kMerges);
     Result<> walked = ok();
     auto due = std::chrono::steady_clock::now() + checkpoint_;
     for (std::uint64_t at = 0; at < overlay_.size() && !group.failed();) {

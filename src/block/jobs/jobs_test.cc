@@ -8,9 +8,12 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/unique_fd.h"
+#include "block/aligned_buffer.h"
 #include "block/jobs/bench.h"
 #include "block/jobs/chains.h"
 #include "block/jobs/compare.h"
@@ -18,6 +21,8 @@
 #include "block/jobs/extents.h"
 #include "block/jobs/zero_runs.h"
 #include "block/loop.h"
+#include "block/protocols/file/cachestat.h"
+#include "block/protocols/file/file_node.h"
 #include "block/registry.h"
 
 namespace strata::block {
@@ -194,6 +199,39 @@ TEST_F(Jobs, ZerosLastWhenALayerComesBelow) {
         EXPECT_EQ(read(**overlay, kSize / 2, 200000), std::vector<std::byte>(200000)) << compat;
         ASSERT_TRUE(loop_->run((*overlay)->close()).ok());
     }
+}
+
+TEST_F(Jobs, WhatAnOverlayTakesOverIsNotLeftInTheHostsCache) {
+    constexpr std::uint64_t kStride = 256U << 10, kData = 128U << 10, kDisk = 32U << 20;
+    const NodePtr base = make("base", kDisk);
+    for (std::uint64_t at = 0; at < kDisk; at += kStride) {
+        write(*base, at, filled(kData, static_cast<unsigned>(at / kStride)));
+    }
+    const std::string path = folder_ + "/overlay";
+    ASSERT_TRUE(loop_->run(create_image(*loop_, "qcow2", {path, kDisk, {}})).ok());
+    OpenOptions options;
+    options.path = path;
+    options.format = "qcow2";
+    auto overlay = loop_->run(open_node(*loop_, std::move(options)));
+    ASSERT_TRUE(overlay.ok());
+    JobControl control;
+    ASSERT_TRUE(
+        loop_->run(absorb_difference(**overlay, base.get(), nullptr, nullptr, control)).ok());
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const auto left = cached_pages(fd.get(), 0, kDisk);
+    const NodePtr probe = make("probe", kData);
+    dynamic_cast<FileNode&>(*probe->children().front()).write_in_bulk();
+    const AlignedBuffer bytes(kData);
+    bytes.view().fill(std::byte{1});
+    ASSERT_TRUE(loop_->run(probe->write(0, bytes.view())).ok());
+    const UniqueFd probed(::open(probe->name().c_str(), O_RDONLY | O_CLOEXEC));
+    if (cached_pages(probed.get(), 0, kData) == 0U) {  // else no direct writes, or not told
+        EXPECT_LT(left.value_or(0), kDisk / 4096 / 8);
+    }
+    for (std::uint64_t at = 0; at < kDisk; at += kStride) {
+        EXPECT_EQ(read(**overlay, at, kStride), read(*base, at, kStride)) << at;
+    }
+    ASSERT_TRUE(loop_->run((*overlay)->close()).ok());
 }
 
 TEST_F(Jobs, ACancelledJobEndsWithAnError) {

@@ -20,6 +20,7 @@ namespace strata::block {
 namespace {
 
 constexpr std::uint32_t kPage = 4096;
+constexpr std::size_t kBulk = 64U << 10;
 constexpr std::size_t kAside = 256U << 10;  ///< what takes the kernel some 50 microseconds to copy
 
 }  // namespace
@@ -126,6 +127,16 @@ Error FileNode::failed(std::string_view what, std::uint64_t offset, std::uint64_
         static_cast<int>(-result));
 }
 
+void FileNode::write_in_bulk() {
+    if (cache_ != CacheMode::Writeback || traits_.read_only || direct_.valid()) {
+        return;
+    }
+    const std::string self = fmt::format("/proc/self/fd/{}", fd_.get());
+    direct_ = UniqueFd(::open(self.c_str(), O_RDWR | O_CLOEXEC | O_DIRECT));
+    bulk_ = direct_.valid();
+    ahead_ = may_grow_ && bulk_;
+}
+
 /// All of it lies in the host's cache, if this is a layer that may be read from there.
 bool FileNode::in_cache(std::uint64_t offset, std::uint64_t length) {
     const auto pages = ask_cache_ ? cached_pages(fd_.get(), offset, length) : 0;
@@ -138,9 +149,10 @@ int FileNode::descriptor(std::uint64_t offset, const Buffers& part, bool writing
     // and the kernel makes that an error of the next flush.
     const std::uint32_t unit =
         device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
-    const bool direct = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 &&
-                        part.aligned(traits_.memory_alignment) &&
-                        (writing || !in_cache(offset, part.size()));
+    const bool fits = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 &&
+                      part.aligned(bulk_ ? kPage : traits_.memory_alignment);
+    const bool direct = fits && (bulk_ ? writing && part.size() >= kBulk
+                                       : writing || !in_cache(offset, part.size()));
     return direct ? direct_.get() : fd_.get();
 }
 

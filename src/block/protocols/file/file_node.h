@@ -46,7 +46,14 @@ class FileNode final : public Node {
 
     /// The file may be longer than what was written, and zeros at its end do no harm: set space
     /// aside ahead of writes.
-    void grow_ahead() { ahead_ = !device_ && direct_.valid() && !traits_.read_only; }
+    void grow_ahead() {
+        may_grow_ = !device_ && !traits_.read_only;
+        ahead_ = may_grow_ && direct_.valid();
+    }
+    /// For a job that writes much and flushes at its end: large writes go past the host's cache, so
+    /// its memory is not filled, and not written out in one go in the end. Where the file system
+    /// cannot do that, nothing changes.
+    void write_in_bulk();
     [[nodiscard]] bool is_device() const { return device_; }
     /// Device and inode: what tells one file from another.
     [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> identity() const { return identity_; }
@@ -76,7 +83,9 @@ class FileNode final : public Node {
     std::uint64_t size_ = 0;
     std::uint64_t reach_ = 0;  ///< end of the farthest write that was begun: the file may be as
                                ///< long before `size_` says so
-    bool ahead_ = false;       ///< grow_ahead()
+    bool may_grow_ = false;    ///< grow_ahead() was called
+    bool ahead_ = false;       ///< space is set aside
+    bool bulk_ = false;        ///< write_in_bulk()
     bool setting_aside_ = false;
     std::uint64_t opened_ = 0;     ///< the size then
     std::uint64_t set_aside_ = 0;  ///< how long the file is, if longer than `size_`

@@ -156,5 +156,37 @@ TEST_F(LayerTest, IsReadFromTheHostsCacheWhereThatHasIt) {
     EXPECT_EQ(cached(), left);
 }
 
+TEST_F(LayerTest, OfWritesInBulkOnlySmallOnesStayInTheHostsCache) {
+    const UniqueFd fd(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    const auto cached_after = [&](CacheMode cache, bool bulk, std::size_t length) {
+        OpenOptions options;
+        options.path = path_;
+        options.cache = cache;
+        auto node = FileNode::open(*loop_, options);
+        if (!node.ok() || ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED) != 0) {
+            return std::uint64_t{kSize};
+        }
+        if (bulk) {
+            (*node)->write_in_bulk();
+        }
+        const AlignedBuffer bytes(length);
+        bytes.view().fill(std::byte{9});
+        EXPECT_TRUE(loop_->run((*node)->write(0, bytes.view())).ok());
+        const std::uint64_t pages = cached_pages(fd.get(), 0, kSize).value_or(kSize);
+        EXPECT_TRUE(loop_->run((*node)->flush()).ok());
+        std::byte last{};
+        EXPECT_EQ(::pread(fd.get(), &last, 1, static_cast<off_t>(length - 1)), 1);
+        EXPECT_EQ(last, std::byte{9});
+        return pages;
+    };
+    if (cached_after(CacheMode::None, false, kSize) != 0) {
+        GTEST_SKIP() << "no cachestat(2), or no direct writes";
+    }
+    EXPECT_EQ(cached_after(CacheMode::Writeback, true, kSize), 0U);
+    EXPECT_EQ(cached_after(CacheMode::Writeback, true, kSize - 512), kSize / 4096);
+    EXPECT_EQ(cached_after(CacheMode::Writeback, true, 8192), 2U);
+    EXPECT_EQ(cached_after(CacheMode::Unsafe, true, kSize), kSize / 4096);
+}
+
 }  // namespace
 }  // namespace strata::block
