@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "block/formats/archive/tar.h"
+#include "block/formats/common/first_failure.h"
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
@@ -131,15 +132,20 @@ class OvaWriter final : public Node {
     }
     Task<> close() override {
         if (closed_) {
-            co_return ok();
+            co_return failure_.so_far();
         }
         closed_ = true;
-        STRATA_CO_TRY_VOID(co_await stream_->close());
-        STRATA_CO_TRY_VOID(co_await finish());
-        co_return co_await file_->close();
+        const Result<> done = failure_.keep(co_await finish_all());
+        const Result<> closed = failure_.keep(co_await file_->close());
+        co_return done.ok() ? closed : done;
     }
 
   private:
+    /// The stream tells of a write that failed: the archive gets no end then.
+    Task<> finish_all() {
+        STRATA_CO_TRY_VOID(co_await stream_->close());
+        co_return co_await finish();
+    }
     Task<> finish() {
         const auto& [description, manifest, started] = members_;
         Member disk = started;
@@ -174,6 +180,7 @@ class OvaWriter final : public Node {
 
     const NodePtr file_, stream_;
     const std::array<Member, 3> members_;
+    FirstFailure failure_;
     bool closed_ = false;
 };
 

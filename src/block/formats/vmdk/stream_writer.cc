@@ -93,14 +93,18 @@ Task<> StreamWriter::end_table() {
     co_return ok();
 }
 
-Task<> StreamWriter::write_grain(std::uint64_t offset, Buffers from) {
-    const std::uint64_t grain = offset / header_.grain_bytes();
-    if (finished_ || grain < next_) {
-        co_return Error{
+Result<> StreamWriter::check_order(std::uint64_t offset) const {
+    if (finished_ || offset / header_.grain_bytes() < next_) {
+        return Error{
             ErrorKind::NotSupported,
             fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()),
             ENOTSUP};
     }
+    return ok();
+}
+
+Task<> StreamWriter::write_grain(std::uint64_t offset, Buffers from) {
+    const std::uint64_t grain = offset / header_.grain_bytes();
     if (grain / header_.table_entries != current_) {
         STRATA_CO_TRY_VOID(co_await end_table());
         current_ = grain / header_.table_entries;
@@ -133,24 +137,30 @@ Task<> StreamWriter::write(std::uint64_t offset, Buffers from) {
                         unit),
             ENOTSUP};
     }
+    STRATA_CO_TRY_VOID(check_order(offset));
+    STRATA_CO_TRY_VOID(failure_.so_far());
+    co_return failure_.keep(co_await write_grains(offset, from));
+}
+
+Task<> StreamWriter::write_grains(std::uint64_t offset, Buffers from) {
     for (std::uint64_t done = 0; done < from.size();) {
-        const Buffers part = from.slice(done, std::min(from.size() - done, unit));
+        const Buffers part = from.slice(done, std::min(from.size() - done, header_.grain_bytes()));
         STRATA_CO_TRY_VOID(co_await write_grain(offset + done, part));
         done += part.size();
     }
     co_return ok();
 }
 
+Task<> StreamWriter::flush() {
+    STRATA_CO_TRY_VOID(failure_.so_far());
+    co_return failure_.keep(co_await file_->flush());
+}
+
 Task<> StreamWriter::write_zeroes(std::uint64_t offset, std::uint64_t length,
                                   ZeroOptions /*options*/) {
     STRATA_CO_TRY_VOID(check_range(offset, length, true));
-    if (offset / header_.grain_bytes() < next_) {
-        co_return Error{
-            ErrorKind::NotSupported,
-            fmt::format("VMDK image '{}': a stream is written once, in ascending order", name()),
-            ENOTSUP};
-    }
-    co_return ok();  // what is not written is zeros
+    STRATA_CO_TRY_VOID(check_order(offset));
+    co_return failure_.so_far();  // what is not written is zeros
 }
 
 Task<> StreamWriter::write_compressed(std::uint64_t offset, Buffers from) {
@@ -161,10 +171,15 @@ Task<> StreamWriter::write_compressed(std::uint64_t offset, Buffers from) {
 }
 
 Task<> StreamWriter::finish() {
-    if (finished_) {
-        co_return ok();
+    STRATA_CO_TRY_VOID(failure_.so_far());
+    if (!finished_) {
+        STRATA_CO_TRY_VOID(failure_.keep(co_await write_end()));
+        finished_ = true;
     }
-    finished_ = true;
+    co_return ok();
+}
+
+Task<> StreamWriter::write_end() {
     STRATA_CO_TRY_VOID(co_await end_table());
     std::vector<std::byte> bytes =
         serialise_marker(Marker::Directory, divide_up(directory_.size() * 4, 512));
@@ -183,11 +198,12 @@ Task<> StreamWriter::finish() {
 
 Task<> StreamWriter::close() {
     if (closed_) {
-        co_return ok();
+        co_return failure_.so_far();
     }
     closed_ = true;
-    STRATA_CO_TRY_VOID(co_await finish());
-    co_return co_await file_->close();
+    const Result<> done = co_await finish();
+    const Result<> closed = failure_.keep(co_await file_->close());
+    co_return done.ok() ? closed : done;
 }
 
 }  // namespace strata::block::vmdk

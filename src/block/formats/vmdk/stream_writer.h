@@ -4,7 +4,8 @@
 // A grain is a marker, the deflate stream and padding to a sector. When a table's last grain has
 // passed, the table follows; closing writes the directory, the footer (the header with the
 // directory's place) and the end-of-stream marker. An image that was not closed has no footer and
-// is no image: nobody takes half of it for the whole. Requests come one at a time, ascending, in
+// is no image: nobody takes half of it for the whole; neither has one of which a write failed
+// (common/first_failure.h). Requests come one at a time, ascending, in
 // whole grains but for the disk's end; zero grains take no space.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "block/formats/common/first_failure.h"
 #include "block/formats/vmdk/sparse_header.h"
 #include "block/node.h"
 
@@ -28,15 +30,18 @@ class StreamWriter final : public Node {
     Task<> write(std::uint64_t offset, Buffers from) override;
     Task<> write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroOptions options) override;
     Task<> discard(std::uint64_t offset, std::uint64_t length) override;
-    Task<> flush() override { return file_->flush(); }
+    Task<> flush() override;
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<> write_compressed(std::uint64_t offset, Buffers from) override;
     Task<> close() override;
 
   private:
+    [[nodiscard]] Result<> check_order(std::uint64_t offset) const;
+    Task<> write_grains(std::uint64_t offset, Buffers from);
     Task<> write_grain(std::uint64_t offset, Buffers from);
     Task<> append(std::vector<std::byte> bytes);
     Task<> end_table();
+    Task<> write_end();
     Task<> finish();
     NodePtr file_;
     const SparseHeader header_;
@@ -46,6 +51,7 @@ class StreamWriter final : public Node {
     std::vector<std::uint32_t> directory_;
     std::vector<std::uint32_t> table_;  ///< of the grains of table `current_`
     std::uint64_t current_ = 0;
+    FirstFailure failure_;
     bool finished_ = false, closed_ = false;
 };
 

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "block/formats/archive/tar.h"
 #include "block/formats/archive/xml.h"
+#include "block/formats/common/first_failure.h"
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
@@ -77,18 +78,19 @@ class XvaWriter final : public Node {
     }
     Task<> write(std::uint64_t offset, Buffers from) override {
         STRATA_CO_TRY_VOID(check_order(offset, from.size(), true));
-        for (std::uint64_t done = 0; done < from.size(); done += kBlock) {
-            const Buffers part = from.slice(done, std::min(from.size() - done, kBlock));
-            STRATA_CO_TRY_VOID(co_await write_block((offset + done) / kBlock, part));
-        }
-        co_return ok();
+        STRATA_CO_TRY_VOID(failure_.so_far());
+        co_return failure_.keep(co_await write_blocks(offset, from));
     }
     Task<> write_zeroes(std::uint64_t offset, std::uint64_t length,
                         ZeroOptions /*options*/) override {
-        co_return check_order(offset, length, false);  // what is not written is zeros
+        STRATA_CO_TRY_VOID(check_order(offset, length, false));
+        co_return failure_.so_far();  // what is not written is zeros
     }
     Task<> discard(std::uint64_t /*offset*/, std::uint64_t /*length*/) override { co_return ok(); }
-    Task<> flush() override { return file_->flush(); }
+    Task<> flush() override {
+        STRATA_CO_TRY_VOID(failure_.so_far());
+        co_return failure_.keep(co_await file_->flush());
+    }
     Task<Extent> status(std::uint64_t /*offset*/, std::uint64_t length) override {
         co_return Extent{.kind = Extent::Kind::Data, .length = length, .owner = this};
     }
@@ -100,11 +102,12 @@ class XvaWriter final : public Node {
     }
     Task<> close() override {
         if (closed_) {
-            co_return ok();
+            co_return failure_.so_far();
         }
         closed_ = true;
-        STRATA_CO_TRY_VOID(co_await finish());
-        co_return co_await file_->close();
+        const Result<> done = co_await finish();
+        const Result<> closed = failure_.keep(co_await file_->close());
+        co_return done.ok() ? closed : done;
     }
 
   private:
@@ -126,6 +129,13 @@ class XvaWriter final : public Node {
     Task<> append(std::vector<std::byte> bytes) {
         STRATA_CO_TRY_VOID(co_await file_->write(end_, Buffers::of(bytes)));
         end_ += bytes.size();
+        co_return ok();
+    }
+    Task<> write_blocks(std::uint64_t offset, Buffers from) {
+        for (std::uint64_t done = 0; done < from.size(); done += kBlock) {
+            const Buffers part = from.slice(done, std::min(from.size() - done, kBlock));
+            STRATA_CO_TRY_VOID(co_await write_block((offset + done) / kBlock, part));
+        }
         co_return ok();
     }
     Task<> write_block(std::uint64_t block, Buffers from) {
@@ -155,15 +165,19 @@ class XvaWriter final : public Node {
         co_return co_await append(std::move(both));
     }
     Task<> finish() {
-        if (finished_) {
-            co_return ok();
+        STRATA_CO_TRY_VOID(failure_.so_far());
+        if (!finished_) {
+            STRATA_CO_TRY_VOID(failure_.keep(co_await write_end()));
+            finished_ = true;
         }
+        co_return ok();
+    }
+    Task<> write_end() {
         if (next_ < blocks()) {
             const std::uint64_t last = blocks() - 1;
             const std::vector<std::byte> zeros(size_ - last * kBlock);
             STRATA_CO_TRY_VOID(co_await write_block(last, Buffers::of(zeros)));
         }
-        finished_ = true;
         STRATA_CO_TRY_VOID(co_await append(std::vector<std::byte>(2 * kTarBlock)));
         STRATA_CO_TRY_VOID(co_await file_->flush());
         const auto header = archive::tar_header(std::string(kDescription), description_,
@@ -178,6 +192,7 @@ class XvaWriter final : public Node {
     NodeTraits traits_;
     std::uint64_t end_;       ///< of the file
     std::uint64_t next_ = 0;  ///< blocks before it are done
+    FirstFailure failure_;
     bool finished_ = false, closed_ = false;
 };
 
