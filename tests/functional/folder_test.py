@@ -121,6 +121,20 @@ class FolderTest(unittest.TestCase):
         terminal.expect(r"the guest powered off", 60)
         self.assertEqual(terminal.wait(), 0)
 
+    @unittest.skipUnless((IMAGES / "tiny").exists(), "no tiny image")
+    def test_guest_writes_what_is_dropped(self):
+        before = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        terminal = Terminal("run", "tiny", "--engine", ENGINE, "--append", "quiet", "--disk", f"fat:{self.folder},mode=nonpersistent")
+        terminal.expect(r"tiny:.*# ", LIMIT)
+        terminal.send("mkdir /mnt; modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; mount -t vfat /dev/vda1 /mnt; echo mounted $?\n")
+        terminal.expect(r"mounted 0", 60)
+        terminal.send("echo changed >/mnt/READ.ME; echo new >/mnt/new; umount /mnt; mount -t vfat -o ro /dev/vda1 /mnt; cat /mnt/READ.ME /mnt/new\n")
+        terminal.expect(r"changed\r\nnew\r\n", 60)
+        terminal.send("poweroff -f\n")
+        terminal.expect(r"the guest powered off", 60)
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(before, {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()})
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -6,7 +6,7 @@
 namespace strata::cli {
 
 Result<> DiskOpeners::add(std::vector<api::DiskConfig>& disks,
-                          const std::map<std::size_t, std::string>& folders,
+                          const std::map<std::size_t, FolderDisk>& folders,
                           std::vector<UniqueFd>& fds) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         api::DiskConfig& disk = disks[i];
@@ -29,8 +29,8 @@ Result<UniqueFd> DiskOpeners::add_one(block::OptionList location) {
     return std::move(channel);
 }
 
-Result<UniqueFd> DiskOpeners::add_folder(const std::string& name) {
-    folders_.push_back(STRATA_TRY(FolderServer::create(name)));
+Result<UniqueFd> DiskOpeners::add_folder(const FolderDisk& folder) {
+    folders_.push_back(STRATA_TRY(FolderServer::create(folder)));
     auto [opener, channel] = STRATA_TRY(block::nbd::ConnectionOpener::create(
         [server = folders_.back().get()] { return server->connect(); }));
     openers_.push_back(std::move(opener));

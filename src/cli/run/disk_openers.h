@@ -22,10 +22,9 @@ namespace strata::cli {
 class DiskOpeners {
   public:
     /// Makes one for each disk on an NBD server: its channel is appended to `fds`, and the disk
-    /// told its place there. `folders`: by disk, those whose export is a folder of this host
-    /// ("fat:FOLDER").
+    /// told its place there. `folders`: by disk, those whose export is a folder of this host.
     Result<> add(std::vector<api::DiskConfig>& disks,
-                 const std::map<std::size_t, std::string>& folders, std::vector<UniqueFd>& fds);
+                 const std::map<std::size_t, FolderDisk>& folders, std::vector<UniqueFd>& fds);
     Result<> start();
     /// If a request names an export, its descriptor becomes a channel to who connects to that.
     Result<> open_export_of(api::Json& body, std::vector<UniqueFd>& fds);
@@ -34,7 +33,7 @@ class DiskOpeners {
 
   private:
     Result<UniqueFd> add_one(block::OptionList location);
-    Result<UniqueFd> add_folder(const std::string& name);
+    Result<UniqueFd> add_folder(const FolderDisk& folder);
     std::vector<std::unique_ptr<FolderServer>> folders_;
     std::vector<std::unique_ptr<block::nbd::ConnectionOpener>> openers_;  ///< they ask folders_
 };

@@ -99,24 +99,26 @@ Result<PreparedDisk> prepare_export(api::DiskText disk) {
 /// A folder as a disk. The VMM sees the export of a server that is ours.
 Result<PreparedDisk> prepare_folder(api::DiskText disk) {
     const std::string name = disk.file.name;
-    if (disk.mode != api::DiskMode::Persistent || !disk.key_secret.empty() || !disk.nbd.empty() ||
+    const bool drop = disk.mode == api::DiskMode::Nonpersistent;
+    if (disk.mode == api::DiskMode::Undoable || !disk.key_secret.empty() || !disk.nbd.empty() ||
         (!disk.format.empty() && disk.format != "raw")) {
         return Error{
             ErrorKind::NotSupported,
-            fmt::format("disk '{}': a folder is a raw disk that is read, and no more: copy "
-                        "it first (strata image convert -O qcow2 '{}' FILE)",
+            fmt::format("disk '{}': a folder is a raw disk that is read, or written with "
+                        "mode=nonpersistent, and no more: copy it first (strata image convert -O "
+                        "qcow2 '{}' FILE)",
                         name, name)};
     }
     auto tool = STRATA_TRY(ImageTool::start());  // tells what is wrong with it before all else
     auto node = STRATA_TRY(tool.open_as(name, "raw", false, {}));
     STRATA_TRY_VOID(tool.close(node));
     disk.format = "raw";
-    disk.read_only = true;
+    disk.read_only = !drop;
     block::nbd::Location location;
     location.address.path = name;  // for messages: nobody connects there
     disk.nbd = block::nbd::location_options(location);
     PreparedDisk prepared{.config = std::move(disk), .fd = UniqueFd()};
-    prepared.folder = name;
+    prepared.folder = {.location = name, .drop_writes = drop};
     return prepared;
 }
 

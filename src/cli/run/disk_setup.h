@@ -9,6 +9,7 @@
 #include "api/option_text.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "cli/run/folder_server.h"
 
 namespace strata::cli {
 
@@ -20,7 +21,7 @@ Result<UniqueFd> open_checked(const std::string& path, std::string_view what, in
 struct PreparedDisk {
     api::DiskConfig config;
     UniqueFd fd;
-    std::string folder{};  ///< "fat:FOLDER": an export of our own, whose server must be made
+    FolderDisk folder{};   ///< an export of our own, whose server must be made
     std::string notice{};  ///< what the user should know of what becomes of it
 };
 

@@ -48,6 +48,20 @@ TEST_F(DiskSetupTest, NonpersistentDiskIsANamelessOverlay) {
     EXPECT_TRUE(link.string().ends_with("(deleted)")) << link;
 }
 
+TEST_F(DiskSetupTest, FolderIsReadOrItsWritesAreDropped) {
+    const std::string folder = "fat:" + folder_.string();
+    const auto read = prepare_disk(api::parse_disk(folder).value());
+    ASSERT_TRUE(read.ok()) << read.error().text();
+    EXPECT_TRUE(read->config.read_only);
+    EXPECT_FALSE(read->folder.drop_writes);
+    const auto dropped = prepare_disk(api::parse_disk(folder + ",mode=nonpersistent").value());
+    ASSERT_TRUE(dropped.ok()) << dropped.error().text();
+    EXPECT_FALSE(dropped->config.read_only);
+    EXPECT_TRUE(dropped->folder.drop_writes);
+    EXPECT_EQ(dropped->folder.location, folder);
+    EXPECT_FALSE(prepare_disk(api::parse_disk(folder + ",mode=undoable").value()).ok());
+}
+
 TEST_F(DiskSetupTest, UndoableDiskKeepsItsOverlay) {
     const auto disk = prepare("a.raw,mode=undoable");
     ASSERT_TRUE(disk.ok()) << disk.error().text();

@@ -2,6 +2,8 @@
 // which the VMM, who may open no files, is a client of.
 //
 // Connections are pairs of sockets, handed over by a ConnectionOpener: nobody else can connect.
+// Writes never reach the folder: they are refused, or go to a nameless overlay in $TMPDIR
+// (/var/tmp) that is gone with the server.
 #pragma once
 
 #include <list>
@@ -18,10 +20,15 @@
 
 namespace strata::cli {
 
+/// A folder that is a machine's disk.
+struct FolderDisk {
+    std::string location;      ///< "fat:FOLDER" (block/protocols/fat/fat_node.h); empty: none
+    bool drop_writes = false;  ///< writes are taken, and dropped at the end; else refused
+};
+
 class FolderServer {
   public:
-    /// `location`: "fat:FOLDER" (block/protocols/fat/fat_node.h).
-    static Result<std::unique_ptr<FolderServer>> create(std::string location);
+    static Result<std::unique_ptr<FolderServer>> create(FolderDisk folder);
     Result<> start();
     /// A connection; what the folder cannot be opened for if that failed. Any thread, after
     /// start().
@@ -31,14 +38,15 @@ class FolderServer {
     FolderServer& operator=(const FolderServer&) = delete;
 
   private:
-    FolderServer(std::string location, std::unique_ptr<block::Loop> loop)
-        : location_(std::move(location)), loop_(std::move(loop)) {}
+    FolderServer(FolderDisk folder, std::unique_ptr<block::Loop> loop)
+        : folder_(std::move(folder)), loop_(std::move(loop)) {}
     void work();
     block::Task<> open();
+    block::Task<block::NodePtr> lay_over(block::NodePtr below);
     void serve(UniqueFd socket);
     void end_if_over();
 
-    const std::string location_;
+    const FolderDisk folder_;
     const std::unique_ptr<block::Loop> loop_;
     Mutex mutex_;
     CondVar opened_;

@@ -11,6 +11,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "block/nbd/client/connection.h"
+
 namespace strata::cli {
 namespace {
 
@@ -33,11 +35,32 @@ class FolderServerTest : public testing::Test {
         const ssize_t got = ::read(socket.get(), bytes.data(), bytes.size());
         return {bytes.data(), static_cast<std::size_t>(got < 0 ? 0 : got)};
     }
+    /// As a machine has it: writes a sector, then reads it.
+    Result<std::vector<std::byte>> written_and_read(FolderServer& server) {
+        namespace nbd = block::nbd;
+        auto loop = STRATA_TRY(block::Loop::create({.engine = block::IoEngine::Threads}));
+        UniqueFd socket = STRATA_TRY(server.connect());
+        auto stream = STRATA_TRY(nbd::Stream::adopt(*loop, std::move(socket), "test"));
+        const auto connection = STRATA_TRY(loop->run(
+            nbd::Connection::begin(std::move(stream), {}, nullptr, std::chrono::seconds(10))));
+        std::vector<std::byte> sector(512, std::byte{7}), got(1024);
+        STRATA_TRY_VOID(loop->run(connection->request({.type = nbd::CommandType::Write,
+                                                       .offset = kAt,
+                                                       .length = 512,
+                                                       .buffers = Buffers(std::span(sector))},
+                                                      nullptr)));
+        STRATA_TRY_VOID(loop->run(connection->request(
+            {.offset = kAt, .length = 1024, .buffers = Buffers(std::span(got))}, nullptr)));
+        STRATA_TRY_VOID(loop->run(connection->disconnect()));
+        return got;
+    }
+    using Buffers = block::Buffers;
+    static constexpr std::uint64_t kAt = 1U << 20;
     std::filesystem::path folder_;
 };
 
 TEST_F(FolderServerTest, EachConnectionIsServedUntilTheServerGoes) {
-    auto server = FolderServer::create("fat:" + folder_.string());
+    auto server = FolderServer::create({"fat:" + folder_.string()});
     ASSERT_TRUE(server.ok());
     ASSERT_TRUE((*server)->start().ok());
     auto first = (*server)->connect();
@@ -56,7 +79,7 @@ TEST_F(FolderServerTest, EachConnectionIsServedUntilTheServerGoes) {
 }
 
 TEST_F(FolderServerTest, FolderThatIsNotThereIsToldToWhoConnects) {
-    auto server = FolderServer::create("fat:" + folder_.string() + "/missing");
+    auto server = FolderServer::create({"fat:" + folder_.string() + "/missing"});
     ASSERT_TRUE(server.ok());
     ASSERT_TRUE((*server)->start().ok());
     const auto refused = (*server)->connect();
@@ -64,8 +87,29 @@ TEST_F(FolderServerTest, FolderThatIsNotThereIsToldToWhoConnects) {
     EXPECT_EQ(refused.error().kind(), ErrorKind::NotFound);
 }
 
+TEST_F(FolderServerTest, WritesAreKeptUntilTheServerGoes) {
+    for (int round = 0; round < 2; ++round) {
+        const auto server = FolderServer::create({"fat:" + folder_.string(), true});
+        ASSERT_TRUE(server.ok() && (*server)->start().ok());
+        const auto got = written_and_read(**server);
+        ASSERT_TRUE(got.ok()) << got.error().text();
+        EXPECT_EQ(got->front(), std::byte{7});
+        EXPECT_EQ(got->back(), std::byte{0});
+    }
+    std::ifstream file(folder_ / "file");
+    std::string text;
+    file >> text;
+    EXPECT_EQ(text, "content");
+}
+
+TEST_F(FolderServerTest, WithoutThatTheyAreRefused) {
+    const auto server = FolderServer::create({"fat:" + folder_.string()});
+    ASSERT_TRUE(server.ok() && (*server)->start().ok());
+    EXPECT_FALSE(written_and_read(**server).ok());
+}
+
 TEST_F(FolderServerTest, ServerThatWasNotStartedGoes) {
-    EXPECT_TRUE(FolderServer::create("fat:" + folder_.string()).ok());
+    EXPECT_TRUE(FolderServer::create({"fat:" + folder_.string()}).ok());
 }
 
 }  // namespace

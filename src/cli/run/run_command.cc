@@ -60,8 +60,9 @@ constexpr std::array kOptions = {
            "[,iops=N][,bps=SIZE][,werror=enospc|report|stop|ignore][,rerror=report|stop]"
            "[,reconnect-delay=SECONDS][,open-timeout=SECONDS][,tls-certificates=FOLDER]",
            "A disk, after the image's own: a file, a device, an export of an NBD server "
-           "(nbd://HOST/EXPORT, docs/nbd.md), or a folder as a FAT disk that is read (fat:FOLDER, "
-           "docs/disk-formats.md). format: of the file; raw if it looks like nothing else. "
+           "(nbd://HOST/EXPORT, docs/nbd.md), or a folder as a FAT disk (fat:FOLDER, read only, or "
+           "with mode=nonpersistent; docs/disk-formats.md). format: of the file; raw if it looks "
+           "like nothing else. "
            "bus: what it hangs on (default virtio). "
            "mode: persistent (default), readonly, nonpersistent (writes are dropped at the end) or "
            "undoable (they go to FILE.undo). "
@@ -158,7 +159,7 @@ Result<> open_disk(Plan& plan, api::DiskText disk) {
     if (!prepared.notice.empty()) {
         plan.notices.push_back(std::move(prepared.notice));
     }
-    if (!prepared.folder.empty()) {
+    if (!prepared.folder.location.empty()) {
         plan.request.folders.emplace(plan.request.config.disks.size(), std::move(prepared.folder));
     }
     plan.request.config.disks.push_back(std::move(prepared.config));

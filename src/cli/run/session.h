@@ -22,13 +22,14 @@
 #include "api/option_text.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "cli/run/folder_server.h"
 
 namespace strata::cli {
 
 struct SessionRequest {
     api::MachineConfig config;
-    std::vector<UniqueFd> fds;                     ///< what the config's descriptor places mean
-    std::map<std::size_t, std::string> folders{};  ///< by disk: "fat:FOLDER", to be served to it
+    std::vector<UniqueFd> fds;                    ///< what the config's descriptor places mean
+    std::map<std::size_t, FolderDisk> folders{};  ///< by disk: to be served to it
     api::SerialTarget serial;
     api::SerialTarget console;
     std::optional<std::chrono::seconds> time_limit;
