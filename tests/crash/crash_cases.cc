@@ -233,6 +233,15 @@ std::vector<Case> crash_cases() {
              1U << 20,
              30,
              kQcow2 | kCompacts | kBitmaps},
+        // QEMU counts a VDI image's blocks, which changes when the last one has moved.
+        Case{"VdiCompacted", "vdi", {}, 6U << 20, 20, kPeer | kPassThrough | kCompacts | kMend},
+        Case{"VhdCompacted", "vpc", {}, 8U << 20, 15, kPeer | kPassThrough | kCompacts},
+        Case{"VhdxCompacted",
+             "vhdx",
+             {{"block_size", "1048576"}},
+             6U << 20,
+             15,
+             kPeer | kPassThrough | kCompacts},
         Case{"Qcow2Bitmaps", "qcow2", {{"cluster_size", "4096"}}, 1U << 20, 60, kQcow2 | kBitmaps}};
 }
 

@@ -212,6 +212,20 @@ class CrashTest : public testing::TestWithParam<Case> {
             last_[before + i].promised = done[i];
         }
     }
+    /// Whole blocks become zeros: the file has something to give up.
+    void blank(Node& node, std::mt19937& random) {
+        const std::uint64_t unit = node.traits().cluster_size / kSector;
+        for (auto i = random() % 3; i != 0; --i) {
+            const std::uint64_t first = random() % (sectors_.size() / unit) * unit;
+            const std::uint64_t count = std::min<std::uint64_t>(unit, sectors_.size() - first);
+            for (std::uint64_t s = first; s < first + count; ++s) {
+                sectors_[s].insert(0);
+            }
+            last_.push_back({first, count, 0});
+            const auto done = loop_->run(request(node, first, count, 1, random()));
+            ASSERT_TRUE(done.ok()) << done.error().text();
+        }
+    }
     void flush(Node& node, RecordingNode& file) {
         Result<> flushed = loop_->run(node.flush());
         if (!flushed.ok() && GetParam().can(kFailures)) {
@@ -290,7 +304,9 @@ class CrashTest : public testing::TestWithParam<Case> {
                 go_on_compacting(**node, bytes);
             }
             if (GetParam().can(kPeer) && seed % kJudgeOneIn == 0) {
-                if (GetParam().can(kMend)) {
+                if (GetParam().can(kMend) && GetParam().can(kCompacts)) {
+                    go_on_compacting(**node, bytes);
+                } else if (GetParam().can(kMend)) {
                     ASSERT_TRUE(loop_->run((*node)->check(Repair::All)).ok());
                 }
                 ASSERT_TRUE(loop_->run((*node)->close()).ok());
@@ -436,6 +452,9 @@ TEST_P(CrashTest, NothingFlushedIsLostAndNothingIsTorn) {
     for (unsigned round = 0; round < rounds; ++round) {
         for (auto i = random() % 4 + 1; i != 0; --i) {
             burst(**node, random);
+        }
+        if (c.can(kCompacts) && c.can(kPassThrough)) {
+            blank(**node, random);
         }
         const Sectors all = sectors_;
         if (c.can(kSnapshots) && random() % 6 == 0) {

@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "block/compact.h"
 #include "block/jobs/buffer_pool.h"
 #include "block/jobs/zero_runs.h"
 
@@ -89,7 +88,9 @@ Task<CompactReport> compact_image(NodePtr node, JobControl& control) {
                         ENOTSUP};
     }
     CompactReport report;
-    STRATA_CO_TRY(report.zeroes, co_await dig(*node, control));
+    if (packs == nullptr || !packs->finds_zeroes()) {
+        STRATA_CO_TRY(report.zeroes, co_await dig(*node, control));
+    }
     if (packs != nullptr) {
         CompactWatch watch;
         watch.begin = [&control](std::uint64_t total) { control.begin(total); };
@@ -97,7 +98,12 @@ Task<CompactReport> compact_image(NodePtr node, JobControl& control) {
             control.advance(bytes);
             return control.check();
         };
-        STRATA_CO_TRY(report.moved, co_await packs->pack_file(std::move(watch)));
+        watch.look = [&control, &node](std::uint64_t bytes) {
+            return control.pause_point(node->loop(), bytes);
+        };
+        STRATA_CO_TRY(const CompactReport packed, co_await packs->pack_file(std::move(watch)));
+        report.zeroes += packed.zeroes;
+        report.moved = packed.moved;
     }
     co_return report;
 }

@@ -93,10 +93,10 @@ const Command kImageCompactCommand = {
     .name = "image compact",
     .summary = "Make an image's file smaller where it lies",
     .description =
-        "Lets clusters go that hold nothing but zeros or that nobody refers to; a qcow2 file is "
-        "packed then: what lies at its\n"
-        "end moves into the holes. The image is whole at every moment; interrupted or killed, it "
-        "goes on when run again.",
+        "Lets clusters go that hold nothing but zeros or that nobody refers to; a qcow2, VDI, VHD "
+        "or VHDX file is packed then: what\n"
+        "lies at its end moves into the holes. The image is whole at every moment; interrupted or "
+        "killed, it goes on when run again.",
     .positionals = kPositionals,
     .options = kOptions,
     .examples = "  strata image compact -f qcow2 disk.qcow2",

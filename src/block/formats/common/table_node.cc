@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -407,6 +408,28 @@ Task<> TableNode::flush_locked() {
 Task<> TableNode::flush() {
     const auto lock = co_await flushing_.lock();
     co_return co_await flush_locked();
+}
+
+Task<> TableNode::end_file(std::uint64_t end) {
+    STRATA_CO_TRY_VOID(co_await flush());
+    if (std::max(end_, file_->size()) <= end + tail_bytes()) {
+        co_return ok();
+    }
+    const std::uint64_t old = std::exchange(end_, end);
+    Result<> done = co_await write_tail();
+    if (done.ok()) {
+        done = co_await file_->flush();
+    }
+    if (done.ok()) {
+        done = co_await file_->resize(end + tail_bytes(), Preallocation::Off);
+    }
+    if (done.ok()) {
+        done = co_await file_->flush();
+    }
+    if (!done.ok() || file_->size() > end + tail_bytes()) {
+        end_ = old;  // a device keeps its size, and what lies there is no zeros
+    }
+    co_return done;
 }
 
 Task<> TableNode::close() {

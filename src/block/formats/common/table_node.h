@@ -106,6 +106,8 @@ class TableNode : public Node {
     virtual Task<> before_first_write();
     /// After the data and before the tables of a flush: what must follow the last block.
     virtual Task<> write_tail();
+    /// Bytes of that.
+    [[nodiscard]] virtual std::uint64_t tail_bytes() const { return 0; }
     /// After the last flush of an image that was written.
     virtual Task<> after_last_flush();
 
@@ -114,6 +116,9 @@ class TableNode : public Node {
     /// Moves the end of what is used by `bytes` and answers where it was, a multiple of
     /// `alignment`.
     std::uint64_t take_space(std::uint64_t bytes, std::uint64_t alignment);
+    /// Flushes; then nothing that is used lies behind `end`, and the file ends there, with its
+    /// tail.
+    Task<> end_file(std::uint64_t end);
     [[nodiscard]] std::uint64_t unit() const { return unit_; }
     [[nodiscard]] bool written() const { return written_; }
 

@@ -243,7 +243,7 @@ Task<> Compactor::drop_blocks(std::size_t first) {
     co_return co_await meta_.settle();
 }
 
-Task<std::uint64_t> Qcow2Node::pack_file(CompactWatch watch) {
+Task<CompactReport> Qcow2Node::pack_file(CompactWatch watch) {
     STRATA_CO_TRY_VOID(check_change(0, 0));
     STRATA_CO_TRY(const auto alone, co_await gate_.exclusive());
     if (header().encryption != 0 && !cipher_) {
@@ -254,7 +254,10 @@ Task<std::uint64_t> Qcow2Node::pack_file(CompactWatch watch) {
     auto packed = co_await compactor.run();
     unpacked_.clear();  // other compressed clusters lie there now
     next_unpacked_ = 0;
-    co_return packed;
+    if (!packed.ok()) {
+        co_return packed.error();
+    }
+    co_return CompactReport{.zeroes = 0, .moved = *packed};
 }
 
 }  // namespace strata::block::qcow2

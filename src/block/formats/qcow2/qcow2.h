@@ -62,7 +62,7 @@ class Qcow2Node final : public Node,
     Task<> amend(OptionList options) override;
     Task<> change_options(AmendRequest request) override;
     Task<> drop(std::uint64_t offset, std::uint64_t length) override;
-    Task<std::uint64_t> pack_file(CompactWatch watch) override;
+    Task<CompactReport> pack_file(CompactWatch watch) override;
     Task<> change_backing(NodePtr backing, std::string name, std::string format) override;
     Task<CheckReport> check(Repair repair) override;
     Task<std::vector<SnapshotInfo>> snapshots() override;

@@ -12,13 +12,14 @@
 
 #include "base/endian.h"
 #include "block/formats/common/new_image.h"
+#include "block/formats/common/slot_packer.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/vdi/header.h"
 
 namespace strata::block::vdi {
 namespace {
 
-class VdiNode final : public TableNode {
+class VdiNode final : public TableNode, public Compactable, private SlotTable {
   public:
     VdiNode(NodePtr file, std::string name, bool read_only, const Header& header, NodePtr backing)
         : TableNode(std::move(file), std::move(name), read_only),
@@ -33,6 +34,15 @@ class VdiNode final : public TableNode {
         FormatInfo info;
         info.cluster_size = header_.block;
         co_return info;
+    }
+    [[nodiscard]] bool finds_zeroes() const override { return header_.type != Type::Static; }
+    Task<CompactReport> pack_file(CompactWatch watch) override {
+        STRATA_CO_TRY_VOID(check_range(0, 0, true));
+        if (header_.type == Type::Static) {
+            co_return CompactReport{};  // its blocks are there to stay
+        }
+        SlotPacker packer(*this, *this, std::move(watch));
+        co_return co_await packer.run();
     }
 
   protected:
@@ -91,7 +101,10 @@ class VdiNode final : public TableNode {
     }
     // The header's count may lag behind the map after a crash of another program, and be ahead of
     // it after one of ours: it goes by the map. Places that nobody has below it are used first.
-    Task<> before_first_write() override {
+    Task<> before_first_write() override { co_return co_await recount(); }
+
+  private:
+    Task<> recount() {
         constexpr std::uint64_t kPart = 64U << 10;
         std::vector<bool> used;
         for (std::uint64_t at = 0; at < header_.blocks * 4ULL; at += kPart) {
@@ -108,6 +121,7 @@ class VdiNode final : public TableNode {
             }
         }
         header_.allocated = static_cast<std::uint32_t>(used.size());
+        gaps_.clear();
         for (std::uint32_t index = header_.allocated; index-- != 0;) {
             if (!used[index]) {
                 gaps_.push_back(index);
@@ -115,8 +129,34 @@ class VdiNode final : public TableNode {
         }
         co_return ok();
     }
-
-  private:
+    Task<SlotLayout> begin_packing() override {
+        co_return SlotLayout{.bytes = header_.stride(),
+                             .base = header_.offset_data,
+                             .step = header_.stride(),
+                             .blocks = header_.blocks,
+                             .fixed = {{0, header_.offset_data}}};
+    }
+    Task<std::uint64_t> slot_of(std::uint64_t block) override {
+        STRATA_CO_TRY(const Place place, co_await find(block * header_.block, 1));
+        co_return place.kind == Place::Kind::Data ? place.offset - header_.extra : 0;
+    }
+    Task<bool> expendable(std::uint64_t slot) override {
+        return reads_as_zeros(*file_, slot + header_.extra, header_.block);
+    }
+    Task<> set_slot(std::uint64_t block, std::uint64_t slot) override {
+        // As VirtualBox has it: what has nothing below is free rather than zero.
+        const std::uint32_t none = header_.differencing() ? kZero : kFree;
+        const auto index =
+            static_cast<std::uint32_t>((slot - header_.offset_data) / header_.stride());
+        co_return co_await meta_.store(entry_offset(block), Le32(slot == 0 ? none : index), 1);
+    }
+    [[nodiscard]] std::uint64_t slot_head() const override { return 0; }  // `extra` goes along
+    Task<> copy_slot_head(std::uint64_t /*from*/, std::uint64_t /*to*/) override { co_return ok(); }
+    Task<> cut_file(std::uint64_t end) override {
+        STRATA_CO_TRY_VOID(co_await recount());
+        STRATA_CO_TRY_VOID(co_await meta_.store(kAllocatedField, Le32(header_.allocated), 0));
+        co_return co_await end_file(end);
+    }
     [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const {
         return header_.offset_map + block * 4;
     }

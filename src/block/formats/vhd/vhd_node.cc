@@ -91,6 +91,75 @@ Task<> VhdNode::publish(std::uint64_t block, const Reservation& reservation) {
     co_return ok();
 }
 
+Task<CompactReport> VhdNode::pack_file(CompactWatch watch) {
+    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    if (fixed()) {
+        co_return CompactReport{};
+    }
+    SlotPacker packer(*this, *this, std::move(watch));
+    co_return co_await packer.run();
+}
+
+Task<SlotLayout> VhdNode::begin_packing() {
+    SlotLayout slots{.bytes = std::uint64_t{header_.bitmap_bytes()} + header_.block,
+                     .base = 0,
+                     .step = 512,
+                     .blocks = header_.entries};
+    slots.fixed = {{0, kFooterBytes},
+                   {footer_.data_offset, kHeaderBytes},
+                   {header_.table_offset, header_.table_bytes()}};
+    for (const Locator& each : header_.locators) {
+        if (each.platform != 0 && each.length <= kMaxLocator && each.offset < file_->size()) {
+            slots.fixed.emplace_back(each.offset, round_up(each.length, 512));
+        }
+    }
+    co_return slots;
+}
+
+Task<std::uint64_t> VhdNode::slot_of(std::uint64_t block) {
+    STRATA_CO_TRY(const Be32 entry, co_await meta_.load<Be32>(entry_offset(block)));
+    co_return entry == kUnallocated ? 0 : entry * 512ULL;
+}
+
+// What a block lacks shows what lies below; of a dynamic disk that is zeros.
+Task<bool> VhdNode::expendable(std::uint64_t slot) {
+    const std::uint64_t sectors = header_.block / 512;
+    for (std::uint64_t sector = 0; sector < sectors;) {
+        bool set = false;
+        STRATA_CO_TRY(const std::uint64_t same,
+                      co_await meta_.same_bits(slot, sector, sectors - sector,
+                                               MetaCache::BitOrder::HighFirst, set));
+        if (set && footer_.type != Type::Dynamic) {
+            co_return false;
+        }
+        if (set) {
+            STRATA_CO_TRY(const bool zeros,
+                          co_await reads_as_zeros(
+                              *file_, slot + header_.bitmap_bytes() + sector * 512, same * 512));
+            if (!zeros) {
+                co_return false;
+            }
+        }
+        sector += same;
+    }
+    co_return true;
+}
+
+Task<> VhdNode::set_slot(std::uint64_t block, std::uint64_t slot) {
+    const std::uint32_t entry = slot == 0 ? kUnallocated : static_cast<std::uint32_t>(slot / 512);
+    co_return co_await meta_.store(entry_offset(block), Be32(entry), 1);
+}
+
+Task<> VhdNode::copy_slot_head(std::uint64_t from, std::uint64_t to) {
+    std::vector<std::byte> bitmap(header_.bitmap_bytes());
+    STRATA_CO_TRY_VOID(co_await meta_.load_bytes(from, bitmap));
+    co_return co_await meta_.store_bytes(to, bitmap, 0);
+}
+
+Task<> VhdNode::cut_file(std::uint64_t end) {
+    return end_file(round_up(end, 512));
+}
+
 Task<> VhdNode::write_tail() {
     if (fixed()) {
         co_return ok();

@@ -9,12 +9,13 @@
 
 #include <string>
 
+#include "block/formats/common/slot_packer.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/vhd/header.h"
 
 namespace strata::block::vhd {
 
-class VhdNode final : public TableNode {
+class VhdNode final : public TableNode, public Compactable, private SlotTable {
   public:
     struct Layout {
         Footer footer;
@@ -26,18 +27,29 @@ class VhdNode final : public TableNode {
     [[nodiscard]] std::string_view format() const override { return "vpc"; }
     [[nodiscard]] const Footer& footer() const { return footer_; }
     Task<FormatInfo> info() override;
+    [[nodiscard]] bool finds_zeroes() const override { return !fixed(); }
+    Task<CompactReport> pack_file(CompactWatch watch) override;
 
   protected:
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override;
     Task<Reservation> reserve(std::uint64_t block, std::uint64_t count) override;
     Task<> publish(std::uint64_t block, const Reservation& reservation) override;
     Task<> write_tail() override;
+    [[nodiscard]] std::uint64_t tail_bytes() const override { return fixed() ? 0 : kFooterBytes; }
 
   private:
     [[nodiscard]] bool fixed() const { return footer_.type == Type::Fixed; }
     [[nodiscard]] std::uint64_t entry_offset(std::uint64_t block) const {
         return header_.table_offset + block * 4;
     }
+    // Packing: slots are a bitmap and a block.
+    Task<SlotLayout> begin_packing() override;
+    Task<std::uint64_t> slot_of(std::uint64_t block) override;
+    Task<bool> expendable(std::uint64_t slot) override;
+    Task<> set_slot(std::uint64_t block, std::uint64_t slot) override;
+    [[nodiscard]] std::uint64_t slot_head() const override { return header_.bitmap_bytes(); }
+    Task<> copy_slot_head(std::uint64_t from, std::uint64_t to) override;
+    Task<> cut_file(std::uint64_t end) override;
     const Footer footer_;
     const Header header_;
     const std::uint64_t old_end_;

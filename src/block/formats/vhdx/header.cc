@@ -226,6 +226,8 @@ Result<Regions> parse_regions(std::span<const std::byte> start, std::string_view
                     "VHDX", name,
                     fmt::format("it needs the region {}, which is unknown here",
                                 format_uuid(entry.id, true)));
+            } else {
+                out.others.push_back({entry.offset, entry.length});
             }
         }
         if (out.bat.length == 0 || out.metadata.length == 0) {

@@ -44,6 +44,7 @@ struct Region {
 };
 struct Regions {
     Region bat, metadata;
+    std::vector<Region> others{};  ///< unknown here, and none of our business
 };
 struct Parameters {
     std::uint32_t block = 0;       ///< bytes

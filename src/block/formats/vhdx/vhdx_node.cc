@@ -11,6 +11,11 @@
 #include "block/formats/vhdx/patched_file.h"
 
 namespace strata::block::vhdx {
+namespace {
+
+constexpr std::size_t kMaxDirtyPages = 1024;
+
+}  // namespace
 
 Task<> PatchedFile::read(std::uint64_t offset, Buffers into) {
     std::vector<std::byte> bytes(into.size());
@@ -147,6 +152,74 @@ Task<> VhdxNode::before_first_write() {
     // [MS-VHDX] 2.2.2: twice, so that both headers are current.
     STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
     co_return co_await write_header(*file_, layout_.header);
+}
+
+Task<CompactReport> VhdxNode::pack_file(CompactWatch watch) {
+    STRATA_CO_TRY_VOID(check_range(0, 0, true));
+    if (layout_.parameters.leave_allocated) {
+        co_return CompactReport{};  // its blocks are there to stay
+    }
+    SlotPacker packer(*this, *this, std::move(watch));
+    co_return co_await packer.run();
+}
+
+Task<SlotLayout> VhdxNode::begin_packing() {
+    const Parameters& p = layout_.parameters;
+    // The disk stays what it is, so data_write does, by which children know it.
+    layout_.header.file_write = random_uuid();
+    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
+    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
+    SlotLayout slots{.bytes = p.block, .base = kMiB, .step = kMiB, .blocks = p.blocks()};
+    slots.fixed = {{0, kMiB},
+                   {layout_.header.log_offset, layout_.header.log_length},
+                   {layout_.regions.bat.offset, layout_.regions.bat.length},
+                   {layout_.regions.metadata.offset, layout_.regions.metadata.length}};
+    for (const Region& each : layout_.regions.others) {
+        slots.fixed.emplace_back(each.offset, each.length);
+    }
+    for (std::uint64_t block = 0; block < slots.blocks; ++block) {
+        // What has no content keeps no place, or a write would take it for its own.
+        STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(payload_offset(block)));
+        if (state_of(entry) != State::Present && offset_of(entry) != 0) {
+            STRATA_CO_TRY_VOID(co_await meta_.store(
+                payload_offset(block), Le64(static_cast<std::uint64_t>(state_of(entry))), 0));
+        }
+        if (block % p.chunk_ratio() == 0) {
+            STRATA_CO_TRY(const Le64 bitmap,
+                          co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
+            if (offset_of(bitmap) != 0) {
+                slots.fixed.emplace_back(offset_of(bitmap), kMiB);
+            }
+        }
+        if (meta_.dirty_pages() > kMaxDirtyPages) {
+            STRATA_CO_TRY_VOID(co_await flush());
+        }
+    }
+    STRATA_CO_TRY_VOID(co_await flush());
+    co_return slots;
+}
+
+Task<std::uint64_t> VhdxNode::slot_of(std::uint64_t block) {
+    STRATA_CO_TRY(const Place place, co_await find(block * layout_.parameters.block, 1));
+    co_return place.kind == Place::Kind::Data ? place.offset : 0;
+}
+
+Task<bool> VhdxNode::expendable(std::uint64_t slot) {
+    return reads_as_zeros(*file_, slot, layout_.parameters.block);
+}
+
+Task<> VhdxNode::set_slot(std::uint64_t block, std::uint64_t slot) {
+    const State state = slot == 0 ? State::Zero : State::Present;
+    co_return co_await meta_.store(payload_offset(block),
+                                   Le64(slot | static_cast<std::uint64_t>(state)), 0);
+}
+
+Task<> VhdxNode::copy_slot_head(std::uint64_t /*from*/, std::uint64_t /*to*/) {
+    co_return ok();
+}
+
+Task<> VhdxNode::cut_file(std::uint64_t end) {
+    return end_file(end);
 }
 
 Task<> write_header(Node& file, Header& header) {

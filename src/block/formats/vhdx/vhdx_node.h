@@ -8,12 +8,13 @@
 
 #include <string>
 
+#include "block/formats/common/slot_packer.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/vhdx/header.h"
 
 namespace strata::block::vhdx {
 
-class VhdxNode final : public TableNode {
+class VhdxNode final : public TableNode, public Compactable, private SlotTable {
   public:
     struct Layout {
         Header header;
@@ -27,6 +28,8 @@ class VhdxNode final : public TableNode {
     Task<FormatInfo> info() override;
     /// A log that opening replayed counts as a corruption that was mended.
     Task<CheckReport> check(Repair repair) override;
+    [[nodiscard]] bool finds_zeroes() const override { return !layout_.parameters.leave_allocated; }
+    Task<CompactReport> pack_file(CompactWatch watch) override;
 
   protected:
     Task<Place> find(std::uint64_t offset, std::uint64_t length) override;
@@ -39,6 +42,17 @@ class VhdxNode final : public TableNode {
     [[nodiscard]] std::uint64_t entry_offset(std::uint64_t entry) const {
         return layout_.regions.bat.offset + entry * 8;
     }
+    [[nodiscard]] std::uint64_t payload_offset(std::uint64_t block) const {
+        return entry_offset(layout_.parameters.payload_entry(block));
+    }
+    // Packing: blocks are slots of their own size.
+    Task<SlotLayout> begin_packing() override;
+    Task<std::uint64_t> slot_of(std::uint64_t block) override;
+    Task<bool> expendable(std::uint64_t slot) override;
+    Task<> set_slot(std::uint64_t block, std::uint64_t slot) override;
+    [[nodiscard]] std::uint64_t slot_head() const override { return 0; }
+    Task<> copy_slot_head(std::uint64_t from, std::uint64_t to) override;
+    Task<> cut_file(std::uint64_t end) override;
     Task<> find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry,
                         Place& place);
     Layout layout_;
