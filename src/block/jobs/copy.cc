@@ -41,6 +41,7 @@ struct Chunk {
     std::uint64_t offset = 0, length = 0;
     std::uint64_t ticket = 0;
     PackedSource* packed = nullptr;  ///< the layer that has it compressed, if workers may read it
+    std::optional<FileStretch> plain{};  ///< where it lies in a file, if workers may read it there
 };
 
 class Copier {
@@ -75,6 +76,7 @@ class Copier {
     Task<> zero(std::uint64_t offset, std::uint64_t length);
     Task<bool> offload(const Chunk& chunk);
     Task<bool> unpack(const Chunk& chunk);
+    Task<bool> copy_plain(const Chunk& chunk);
     Task<> scan(TaskGroup& group, std::uint64_t& at);
     Task<> keep(TaskGroup& group, std::uint64_t at);
     [[nodiscard]] const Part& part_at(std::uint64_t offset) const;
@@ -183,9 +185,18 @@ Task<Chunk> Copier::next_chunk(std::uint64_t at) {
         }
     }
     // The start goes the usual way: what a raw disk's first sector becomes is its node's to judge.
-    if (direct_ && at != 0 && extent_.compressed && shows_files(*part_at(at).node)) {
+    if (direct_ && at != 0 && extent_.kind == Extent::Kind::Data &&
+        shows_files(*part_at(at).node)) {
         // SAFETY: a layer of a source, which is not const.
-        chunk.packed = dynamic_cast<PackedSource*>(const_cast<Node*>(extent_.owner));
+        chunk.packed = extent_.compressed
+                           ? dynamic_cast<PackedSource*>(const_cast<Node*>(extent_.owner))
+                           : nullptr;
+        if (extent_.file != nullptr && extent_.file->traits().read_only) {
+            chunk.plain = stretch_of(extent_);
+        }
+        if (chunk.plain) {
+            chunk.plain->offset += extent_.length - (extent_end_ - at);
+        }
     }
     shape(chunk);
     co_return chunk;
@@ -314,11 +325,23 @@ Task<bool> Copier::unpack(const Chunk& chunk) {
         [&route, &pieces, at] { return unpack_pieces(*route, pieces, at); });
 }
 
+/// True: a worker has copied it from file to file.
+Task<bool> Copier::copy_plain(const Chunk& chunk) {
+    const DirectTarget target = *direct_;
+    const std::uint64_t sparse = options_.sparse;
+    co_return co_await target_.loop().offload([&chunk, target, sparse] {
+        return copy_stretch(*chunk.plain, target, chunk.offset, chunk.length, sparse);
+    });
+}
+
 /// Reads, waits for its turn if there are turns, and writes.
 Task<> Copier::carry(Chunk chunk) {
     STRATA_CO_TRY(bool copied, co_await offload(chunk));
     if (!copied && chunk.packed != nullptr) {
         STRATA_CO_TRY(copied, co_await unpack(chunk));
+    }
+    if (!copied && chunk.plain) {
+        STRATA_CO_TRY(copied, co_await copy_plain(chunk));
     }
     std::optional<BufferPool::Lease> buffer;
     std::span<std::byte> bytes;

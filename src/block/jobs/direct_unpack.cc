@@ -60,14 +60,15 @@ std::size_t run_of(const UnpackRoute& route, std::span<const PackedPiece> pieces
     return count;
 }
 
-bool put_data(const UnpackRoute& route, std::uint64_t at, std::span<const std::byte> bytes) {
-    if (route.sparse == 0) {
-        return put(route.to, route.to_start + at, bytes);
+bool put_data(const DirectTarget& to, std::uint64_t sparse, std::uint64_t at,
+              std::span<const std::byte> bytes) {
+    if (sparse == 0) {
+        return put(to.fd, to.start + at, bytes);
     }
-    const std::uint64_t alignment = std::clamp(route.sparse, kSector, kPage);
-    for (ZeroRuns runs(bytes, at, route.sparse, alignment); const auto run = runs.next();) {
-        if (!run->zero && !put(route.to, route.to_start + at + run->offset,
-                               bytes.subspan(run->offset, run->length))) {
+    const std::uint64_t alignment = std::clamp(sparse, kSector, kPage);
+    for (ZeroRuns runs(bytes, at, sparse, alignment); const auto run = runs.next();) {
+        if (!run->zero &&
+            !put(to.fd, to.start + at + run->offset, bytes.subspan(run->offset, run->length))) {
             return false;
         }
     }
@@ -102,8 +103,7 @@ std::optional<UnpackRoute> unpack_route(const PackedSource& source, const Direct
     if (file == nullptr || !file->traits().read_only || !cached(*file)) {
         return std::nullopt;
     }
-    return UnpackRoute{file->fd(),        target.fd, target.start, source.packed_cluster(),
-                       source.unpacker(), sparse};
+    return UnpackRoute{file->fd(), target, source.packed_cluster(), source.unpacker(), sparse};
 }
 
 bool unpack_pieces(const UnpackRoute& route, std::span<const PackedPiece> pieces,
@@ -122,11 +122,26 @@ bool unpack_pieces(const UnpackRoute& route, std::span<const PackedPiece> pieces
                 return false;
             }
         }
-        if (!put_data(route, at, whole.bytes())) {
+        if (!put_data(route.to, route.sparse, at, whole.bytes())) {
             return false;
         }
         at += whole.size();
         pieces = pieces.subspan(run.size());
+    }
+    return true;
+}
+
+bool copy_stretch(FileStretch from, const DirectTarget& target, std::uint64_t at,
+                  std::uint64_t length, std::uint64_t sparse) {
+    thread_local const AlignedBuffer piece(kAtOnce);
+    while (length != 0) {
+        const auto bytes = piece.bytes().first(std::min<std::uint64_t>(length, kAtOnce));
+        if (!fill(from.fd, from.offset, bytes) || !put_data(target, sparse, at, bytes)) {
+            return false;
+        }
+        from.offset += bytes.size();
+        at += bytes.size();
+        length -= bytes.size();
     }
     return true;
 }

@@ -18,6 +18,8 @@
 #include "block/jobs/chains.h"
 #include "block/jobs/compare.h"
 #include "block/jobs/copy.h"
+#include "block/jobs/direct_compare.h"
+#include "block/jobs/direct_unpack.h"
 #include "block/jobs/extents.h"
 #include "block/jobs/zero_runs.h"
 #include "block/loop.h"
@@ -232,6 +234,55 @@ TEST_F(Jobs, WhatAnOverlayTakesOverIsNotLeftInTheHostsCache) {
         EXPECT_EQ(read(**overlay, at, kStride), read(*base, at, kStride)) << at;
     }
     ASSERT_TRUE(loop_->run((*overlay)->close()).ok());
+}
+
+TEST_F(Jobs, WorkersCopyFromFileToFile) {
+    const NodePtr source = make("source", kSize), target = make("target", kSize);
+    const auto bytes = filled(3U << 20, 1);
+    write(*source, 4096 + 512, bytes);
+    write(*source, 6U << 20, std::vector<std::byte>(1U << 20));
+    const auto extent = loop_->run(source->status(4096, kSize - 4096));
+    ASSERT_TRUE(extent.ok());
+    const auto from = stretch_of(*extent);
+    const auto to = loop_->run(direct_target(*target));
+    ASSERT_TRUE(from && to.ok() && to->has_value());
+    ASSERT_TRUE(copy_stretch({from->fd, 4096}, **to, 1U << 20, kSize - (1U << 20), 4096));
+    EXPECT_EQ(read(*target, (1U << 20) + 512, bytes.size()), bytes);
+    EXPECT_EQ(read(*target, 0, 1U << 20), std::vector<std::byte>(1U << 20));
+    EXPECT_LE(loop_->run(target->allocated_bytes()).value(), (3U << 20) + 65536);  // no zeros
+    EXPECT_FALSE(copy_stretch({-1, 0}, **to, 0, 4096, 0));
+}
+
+TEST_F(Jobs, CopiesOfSeveralFilesAreWhatTheFilesHave) {
+    std::vector<NodePtr> sources;
+    std::vector<std::byte> all;
+    for (const char* name : {"first", "second"}) {
+        const NodePtr node = make(name, kSize);
+        const auto bytes = filled(kSize - (2U << 20) - 512, name[0]);
+        write(*node, (1U << 20) + 512, bytes);
+        OpenOptions options;
+        options.path = folder_ + "/" + name;
+        options.read_only = true;
+        options.lock = false;
+        auto opened = loop_->run(open_node(*loop_, std::move(options)));
+        ASSERT_TRUE(opened.ok());
+        sources.push_back(*opened);
+        all.resize(all.size() + (1U << 20) + 512);
+        all.insert(all.end(), bytes.begin(), bytes.end());
+        all.resize(all.size() + (1U << 20));
+    }
+    for (const bool in_order : {true, false}) {
+        const NodePtr target = make(in_order ? "ordered" : "target", 2 * kSize);
+        CopyOptions options;
+        options.target_zero = true;
+        options.in_order = in_order;
+        JobControl control;
+        ASSERT_TRUE(
+            loop_->run(copy_image({sources[0].get(), sources[1].get()}, *target, options, control))
+                .ok());
+        EXPECT_EQ(read(*target, 0, 2 * kSize), all);
+        EXPECT_LE(loop_->run(target->allocated_bytes()).value(), 2 * (kSize - (2U << 20)) + 65536);
+    }
 }
 
 TEST_F(Jobs, ACancelledJobEndsWithAnError) {
