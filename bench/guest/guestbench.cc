@@ -322,12 +322,22 @@ std::uint64_t run_mprotect() {
     return sum;
 }
 
+// Memory, branches and arithmetic: a loop of nothing but registers, each result waiting for the
+// last, takes any emulator as long as the processor itself.
 void* spin_thread(void* result) {
-    std::uint64_t state = 42;
-    for (int i = 0; i < 150'000'000; ++i) {
-        (void)next_random(state);
+    constexpr std::size_t kCounters = 4096;
+    std::vector<std::uint64_t> counters(kCounters);
+    std::uint64_t state = 42, sum = 0;
+    for (int i = 0; i < 100'000'000; ++i) {
+        std::uint64_t& counter = counters[next_random(state) % kCounters];
+        counter += static_cast<std::uint64_t>(i);
+        if ((counter & 7) != 0) {
+            sum ^= counters[(state >> 32U) % kCounters] + (counter << 3U);
+        } else {
+            sum += counter;
+        }
     }
-    *static_cast<std::uint64_t*>(result) = state;
+    *static_cast<std::uint64_t*>(result) = state + sum;
     return nullptr;
 }
 std::uint64_t run_threads(int count) {
