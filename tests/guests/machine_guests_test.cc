@@ -213,6 +213,9 @@ TEST_P(MachineGuests, UserSharesAnAddressSpace) {
 TEST_P(MachineGuests, UserTriesEveryWayOut) {
     expect_user("user_attack");
 }
+TEST_P(MachineGuests, UserIsAtOddPlaces) {
+    expect_user("user_places");
+}
 TEST_P(MachineGuests, UserHasWideStateAndKeys) {
     expect_user("user_wide");
 }
