@@ -26,7 +26,7 @@ class ByteReader {
         if (remaining() < sizeof(T)) {
             return truncated(sizeof(T));
         }
-        T value;
+        T value{};
         std::memcpy(&value, bytes_.data() + offset_, sizeof(T));
         offset_ += sizeof(T);
         return value;

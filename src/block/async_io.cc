@@ -9,7 +9,7 @@
 namespace strata::block {
 
 bool uring_available() {
-    static const bool available = [] {
+    static const bool kAvailable = [] {
         const auto probe = UringIo::create(2);
         if (!probe.ok()) {
             log::info("io_uring is not available, disks use threads reason='{}'",
@@ -17,7 +17,7 @@ bool uring_available() {
         }
         return probe.ok();
     }();
-    return available;
+    return kAvailable;
 }
 
 Result<std::unique_ptr<AsyncIo>> make_async_io(IoEngine engine, unsigned depth) {

@@ -60,7 +60,7 @@ class GraphQueue final : public DiskQueue {
             for (DiskRequest& request : batch) {
                 const std::uint64_t token = request.token;
                 loop_.spawn(serve(std::move(request)),
-                            [this, token](Result<> result) { finish(token, result); });
+                            [this, token](const Result<>& result) { finish(token, result); });
             }
         });
         batch_ = {};
@@ -175,7 +175,7 @@ class GraphImage final : public LiveImage, private LiveAccess {
             return;
         }
         loop_->post([this] {
-            loop_->spawn(shut_down(), [this](Result<> closed) {
+            loop_->spawn(shut_down(), [this](const Result<>& closed) {
                 if (!closed.ok()) {
                     log::error("a disk was not closed cleanly disk='{}' reason='{}'", name_,
                                closed.error().text());

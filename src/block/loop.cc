@@ -31,6 +31,7 @@ Result<> watch(const UniqueFd& epoll, int fd, std::uint32_t mark) {
 
 /// A coroutine that nobody awaits: destroys itself when it ends.
 struct Loop::Detached {
+    // NOLINTNEXTLINE(readability-identifier-naming): the name that the language asks for
     struct promise_type : detail::PromiseBase {
         Detached get_return_object() { return {}; }
         [[nodiscard]] std::suspend_never initial_suspend() const noexcept { return {}; }

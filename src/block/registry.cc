@@ -262,10 +262,46 @@ Task<NodePtr> open_new(Loop& loop, std::string path, std::uint64_t size) {
     co_return NodePtr(std::move(file));
 }
 
+namespace {
+
+/// The options of the layer that `reference` of `parent` was found at, but for its format and lock.
+OpenOptions options_of(const OpenOptions& parent, Resolved found) {
+    OpenOptions options = parent.below();
+    options.path = std::move(found.path);
+    options.fd = std::move(found.fd);
+    options.tree = std::move(found.tree);
+    options.format = std::move(found.format);
+    options.protocol = std::move(found.protocol);
+    options.protocol_options = std::move(found.protocol_options);
+    options.named_by_image = true;
+    options.depth = 0;  // `above` bounds a chain
+    return options;
+}
+
+/// What the options beside the format's own say of a backing file: "backing.NAME" for it alone,
+/// "layers.NAME" for every layer below.
+void pass_on(const OptionList& extra, OptionList& below) {
+    constexpr std::string_view kBelow = "backing.", kLayers = "layers.";
+    for (const auto& [name, value] : extra) {
+        if (name.starts_with(kBelow)) {
+            below.emplace_back(name.substr(kBelow.size()), value);
+        }
+    }
+    for (const auto& [name, value] : extra) {
+        if (name.starts_with(kLayers)) {
+            below.emplace_back(name.substr(kLayers.size()), value);
+            below.emplace_back(name, value);
+        }
+    }
+}
+
+}  // namespace
+
 Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference reference,
                              bool read_only) {
+    const bool backing = reference.kind == Reference::Kind::Backing;
     const std::string what = fmt::format("{} of '{}'", role(reference.kind), parent.path);
-    if (reference.kind == Reference::Kind::Backing && parent.backing) {
+    if (backing && parent.backing) {
         OpenOptions options = parent.below();
         options.tree = *parent.backing;
         options.read_only = read_only;
@@ -287,17 +323,9 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
     if (found->node != nullptr) {
         co_return std::move(found->node);
     }
-    OpenOptions options = parent.below();
-    options.path = std::move(found->path);
-    options.fd = std::move(found->fd);
-    options.tree = std::move(found->tree);
-    options.format = std::move(found->format);
-    options.protocol = std::move(found->protocol);
-    options.protocol_options = std::move(found->protocol_options);
-    options.named_by_image = true;
-    options.depth = 0;  // `above` bounds a chain
+    OpenOptions options = options_of(parent, std::move(*found));
     if (options.format.empty() && options.tree.empty()) {
-        if (reference.kind == Reference::Kind::Backing) {
+        if (backing) {
             co_return Error{
                 ErrorKind::NotSupported,
                 fmt::format("{}: its format is not told; name it with 'qemu-img rebase -u -F'",
@@ -306,27 +334,15 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
         options.format = "file";
     }
     options.read_only = read_only;
-    options.lock =
-        parent.lock && (parent.lock_backing || reference.kind != Reference::Kind::Backing);
-    constexpr std::string_view kBelow = "backing.";
-    for (const auto& [name, value] : parent.extra) {
-        if (reference.kind == Reference::Kind::Backing && name.starts_with(kBelow)) {
-            options.extra.emplace_back(name.substr(kBelow.size()), value);
-        }
-    }
-    constexpr std::string_view kLayers = "layers.";  // of every layer below
-    for (const auto& [name, value] : parent.extra) {
-        if (reference.kind == Reference::Kind::Backing && name.starts_with(kLayers)) {
-            options.extra.emplace_back(name.substr(kLayers.size()), value);
-            options.extra.emplace_back(name, value);
-        }
+    options.lock = parent.lock && (parent.lock_backing || !backing);
+    if (backing) {
+        pass_on(parent.extra, options.extra);
     }
     const std::string path = options.path;
     const bool plain = options.tree.empty() && options.protocol.empty();
     auto node = co_await open_node(loop, std::move(options));
     if (!node.ok()) {
-        if (wording() == Wording::Qemu && reference.kind == Reference::Kind::Backing && plain &&
-            ::access(path.c_str(), F_OK) != 0) {
+        if (wording() == Wording::Qemu && backing && plain && ::access(path.c_str(), F_OK) != 0) {
             const int code = node.error().system_errno();
             co_return Error{node.error().kind(),
                             fmt::format("Could not open backing file: Could not open '{}': {}",

@@ -97,7 +97,7 @@ Result<std::string> decrypt(const std::string& text, const std::string& key,
         return wrong(
             "Incorrect number of padding bytes found on decrypted data: is the key right?");
     }
-    plain.resize(static_cast<std::size_t>(first + last));
+    plain.resize(static_cast<std::size_t>(first) + static_cast<std::size_t>(last));
     return plain;
 }
 

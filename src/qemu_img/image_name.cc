@@ -38,7 +38,7 @@ void flatten(const api::Json& value, const std::string& prefix, OptionList& out)
     std::size_t index = 0;
     for (const auto& item : value.items()) {
         const std::string name = value.is_array() ? std::to_string(index++) : item.key();
-        flatten(item.value(), prefix.empty() ? name : prefix + "." + name, out);
+        flatten(item.value(), prefix.empty() ? name : fmt::format("{}.{}", prefix, name), out);
     }
 }
 

@@ -36,6 +36,7 @@ Result<std::unique_ptr<CdUnit>> CdUnit::create(const UnitConfig& config,
     return std::unique_ptr<CdUnit>(new CdUnit(config, std::move(image), std::move(queue)));
 }
 
+// NOLINTNEXTLINE(readability-function-size): a table
 std::span<const LogicalUnit::Command> CdUnit::commands() const {
     using U = CdUnit;
     constexpr unsigned kMedium = Flag::kMedium;

@@ -14,6 +14,7 @@ Result<std::unique_ptr<DiskUnit>> DiskUnit::create(const UnitConfig& config,
     return std::unique_ptr<DiskUnit>(new DiskUnit(config, std::move(image), std::move(queue)));
 }
 
+// NOLINTNEXTLINE(readability-function-size): a table
 std::span<const LogicalUnit::Command> DiskUnit::commands() const {
     using U = DiskUnit;
     constexpr unsigned kIo = Flag::kMedium;

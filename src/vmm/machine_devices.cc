@@ -331,6 +331,7 @@ Result<std::vector<std::unique_ptr<pci::PciDevice>>> MachineDevices::make_functi
         devices.push_back(STRATA_TRY(make_scsi()));
     }
     std::vector<std::unique_ptr<pci::PciDevice>> functions;
+    functions.reserve(devices.size() + 1);
     for (auto& device : devices) {
         functions.push_back(
             std::make_unique<virtio::VirtioPciTransport>(std::move(device), memory));

@@ -49,6 +49,7 @@ class Mirror : public LiveJob, private WriteWatcher {
     virtual Task<> prepare(LiveDisk& live);
     /// With the guest's requests held, after a pivot: the old disk may go. Its errors are told, and
     /// change nothing.
+    // NOLINTNEXTLINE(performance-unnecessary-value-param): a coroutine in a derived class
     virtual Task<> dismiss(NodePtr old) { return old->close(); }
     /// The target belongs to the disk's chain: it stays open if the job fails.
     [[nodiscard]] virtual bool target_in_use() const { return false; }

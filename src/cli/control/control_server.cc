@@ -209,7 +209,7 @@ bool ControlServer::take_line(Client& client, std::uint64_t number, std::string_
     return true;
 }
 
-void ControlServer::reply(std::uint64_t id, api::Json body) {
+void ControlServer::reply(std::uint64_t id, const api::Json& body) {
     const auto found = asked_.find(id);
     if (found == asked_.end()) {
         return;

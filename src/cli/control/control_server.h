@@ -36,7 +36,7 @@ class ControlServer {
     ControlServer& operator=(const ControlServer&) = delete;
 
     /// `body` is {"result":…} or {"error":…}.
-    void reply(std::uint64_t id, api::Json body);
+    void reply(std::uint64_t id, const api::Json& body);
     void tell(const api::Json& event);
 
   private:
@@ -49,7 +49,7 @@ class ControlServer {
         bool writing = false;       ///< the watch waits for room
     };
     struct Asked {
-        std::uint64_t client;
+        std::uint64_t client = 0;
         api::Json id;
     };
     ControlServer(io::EventLoop& loop, std::string path, std::string machine, Forward forward)

@@ -68,7 +68,7 @@ Result<Image> read_image(const std::string& folder) {
 }  // namespace
 
 std::string store_folder() {
-    if (const std::string chosen = environment("STRATA_IMAGES"); !chosen.empty()) {
+    if (std::string chosen = environment("STRATA_IMAGES"); !chosen.empty()) {
         return chosen;
     }
     if (geteuid() == 0) {

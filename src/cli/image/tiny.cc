@@ -137,7 +137,7 @@ Result<> index_modules(const std::string& root, const std::string& version) {
 Result<> add_tree(CpioWriter& archive, const std::string& root, const std::string& below) {
     std::vector<fs::path> files;
     std::error_code code;
-    for (fs::recursive_directory_iterator place(root + "/" + below, code), end;
+    for (fs::recursive_directory_iterator place(fs::path(root) / below, code), end;
          !code && place != end; place.increment(code)) {
         if (place->is_regular_file(code)) {
             files.push_back(place->path());

@@ -3,8 +3,9 @@
 
 namespace strata::cli {
 
-std::string_view tiny_init_script() {
-    return R"sh(#!/bin/busybox sh
+namespace {
+
+constexpr std::string_view kInit = R"sh(#!/bin/busybox sh
 # Init: mounts, loads the virtio drivers, brings up the network, then a shell or the self-check, then power off.
 export PATH=/bin HOME=/root TERM=linux
 /bin/busybox mount -t proc proc /proc
@@ -50,10 +51,8 @@ fi
 sync
 poweroff -f
 )sh";
-}
 
-std::string_view tiny_selfcheck_script() {
-    return R"sh(#!/bin/busybox sh
+constexpr std::string_view kSelfcheck = R"sh(#!/bin/busybox sh
 # Self-check: looks at every part of the machine from inside; says "self-check: passed" or what failed.
 failed=""
 fail() { failed="$failed $1"; }
@@ -114,6 +113,15 @@ else
     echo "self-check: FAILED:$failed"
 fi
 )sh";
+
+}  // namespace
+
+std::string_view tiny_init_script() {
+    return kInit;
+}
+
+std::string_view tiny_selfcheck_script() {
+    return kSelfcheck;
 }
 
 }  // namespace strata::cli

@@ -93,7 +93,7 @@ Result<PreparedDisk> prepare_export(api::DiskText disk) {
         STRATA_TRY_VOID(name_format(tool, disk, options));
     }
     disk.nbd = std::move(options);
-    return PreparedDisk{.config = std::move(disk), .fd = UniqueFd()};
+    return PreparedDisk{.config = static_cast<api::DiskConfig&&>(disk), .fd = UniqueFd()};
 }
 
 /// A folder as a disk. The VMM sees the export of a server that is ours.
@@ -117,7 +117,7 @@ Result<PreparedDisk> prepare_folder(api::DiskText disk) {
     block::nbd::Location location;
     location.address.path = name;  // for messages: nobody connects there
     disk.nbd = block::nbd::location_options(location);
-    PreparedDisk prepared{.config = std::move(disk), .fd = UniqueFd()};
+    PreparedDisk prepared{.config = static_cast<api::DiskConfig&&>(disk), .fd = UniqueFd()};
     prepared.folder = {.location = name, .drop_writes = drop};
     return prepared;
 }
@@ -261,7 +261,7 @@ Result<PreparedDisk> prepare_disk(api::DiskText disk) {
                                  disk.file.name)};
     }
     if (!disk.format.empty() && disk.mode == api::DiskMode::Persistent) {
-        return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};
+        return PreparedDisk{.config = static_cast<api::DiskConfig&&>(disk), .fd = std::move(fd)};
     }
     auto tool = STRATA_TRY(ImageTool::start());
     STRATA_TRY_VOID(name_format(tool, disk));
@@ -273,7 +273,7 @@ Result<PreparedDisk> prepare_disk(api::DiskText disk) {
         case api::DiskMode::Persistent:
             break;
     }
-    return PreparedDisk{.config = std::move(disk), .fd = std::move(fd)};
+    return PreparedDisk{.config = static_cast<api::DiskConfig&&>(disk), .fd = std::move(fd)};
 }
 
 }  // namespace strata::cli

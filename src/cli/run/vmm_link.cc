@@ -20,6 +20,7 @@ constexpr std::chrono::milliseconds kBusyPause{50};
 
 std::vector<int> places_of(const std::vector<UniqueFd>& fds) {
     std::vector<int> places;
+    places.reserve(fds.size());
     for (const UniqueFd& fd : fds) {
         places.push_back(fd.get());
     }

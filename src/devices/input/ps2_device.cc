@@ -192,6 +192,33 @@ std::uint8_t Ps2Mouse::status() const {
                                      (scaling_ ? 0x10 : 0) | swapped);
 }
 
+/// What takes no more than an acknowledgement. False: not such a command.
+bool Ps2Mouse::change_mode(std::uint8_t value) {
+    switch (value) {
+        case kScaling1:
+        case kScaling2:
+            scaling_ = value == kScaling2;
+            return true;
+        case kStreamMode:
+        case kRemoteMode:
+            remote_ = value == kRemoteMode;
+            return true;
+        case kWrapOff:
+        case kWrapOn:
+            wrap_ = value == kWrapOn;
+            return true;
+        case kEnable:
+        case kDisable:
+            enabled_ = value == kEnable;
+            return true;
+        case kDefaults:
+            defaults();
+            return true;
+        default:
+            return false;
+    }
+}
+
 void Ps2Mouse::command(std::uint8_t value) {
     if (awaiting_ != 0) {
         parameter(awaiting_, value);
@@ -201,48 +228,26 @@ void Ps2Mouse::command(std::uint8_t value) {
         reply({value});
         return;
     }
+    if (change_mode(value)) {
+        reply({kAck});
+        return;
+    }
     switch (value) {
-        case kScaling1:
-            scaling_ = false;
-            break;
-        case kScaling2:
-            scaling_ = true;
-            break;
         case kResolution:
         case kSetRate:
             awaiting_ = value;
-            break;
+            reply({kAck});
+            return;
         case kStatus:
             reply({kAck, status(), resolution_, rate_});
             return;
-        case kStreamMode:
-            remote_ = false;
-            break;
-        case kRemoteMode:
-            remote_ = true;
-            break;
         case kReadData:
             reply({kAck});
             report();
             return;
-        case kWrapOff:
-            wrap_ = false;
-            break;
-        case kWrapOn:
-            wrap_ = true;
-            break;
         case kIdentify:
             reply({kAck, 0x00});
             return;
-        case kEnable:
-            enabled_ = true;
-            break;
-        case kDisable:
-            enabled_ = false;
-            break;
-        case kDefaults:
-            defaults();
-            break;
         case kResend:
             reply({last_sent_});
             return;
@@ -257,7 +262,6 @@ void Ps2Mouse::command(std::uint8_t value) {
             reply({kResend});
             return;
     }
-    reply({kAck});
 }
 
 void Ps2Mouse::parameter(std::uint8_t command, std::uint8_t value) {

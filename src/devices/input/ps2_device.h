@@ -72,6 +72,7 @@ class Ps2Mouse final : public Ps2Device {
     void move(int dx, int dy, unsigned buttons);
 
   private:
+    bool change_mode(std::uint8_t value);
     void parameter(std::uint8_t command, std::uint8_t value);
     void defaults();
     void report();

@@ -9,7 +9,7 @@
 
 namespace strata::devices {
 
-using namespace ahci;
+using namespace ahci;  // NOLINT(google-build-using-namespace): its register names
 using memory::GuestAddress;
 
 namespace {

@@ -86,16 +86,21 @@ void AtaDisk::submit(AtaTask task) {
     execute(slot);
 }
 
+void AtaDisk::refuse(unsigned slot) {
+    const std::uint8_t command = requests_.at(slot).task.registers.command;
+    if (command == 0x60 || command == 0x61) {
+        end(slot, {.protocol = AtaProtocol::Queued, .dropped = true});
+    } else {
+        fail(slot, AtaError::kAbort);
+    }
+}
+
 // ATA8-ACS, 7.
+// NOLINTNEXTLINE(readability-function-size): a table
 void AtaDisk::execute(unsigned slot) {
     // SATA 3.0, 13.6.4: after an error nothing but the question which command it was.
     if (queue_broken() && !reads_error_log(slot)) {
-        const std::uint8_t command = requests_.at(slot).task.registers.command;
-        if (command == 0x60 || command == 0x61) {
-            end(slot, {.protocol = AtaProtocol::Queued, .dropped = true});
-        } else {
-            fail(slot, AtaError::kAbort);
-        }
+        refuse(slot);
         return;
     }
     switch (requests_.at(slot).task.registers.command) {

@@ -57,6 +57,7 @@ class AtaDisk final : public AtaDevice {
     AtaDisk(const AtaDiskConfig& config, std::unique_ptr<block::DiskImage> image,
             std::unique_ptr<block::PatientQueue> queue);
     void execute(unsigned slot);
+    void refuse(unsigned slot);
     void transfer(unsigned slot, AtaProtocol protocol, bool writing, bool extended, bool durable);
     void queued(unsigned slot, bool writing);
     void move(unsigned slot, bool writing, std::uint64_t sector, std::uint64_t count, bool durable);

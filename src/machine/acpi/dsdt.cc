@@ -6,7 +6,7 @@
 namespace strata::machine::acpi {
 namespace {
 
-using namespace aml;
+using namespace aml;  // NOLINT(google-build-using-namespace): the words of its language
 
 constexpr std::uint64_t kPciSlots = 32;
 

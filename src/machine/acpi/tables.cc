@@ -15,69 +15,69 @@ namespace strata::machine::acpi {
 namespace {
 
 struct TableHeader {
-    std::array<char, 4> signature;
+    std::array<char, 4> signature{};
     Le32 length;
-    std::uint8_t revision;
-    std::uint8_t checksum;
-    std::array<char, 6> oem;
-    std::array<char, 8> oem_table;
+    std::uint8_t revision = 0;
+    std::uint8_t checksum = 0;
+    std::array<char, 6> oem{};
+    std::array<char, 8> oem_table{};
     Le32 oem_revision;
-    std::array<char, 4> creator;
+    std::array<char, 4> creator{};
     Le32 creator_revision;
 };
 static_assert(sizeof(TableHeader) == 36);
 
 /// Generic address structure, 5.2.3.2.
 struct GenericAddress {
-    std::uint8_t space;
-    std::uint8_t bits;
-    std::uint8_t offset;
-    std::uint8_t access;  ///< 1 byte, 2 word, 3 dword
+    std::uint8_t space = 0;
+    std::uint8_t bits = 0;
+    std::uint8_t offset = 0;
+    std::uint8_t access = 0;  ///< 1 byte, 2 word, 3 dword
     Le64 address;
 };
 static_assert(sizeof(GenericAddress) == 12);
 constexpr std::uint8_t kSystemMemory = 0, kSystemIo = 1;
 
 struct Rsdp {
-    std::array<char, 8> signature;
-    std::uint8_t checksum;
-    std::array<char, 6> oem;
-    std::uint8_t revision;
+    std::array<char, 8> signature{};
+    std::uint8_t checksum = 0;
+    std::array<char, 6> oem{};
+    std::uint8_t revision = 0;
     Le32 rsdt;
     Le32 length;
     Le64 xsdt;
-    std::uint8_t extended_checksum;
-    std::array<std::uint8_t, 3> reserved;
+    std::uint8_t extended_checksum = 0;
+    std::array<std::uint8_t, 3> reserved{};
 };
 static_assert(sizeof(Rsdp) == 36);
 
 struct Facs {
-    std::array<char, 4> signature;
+    std::array<char, 4> signature{};
     Le32 length, hardware_signature, waking_vector, global_lock, flags;
     Le64 waking_vector64;
-    std::uint8_t version;
-    std::array<std::uint8_t, 31> reserved;
+    std::uint8_t version = 0;
+    std::array<std::uint8_t, 31> reserved{};
 };
 static_assert(sizeof(Facs) == 64);
 
 struct Fadt {
     Le32 facs, dsdt;
-    std::uint8_t reserved0, profile;
+    std::uint8_t reserved0 = 0, profile = 0;
     Le16 sci_interrupt;
     Le32 smi_command;
-    std::uint8_t acpi_enable, acpi_disable, s4bios, pstate_control;
+    std::uint8_t acpi_enable = 0, acpi_disable = 0, s4bios = 0, pstate_control = 0;
     Le32 pm1a_event, pm1b_event, pm1a_control, pm1b_control, pm2_control, pm_timer, gpe0, gpe1;
     std::uint8_t pm1_event_length, pm1_control_length, pm2_control_length, pm_timer_length,
         gpe0_length, gpe1_length, gpe1_base, cst_control;
     Le16 c2_latency, c3_latency, flush_size, flush_stride;
-    std::uint8_t duty_offset, duty_width, day_alarm, month_alarm, century;
+    std::uint8_t duty_offset = 0, duty_width = 0, day_alarm = 0, month_alarm = 0, century = 0;
     Le16 boot_architecture;
-    std::uint8_t reserved1;
+    std::uint8_t reserved1 = 0;
     Le32 flags;
     GenericAddress reset_register;
-    std::uint8_t reset_value;
+    std::uint8_t reset_value = 0;
     Le16 arm_boot;
-    std::uint8_t minor_version;
+    std::uint8_t minor_version = 0;
     Le64 x_facs, x_dsdt;
     GenericAddress x_pm1a_event, x_pm1b_event, x_pm1a_control, x_pm1b_control, x_pm2_control,
         x_pm_timer, x_gpe0, x_gpe1, sleep_control, sleep_status;
@@ -89,34 +89,34 @@ struct Madt {
     Le32 local_apic, flags;
 };
 struct MadtLocalApic {
-    std::uint8_t type, length, uid, apic_id;
+    std::uint8_t type = 0, length = 0, uid = 0, apic_id = 0;
     Le32 flags;
 };
 struct MadtX2Apic {
-    std::uint8_t type, length;
+    std::uint8_t type = 0, length = 0;
     Le16 reserved;
     Le32 apic_id, flags, uid;
 };
 struct MadtIoApic {
-    std::uint8_t type, length, id, reserved;
+    std::uint8_t type = 0, length = 0, id = 0, reserved = 0;
     Le32 address, first_gsi;
 };
 struct MadtOverride {
-    std::uint8_t type, length, bus, source;
+    std::uint8_t type = 0, length = 0, bus = 0, source = 0;
     Le32 gsi;
     Le16 flags;
 };
 struct MadtLocalNmi {
-    std::uint8_t type, length, uid;
+    std::uint8_t type = 0, length = 0, uid = 0;
     Le16 flags;
-    std::uint8_t lint;
+    std::uint8_t lint = 0;
 };
 struct MadtX2Nmi {
-    std::uint8_t type, length;
+    std::uint8_t type = 0, length = 0;
     Le16 flags;
     Le32 uid;
-    std::uint8_t lint;
-    std::array<std::uint8_t, 3> reserved;
+    std::uint8_t lint = 0;
+    std::array<std::uint8_t, 3> reserved{};
 };
 static_assert(sizeof(MadtLocalApic) == 8 && sizeof(MadtX2Apic) == 16 && sizeof(MadtIoApic) == 12);
 static_assert(sizeof(MadtOverride) == 10 && sizeof(MadtLocalNmi) == 6 && sizeof(MadtX2Nmi) == 12);
@@ -124,16 +124,16 @@ static_assert(sizeof(MadtOverride) == 10 && sizeof(MadtLocalNmi) == 6 && sizeof(
 struct HpetTable {
     Le32 block_id;
     GenericAddress address;
-    std::uint8_t number;
+    std::uint8_t number = 0;
     Le16 minimum_tick;
-    std::uint8_t protection;
+    std::uint8_t protection = 0;
 };
 static_assert(sizeof(HpetTable) + sizeof(TableHeader) == 56);
 
 struct Mcfg {
     Le64 reserved, base;
     Le16 segment;
-    std::uint8_t first_bus, last_bus;
+    std::uint8_t first_bus = 0, last_bus = 0;
     Le32 reserved2;
 };
 static_assert(sizeof(Mcfg) == 24);

@@ -20,10 +20,10 @@ constexpr std::uint16_t kMaxHeaders = 256;
 constexpr int kMaxNotes = 1024;
 
 struct Identity {
-    std::array<std::uint8_t, 4> magic;
-    std::uint8_t file_class;
-    std::uint8_t data;
-    std::array<std::uint8_t, 10> rest;
+    std::array<std::uint8_t, 4> magic{};
+    std::uint8_t file_class = 0;
+    std::uint8_t data = 0;
+    std::array<std::uint8_t, 10> rest{};
     Le16 type;
     Le16 machine;
     Le32 version;

@@ -38,7 +38,7 @@ constexpr std::size_t kMaxE820 = 128;
 
 /// struct setup_header of arch/x86/include/uapi/asm/bootparam.h.
 struct SetupHeader {
-    std::uint8_t setup_sects;
+    std::uint8_t setup_sects = 0;
     Le16 root_flags;
     Le32 syssize;
     Le16 ram_size;
@@ -51,21 +51,21 @@ struct SetupHeader {
     Le32 realmode_switch;
     Le16 start_sys_seg;
     Le16 kernel_version;
-    std::uint8_t type_of_loader;
-    std::uint8_t loadflags;
+    std::uint8_t type_of_loader = 0;
+    std::uint8_t loadflags = 0;
     Le16 setup_move_size;
     Le32 code32_start;
     Le32 ramdisk_image;
     Le32 ramdisk_size;
     Le32 bootsect_kludge;
     Le16 heap_end_ptr;
-    std::uint8_t ext_loader_ver;
-    std::uint8_t ext_loader_type;
+    std::uint8_t ext_loader_ver = 0;
+    std::uint8_t ext_loader_type = 0;
     Le32 cmd_line_ptr;
     Le32 initrd_addr_max;
     Le32 kernel_alignment;
-    std::uint8_t relocatable_kernel;
-    std::uint8_t min_alignment;
+    std::uint8_t relocatable_kernel = 0;
+    std::uint8_t min_alignment = 0;
     Le16 xloadflags;
     Le32 cmdline_size;
     Le32 hardware_subarch;
@@ -91,15 +91,15 @@ static_assert(sizeof(E820Entry) == 20);
 
 /// struct boot_params: only what a loader fills.
 struct ZeroPage {
-    std::array<std::byte, 0x70> screen_info_and_more;
+    std::array<std::byte, 0x70> screen_info_and_more{};
     Le64 acpi_rsdp_addr;
-    std::array<std::byte, 0x1e8 - 0x78> gap1;
-    std::uint8_t e820_entries;
-    std::array<std::byte, kHeaderOffset - 0x1e9> gap2;
+    std::array<std::byte, 0x1e8 - 0x78> gap1{};
+    std::uint8_t e820_entries = 0;
+    std::array<std::byte, kHeaderOffset - 0x1e9> gap2{};
     SetupHeader header;
-    std::array<std::byte, 0x2d0 - kHeaderOffset - sizeof(SetupHeader)> gap3;
-    std::array<E820Entry, kMaxE820> e820;
-    std::array<std::byte, 4096 - 0x2d0 - sizeof(E820Entry) * kMaxE820> rest;
+    std::array<std::byte, 0x2d0 - kHeaderOffset - sizeof(SetupHeader)> gap3{};
+    std::array<E820Entry, kMaxE820> e820{};
+    std::array<std::byte, 4096 - 0x2d0 - sizeof(E820Entry) * kMaxE820> rest{};
 };
 static_assert(sizeof(ZeroPage) == 4096 && offsetof(ZeroPage, e820) == 0x2d0 &&
               offsetof(ZeroPage, acpi_rsdp_addr) == 0x70 &&

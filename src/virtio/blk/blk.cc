@@ -146,7 +146,7 @@ void BlkDevice::read_config(std::uint64_t offset, std::span<std::byte> data) con
 }
 
 Result<> BlkDevice::serve(unsigned index) {
-    const auto served = QueuedDevice::serve(index);
+    auto served = QueuedDevice::serve(index);
     lanes_[index].disk->kick();
     reap(index);
     return served;

@@ -78,7 +78,7 @@ Result<> ConsoleDevice::transmit() {
 }
 
 Result<bool> ConsoleDevice::write_pending() {
-    std::array<std::byte, 4096> bytes;
+    std::array<std::byte, 4096> bytes{};
     // A chain may describe gigabytes: a bounded part in each turn.
     constexpr std::uint64_t kTurn = 1ULL << 20;
     const std::uint64_t end = std::min(pending_->readable(), pending_done_ + kTurn);

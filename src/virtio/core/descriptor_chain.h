@@ -45,7 +45,7 @@ class DescriptorChain {
     template <typename T>
     requires std::is_trivially_copyable_v<T> Result<T> load(std::uint64_t offset)
     const {
-        T value;
+        T value{};
         STRATA_TRY_VOID(read(offset, std::as_writable_bytes(std::span(&value, 1))));
         return value;
     }

@@ -31,8 +31,8 @@ static_assert(sizeof(Config) == 12);
 
 /// VIRTIO 1.2, 5.1.6.
 struct Header {
-    std::uint8_t flags;
-    std::uint8_t gso_type;
+    std::uint8_t flags = 0;
+    std::uint8_t gso_type = 0;
     Le16 header_length;
     Le16 gso_size;
     Le16 checksum_start;

@@ -15,7 +15,7 @@ Result<> ScsiDevice::serve(unsigned index) {
     if (index == kEventQueue) {
         return report_missed();
     }
-    const auto served = QueuedDevice::serve(index);
+    auto served = QueuedDevice::serve(index);
     kick();
     reap();
     return served;

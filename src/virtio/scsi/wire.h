@@ -33,11 +33,11 @@ using Address = std::array<std::uint8_t, 8>;
 
 /// What a request begins with; the command of cdb_size bytes follows. VIRTIO 1.2, 5.6.6.1.
 struct RequestHeader {
-    Address lun;
+    Address lun{};
     Le64 id;
-    std::uint8_t task_attribute;
-    std::uint8_t priority;
-    std::uint8_t reference;
+    std::uint8_t task_attribute = 0;
+    std::uint8_t priority = 0;
+    std::uint8_t reference = 0;
 };
 static_assert(sizeof(RequestHeader) == 19);
 
@@ -46,8 +46,8 @@ struct ResponseHeader {
     Le32 sense_length;
     Le32 residual;
     Le16 status_qualifier;
-    std::uint8_t status;
-    std::uint8_t response;
+    std::uint8_t status = 0;
+    std::uint8_t response = 0;
 };
 static_assert(sizeof(ResponseHeader) == 12);
 
@@ -72,7 +72,7 @@ struct ControlType {
 struct TaskManagement {
     Le32 type;
     Le32 function;
-    Address lun;
+    Address lun{};
     Le64 id;
 };
 static_assert(sizeof(TaskManagement) == 24);
@@ -90,21 +90,21 @@ struct Function {
 
 struct Notification {
     Le32 type;
-    Address lun;
+    Address lun{};
     Le32 events;
 };
 static_assert(sizeof(Notification) == 16);
 
 struct NotificationAnswer {
     Le32 events;
-    std::uint8_t response;
+    std::uint8_t response = 0;
 };
 static_assert(sizeof(NotificationAnswer) == 5);
 
 /// VIRTIO 1.2, 5.6.6.3.
 struct Event {
     Le32 event;
-    Address lun;
+    Address lun{};
     Le32 reason;
 };
 static_assert(sizeof(Event) == 16);

@@ -16,11 +16,11 @@ struct Free {
 using Function = decltype(&libdeflate_zlib_decompress_ex);
 
 Result<> run(Function function, std::span<const std::byte> from, std::span<std::byte> into) {
-    thread_local const std::unique_ptr<libdeflate_decompressor, Free> inflater(
+    thread_local const std::unique_ptr<libdeflate_decompressor, Free> kInflater(
         libdeflate_alloc_decompressor());
     std::size_t used = 0, made = 0;
-    if (inflater == nullptr ||
-        function(inflater.get(), from.data(), from.size(), into.data(), into.size(), &used,
+    if (kInflater == nullptr ||
+        function(kInflater.get(), from.data(), from.size(), into.data(), into.size(), &used,
                  &made) != LIBDEFLATE_SUCCESS ||
         made != into.size()) {
         return Error{ErrorKind::Failed, "a compressed block is damaged", EIO};
@@ -36,11 +36,12 @@ constexpr int kLevel = 6;
 }  // namespace
 
 std::size_t deflate_raw(std::span<const std::byte> from, std::span<std::byte> into) {
-    thread_local const std::unique_ptr<libdeflate_compressor, FreeCompressor> deflater(
+    thread_local const std::unique_ptr<libdeflate_compressor, FreeCompressor> kDeflater(
         libdeflate_alloc_compressor(kLevel));
-    return deflater == nullptr ? 0
-                               : libdeflate_deflate_compress(deflater.get(), from.data(),
-                                                             from.size(), into.data(), into.size());
+    return kDeflater == nullptr
+               ? 0
+               : libdeflate_deflate_compress(kDeflater.get(), from.data(), from.size(), into.data(),
+                                             into.size());
 }
 
 Result<> inflate_raw(std::span<const std::byte> from, std::span<std::byte> into) {

@@ -89,7 +89,7 @@ Result<OvfDisk> read_disk(pugi::xml_node disk, pugi::xml_node references) {
 
 Result<std::vector<OvfDisk>> parse_ovf(std::string_view text, std::string_view name) {
     const auto document = STRATA_TRY(archive::parse_xml(text, "OVF", name));
-    const pugi::xml_node envelope = child(*document, "Envelope");
+    const pugi::xml_node envelope = child(document->root(), "Envelope");
     const pugi::xml_node references = child(envelope, "References");
     // "Section" of type DiskSection in version 0.9.
     pugi::xml_node section = child(envelope, "DiskSection");

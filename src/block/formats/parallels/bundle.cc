@@ -80,7 +80,7 @@ bool is_bundle(std::string_view start) {
 
 Result<std::vector<Storage>> parse_bundle(std::string_view text, std::string_view name) {
     const auto document = STRATA_TRY(archive::parse_xml(text, "Parallels", name));
-    const pugi::xml_node disk = child(*document, "Parallels_disk_image");
+    const pugi::xml_node disk = child(document->root(), "Parallels_disk_image");
     const auto chain = chain_of(disk);
     if (!chain.ok()) {
         return broken_image("Parallels", name, chain.error().text());

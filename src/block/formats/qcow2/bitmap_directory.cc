@@ -24,7 +24,7 @@ struct WireExtension {
 struct WireEntry {
     Be64 table_offset;
     Be32 table_entries, flags;
-    std::uint8_t type, granularity_bits;
+    std::uint8_t type = 0, granularity_bits = 0;
     Be16 name_size;
     Be32 extra_size;
 };

@@ -23,7 +23,7 @@ struct BitmapExtension {
 struct BitmapEntry {
     Be64 table_offset;
     Be32 table_entries, flags;
-    std::uint8_t type, granularity_bits;
+    std::uint8_t type = 0, granularity_bits = 0;
     Be16 name_size;
     Be32 extra_size;
 };
@@ -41,9 +41,9 @@ void Checker::tell(std::string text) {
     }
 }
 
-void Checker::wrong(std::string text, bool mended) {
+void Checker::wrong(std::string_view text, bool mended) {
     if (listens()) {
-        tell((mended ? "Repairing " : "ERROR ") + text);
+        tell(std::string(mended ? "Repairing " : "ERROR ").append(text));
     }
     ++(mended ? report_.corruptions_fixed : report_.corruptions);
 }

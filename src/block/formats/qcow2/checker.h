@@ -60,7 +60,7 @@ class Checker {
     /// Whether there is room for another message: texts are not made in vain.
     [[nodiscard]] bool listens() const;
     void tell(std::string text);
-    void wrong(std::string text, bool mended);
+    void wrong(std::string_view text, bool mended);
     bool count(std::uint64_t offset, std::uint64_t bytes, std::uint64_t owners,
                std::string_view what);
     Task<> count_l1(std::vector<std::uint64_t> l1, bool active);
@@ -79,6 +79,9 @@ class Checker {
     Task<> write_blocks();
     Task<> add_uncounted(std::vector<std::uint64_t>& lost);
     void tell_rebuilt();
+    void uncount_tables();
+    /// The blocks with something in them, as indices; `first`: the cluster behind all others.
+    Result<std::vector<std::uint64_t>> used_blocks(std::uint64_t& first) const;
     Task<> rebuild();
     Task<> mark_dirty(bool dirty);
     Task<> read_l2(std::uint64_t host);

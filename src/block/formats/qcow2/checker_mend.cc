@@ -243,10 +243,8 @@ Task<> Checker::fix_flags(bool setting, bool telling) {
     co_return ok();
 }
 
-// New blocks and a new table at the end of the file: complete and durable before the header names
-// them.
-Task<> Checker::rebuild() {
-    const std::uint64_t per_block = header().refcounts_per_block();
+// The table and the blocks that are there, which nobody will own.
+void Checker::uncount_tables() {
     const auto uncount = [&](std::uint64_t host) {
         if (host % cluster() == 0 && host < metadata_.end() && counts_.get(host / cluster()) != 0) {
             counts_.set(host / cluster(), counts_.get(host / cluster()) - 1);
@@ -260,9 +258,11 @@ Task<> Checker::rebuild() {
     for (std::uint64_t i = 0; i < header().refcount_table_clusters; ++i) {
         uncount(header().refcount_table_offset + i * cluster());
     }
-    tell_rebuilt();
-    std::vector<std::uint64_t> used;  // blocks with something in them
-    std::uint64_t first = metadata_.end() / cluster();
+}
+
+Result<std::vector<std::uint64_t>> Checker::used_blocks(std::uint64_t& first) const {
+    const std::uint64_t per_block = header().refcounts_per_block();
+    std::vector<std::uint64_t> used;
     for (const auto& page : counts_.pages()) {
         for (std::uint64_t i = 0; i < CountMap::kPage; ++i) {
             const std::uint64_t index = page.first * CountMap::kPage + i;
@@ -273,7 +273,7 @@ Task<> Checker::rebuild() {
                 }
             }
             if ((*page.second)[i] > metadata_.max_refcount()) {
-                co_return Error{
+                return Error{
                     ErrorKind::Failed,
                     fmt::format("'{}': its refcounts are too narrow for the references it has",
                                 file_.name()),
@@ -281,6 +281,17 @@ Task<> Checker::rebuild() {
             }
         }
     }
+    return used;
+}
+
+// New blocks and a new table at the end of the file: complete and durable before the header names
+// them.
+Task<> Checker::rebuild() {
+    const std::uint64_t per_block = header().refcounts_per_block();
+    uncount_tables();
+    tell_rebuilt();
+    std::uint64_t first = metadata_.end() / cluster();
+    STRATA_CO_TRY(std::vector<std::uint64_t> used, used_blocks(first));
     std::uint64_t table_clusters = 1;
     for (std::uint64_t before = 0; before != used.size() + table_clusters;) {
         before = used.size() + table_clusters;

@@ -27,8 +27,8 @@ State* state_of_thread() {
     struct Free {
         void operator()(State* state) const { (void)kFree(state); }
     };
-    thread_local const std::unique_ptr<State, Free> state(kMake());
-    return state.get();
+    thread_local const std::unique_ptr<State, Free> kState(kMake());
+    return kState.get();
 }
 
 libdeflate_compressor* make_compressor() {

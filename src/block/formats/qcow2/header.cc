@@ -275,6 +275,60 @@ std::vector<std::byte> build_header(const Header& h, bool features) {
     return out;
 }
 
+Header header_of(const Wire& wire) {
+    Header h;
+    h.version = wire.version;
+    h.cluster_bits = wire.cluster_bits;
+    h.size = wire.size;
+    h.encryption = wire.encryption;
+    h.l1_entries = wire.l1_entries;
+    h.l1_offset = wire.l1_offset;
+    h.refcount_table_offset = wire.refcount_table_offset;
+    h.refcount_table_clusters = wire.refcount_table_clusters;
+    h.snapshots = wire.snapshots;
+    h.snapshots_offset = wire.snapshots_offset;
+    return h;
+}
+
+// What version 3 has more. The header's length.
+Result<std::size_t> read_version3(ByteReader& reader, std::span<const std::byte> bytes, Header& h,
+                                  std::string_view name) {
+    const auto more = reader.read<Wire3>();
+    if (!more.ok()) {
+        return bad(name, "its header is cut off");
+    }
+    h.incompatible = more->incompatible;
+    h.compatible = more->compatible;
+    h.autoclear = more->autoclear;
+    h.refcount_order = more->refcount_order;
+    const std::size_t length = more->header_length;
+    if (length < sizeof(Wire) + sizeof(Wire3) || length % 8 != 0 || length > bytes.size()) {
+        return bad(name, fmt::format("a header of {} bytes cannot be", length));
+    }
+    if (length > 104) {
+        h.compression = static_cast<Compression>(bytes[104]);
+    }
+    return length;
+}
+
+Result<> check_features(const Header& h, std::span<const std::byte> features,
+                        std::string_view name) {
+    if ((h.incompatible & ~kKnownIncompatible) != 0) {
+        const std::string names = feature_names(features, h.incompatible & ~kKnownIncompatible);
+        return Error{ErrorKind::NotSupported,
+                     worded(fmt::format("qcow2 image '{}' needs features that are unknown here: {}",
+                                        name, names),
+                            fmt::format("Unsupported qcow2 feature(s): {}", names)),
+                     ENOTSUP};
+    }
+    if (static_cast<unsigned>(h.compression) > 1 ||
+        ((h.incompatible & kCompressionType) != 0) != (h.compression != Compression::Zlib)) {
+        return bad(name, fmt::format("compression type {} does not fit its features",
+                                     static_cast<unsigned>(h.compression)));
+    }
+    return ok();
+}
+
 }  // namespace
 
 std::uint64_t Header::l1_needed() const {
@@ -293,34 +347,10 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
     if (wire.version != 2 && wire.version != 3) {
         return bad(name, fmt::format("version {} is unknown", wire.version.value()));
     }
-    Header h;
-    h.version = wire.version;
-    h.cluster_bits = wire.cluster_bits;
-    h.size = wire.size;
-    h.encryption = wire.encryption;
-    h.l1_entries = wire.l1_entries;
-    h.l1_offset = wire.l1_offset;
-    h.refcount_table_offset = wire.refcount_table_offset;
-    h.refcount_table_clusters = wire.refcount_table_clusters;
-    h.snapshots = wire.snapshots;
-    h.snapshots_offset = wire.snapshots_offset;
+    Header h = header_of(wire);
     std::size_t length = sizeof(Wire);
     if (h.version == 3) {
-        const auto more = reader.read<Wire3>();
-        if (!more.ok()) {
-            return bad(name, "its header is cut off");
-        }
-        h.incompatible = more->incompatible;
-        h.compatible = more->compatible;
-        h.autoclear = more->autoclear;
-        h.refcount_order = more->refcount_order;
-        length = more->header_length;
-        if (length < sizeof(Wire) + sizeof(Wire3) || length % 8 != 0 || length > bytes.size()) {
-            return bad(name, fmt::format("a header of {} bytes cannot be", length));
-        }
-        if (length > 104) {
-            h.compression = static_cast<Compression>(bytes[104]);
-        }
+        length = STRATA_TRY(read_version3(reader, bytes, h, name));
     }
     if (h.cluster_bits < 9 || h.cluster_bits > 21) {
         return bad(name, fmt::format("cluster bits {} are outside 9 to 21", h.cluster_bits));
@@ -335,19 +365,7 @@ Result<Header> parse_header(std::span<const std::byte> bytes, std::string_view n
         std::erase_if(h.extensions,
                       [](const auto& each) { return each.first == kBitmapsExtension; });
     }
-    if ((h.incompatible & ~kKnownIncompatible) != 0) {
-        const std::string names = feature_names(features, h.incompatible & ~kKnownIncompatible);
-        return Error{ErrorKind::NotSupported,
-                     worded(fmt::format("qcow2 image '{}' needs features that are unknown here: {}",
-                                        name, names),
-                            fmt::format("Unsupported qcow2 feature(s): {}", names)),
-                     ENOTSUP};
-    }
-    if (static_cast<unsigned>(h.compression) > 1 ||
-        ((h.incompatible & kCompressionType) != 0) != (h.compression != Compression::Zlib)) {
-        return bad(name, fmt::format("compression type {} does not fit its features",
-                                     static_cast<unsigned>(h.compression)));
-    }
+    STRATA_TRY_VOID(check_features(h, features, name));
     if (wire.backing_offset != 0) {
         h.backing = STRATA_TRY(read_backing(bytes, wire.backing_offset, wire.backing_size, name));
     }

@@ -56,7 +56,7 @@ Result<std::map<std::string, std::uint64_t>> parse_disk_sizes(std::string_view t
                                                               std::string_view name) {
     const auto document = STRATA_TRY(archive::parse_xml(text, "XVA", name));
     std::map<std::string, std::uint64_t> sizes;
-    const pugi::xml_node objects = member(child(*document, "value"), "objects");
+    const pugi::xml_node objects = member(child(document->root(), "value"), "objects");
     for (const pugi::xml_node each : children(child(child(objects, "array"), "data"), "value")) {
         if (text_of(member(each, "class")) != "VDI" || sizes.size() == kMaxObjects) {
             continue;

@@ -58,11 +58,11 @@ Task<> FileNode::set_aside(std::uint64_t end) {
     setting_aside_ = true;
     const std::uint64_t from = std::max(set_aside_, size_);
     const std::uint64_t to = std::max(end, from) + step;
-    auto error = co_await allocate(0, from, to - from);
+    auto allocated = co_await allocate(0, from, to - from);
     setting_aside_ = false;
-    STRATA_CO_TRY_VOID(std::move(error));
-    ahead_ = *error == 0;  // else a file system without room or without the call: writes make the
-                           // file grow, or say why not
+    STRATA_CO_TRY(const int error, std::move(allocated));
+    ahead_ = error == 0;  // else a file system without room or without the call: writes make the
+                          // file grow, or say why not
     set_aside_ = ahead_ ? to : set_aside_;
     co_return ok();
 }

@@ -120,7 +120,7 @@ void StreamBackend::input_ready() {
 /// Writes what the descriptor takes. Loop thread.
 void StreamBackend::drain() {
     for (;;) {
-        std::array<std::byte, kWriteSize> chunk;
+        std::array<std::byte, kWriteSize> chunk{};
         std::size_t size = 0;
         {
             const MutexLock lock(mutex_);
@@ -269,7 +269,7 @@ void StreamBackend::read_input() {
     if (!unread_.empty() || !input_.fd.valid()) {
         return;
     }
-    std::array<std::byte, 256> bytes;
+    std::array<std::byte, 256> bytes{};
     const ssize_t count = read_some(input_, bytes);
     if (count < 0 && again(errno)) {
         watch_input();
@@ -305,9 +305,7 @@ void StreamBackend::pass_input() {
     }
     if (!unread_.empty()) {
         unwatch(input_watch_);
-    } else if (input_.fd.valid() && kind_ != StreamKind::Pty) {
-        watch_input();
-    } else if (kind_ == StreamKind::Pty && !probing_) {
+    } else if (kind_ == StreamKind::Pty ? !probing_ : input_.fd.valid()) {
         watch_input();
     }
 }

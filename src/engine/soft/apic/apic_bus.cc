@@ -4,7 +4,7 @@
 
 namespace strata::engine::soft {
 
-using namespace apic;
+using namespace apic;  // NOLINT(google-build-using-namespace): its register names
 
 bool LocalApic::matches(const ApicMessage& message) const noexcept {
     const std::uint32_t to = message.destination;

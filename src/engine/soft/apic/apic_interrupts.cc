@@ -6,7 +6,7 @@
 
 namespace strata::engine::soft {
 
-using namespace apic;
+using namespace apic;  // NOLINT(google-build-using-namespace): its register names
 
 void LocalApic::send_ipi(std::uint32_t low, std::uint32_t destination) noexcept {
     ApicMessage message;

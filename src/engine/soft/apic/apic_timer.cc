@@ -7,7 +7,7 @@
 
 namespace strata::engine::soft {
 
-using namespace apic;
+using namespace apic;  // NOLINT(google-build-using-namespace): its register names
 
 namespace {
 // A guest that asks for a period shorter than this only ever sees this one: it cannot drown its own

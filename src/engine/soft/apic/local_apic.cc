@@ -7,7 +7,7 @@
 
 namespace strata::engine::soft {
 
-using namespace apic;
+using namespace apic;  // NOLINT(google-build-using-namespace): its register names
 
 namespace {
 

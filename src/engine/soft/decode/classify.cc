@@ -59,10 +59,10 @@ constexpr Feature kVl = f7b(31), kAvx512f = f7b(16), kAvx512dq = f7b(17), kAvx51
 /// One ISA extension: the features it needs and the class of its members (Undefined: every member
 /// has a row of its own).
 struct IsaRow {
-    ZydisISASet set;
+    ZydisISASet set = ZYDIS_ISA_SET_INVALID;
     Feature first, second;
-    C cls;
-    V vector;
+    C cls = C::Undefined;
+    V vector = V::None;
 };
 
 #define STRATA_ISA_512(NAME, FEATURE)                                                        \

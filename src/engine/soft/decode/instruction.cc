@@ -67,85 +67,86 @@ void copy_prefixes(const ZydisDecodedInstruction& z, Instruction& insn) {
     insn.privileged = (z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
 }
 
-void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
-    std::uint8_t r = 0, b = 0, r2 = 0, x = 0;
+/// What a prefix adds to the numbers of registers in ModRM, SIB and the opcode.
+struct Extensions {
+    bool r = false, x = false, b = false, r2 = false;
+};
+
+// Zydis keeps the extension bits of VEX as they stand in the bytes in some versions and inverted in
+// others: they are taken from the bytes.
+Extensions copy_vex(const ZydisDecodedInstruction& z, Instruction& insn) {
+    insn.encoding = Encoding::Vex;
+    insn.vex_offset = z.raw.vex.offset;
+    insn.vex_length = z.raw.vex.size;
+    insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + insn.vex_length);
+    const std::uint8_t* p = insn.bytes + insn.vex_offset + 1;
+    const bool three = insn.vex_length == 3;
+    insn.vvvv = static_cast<std::uint8_t>((~p[three ? 1 : 0] >> 3U) & 15U);
+    return {.r = (p[0] & 0x80U) == 0,
+            .x = three && (p[0] & 0x40U) == 0,
+            .b = three && (p[0] & 0x20U) == 0};
+}
+
+Extensions copy_evex(const ZydisDecodedInstruction& z, Instruction& insn) {
+    insn.encoding = Encoding::Evex;
+    insn.vex_offset = z.raw.evex.offset;
+    insn.vex_length = 4;
+    insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + 4);
+    const std::uint8_t* p = insn.bytes + insn.vex_offset + 1;
+    insn.vvvv = static_cast<std::uint8_t>(((~p[1] >> 3U) & 15U) | ((p[2] & 8U) == 0 ? 16U : 0U));
+    insn.mask = p[2] & 7U;
+    insn.zeroing = (p[2] & 0x80U) != 0;
+    return {.r = (p[0] & 0x80U) == 0,
+            .x = (p[0] & 0x40U) == 0,
+            .b = (p[0] & 0x20U) == 0,
+            .r2 = (p[0] & 0x10U) == 0};
+}
+
+Extensions copy_legacy(const ZydisDecodedInstruction& z, Instruction& insn) {
+    insn.encoding = Encoding::Legacy;
+    // raw.prefix_count counts the REX byte as well.
+    insn.opcode_offset = z.raw.prefix_count;
+    if (z.opcode_map == ZYDIS_OPCODE_MAP_0F) {
+        insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 1);
+    } else if (z.opcode_map == ZYDIS_OPCODE_MAP_0F38 || z.opcode_map == ZYDIS_OPCODE_MAP_0F3A) {
+        insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 2);
+    }
+    if ((z.attributes & ZYDIS_ATTRIB_HAS_REX) == 0) {
+        return {};
+    }
+    insn.rex_offset = z.raw.rex.offset;
+    insn.rex = insn.bytes[insn.rex_offset];
+    return {.r = (insn.rex & 4U) != 0, .x = (insn.rex & 2U) != 0, .b = (insn.rex & 1U) != 0};
+}
+
+Extensions copy_prefix(const ZydisDecodedInstruction& z, Instruction& insn) {
     switch (z.encoding) {
         case ZYDIS_INSTRUCTION_ENCODING_VEX:
-            insn.encoding = Encoding::Vex;
-            insn.vex_offset = z.raw.vex.offset;
-            insn.vex_length = z.raw.vex.size;
-            r = z.raw.vex.R;
-            b = z.raw.vex.B;
-            x = z.raw.vex.X;
-            insn.vvvv = static_cast<std::uint8_t>(~z.raw.vex.vvvv & 15U);
-            // Zydis keeps the extension bits of VEX as they stand in the bytes in some versions and
-            // inverted in others: take them from the bytes.
-            if (insn.vex_length == 3) {
-                const std::uint8_t p1 = insn.bytes[insn.vex_offset + 1];
-                r = (p1 & 0x80U) == 0;
-                x = (p1 & 0x40U) == 0;
-                b = (p1 & 0x20U) == 0;
-                insn.vvvv =
-                    static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 2] >> 3U) & 15U);
-            } else {
-                r = (insn.bytes[insn.vex_offset + 1] & 0x80U) == 0;
-                x = 0;
-                b = 0;
-                insn.vvvv =
-                    static_cast<std::uint8_t>((~insn.bytes[insn.vex_offset + 1] >> 3U) & 15U);
-            }
-            insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + insn.vex_length);
-            break;
-        case ZYDIS_INSTRUCTION_ENCODING_EVEX: {
-            insn.encoding = Encoding::Evex;
-            insn.vex_offset = z.raw.evex.offset;
-            insn.vex_length = 4;
-            const std::uint8_t* p = insn.bytes + insn.vex_offset + 1;
-            r = (p[0] & 0x80U) == 0;
-            x = (p[0] & 0x40U) == 0;
-            b = (p[0] & 0x20U) == 0;
-            r2 = (p[0] & 0x10U) == 0;
-            insn.vvvv =
-                static_cast<std::uint8_t>(((~p[1] >> 3U) & 15U) | ((p[2] & 8U) == 0 ? 16U : 0U));
-            insn.mask = p[2] & 7U;
-            insn.zeroing = (p[2] & 0x80U) != 0;
-            insn.opcode_offset = static_cast<std::uint8_t>(insn.vex_offset + 4);
-            break;
-        }
+            return copy_vex(z, insn);
+        case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+            return copy_evex(z, insn);
         default:
-            insn.encoding = Encoding::Legacy;
-            if ((z.attributes & ZYDIS_ATTRIB_HAS_REX) != 0) {
-                insn.rex_offset = z.raw.rex.offset;
-                insn.rex = insn.bytes[insn.rex_offset];
-                r = (insn.rex >> 2U) & 1U;
-                x = (insn.rex >> 1U) & 1U;
-                b = insn.rex & 1U;
-            }
-            // raw.prefix_count counts the REX byte as well.
-            insn.opcode_offset = z.raw.prefix_count;
-            if (z.opcode_map == ZYDIS_OPCODE_MAP_0F) {
-                insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 1);
-            } else if (z.opcode_map == ZYDIS_OPCODE_MAP_0F38 ||
-                       z.opcode_map == ZYDIS_OPCODE_MAP_0F3A) {
-                insn.opcode_offset = static_cast<std::uint8_t>(insn.opcode_offset + 2);
-            }
-            break;
+            return copy_legacy(z, insn);
     }
+}
+
+void copy_encoding(const ZydisDecodedInstruction& z, Instruction& insn) {
+    Extensions more = copy_prefix(z, insn);
     if (insn.mode != CodeMode::Bits64) {
-        r = x = b = r2 = 0;
+        more = {};
         insn.vvvv &= 7U;
     }
-    insn.opcode_reg = static_cast<std::uint8_t>((z.opcode & 7U) | (b != 0 ? 8U : 0U));
+    insn.opcode_reg = static_cast<std::uint8_t>((z.opcode & 7U) | (more.b ? 8U : 0U));
     if ((z.attributes & ZYDIS_ATTRIB_HAS_MODRM) == 0) {
         return;
     }
     insn.modrm_offset = z.raw.modrm.offset;
     insn.mod = z.raw.modrm.mod;
     insn.reg =
-        static_cast<std::uint8_t>(z.raw.modrm.reg | (r != 0 ? 8U : 0U) | (r2 != 0 ? 16U : 0U));
+        static_cast<std::uint8_t>(z.raw.modrm.reg | (more.r ? 8U : 0U) | (more.r2 ? 16U : 0U));
     insn.rm = static_cast<std::uint8_t>(
-        z.raw.modrm.rm | (b != 0 ? 8U : 0U) |
-        (insn.encoding == Encoding::Evex && insn.mod == 3 && x != 0 ? 16U : 0U));
+        z.raw.modrm.rm | (more.b ? 8U : 0U) |
+        (insn.encoding == Encoding::Evex && insn.mod == 3 && more.x ? 16U : 0U));
     if ((z.attributes & ZYDIS_ATTRIB_HAS_SIB) != 0) {
         insn.sib_offset = z.raw.sib.offset;
     }
@@ -188,7 +189,6 @@ bool needs_alignment(const Instruction& insn) {
         case ZYDIS_MNEMONIC_PCMPESTRM:
         case ZYDIS_MNEMONIC_PCMPISTRI:
         case ZYDIS_MNEMONIC_PCMPISTRM:
-            return false;
         // AMD processors take any address here, Intel's raise #GP(0): the host decides when it
         // executes the instruction.
         case ZYDIS_MNEMONIC_SHA1MSG1:

@@ -49,11 +49,11 @@ struct Decoders {
 }  // namespace
 
 const ZydisDecoder& decoder_for(CodeMode mode, const IsaSupport& isa) {
-    static const Decoders decoders;
+    static const Decoders kDecoders;
     const unsigned bits = (isa.has(ZYDIS_ISA_SET_LZCNT) ? 1U : 0U) |
                           (isa.has(ZYDIS_ISA_SET_BMI1) ? 2U : 0U) |
                           (isa.has(ZYDIS_ISA_SET_CLDEMOTE) ? 4U : 0U);
-    return decoders.table[static_cast<unsigned>(mode)][bits];
+    return kDecoders.table[static_cast<unsigned>(mode)][bits];
 }
 
 }  // namespace strata::engine::soft

@@ -32,12 +32,12 @@ constexpr std::uint64_t kOrderNs = 4000,
                         kMappingNs = 5000;  // of the helper's time: being woken, each mapping
 
 std::uint64_t host_xcr0() {
-    static const std::uint64_t value = [] {
+    static const std::uint64_t kHost = [] {
         std::uint32_t low = 0, high = 0;
         __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         return (static_cast<std::uint64_t>(high) << 32U) | low;
     }();
-    return value;
+    return kHost;
 }
 
 // For pages that were looked at before: programs start again and again. Who makes two alike gains

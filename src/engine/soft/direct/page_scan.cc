@@ -58,13 +58,13 @@ bool is_candidate(std::uint8_t second, std::uint8_t third) {
 }
 
 const ZydisDecoder& decoder() {
-    static const ZydisDecoder made = [] {
+    static const ZydisDecoder kDecoder = [] {
         ZydisDecoder decoder;
         (void)ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64,
                                ZYDIS_STACK_WIDTH_64);  // cannot fail with these
         return decoder;
     }();
-    return made;
+    return kDecoder;
 }
 
 struct Scan {

@@ -415,6 +415,7 @@ bool condition_holds(std::uint64_t flags, unsigned code) noexcept {
     return result != ((code & 1U) != 0);
 }
 
+// NOLINTNEXTLINE(readability-function-size): a table
 Handler select_fast(const Instruction& insn) noexcept {
     const unsigned size = insn.operand_size;
     switch (insn.mnemonic) {

@@ -64,6 +64,7 @@ StepResult run_on_copy(CpuState& cpu, Op& op, std::uint64_t linear) {
         (void)memory_fault(cpu, mem.segment);
         return StepResult::Exception;
     }
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): filled by run_in_frame()
     HostFrame frame;
     if (!run_in_frame(cpu, op, copy, frame)) {
         return StepResult::Exception;
@@ -224,6 +225,7 @@ void commit_frame(CpuState& cpu, const Op& op, const HostFrame& frame) noexcept 
 }
 
 bool run_with_operand(CpuState& cpu, Op& op, std::byte* host) noexcept {
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): filled by run_in_frame()
     HostFrame frame;
     if (!run_in_frame(cpu, op, host, frame)) {
         return false;

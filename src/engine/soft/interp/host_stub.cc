@@ -5,6 +5,7 @@
 
 extern "C" void strata_soft_run_stub(strata::engine::soft::HostFrame* frame,
                                      const void* code) noexcept;
+// NOLINTNEXTLINE(readability-identifier-naming): a symbol of assembly
 extern "C" const char strata_soft_stub_fault[];
 
 namespace strata::engine::soft {

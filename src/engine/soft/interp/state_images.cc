@@ -371,6 +371,7 @@ StepResult op_environment(CpuState& cpu, Op& op) noexcept {
         return StepResult::Exception;
     }
     clear_environment(insn, image);
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): filled by run_in_frame()
     HostFrame frame;
     if (!run_in_frame(cpu, op, image, frame)) {
         return StepResult::Exception;

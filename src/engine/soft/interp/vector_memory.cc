@@ -142,6 +142,7 @@ StepResult run_elements(CpuState& cpu, Op& op, std::uint64_t linear, const Activ
             return StepResult::Exception;
         }
     }
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): filled by run_in_frame()
     HostFrame frame;
     if (!run_in_frame(cpu, op, copy, frame)) {
         return StepResult::Exception;

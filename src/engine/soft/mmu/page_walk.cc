@@ -28,10 +28,10 @@ struct Step {
 // One walk. `wide`: 8-byte entries.
 struct Walker {
     CpuState& cpu;
-    std::uint64_t linear;
-    MemAccess access;
-    Rights rights;
-    bool wide;
+    std::uint64_t linear = 0;
+    MemAccess access{};
+    Rights rights{};
+    bool wide = false;
     Step steps[4];
     std::uint32_t count = 0;
     std::uint64_t allowed = kWrite | kUser;

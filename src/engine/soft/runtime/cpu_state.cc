@@ -67,12 +67,12 @@ void update_mode(CpuState& cpu) noexcept {
 }
 
 std::uint64_t host_vector_mask() noexcept {
-    static const std::uint64_t mask = [] {
+    static const std::uint64_t kMask = [] {
         std::uint32_t low = 0, high = 0;
         __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         return low & 0xe7U;  // x87, SSE, AVX, AVX-512
     }();
-    return mask;
+    return kMask;
 }
 
 void save_vector_state(CpuState& cpu) noexcept {

@@ -176,48 +176,48 @@ struct PendingException {
 };
 
 struct alignas(64) CpuState {
-    std::uint64_t gpr[16];  ///< ModRM order
-    std::uint64_t rip;      ///< linear offset in CS; of the next instruction to execute
-    std::uint64_t
-        rflags;  ///< all of it; arithmetic bits are stale while a block holds them in host RFLAGS
+    std::uint64_t gpr[16] = {};  ///< ModRM order
+    std::uint64_t rip = 0;       ///< linear offset in CS; of the next instruction to execute
+    std::uint64_t rflags =
+        0;  ///< all of it; arithmetic bits are stale while a block holds them in host RFLAGS
     /// `mode` and `request` are compared as one 64-bit word by translated code: keep them adjacent,
     /// in this order.
-    alignas(8) std::uint32_t
-        mode;  ///< the block key's mode word: see ModeBits; recomputed by update_mode()
-    std::atomic<std::uint32_t> request;  ///< any thread
-    std::uint32_t vector_live;           ///< see above
-    std::uint32_t cpl;
-    TlbEntry* tlb;  ///< the current bank (privilege × address space)
-    SoftVm* vm;
-    TlbEntry*
-        tlb_open;  ///< the supervisor's banks of the current address space: with RFLAGS.AC set,
-    TlbEntry* tlb_strict;  ///< and clear. CLAC and STAC choose
+    alignas(8) std::uint32_t mode =
+        0;  ///< the block key's mode word: see ModeBits; recomputed by update_mode()
+    std::atomic<std::uint32_t> request{0};  ///< any thread
+    std::uint32_t vector_live = 0;          ///< see above
+    std::uint32_t cpl = 0;
+    TlbEntry* tlb = nullptr;  ///< the current bank (privilege × address space)
+    SoftVm* vm = nullptr;
+    TlbEntry* tlb_open =
+        nullptr;  ///< the supervisor's banks of the current address space: with RFLAGS.AC set,
+    TlbEntry* tlb_strict = nullptr;  ///< and clear. CLAC and STAC choose
 
     Segment segments[6];
     Segment ldtr, tr;
     arch::x86::DescriptorTable gdtr, idtr;
-    std::uint64_t cr0, cr2, cr3, cr4, cr8;
-    std::uint64_t efer, xcr0;
-    std::uint64_t dr[4], dr6, dr7;
-    std::uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
-    std::uint64_t sysenter_cs, sysenter_esp, sysenter_eip, pat;
-    std::uint64_t tsc_offset;  ///< guest TSC = host TSC + this
-    bool interrupt_shadow;     ///< after STI / MOV SS: one instruction long
-    bool nmi_masked;
-    bool halted;
+    std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, cr8 = 0;
+    std::uint64_t efer = 0, xcr0 = 0;
+    std::uint64_t dr[4] = {}, dr6 = 0, dr7 = 0;
+    std::uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0, tsc_aux = 0;
+    std::uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0, pat = 0;
+    std::uint64_t tsc_offset = 0;   ///< guest TSC = host TSC + this
+    bool interrupt_shadow = false;  ///< after STI / MOV SS: one instruction long
+    bool nmi_masked = false;
+    bool halted = false;
     PendingException exception;
-    std::uint64_t instructions;  ///< executed by the interpreter or estimated by blocks
-    MmuState* mmu;               ///< the MMU's own: all TLB banks
+    std::uint64_t instructions = 0;  ///< executed by the interpreter or estimated by blocks
+    MmuState* mmu = nullptr;         ///< the MMU's own: all TLB banks
     /// Changes whenever a fetch translation (linear page to physical page, or its rights) may have
     /// changed: TLB flush, other address space, other rights. What caches code by linear address
     /// compares it.
-    std::uint64_t fetch_epoch;
+    std::uint64_t fetch_epoch = 0;
     /// What something undelivered waits for: bit 0: RFLAGS.IF = 1; bit 1: CR8 or the NMI mask,
     /// after an EndBlock. See executor.h.
-    std::uint32_t interrupt_window;
-    std::uint32_t index;   ///< in SoftVm::cpus()
-    std::uint32_t pkru;    ///< changed by write_pkru(); never in `xsave`
-    DirectEvents* direct;  ///< direct execution's own: null without it
+    std::uint32_t interrupt_window = 0;
+    std::uint32_t index = 0;         ///< in SoftVm::cpus()
+    std::uint32_t pkru = 0;          ///< changed by write_pkru(); never in `xsave`
+    DirectEvents* direct = nullptr;  ///< direct execution's own: null without it
 
     alignas(64) std::byte
         xsave[arch::x86::kXsaveBytes];  ///< standard format; XSTATE_BV as the hardware left it

@@ -142,13 +142,13 @@ void analyse_flags(std::vector<Unit>& units) {
         unit->need_after = need;
         const std::uint32_t written = insn.flags_written & kArithmetic;
         unit->writes_flags = written != 0;
+        const bool read =
+            (insn.flags_read & kArithmetic) != 0 || insn.mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
         if (insn.cls == InsnClass::FarFlow) {
             need = FlagsNeed::Exit;  // saved by most
-        } else if ((insn.flags_read & kArithmetic) != 0 || insn.mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
-            need = FlagsNeed::Host;
-        } else if (flags_replaced(insn) == kArithmetic) {
+        } else if (!read && flags_replaced(insn) == kArithmetic) {
             need = FlagsNeed::None;
-        } else if (written != 0 && need != FlagsNeed::None) {
+        } else if (read || (written != 0 && need != FlagsNeed::None)) {
             need = FlagsNeed::Host;
         }
         unit->need_before = need;

@@ -357,23 +357,19 @@ void BlockEmitter::emit_unit(std::size_t index) {
     }
     if (unit.inlined) {
         emit_inlined(unit);
-        a_.bind(after_);
-        return;
-    }
-    if (unit.interpreted) {
-        if (unit.op != nullptr) {
-            emit_system(unit);
-        } else {
-            emit_interpreted(unit);
-        }
-        a_.bind(after_);
-        return;
-    }
-    if (unit.patched) {
+    } else if (unit.interpreted && unit.op != nullptr) {
+        emit_system(unit);
+    } else if (unit.interpreted) {
+        emit_interpreted(unit);
+    } else if (unit.patched) {
         emit_patched(unit);
-        a_.bind(after_);
-        return;
+    } else {
+        emit_translated(unit);
     }
+    a_.bind(after_);
+}
+
+void BlockEmitter::emit_translated(const Unit& unit) {
     switch (unit.insn.cls) {
         case InsnClass::Copy:
         case InsnClass::Special:
@@ -402,7 +398,6 @@ void BlockEmitter::emit_unit(std::size_t index) {
     if (after_used_ || !options_.hold_registers) {
         write_back_and_drop();
     }
-    a_.bind(after_);
 }
 
 }  // namespace strata::engine::soft

@@ -216,6 +216,7 @@ class BlockEmitter {
     void load_linear(Reg to, std::uint64_t rip);
     [[nodiscard]] bool constant_address(const Unit& unit, std::uint64_t& linear) const;
     void emit_unit(std::size_t index);
+    void emit_translated(const Unit& unit);
     void emit_interpreted(const Unit& unit);
     void emit_system(const Unit& unit);
     void emit_inlined(const Unit& unit);
@@ -282,6 +283,7 @@ class BlockEmitter {
     void call_exit(std::uint64_t target);
     void emit_predicted_return(const Unit& unit, std::int32_t released);
     void emit_end();
+    void emit_cold();
 
     void address_of_operand(const Unit& unit);
     void emit_address(const Unit& unit, const Address& address);

@@ -122,6 +122,20 @@ std::unique_ptr<Block> BlockEmitter::emit() {
     }
     write_back_and_drop();
     emit_end();
+    emit_cold();
+    block->code_size = a_.hot_size();
+    block->cold = static_cast<std::uint32_t>(cold_ - base_);
+    block->cold_size = a_.offset() - a_.hot_size();
+    block->loop_entry = loop_entry_;
+    block->loop = std::move(loop_);
+    std::pmr::vector<Exit> exits(exits_.size(), &arena_);
+    std::ranges::transform(exits_, exits.begin(), &PendingExit::exit);
+    block->parts = BlockParts(*block, exits, marks_);
+    return block;
+}
+
+// What is rarely run: away from the rest.
+void BlockEmitter::emit_cold() {
     a_.begin_cold(cold_);
     emit_slow_sites();
     emit_jump_misses();
@@ -140,15 +154,6 @@ std::unique_ptr<Block> BlockEmitter::emit() {
         a_.jmp(site.back);
     }
     emit_exit_stubs();
-    block->code_size = a_.hot_size();
-    block->cold = static_cast<std::uint32_t>(cold_ - base_);
-    block->cold_size = a_.offset() - a_.hot_size();
-    block->loop_entry = loop_entry_;
-    block->loop = std::move(loop_);
-    std::pmr::vector<Exit> exits(exits_.size(), &arena_);
-    std::ranges::transform(exits_, exits.begin(), &PendingExit::exit);
-    block->parts = BlockParts(*block, exits, marks_);
-    return block;
 }
 
 void BlockEmitter::emit_stack(const Unit& unit) {

@@ -71,7 +71,7 @@ void Translator::emit_indirect_thunk(Assembler& a, const Block& to) const {
 // late as that allows.
 std::uint32_t Translator::make_indirect_thunk(const Block& to, bool falls_through) {
     counters_.thunks.fetch_add(1, std::memory_order_relaxed);
-    std::array<std::uint8_t, 256> code;
+    std::array<std::uint8_t, 256> code{};
     const auto room = static_cast<std::uint32_t>(thunk_room(to.floating()));
     Assembler a(code, memory_->next());
     if (falls_through) {

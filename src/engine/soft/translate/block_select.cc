@@ -71,7 +71,6 @@ bool can_translate(const Instruction& insn, std::uint32_t mode) {
         case InsnClass::Special:
             return masked_copy(insn) && copyable(insn) && vector_allowed(insn, mode);
         case InsnClass::Nop:
-            return true;
         case InsnClass::Fence:
             return true;
         case InsnClass::Lea:

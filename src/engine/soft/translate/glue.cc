@@ -375,8 +375,9 @@ void emit_jump_lookup(Assembler& a, Label miss, bool call) {
     }
 }
 
+// NOLINTNEXTLINE(readability-function-size): a list of its entries
 Glue make_glue(CodeMemory& memory, const GlueHelpers& helpers) {
-    std::array<std::uint8_t, 8192> buffer;
+    std::array<std::uint8_t, 8192> buffer{};
     Assembler a(buffer, memory.next());
     Glue glue;
     // SAFETY: the code at this address is an ordinary C function of this type.

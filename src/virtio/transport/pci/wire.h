@@ -16,8 +16,8 @@ struct PciCommonConfig {
     Le32 driver_feature;
     Le16 config_msix_vector;
     Le16 num_queues;
-    std::uint8_t device_status;
-    std::uint8_t config_generation;
+    std::uint8_t device_status = 0;
+    std::uint8_t config_generation = 0;
     Le16 queue_select;
     Le16 queue_size;
     Le16 queue_msix_vector;
@@ -33,10 +33,10 @@ static_assert(sizeof(PciCommonConfig) == 0x3c && offsetof(PciCommonConfig, queue
 
 /// A vendor capability after its id and next pointer. VIRTIO 1.2, 4.1.4.
 struct PciCapability {
-    std::uint8_t length;  ///< of the whole capability
-    std::uint8_t type;
-    std::uint8_t bar;
-    std::uint8_t id;
+    std::uint8_t length = 0;  ///< of the whole capability
+    std::uint8_t type = 0;
+    std::uint8_t bar = 0;
+    std::uint8_t id = 0;
     std::uint8_t padding[2];
     Le32 offset;
     Le32 size;
