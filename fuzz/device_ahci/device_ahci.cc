@@ -77,14 +77,19 @@ class Player {
         set(0x138 + port * 0x80, 1U << slot);
         run();
     }
-    void reload() {
+    /// A save and a load, of a damaged state if the input says so.
+    void reload(fuzz::Input& input) {
         (void)ahci_->pause();
         state::StateWriter writer;
         if (ahci_->save(writer).ok()) {
-            state::StateReader reader(writer.bytes());
-            if (!ahci_->load(reader).ok()) {
-                std::abort();
+            std::vector<std::byte> bytes = writer.bytes();
+            const unsigned damage = input.take<std::uint8_t>() & 3U;
+            for (unsigned i = 0; i < damage; ++i) {
+                bytes[input.take<std::uint16_t>() % bytes.size()] = input.take<std::byte>();
             }
+            state::StateReader reader(bytes);
+            const auto loaded = ahci_->load(reader);
+            STRATA_CHECK(loaded.ok() || damage != 0, "what was saved can be loaded");
         }
         (void)ahci_->resume();
     }
@@ -116,7 +121,7 @@ class Player {
                 lay_command(input);
                 break;
             default:
-                reload();
+                reload(input);
                 break;
         }
     }

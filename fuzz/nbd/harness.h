@@ -3,8 +3,12 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <span>
+#include <string>
+#include <string_view>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -38,6 +42,23 @@ inline std::array<std::unique_ptr<Stream>, 2> fuzz_pair() {
         pair.at(i) = std::move(*stream);
     }
     return pair;
+}
+
+/// Keys of a client or a server, from a folder that is gone afterwards.
+inline std::shared_ptr<const TlsCredentials> fuzz_keys(TlsRole role) {
+    std::string folder = "/tmp/fuzz-keys-XXXXXX";
+    STRATA_CHECK(::mkdtemp(folder.data()) != nullptr, "no folder");
+    const std::string path = folder + "/keys.psk";
+    const UniqueFd file(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    constexpr std::string_view kLine = "fuzz:00112233445566778899aabbccddeeff\n";
+    STRATA_CHECK(
+        ::write(file.get(), kLine.data(), kLine.size()) == static_cast<ssize_t>(kLine.size()),
+        "no keys");
+    auto keys = TlsCredentials::psk(role, folder, "fuzz");
+    (void)::unlink(path.c_str());
+    (void)::rmdir(folder.c_str());
+    STRATA_CHECK(keys.ok(), "no credentials");
+    return *keys;
 }
 
 inline NodePtr fuzz_disk() {

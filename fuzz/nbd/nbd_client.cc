@@ -1,5 +1,5 @@
 // NBD client: a hostile server, from its first byte or (first byte odd) from a handshake that went
-// well.
+// well; with the second bit, a client that asks for TLS, which the server grants.
 #include "block/nbd/client/connection.h"
 #include "harness.h"
 
@@ -28,6 +28,13 @@ Message well_begun() {
     return all;
 }
 
+Message encryption_granted() {
+    Message all;
+    all.add(ServerHello{kInitMagic, kOptionMagic, std::uint16_t{3}});
+    append(all, option_reply(5, OptionReply::Ack, {}));
+    return all;
+}
+
 Task<> ask(Connection& connection, CommandType type, std::uint64_t offset, Buffers buffers) {
     Connection::Command command;
     command.type = type;
@@ -38,9 +45,12 @@ Task<> ask(Connection& connection, CommandType type, std::uint64_t offset, Buffe
     co_return co_await connection.request(command, &status);
 }
 
-Task<> use(std::unique_ptr<Stream> stream, std::span<std::byte> memory) {
+Task<> use(std::unique_ptr<Stream> stream, std::span<std::byte> memory, bool tls) {
+    static const auto kKeys = fuzz_keys(TlsRole::Client);
+    Location location;
+    location.tls = tls;
     STRATA_CO_TRY(const auto connection,
-                  co_await Connection::begin(std::move(stream), Location(), nullptr,
+                  co_await Connection::begin(std::move(stream), location, tls ? kKeys : nullptr,
                                              std::chrono::seconds(60)));
     TaskGroup group(fuzz_loop(), 8);
     group.start(ask(*connection, CommandType::Read, 4096, Buffers(memory.first(65536))));
@@ -62,10 +72,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     Loop& loop = fuzz_loop();
     auto pair = fuzz_pair();
-    Message said = (data[0] & 1) != 0 ? well_begun() : Message();
+    const bool tls = (data[0] & 2) != 0;
+    Message said = tls ? encryption_granted() : (data[0] & 1) != 0 ? well_begun() : Message();
     // SAFETY: bytes as characters.
     said.text({reinterpret_cast<const char*>(data + 1), size - 1});
-    loop.spawn(use(std::move(pair[0]), memory));
+    loop.spawn(use(std::move(pair[0]), memory, tls));
     loop.spawn(say(*pair[1], said.bytes()));
     loop.spawn(listen_to_the_end(*pair[1]));
     (void)loop.run(settle(loop));

@@ -1,4 +1,5 @@
-// NBD server: a hostile client, from its first byte or (first byte odd) from an export well chosen.
+// NBD server: a hostile client, from its first byte or (first byte odd) from an export well chosen;
+// with the second bit, a server that wants TLS.
 #include "block/nbd/server/session.h"
 #include "harness.h"
 
@@ -24,6 +25,15 @@ Message well_begun() {
     return all;
 }
 
+Message encryption_asked() {
+    Message all;
+    all.add(Be32(3U));
+    const Message option = option_message(OptionCode::StartTls, {});
+    // SAFETY: bytes as characters.
+    all.text({reinterpret_cast<const char*>(option.bytes().data()), option.size()});
+    return all;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -36,7 +46,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     options.allocation_depth = true;
     SessionContext context;
     context.exports.push_back(*loop.run(Export::create(fuzz_disk(), std::move(options))));
-    Message said = (data[0] & 1) != 0 ? well_begun() : Message();
+    static const auto kKeys = fuzz_keys(TlsRole::Server);
+    const bool tls = (data[0] & 2) != 0;
+    context.tls = tls ? kKeys : nullptr;
+    Message said = tls ? encryption_asked() : (data[0] & 1) != 0 ? well_begun() : Message();
     // SAFETY: bytes as characters.
     said.text({reinterpret_cast<const char*>(data + 1), size - 1});
     Session session(loop, std::move(pair[0]), context);

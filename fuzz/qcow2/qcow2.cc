@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "block/blocking_image.h"
+#include "block/compact.h"
 
 namespace {
 
@@ -46,7 +47,36 @@ void look_at(BlockingImage& image) {
         (void)image.status(at, end - at);
     }
     (void)image.loop().run(image.node().info());
-    (void)image.loop().run(image.node().snapshots());
+}
+
+/// Every snapshot and every bitmap is used once, and half of them go.
+void use_parts(BlockingImage& image) {
+    Loop& loop = image.loop();
+    Node& node = image.node();
+    constexpr std::size_t kMostParts = 8;
+    if (const auto bitmaps = loop.run(node.bitmaps()); bitmaps.ok()) {
+        for (std::size_t i = 0; i < std::min(bitmaps->size(), kMostParts); ++i) {
+            const std::string& name = (*bitmaps)[i].name;
+            if (auto bitmap = loop.run(node.read_bitmap(name)); bitmap.ok()) {
+                (void)loop.run(node.store_bitmap(std::move(*bitmap)));
+            }
+            if (i % 2 == 0) {
+                (void)loop.run(node.remove_bitmap(name));
+            }
+        }
+    }
+    if (const auto snapshots = loop.run(node.snapshots()); snapshots.ok()) {
+        for (std::size_t i = 0; i < std::min(snapshots->size(), kMostParts); ++i) {
+            (void)loop.run(node.apply_snapshot((*snapshots)[i].id));
+            if (i % 2 == 0) {
+                (void)loop.run(node.delete_snapshot((*snapshots)[i].id));
+            }
+        }
+    }
+    if (auto* packs = dynamic_cast<Compactable*>(&node); packs != nullptr) {
+        (void)loop.run(packs->pack_file({.begin = [](std::uint64_t /*total*/) {},
+                                         .advance = [](std::uint64_t /*bytes*/) { return ok(); }}));
+    }
 }
 
 }  // namespace
@@ -72,6 +102,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
         (void)image->loop().run(image->node().create_snapshot(SnapshotInfo{}));
         (void)image->flush();
+        use_parts(*image);
         look_at(*image);
         (void)image->close();
     }

@@ -10,7 +10,9 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <vector>
 
+#include "base/check.h"
 #include "io/event_loop.h"
 #include "memory/guest_ram.h"
 #include "virtio/transport/pci/virtio_pci.h"
@@ -123,12 +125,20 @@ class HostileDriver {
         set<std::uint16_t>(0x3000 + 4 * queue, 0);
         run();
     }
-    void reload() {
+    /// A save and a load, of a damaged state if the input says so: that may be refused, and leaves
+    /// a device that still works.
+    void reload(Input& input) {
         (void)transport_.pause();
         state::StateWriter writer;
-        (void)transport_.save(writer);
-        state::StateReader reader(writer.bytes());
-        (void)transport_.load(reader);
+        STRATA_CHECK(transport_.save(writer).ok(), "a device can always be saved");
+        std::vector<std::byte> bytes = writer.bytes();
+        const unsigned damage = input.take<std::uint8_t>() & 3U;
+        for (unsigned i = 0; i < damage; ++i) {
+            bytes[input.take<std::uint16_t>() % bytes.size()] = input.take<std::byte>();
+        }
+        state::StateReader reader(bytes);
+        const auto loaded = transport_.load(reader);
+        STRATA_CHECK(loaded.ok() || damage != 0, "what was saved can be loaded");
         (void)transport_.resume();
     }
     void step(Input& input) {
@@ -173,7 +183,7 @@ class HostileDriver {
                 publish(input);
                 break;
             default:
-                reload();
+                reload(input);
                 break;
         }
     }
