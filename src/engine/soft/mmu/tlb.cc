@@ -113,6 +113,14 @@ void drop_page(AsidSlot& slot, std::uint64_t linear, bool large, Keep keep) {
     }
 }
 
+// Whether a small page may have been fetched from. The filter of all slots has thousands of pages
+// of the upper half, so that many of the lower half seem to be in it; of these only global ones can
+// be.
+bool was_fetched(const MmuState& mmu, const AsidSlot& slot, std::uint64_t linear) {
+    return pages_have(slot.fetched_pages, linear) ||
+           ((upper_half(linear) || mmu.global_low) && pages_have(mmu.fetched_pages, linear));
+}
+
 void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
     if (filter_has(slot.fetched, linear)) {
         // A large page, perhaps: its parts may be anywhere.
@@ -124,7 +132,7 @@ void drop_fetches(CpuState& cpu, AsidSlot& slot, std::uint64_t linear) {
     }
     // Whatever knows a fetch translation of this page was told by translate_linear(). Most pages
     // hold data: the epoch then stays, and with it the return stack.
-    if (!pages_have(slot.fetched_pages, linear) && !pages_have(cpu.mmu->fetched_pages, linear)) {
+    if (!was_fetched(*cpu.mmu, slot, linear)) {
         return;
     }
     for (TlbBank& bank : slot.banks) {
@@ -314,8 +322,7 @@ bool flush_data_page(CpuState& cpu, std::uint64_t linear) noexcept {
     MmuState& mmu = *cpu.mmu;
     AsidSlot& slot = current_slot(cpu);
     if (upper_half(linear) || mmu.global_low || filter_has(slot.large_low, linear) ||
-        filter_has(slot.fetched, linear) || pages_have(slot.fetched_pages, linear) ||
-        pages_have(mmu.fetched_pages, linear)) {
+        filter_has(slot.fetched, linear) || was_fetched(mmu, slot, linear)) {
         return false;
     }
     note_page_event(cpu, (linear & ~kPageMask) | DirectEvents::kLinearPage);

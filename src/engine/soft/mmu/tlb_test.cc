@@ -1,5 +1,6 @@
 // Tests of the TLB: flushes, PCIDs, global pages, code pages and dirty logging.
 #include "engine/soft/mmu/mmu_fixture.h"
+#include "engine/soft/mmu/tlb_filters.h"
 
 namespace strata::engine::soft {
 namespace {
@@ -24,6 +25,33 @@ TEST_F(MmuTest, InvlpgDropsFetchTranslation) {
     const std::uint64_t before = cpu_.fetch_epoch;
     flush_tlb_page(cpu_, kLinear);
     EXPECT_NE(cpu_.fetch_epoch, before);
+    EXPECT_FALSE(fetch());
+}
+
+// Kernels have thousands of pages of code: what looks like one of them by chance is a page of data
+// all the same.
+TEST_F(MmuTest, InvlpgOfDataIsQuickWhateverTheUpperHalfHas) {
+    long_mode();
+    map(kP | kW | kU);
+    ASSERT_TRUE(read());
+    pages_add(cpu_.mmu->fetched_pages, kLinear);
+    const std::uint64_t epoch = cpu_.fetch_epoch;
+    flush_tlb_page(cpu_, kLinear);
+    EXPECT_EQ(cpu_.fetch_epoch, epoch);
+    ASSERT_TRUE(read());
+    map(0);
+    EXPECT_TRUE(flush_data_page(cpu_, kLinear));
+    EXPECT_FALSE(read());
+}
+
+// A global page of the lower half is in that filter.
+TEST_F(MmuTest, InvlpgOfGlobalCodeOfTheLowerHalfIsNotQuick) {
+    long_mode(x86::cr4::kPge);
+    map(kP | kU | kG);
+    ASSERT_TRUE(fetch());
+    EXPECT_FALSE(flush_data_page(cpu_, kLinear));
+    map(0);
+    flush_tlb_page(cpu_, kLinear);
     EXPECT_FALSE(fetch());
 }
 
