@@ -93,6 +93,9 @@ Result<const FormatDriver*> find_format(std::string_view name) {
         }
         known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
     }
+    if (wording() == Wording::Qemu) {
+        return Error{ErrorKind::NotSupported, fmt::format("Unknown driver '{}'", name)};
+    }
     return Error{ErrorKind::NotSupported,
                  fmt::format("the format '{}' is not supported; known are {}", name, known)};
 }

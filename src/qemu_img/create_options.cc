@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -49,6 +50,18 @@ constexpr std::array<std::string_view, 20> kOrder = {"encryption",
 constexpr std::array<std::string_view, 7> kToldIfGiven = {
     "preallocation", "compat",      "encryption", "data_file_raw",
     "backing_file",  "backing_fmt", "data_file"};
+
+/// What it tells of options of other formats that were not given; nothing: no word.
+struct Told {
+    std::string_view format, option, text;
+};
+constexpr std::array kTold = {
+    Told{"vmdk", "adapter_type", ""},     Told{"vmdk", "hwversion", "undefined"},
+    Told{"vmdk", "toolsversion", ""},     Told{"vmdk", "subformat", ""},
+    Told{"vmdk", "zeroed_grain", ""},     Told{"vhdx", "subformat", ""},
+    Told{"vhdx", "block_state_zero", ""}, Told{"vdi", "preallocation", ""},
+    Told{"luks", "version", ""},          Told{"luks", "kdf", ""},
+    Told{"luks", "preallocation", ""}};
 
 std::size_t rank(std::string_view name) {
     return static_cast<std::size_t>(std::ranges::find(kOrder, name) - kOrder.begin());
@@ -216,6 +229,13 @@ std::string NewImage::option(std::string_view name) const {
     return known == nullptr ? std::string() : std::string(known->fallback);
 }
 
+std::string NewImage::told_value(std::string_view name) const {
+    const auto told = std::ranges::find_if(kTold, [&](const Told& each) {
+        return each.format == driver->name && each.option == name;
+    });
+    return has(name) || told == kTold.end() ? option(name) : std::string(told->text);
+}
+
 std::string NewImage::summary() const {
     const auto place = [&](std::string_view name) {
         return driver->name == "qcow2" ? rank(name) : name == "size" ? 0 : kOrder.size();
@@ -225,7 +245,7 @@ std::string NewImage::summary() const {
     for (const CreateOption& known : driver->create_options) {
         const bool quiet = driver->name == "vpc" ||
                            std::ranges::find(kToldIfGiven, known.name) != kToldIfGiven.end();
-        const std::string value = option(known.name);
+        const std::string value = told_value(known.name);
         if (known.name != "size" && (has(known.name) || (!quiet && !value.empty()))) {
             told.emplace_back(place(known.name),
                               fmt::format("{}={}", known.name, doubled_commas(value)));
@@ -250,7 +270,15 @@ block::CreateRequest NewImage::request() const {
 
 Result<> NewImage::create(Session& session) const {
     block::CreateRequest asked = request();
-    STRATA_TRY_VOID(session.resolve_secrets(asked.options));
+    const Result<> secrets = session.resolve_secrets(asked.options);
+    if (!secrets.ok()) {
+        // The peer has made the file anew by now, and removes it. One that has content stays here.
+        std::error_code code;
+        if (std::filesystem::is_regular_file(path, code) && std::filesystem::is_empty(path, code)) {
+            std::filesystem::remove(path, code);
+        }
+        return secrets;
+    }
     Result<> done = session.run(
         block::create_image(session.loop(), std::string(driver->name), std::move(asked)));
     if (!done.ok() && done.error().system_errno() == EFBIG) {

@@ -33,6 +33,8 @@ struct NewImage {
     [[nodiscard]] std::string option(std::string_view name) const;
     /// "cluster_size=65536 size=1048576": for "Formatting …".
     [[nodiscard]] std::string summary() const;
+    /// What that says of an option; nothing: no word.
+    [[nodiscard]] std::string told_value(std::string_view name) const;
     [[nodiscard]] block::CreateRequest request() const;
     Result<> create(Session& session) const;
 

@@ -336,6 +336,20 @@ Result<block::NodePtr> Session::open(const ImageSpec& spec, const OpenMode& mode
     return node;
 }
 
+std::string without_opening(const Error& error, const ImageSpec& spec) {
+    const std::string prefix = fmt::format("Could not open '{}': ", spec.text);
+    return error.text().starts_with(prefix) ? error.text().substr(prefix.size()) : error.text();
+}
+
+std::string loading_failure(const Error& error, const block::Node& node) {
+    const bool lacking = error.text().ends_with("images have no snapshots");
+    return fmt::format("Failed to load snapshot: {}",
+                       lacking ? fmt::format("Block format '{}' used by device '' does not support "
+                                             "temporarily loading internal snapshots",
+                                             node.format())
+                               : error.text());
+}
+
 Result<> Session::close(block::NodePtr& node) {
     if (node == nullptr) {
         return ok();

@@ -96,6 +96,12 @@ class Session {
     std::map<std::string, std::string> authorized_;
 };
 
+/// What Session::open() says of `spec`, without "Could not open 'NAME': " in front.
+std::string without_opening(const Error& error, const ImageSpec& spec);
+
+/// Why a snapshot of `node` cannot be read.
+std::string loading_failure(const Error& error, const block::Node& node);
+
 /// The format that the file looks like ("raw" if none). Errors as open(2).
 Result<std::string> probe_path(const std::string& path);
 /// "Unknown protocol 'x'" for names such as "x:y" that are no path; "file:" is stripped, locations

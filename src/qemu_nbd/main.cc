@@ -194,7 +194,7 @@ Result<block::NodePtr> open_image(Session& session, const Settings& settings) {
     auto opened = session.open(settings.image, mode);
     if (!opened.ok()) {
         return failure(fmt::format("Failed to blk_new_open '{}': {}", settings.image.text,
-                                   opened.error().text()));
+                                   qemu_img::without_opening(opened.error(), settings.image)));
     }
     block::NodePtr node = std::move(*opened);
     if (settings.overlay) {

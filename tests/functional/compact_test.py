@@ -56,6 +56,35 @@ class CompactTest(unittest.TestCase):
         self.assertLess(self.image.stat().st_size, 10 * MIB)
         self.judged()
 
+    @unittest.skipUnless(shutil.which("qemu-io") and shutil.which("qemu-img"), "no qemu-img to make the image")
+    def test_other_formats_shrink_and_go_on(self):
+        with open(self.raw, "wb") as out:
+            for i in range(48):
+                out.write(bytes([i + 1]) * MIB)
+        for name in ("vdi", "vhdx", "vpc"):
+            with self.subTest(format=name):
+                image = self.folder / f"disk.{name}"
+                model = self.folder / "model.raw"
+                shutil.copy(self.raw, model)
+                options = {"vhdx": "block_size=1M", "vpc": "force_size=on", "vdi": "static=off"}[name]
+                subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", name, "-o", options, self.raw, image], check=True)
+                for file, kind in ((image, name), (model, "raw")):
+                    subprocess.run(["qemu-io", "-f", kind, "-c", "write -P 0 2M 20M", "-c", "write -P 0 26M 10M", file], check=True,
+                                   stdout=subprocess.DEVNULL)
+                for _ in range(3):
+                    process = start("image", "compact", image, "--format", name, "--speed", "60M")
+                    time.sleep(0.4)
+                    process.send_signal(signal.SIGKILL)
+                    process.wait(30)
+                    self.good("check", image, "--format", name)
+                    self.good("compare", image, model, "--format", name, "--second-format", "raw")
+                told = json.loads(self.good("compact", image, "--format", name, "--json"))
+                self.assertEqual(told["length"]["after"], image.stat().st_size)
+                self.assertLess(image.stat().st_size, 28 * MIB)
+                if name != "vpc":
+                    subprocess.run(["qemu-img", "check", "-f", name, image], check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(["qemu-img", "compare", "-f", name, "-F", "raw", image, model], check=True, stdout=subprocess.DEVNULL)
+
     def test_files_that_the_image_names_are_opened_or_it_is_refused(self):
         base, nothing = self.folder / "base.raw", self.folder / "nothing.raw"
         base.write_bytes(b"B" * (4 * MIB))

@@ -42,6 +42,32 @@ class ImageTest(unittest.TestCase):
         self.assertEqual(done.returncode, status, done.stderr)
         return done.stdout + done.stderr
 
+    def test_link_speaks_as_the_peer(self):
+        raw, disk, secret = self.path("a.raw"), self.path("a.vdi"), self.path("secret")
+        secret.write_bytes(b":<;\xff")
+        raw.write_bytes(b"\1" * 513)
+        self.assertIn('{ "start": 0, "length": 513,', self.link("map", "--output=json", "-f", "raw", raw))
+        self.assertIn('{ "start": 513, "length": 511, "depth": 0, "present": true, "zero": true, "data": false, "offset": 513}',
+                      self.link("map", "--output=json", "-f", "raw", raw))
+        for format, told in (("vdi", "size=1048576 static=off"), ("vmdk", "size=1048576 compat6=off hwversion=undefined"),
+                             ("vhdx", "size=1048576 log_size=1048576 block_size=0")):
+            self.assertIn(f"fmt={format} {told}\n", self.link("create", "-f", format, self.path(f"a.{format}"), "1M"))
+        for words, told in ((["resize", disk, "2M"], "Image format driver does not support resize"),
+                            (["info", "--image-opts", "driver=foo"], "Could not open 'driver=foo': Unknown driver 'foo'"),
+                            (["bitmap"], "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"),
+                            (["measure", "-O", "raw", "-f", "raw", "-l", "x", raw], "Failed to load snapshot: Block format 'raw' used by device '' "),
+                            (["create", "-f", "vhdx", "-o", "subformat=foo", self.path("b"), "1M"], "Parameter 'subformat' does not accept value 'foo'"),
+                            (["create", "-f", "qcow2", "-o", "compression_type=foo", self.path("b"), "1M"],
+                             "Parameter 'compression-type' does not accept value 'foo'")):
+            with self.subTest(words=words):
+                self.assertIn(told, self.link(*words, status=1))
+        # Of a file that was there the peer leaves nothing; here one with content stays.
+        for content in (b"", b"kept"):
+            image = self.path("luks")
+            image.write_bytes(content)
+            self.assertIn("not valid UTF-8", self.link("create", "-f", "luks", "--object", f"secret,id=s,file={secret}", "-o", "key-secret=s", image, "4M", status=1))
+            self.assertEqual(image.exists(), bool(content))
+
     def test_image_is_never_its_own_backing_file(self):
         image, alias = self.path("self.q"), self.path("alias.q")
         self.good("create", "-f", "qcow2", image, "4M")

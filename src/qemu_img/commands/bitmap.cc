@@ -119,12 +119,12 @@ Result<> check_arguments(const Arguments& arguments) {
     for (const auto& [key, value] : arguments.given()) {
         any = any || is_action(key);
     }
-    if (arguments.positionals().size() != 2) {
-        return usage_error("Expecting filename and bitmap name");
-    }
     if (!any) {
         return failure(
             "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge");
+    }
+    if (arguments.positionals().size() != 2) {
+        return usage_error("Expecting filename and bitmap name");
     }
     if (arguments.has("granularity") && !arguments.has("add")) {
         return failure("granularity only supported with --add");

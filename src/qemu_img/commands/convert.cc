@@ -147,7 +147,7 @@ Result<> Convert::open_sources() {
         Result<> loaded =
             session_.run(sources_[0]->load_snapshot(STRATA_TRY(snapshot_name(*snapshot))));
         if (!loaded.ok()) {
-            return failure(fmt::format("Failed to load snapshot: {}", loaded.error().text()));
+            return failure(loading_failure(loaded.error(), *sources_[0]));
         }
         total_ = sources_[0]->size();
     }

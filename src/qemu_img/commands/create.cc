@@ -54,13 +54,7 @@ Result<> settle_backing(Session& session, NewImage& image, bool unchecked, std::
     // Its size alone is wanted: an encrypted one needs no key for that.
     auto node = session.open(spec, {.data = false, .share = true});
     if (!node.ok()) {
-        std::string text = node.error().text();
-        const std::string prefix = fmt::format("Could not open '{}': ", spec.text);
-        if (text.starts_with(prefix)) {
-            text.erase(0,
-                       prefix.size());  // the reason says it, if it is a file that cannot be opened
-        }
-        return failure(text + "\nCould not open backing image.");
+        return failure(without_opening(node.error(), spec) + "\nCould not open backing image.");
     }
     const std::uint64_t size = (*node)->size();
     const std::string found((*node)->format());

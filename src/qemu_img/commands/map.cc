@@ -1,6 +1,7 @@
 // map: which stretches of an image lie where.
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -36,6 +37,23 @@ std::string json_line(const MapEntry& entry) {
         text += fmt::format(", \"offset\": {}", entry.offset);
     }
     return text + "}";
+}
+
+/// The peer tells where a raw image's file ends in the middle of its last sector.
+std::pair<MapEntry, MapEntry> cut_at_end(const block::Node& top, const MapEntry& entry) {
+    MapEntry head = entry, tail = entry;
+    tail.length = 0;
+    const std::uint64_t end = entry.file != nullptr ? entry.file->size() : 0;
+    if (top.format() == "raw" && entry.data && entry.has_offset && entry.offset < end &&
+        end % 512 != 0 && end < entry.offset + entry.length) {
+        head.length = end - entry.offset;
+        tail.start += head.length;
+        tail.offset += head.length;
+        tail.length = entry.length - head.length;
+        tail.zero = true;
+        tail.data = false;
+    }
+    return {head, tail};
 }
 
 /// Prints entries as they come.
@@ -94,8 +112,13 @@ Result<int> run(Session& session, std::span<char*> words) {
     Printer printer(json);
     printer.head();
     const std::uint64_t end = std::min(node->size(), start + length);
-    Result<> done = session.run(
-        block::map_image(*node, start, end, [&](const MapEntry& entry) { printer.entry(entry); }));
+    Result<> done = session.run(block::map_image(*node, start, end, [&](const MapEntry& entry) {
+        const auto [head, tail] = cut_at_end(*node, entry);
+        printer.entry(head);
+        if (tail.length != 0) {
+            printer.entry(tail);
+        }
+    }));
     if (!done.ok()) {
         return failure(fmt::format("Could not read file metadata: {}", reason(done.error())));
     }

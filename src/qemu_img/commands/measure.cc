@@ -69,7 +69,7 @@ Result<block::NodePtr> open_source(Session& session, const Arguments& arguments)
     if (const auto snapshot = arguments.last("l")) {
         Result<> loaded = session.run(source->load_snapshot(STRATA_TRY(snapshot_name(*snapshot))));
         if (!loaded.ok()) {
-            return failure(fmt::format("Failed to load snapshot: {}", loaded.error().text()));
+            return failure(loading_failure(loaded.error(), *source));
         }
     }
     return source;

@@ -49,8 +49,8 @@ Result<NewBacking> open_new(Session& session, block::Node& overlay, const Argume
     const ImageSpec spec{path, arguments.last("F"), false};
     auto opened = session.open(spec, {.share = arguments.has("force-share"), .caching = caching});
     if (!opened.ok()) {
-        return failure(
-            fmt::format("Could not open new backing file '{}': {}", name, opened.error().text()));
+        return failure(fmt::format("Could not open new backing file '{}': {}", name,
+                                   without_opening(opened.error(), spec)));
     }
     result.opened = std::move(opened).value();
     result.node = result.opened.get();

@@ -111,7 +111,11 @@ Result<int> run(Session& session, std::span<char*> words) {
     if (!allowed.ok()) {
         return allowed.error().text().empty() ? Result<int>(1) : Result<int>(allowed.error());
     }
-    STRATA_TRY_VOID(session.run(node->resize(size, preallocation)));
+    const Result<> resized = session.run(node->resize(size, preallocation));
+    if (!resized.ok() && resized.error().text().ends_with("images have no resizing")) {
+        return failure("Image format driver does not support resize");
+    }
+    STRATA_TRY_VOID(resized);
     STRATA_TRY_VOID(session.close(node));
     print_unless(arguments.has("q"), "Image resized.\n");
     return 0;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "block/formats/common/wire.h"
+#include "block/wording.h"
 
 namespace strata::block {
 
@@ -28,6 +29,12 @@ Result<std::string_view> choice(const CreateRequest& request, std::string_view n
                                 std::span<const std::string_view> allowed) {
     const std::string_view value = request.option(name, allowed.front());
     const auto found = std::find(allowed.begin(), allowed.end(), value);
+    if (found == allowed.end() && wording() == Wording::Qemu) {
+        std::string theirs(name);
+        std::ranges::replace(theirs, '_', '-');
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("Parameter '{}' does not accept value '{}'", theirs, value)};
+    }
     if (found == allowed.end()) {
         return Error{ErrorKind::InvalidArgument,
                      fmt::format("{}={}: use {}", name, value, fmt::join(allowed, ", "))};

@@ -20,6 +20,7 @@
 #include "block/formats/luks/volume.h"
 #include "block/formats/luks/volume2.h"
 #include "block/sync.h"
+#include "block/wording.h"
 
 namespace strata::block::luks {
 namespace {
@@ -230,11 +231,12 @@ Task<NodePtr> open_version2(NodePtr file, OpenOptions options, std::string passp
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     std::string passphrase(options.extra_of("key-secret", options.extra_of("key")));
     if (passphrase.empty() && options.open_data && options.extra_of("unlock") != "optional") {
-        co_return Error{
-            ErrorKind::PermissionDenied,
-            fmt::format("LUKS volume '{}': Parameter 'key-secret' is required for cipher",
-                        options.path),
-            EACCES};
+        co_return Error{ErrorKind::PermissionDenied,
+                        fmt::format("{}Parameter 'key-secret' is required for cipher",
+                                    wording() == Wording::Qemu
+                                        ? std::string()
+                                        : fmt::format("LUKS volume '{}': ", options.path)),
+                        EACCES};
     }
     STRATA_CO_TRY(const auto start, co_await read_bytes(*file, 0, kSector));
     if (is_image2(start)) {

@@ -333,7 +333,7 @@ constexpr std::array kOptions{
     CreateOption{"encrypt.format", CreateOption::Kind::Text,
                  "Encrypt the image, format choices: 'aes'"},
     CreateOption{"encrypt.key-secret", CreateOption::Kind::Text,
-                 "ID of secret providing qcow AES key or LUKS passphrase"},
+                 "ID of the secret that provides the AES encryption key"},
 };
 
 /// Header::encryption to be.

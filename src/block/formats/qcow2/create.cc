@@ -92,7 +92,9 @@ Result<> plan_features(const CreateRequest& request, Header& h) {
                    "Refcount width must be a power of two and may not exceed 64 bits"));
     }
     if (compression != "zlib" && compression != "zstd") {
-        return wrong(fmt::format("compression_type={}: use zlib or zstd", compression));
+        return wrong(worded(
+            fmt::format("compression_type={}: use zlib or zstd", compression),
+            fmt::format("Parameter 'compression-type' does not accept value '{}'", compression)));
     }
     h.data_file = request.option("data_file");
     h.compression = compression == "zstd" ? Compression::Zstd : Compression::Zlib;

@@ -120,7 +120,7 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
 }
 
 constexpr std::array kOptions{
-    CreateOption{"size", CreateOption::Kind::Size, "Size of the virtual disk. Max of 64TB."},
+    CreateOption{"size", CreateOption::Kind::Size, "Virtual disk size; max of 64TB."},
     CreateOption{"log_size", CreateOption::Kind::Size, "Log size; min 1MB.", "1048576"},
     CreateOption{"block_size", CreateOption::Kind::Size,
                  "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.",
@@ -129,7 +129,7 @@ constexpr std::array kOptions{
                  "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
                  "dynamic"},
     CreateOption{"block_state_zero", CreateOption::Kind::Flag,
-                 "Force use of payload blocks of type 'ZERO'.  Non-standard, but default.  Do not "
+                 "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not "
                  "set to 'off' when using 'qemu-img convert' with subformat=dynamic.",
                  "on"},
 };
