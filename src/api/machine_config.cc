@@ -348,8 +348,10 @@ Result<> validate(const MachineConfig& config) {
     if (config.memory_bytes < kMinMemory || config.memory_bytes > kMaxMemory ||
         config.memory_bytes % 4096 != 0) {
         return invalid(fmt::format("memory of {}: must be from {} to {}, in whole pages of 4 KiB",
-                                   format_size(config.memory_bytes), format_size(kMinMemory),
-                                   format_size(kMaxMemory)));
+                                   config.memory_bytes % 4096 == 0
+                                       ? format_size(config.memory_bytes)
+                                       : fmt::format("{} bytes", config.memory_bytes),
+                                   format_size(kMinMemory), format_size(kMaxMemory)));
     }
     if (config.append.size() > kMaxAppend) {
         return invalid(fmt::format("kernel command line of {} bytes: the limit is {}",

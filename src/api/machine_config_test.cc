@@ -99,8 +99,8 @@ TEST(JsonTest, InvalidUtf8IsReplacedOnOutput) {
 TEST(OptionTextTest, CpusAsNumberAndTopology) {
     EXPECT_EQ(*parse_cpus("4"), (CpuTopology{1, 4, 1}));
     EXPECT_EQ(*parse_cpus("sockets=2,threads=2"), (CpuTopology{2, 1, 2}));
-    for (const char* text :
-         {"0", "10000", "", "four", "cores=0", "cores=16,sockets=16", "cpus=2", "cores", "1,2"}) {
+    for (const char* text : {"0", "10000", "", "four", "cores=0", "cores=16,sockets=16",
+                             "sockets=2,sockets=3", "cpus=2", "cores", "1,2"}) {
         EXPECT_FALSE(parse_cpus(text).ok()) << text;
     }
 }

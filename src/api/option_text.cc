@@ -1,6 +1,7 @@
 // Option texts: parsing.
 #include "api/option_text.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -197,17 +198,20 @@ Result<CpuTopology> parse_cpus(std::string_view text) {
         cpus.cores = static_cast<std::uint32_t>(*count);
         return cpus;
     }
+    std::vector<std::string_view> seen;
     for (const std::string_view part : split(text, ',')) {
         const auto equals = part.find('=');
         const std::string_view key = part.substr(0, equals);
         const std::string_view value =
             equals == std::string_view::npos ? "" : part.substr(equals + 1);
+        const bool again = std::find(seen.begin(), seen.end(), key) != seen.end();
+        seen.push_back(key);
         std::uint32_t* target = key == "sockets"   ? &cpus.sockets
                                 : key == "cores"   ? &cpus.cores
                                 : key == "threads" ? &cpus.threads
                                                    : nullptr;
         auto count = parse_integer(value, 1, kMaxVcpus);
-        if (target == nullptr || !count) {
+        if (target == nullptr || !count || again) {
             return invalid(fmt::format(
                 "--cpus {}: '{}' is wrong: write e.g. sockets=1,cores=4,threads=2", text, part));
         }

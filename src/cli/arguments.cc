@@ -68,7 +68,8 @@ Error unknown_command(std::span<const std::string_view> words) {
     }
     if (!below.empty()) {
         return {ErrorKind::InvalidArgument,
-                fmt::format("'{}' needs one of: {}: see 'strata --help'", words[0], below)};
+                fmt::format("'{}' needs one of: {}: see 'strata {} --help'", words[0], below,
+                            words[0])};
     }
     const std::string_view near = nearest(words[0], known);
     return {ErrorKind::InvalidArgument,

@@ -71,6 +71,14 @@ TEST(HelpTest, NamesEveryOptionAndHidesHiddenCommands) {
     EXPECT_EQ(overview().find("__complete"), std::string::npos);
 }
 
+TEST(HelpTest, GroupsListTheirCommandsOnly) {
+    const std::string help = help_of_group("image");
+    EXPECT_NE(help.find("image build"), std::string::npos);
+    EXPECT_EQ(help.find("disk list"), std::string::npos);
+    EXPECT_EQ(help_of_group("run"), "");
+    EXPECT_EQ(help_of_group("imag"), "");
+}
+
 TEST(CpioTest, ParentsComeFirstAndOnceAndTheArchiveIsPadded) {
     CpioWriter writer;
     writer.file("a/b/c", "hello");

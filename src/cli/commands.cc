@@ -79,16 +79,33 @@ Result<int> dispatch(std::span<const std::string_view> words) {
     return command->run(arguments);
 }
 
+bool asks_for_help(std::string_view word) {
+    return word == "--help" || word == "-h" || word == "help";
+}
+
+// What `words`, without the asking, are about.
+std::string help_about(std::span<const std::string_view> words) {
+    std::size_t used = 0;
+    const Command* command = find_command(words, used);
+    if (command != nullptr) {
+        return help_of(*command);
+    }
+    const std::string group = words.empty() ? "" : help_of_group(words[0]);
+    return group.empty() ? overview() : group;
+}
+
 int run_words(std::span<const std::string_view> words, bool as_json) {
     if (words.empty()) {
         complain("which command? Here is the overview.");
         print_out(overview());
         return exit_status(ErrorKind::InvalidArgument);
     }
-    if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-        std::size_t used = 0;
-        const Command* command = find_command(words.subspan(1), used);
-        print_out(command != nullptr ? help_of(*command) : overview());
+    if (asks_for_help(words[0])) {
+        print_out(help_about(words.subspan(1)));
+        return 0;
+    }
+    if (words.size() == 2 && asks_for_help(words[1]) && !help_of_group(words[0]).empty()) {
+        print_out(help_about(words.first(1)));
         return 0;
     }
     const std::string_view version = "version";

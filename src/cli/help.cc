@@ -82,6 +82,21 @@ std::string overview() {
     return out;
 }
 
+std::string help_of_group(std::string_view word) {
+    std::string out;
+    for (const Command* command : commands()) {
+        if (command->name.size() > word.size() && command->name.starts_with(word) &&
+            command->name[word.size()] == ' ' && !command->summary.empty()) {
+            out += entry(command->name, command->summary);
+        }
+    }
+    return out.empty()
+               ? out
+               : heading("Usage:") + fmt::format("  strata {} COMMAND [ARGUMENTS]\n\n", word) +
+                     heading("Commands:") + out +
+                     fmt::format("\nMore of each: strata {} COMMAND --help\n", word);
+}
+
 std::string help_of(const Command& command) {
     std::string out = fmt::format("{}.\n\n", command.summary) + heading("Usage:") +
                       fmt::format("  strata {}", command.name);

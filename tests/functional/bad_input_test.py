@@ -23,11 +23,23 @@ class BadOptionsTest(unittest.TestCase):
         self.check(["run", "tiny", "--engine", "xen"], 2, "auto, kvm or soft")
         self.check(["image", "build", "tyny"], 3, "'tiny'")
         self.check(["run", "no-such-image"], 3)
+        self.check(["image", "build", "tiny", "--size", "4G"], 2, "--size", "debian:12")
+
+    def test_names(self):
+        for name in ("", "a/b", "a b", "a\x01"):
+            self.check(["run", "--kernel", "/bin/true", "--name", name], 2, "--name")
+
+    def test_help_is_there_for_groups(self):
+        for words in (["image", "--help"], ["image", "-h"], ["help", "image"]):
+            result = run(*words)
+            self.assertEqual((result.returncode, result.stderr), (0, ""))
+            self.assertIn("image build", result.stdout)
+            self.assertNotIn("disk list", result.stdout)
 
     def test_sizes_out_of_range(self):
         for memory in ("0", "1", "1k", str(2**60), "2E", "99999999999999999999", "-1", "lots", ""):
             self.check(["run", "--kernel", "/bin/true", "--memory", memory], 2)
-        for cpus in ("0", "10000", "-1", "", "cores=0", "sockets=300", "two"):
+        for cpus in ("0", "10000", "-1", "", "cores=0", "sockets=300", "sockets=2,sockets=3", "two"):
             self.check(["run", "--kernel", "/bin/true", "--cpus", cpus], 2)
 
     def test_cpu_models(self):

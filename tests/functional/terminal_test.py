@@ -36,7 +36,7 @@ class TerminalTest(unittest.TestCase):
         terminal.expect(r"tiny:.*# ", LIMIT)
         terminal.send("echo sum $((6 * 7))\n")
         terminal.expect(r"sum 42", 30)
-        terminal.send("poweroff -f\n")
+        terminal.send("poweroff\n")  # by way of process 1
         terminal.expect(r"the guest powered off", 60)
         self.assertEqual(terminal.wait(), 0)
         self.assert_no_vmm_left()

@@ -67,6 +67,12 @@ Result<int> run_build(const Arguments& arguments) {
                                  near.empty() ? std::string("there are tiny and debian:12")
                                               : fmt::format("did you mean '{}'?", near))};
     }
+    for (const char* option : {"--size", "--packages", "--mirror", "--ssh-key"}) {
+        if (kind == "tiny" && arguments.value(option)) {
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("{} is for debian:12 only: tiny has no disk", option)};
+        }
+    }
     const std::string name(arguments.value("--name").value_or(kind));
     ImageDraft draft = STRATA_TRY(ImageDraft::begin(name, arguments.flag("--replace")));
     Image image = STRATA_TRY(kind == "tiny" ? build_tiny(draft, show_progress)

@@ -8,6 +8,10 @@ namespace {
 constexpr std::string_view kInit = R"sh(#!/bin/busybox sh
 # Init: mounts, loads the virtio drivers, brings up the network, then a shell or the self-check, then power off.
 export PATH=/bin HOME=/root TERM=linux
+# What halt, poweroff and reboot ask of process 1.
+trap 'sync; halt -f' USR1
+trap 'sync; poweroff -f' USR2
+trap 'sync; reboot -f' TERM
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev 2>/dev/null
@@ -46,7 +50,9 @@ elif [ -n "$(sed -n 's/.*strata\.run=\([^ ]*\).*/\1/p' /proc/cmdline)" ]; then
     $(sed -n 's/.*strata\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' ') <"$tty" >"$tty" 2>&1
 else
     printf '\nThis is Strata'"'"'s tiny guest: Linux %s and busybox. Leave with "poweroff" or Ctrl-].\n\n' "$(uname -r)" >"$tty"
-    setsid -c sh -l <"$tty" >"$tty" 2>&1
+    # In the background: a trap waits for what runs in the foreground.
+    setsid -c sh -l <"$tty" >"$tty" 2>&1 &
+    wait $!
 fi
 sync
 poweroff -f

@@ -327,11 +327,23 @@ Result<> apply_control(const Arguments& arguments, Plan& plan) {
     return ok();
 }
 
+Result<> check_name(std::string_view name) {
+    const bool good = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+        return static_cast<unsigned char>(c) > ' ' && c != '/' && c != '\x7f';
+    });
+    return good ? ok()
+                : Result<>(Error{ErrorKind::InvalidArgument,
+                                 fmt::format("--name '{}': a name is one word without '/'", name)});
+}
+
 Result<> apply_run(const Arguments& arguments, Plan& plan) {
     api::MachineConfig& config = plan.request.config;
     config.reboot = !arguments.flag("--no-reboot");
     config.debug_exit = arguments.flag("--debug-exit");
     config.name = std::string(arguments.value("--name").value_or(config.name));
+    if (arguments.value("--name")) {
+        STRATA_TRY_VOID(check_name(config.name));
+    }
     STRATA_TRY_VOID(apply_control(arguments, plan));
     plan.request.as_json = arguments.flag("--json");
     plan.request.stop_grace = std::chrono::seconds(kStopGrace);

@@ -26,6 +26,7 @@ namespace {
 using Clock = io::EventLoop::Clock;
 
 constexpr std::chrono::seconds kKillGrace{10};
+constexpr std::chrono::seconds kStartGrace{1};  // before the guest runs there is nothing to save
 constexpr std::chrono::seconds kDrainGrace{2};
 
 std::string_view sentence(api::ExitCause cause) {
@@ -391,7 +392,7 @@ void Session::stop(std::optional<Error> why) {
     stop_reason_ = std::move(why);
     tell(api::VmmOperation::Stop);
     openers_.clear();  // a VMM that waits for a disk's server waits no longer
-    loop_.at(Clock::now() + kKillGrace, [this] { kill_vmm(); });
+    loop_.at(Clock::now() + (started_ ? kKillGrace : kStartGrace), [this] { kill_vmm(); });
 }
 
 void Session::kill_vmm() {
