@@ -31,6 +31,19 @@ def image(*arguments):
     assert done.returncode == 0, done.stderr
 
 
+def credentials(folder):
+    """An authority, a server's certificate for localhost and a client's."""
+    def openssl(*words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+    folder.mkdir()
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test authority", "-keyout", folder / "ca-key.pem", "-out", folder / "ca-cert.pem")
+    for who, names in (("server", "subjectAltName=DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")):
+        (folder / "extensions").write_text(names + "\n")
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={who}", "-keyout", folder / f"{who}-key.pem", "-out", folder / f"{who}.csr")
+        openssl("x509", "-req", "-days", "2", "-in", folder / f"{who}.csr", "-CA", folder / "ca-cert.pem", "-CAkey", folder / "ca-key.pem", "-CAcreateserial",
+                "-extfile", folder / "extensions", "-out", folder / f"{who}-cert.pem")
+
+
 @unittest.skipUnless((IMAGES / "tiny").exists(), "no tiny image")
 class ControlTest(unittest.TestCase):
     def setUp(self):
@@ -258,7 +271,8 @@ class ControlTest(unittest.TestCase):
         copy = self.raw("copy")
         server = self.serve(copy)
         uri = f"nbd+unix:///?socket={self.path('socket')}"
-        self.assertIn("TLS", self.strata("disk", "mirror", "t", "disk0", "nbds" + uri[3:], "-f", "qcow2", status=9).stderr)
+        self.assertIn("--tls-certificates", self.strata("disk", "mirror", "t", "disk0", "nbds" + uri[3:], status=2).stderr)
+        self.strata("disk", "mirror", "t", "disk0", self.path("file"), "--tls-psk", "on", status=2)
         self.strata("disk", "mirror", "t", "disk0", uri, "--reconnect-delay", "x", status=2)
         self.strata("disk", "mirror", "t", "disk0", self.path("file"), "--reconnect-delay", "60", status=2)
         self.strata("disk", "mirror", "t", "disk0", uri.replace("?", "nosuch?"), status=3)
@@ -275,6 +289,45 @@ class ControlTest(unittest.TestCase):
             time.sleep(1)
         listed = json.loads(self.strata("disk", "list", "t", "--json").stdout)
         self.assertIn("nbd+unix:", listed[0]["file"])
+        self.command("touch /tmp/end\n", r"load over")
+        self.assertNotIn("I/O error", self.terminal.seen)
+        seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.assertEqual(self.terminal.wait(60), 0)
+        self.assertEqual(self.content(copy, "raw"), seen)
+
+    def peer_serves(self, copy, where, *options):
+        """QEMU's server, with TLS."""
+        server = subprocess.Popen(["qemu-nbd", "-t", "-f", "raw", "-k", where, *options, copy], stdin=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        deadline = time.monotonic() + 30
+        while not where.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    @unittest.skipUnless(shutil.which("qemu-nbd") and shutil.which("openssl"), "no qemu-nbd or openssl")
+    def test_copies_go_to_exports_with_tls(self):
+        folder = self.path("tls")
+        credentials(folder)
+        (folder / "keys.psk").write_text("alice:" + "5a" * 32 + "\n")
+        x509 = f"tls-creds-x509,id=t,endpoint=server,dir={folder},verify-peer=yes"
+        psk = f"tls-creds-psk,id=t,endpoint=server,dir={folder}"
+        backup, copy = self.raw("backup"), self.raw("copy")
+        one, other = self.path("one"), self.path("other")
+        self.peer_serves(backup, one, "--object", psk, "--tls-creds", "t")
+        self.peer_serves(copy, other, "--object", x509, "--tls-creds", "t")
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        uri = f"nbds+unix:///?socket={one}"
+        self.strata("disk", "backup", "t", "disk0", uri, "--tls-certificates", self.path("nosuch"), "--tls-psk", "on", status=3)
+        self.assertIn("no key of user 'bob'", self.strata("disk", "backup", "t", "disk0", uri, "--tls-certificates", folder, "--tls-psk", "on",
+                                                          "--tls-user", "bob", status=3).stderr)
+        self.strata("disk", "backup", "t", "disk0", uri, "--tls-certificates", folder, "--tls-psk", "on", "--tls-user", "alice")
+        self.assertEqual(self.content(backup, "raw"), before)
+        self.terminal.send(LOAD)
+        uri = f"nbds+unix:///?socket={other}&tls-certificates={folder}"
+        self.assertIn("certificate", self.strata("disk", "mirror", "t", "disk0", uri, "--tls-hostname", "elsewhere", status=6).stderr)
+        self.strata("disk", "mirror", "t", "disk0", uri, "--tls-hostname", "localhost", "--pivot", "--reconnect-delay", "60")
         self.command("touch /tmp/end\n", r"load over")
         self.assertNotIn("I/O error", self.terminal.seen)
         seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)

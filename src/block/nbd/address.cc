@@ -222,7 +222,16 @@ Result<Location> take_location(OptionList& options) {
     location.tls_user = take(options, "tls-user").value_or("");
     location.tls_psk = take(options, "tls-psk").value_or("off") == "on";
     location.tls_verify = take(options, "tls-verify").value_or("on") == "on";
-    location.tls = take(options, "tls").value_or("off") == "on" || !location.tls_folder.empty();
+    constexpr std::string_view kFile = "tls-file.";
+    std::erase_if(options, [&](auto& option) {
+        const bool file = option.first.starts_with(kFile);
+        if (file) {
+            location.tls_files[option.first.substr(kFile.size())] = std::move(option.second);
+        }
+        return file;
+    });
+    location.tls = take(options, "tls").value_or("off") == "on" || !location.tls_folder.empty() ||
+                   !location.tls_files.empty();
     location.tls_hostname = take(options, "tls-hostname").value_or("");
     location.context = take(options, "x-dirty-bitmap").value_or("");
     location.reconnect_delay = STRATA_TRY(take_seconds(options, "reconnect-delay"));
@@ -270,6 +279,9 @@ OptionList location_options(const Location& location) {
         if (!value.empty()) {
             options.emplace_back(name, value);
         }
+    }
+    for (const auto& [name, content] : location.tls_files) {
+        options.emplace_back("tls-file." + name, content);
     }
     return options;
 }

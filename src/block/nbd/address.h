@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,8 +33,9 @@ struct Location {
     std::string export_name{};
     bool tls = false;  ///< without credentials of the caller's the system's authorities vouch for
                        ///< the server
-    std::string tls_folder{};  ///< of credentials (tls.h)
-    std::string tls_user{};    ///< with keys: whose
+    std::string tls_folder{};                        ///< of credentials (tls.h)
+    std::map<std::string, std::string> tls_files{};  ///< instead of a folder: what is in it
+    std::string tls_user{};                          ///< with keys: whose
     bool tls_psk = false, tls_verify = true;
     std::string tls_hostname{};  ///< instead of the address's
     std::string context{};       ///< metadata that status() is told by, instead of base:allocation
@@ -45,7 +47,8 @@ struct Location {
 /// `name` begins as one of the forms above.
 [[nodiscard]] bool is_location(std::string_view name);
 Result<Location> parse_location(std::string_view name);
-/// By options, QEMU's names and tls, tls-folder, tls-psk, tls-user, tls-verify: takes what it knows
+/// By options, QEMU's names and tls, tls-folder, tls-psk, tls-user, tls-verify, and files of such a
+/// folder for who cannot open it (tls-file.ca-cert.pem …): takes what it knows
 /// out of `options` and leaves the rest.
 Result<Location> take_location(OptionList& options);
 /// As options, to be kept or passed on: take_location()'s other way.

@@ -6,10 +6,12 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <unistd.h>
@@ -64,6 +66,39 @@ Result<std::vector<unsigned char>> key_bytes(std::string_view hex, const std::st
     return key;
 }
 
+constexpr std::size_t kMaxBundle = 48U << 10;  ///< goes in one control message
+constexpr const char* kAuthority = "ca-cert.pem";
+constexpr const char* kRevoked = "ca-crl.pem";
+constexpr const char* kClientCertificate = "client-cert.pem";
+constexpr const char* kClientKey = "client-key.pem";
+
+template <typename T, void (*Free)(T*)>
+struct Freer {
+    void operator()(T* object) const { Free(object); }
+};
+using Certificate = std::unique_ptr<X509, Freer<X509, X509_free>>;
+using Revocations = std::unique_ptr<X509_CRL, Freer<X509_CRL, X509_CRL_free>>;
+using PrivateKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY, EVP_PKEY_free>>;
+
+/// One of `files`, to be read; empty if it is not there.
+class PemFile {
+  public:
+    PemFile(const TlsFiles& files, const char* name) {
+        const auto found = files.find(name);
+        const std::string_view text =
+            found != files.end() ? std::string_view(found->second) : "";  // never null
+        bio_ = BIO_new_mem_buf(text.data(), static_cast<int>(text.size()));
+        STRATA_CHECK(bio_ != nullptr, "no memory for TLS");
+    }
+    ~PemFile() { (void)BIO_free(bio_); }  // always succeeds
+    PemFile(const PemFile&) = delete;
+    PemFile& operator=(const PemFile&) = delete;
+    [[nodiscard]] BIO* get() const { return bio_; }
+
+  private:
+    BIO* bio_;
+};
+
 }  // namespace
 
 struct TlsCredentials::Keys {
@@ -99,11 +134,93 @@ Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::x509(TlsRole role,
     } else {
         STRATA_TRY_VOID(made->load_certificates(folder, verify_peer));
     }
-    const int mode = !made->verify_            ? SSL_VERIFY_NONE
-                     : role == TlsRole::Server ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
-                                               : SSL_VERIFY_PEER;
-    SSL_CTX_set_verify(made->context_, mode, nullptr);
+    made->ask_peer();
     return std::shared_ptr<const TlsCredentials>(std::move(made));
+}
+
+void TlsCredentials::ask_peer() {
+    const int mode = !verify_                   ? SSL_VERIFY_NONE
+                     : role_ == TlsRole::Server ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+                                                : SSL_VERIFY_PEER;
+    SSL_CTX_set_verify(context_, mode, nullptr);
+}
+
+Result<TlsFiles> read_client_files(const std::string& folder, bool psk) {
+    TlsFiles files;
+    std::size_t total = 0;
+    for (const char* name :
+         psk ? std::vector{"keys.psk"}
+             : std::vector{kAuthority, kRevoked, kClientCertificate, kClientKey}) {
+        const std::string path = folder + "/" + name;
+        if (::access(path.c_str(), F_OK) != 0 &&
+            (name == kRevoked || name == kClientCertificate || name == kClientKey)) {
+            continue;
+        }
+        STRATA_TRY_VOID(readable(path));
+        std::ifstream input(path, std::ios::binary);
+        std::string text(kMaxBundle + 1, '\0');
+        input.read(text.data(), static_cast<std::streamsize>(text.size()));
+        text.resize(static_cast<std::size_t>(input.gcount()));
+        total += text.size();
+        if (total > kMaxBundle) {
+            return Error{ErrorKind::InvalidArgument,
+                         fmt::format("'{}': credentials to be handed on have at most {} bytes",
+                                     folder, kMaxBundle)};
+        }
+        files[name] = std::move(text);
+    }
+    return files;
+}
+
+Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::client_x509(const TlsFiles& files,
+                                                                          bool verify_peer) {
+    std::shared_ptr<TlsCredentials> made(new TlsCredentials(TlsRole::Client, false));
+    made->verify_ = verify_peer;
+    STRATA_TRY_VOID(made->take_certificates(files));
+    made->ask_peer();
+    return std::shared_ptr<const TlsCredentials>(std::move(made));
+}
+
+Result<> TlsCredentials::take_certificates(const TlsFiles& files) {
+    X509_STORE* const store = SSL_CTX_get_cert_store(context_);
+    unsigned authorities = 0;
+    const PemFile authority(files, kAuthority);
+    while (const Certificate each{PEM_read_bio_X509(authority.get(), nullptr, nullptr, nullptr)}) {
+        if (X509_STORE_add_cert(store, each.get()) != 1) {
+            return tls_error(fmt::format("cannot use '{}'", kAuthority));
+        }
+        ++authorities;
+    }
+    ERR_clear_error();  // the file's end is one
+    if (authorities == 0) {
+        return Error{ErrorKind::InvalidArgument,
+                     fmt::format("TLS: '{}' has no certificate", kAuthority)};
+    }
+    if (files.contains(kClientCertificate)) {
+        const PemFile chain(files, kClientCertificate), key_file(files, kClientKey);
+        const Certificate own{PEM_read_bio_X509_AUX(chain.get(), nullptr, nullptr, nullptr)};
+        const PrivateKey key{PEM_read_bio_PrivateKey(key_file.get(), nullptr, nullptr, nullptr)};
+        if (own == nullptr || key == nullptr || SSL_CTX_use_certificate(context_, own.get()) != 1 ||
+            SSL_CTX_use_PrivateKey(context_, key.get()) != 1) {
+            return tls_error(
+                fmt::format("cannot use '{}' with '{}'", kClientCertificate, kClientKey));
+        }
+        while (const Certificate next{PEM_read_bio_X509(chain.get(), nullptr, nullptr, nullptr)}) {
+            if (SSL_CTX_add1_chain_cert(context_, next.get()) != 1) {
+                return tls_error(fmt::format("cannot use '{}'", kClientCertificate));
+            }
+        }
+        ERR_clear_error();
+    }
+    if (files.contains(kRevoked)) {
+        const PemFile list(files, kRevoked);
+        const Revocations revoked{PEM_read_bio_X509_CRL(list.get(), nullptr, nullptr, nullptr)};
+        if (revoked == nullptr || X509_STORE_add_crl(store, revoked.get()) != 1) {
+            return tls_error(fmt::format("cannot use '{}'", kRevoked));
+        }
+        (void)X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);  // always succeeds
+    }
+    return ok();
 }
 
 Result<> TlsCredentials::load_certificates(const std::string& folder, bool verify_peer) {
@@ -146,12 +263,26 @@ Result<> TlsCredentials::load_certificates(const std::string& folder, bool verif
 Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk(TlsRole role,
                                                                   const std::string& folder,
                                                                   const std::string& user) {
-    std::shared_ptr<TlsCredentials> made(new TlsCredentials(role, true));
-    made->keys_ = std::make_unique<Keys>();
-    made->keys_->user = user.empty() ? "qemu" : user;
     const std::string file = folder + "/keys.psk";
     STRATA_TRY_VOID(readable(file));
     std::ifstream input(file);
+    return psk_of(role, input, file, user);
+}
+
+Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::client_psk(const TlsFiles& files,
+                                                                         const std::string& user) {
+    const auto keys = files.find("keys.psk");
+    std::istringstream input(keys != files.end() ? keys->second : "");
+    return psk_of(TlsRole::Client, input, "keys.psk", user);
+}
+
+Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::psk_of(TlsRole role,
+                                                                     std::istream& input,
+                                                                     const std::string& file,
+                                                                     const std::string& user) {
+    std::shared_ptr<TlsCredentials> made(new TlsCredentials(role, true));
+    made->keys_ = std::make_unique<Keys>();
+    made->keys_->user = user.empty() ? "qemu" : user;
     std::string line;
     for (std::size_t total = 0; std::getline(input, line) && total < kMaxKeyFile;
          total += line.size()) {

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cstddef>
+#include <iosfwd>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,6 +23,11 @@ namespace strata::block::nbd {
 
 enum class TlsRole : bool { Client, Server };
 
+/// A folder of credentials for who cannot open it: names and contents of its files.
+using TlsFiles = std::map<std::string, std::string>;
+/// What a client needs of `folder`.
+Result<TlsFiles> read_client_files(const std::string& folder, bool psk);
+
 class TlsCredentials {
   public:
     /// Certificates of `folder`; empty: a client that trusts the system's authorities.
@@ -32,6 +39,11 @@ class TlsCredentials {
     static Result<std::shared_ptr<const TlsCredentials>> psk(TlsRole role,
                                                              const std::string& folder,
                                                              const std::string& user);
+    /// A client's, of read_client_files().
+    static Result<std::shared_ptr<const TlsCredentials>> client_x509(const TlsFiles& files,
+                                                                     bool verify_peer);
+    static Result<std::shared_ptr<const TlsCredentials>> client_psk(const TlsFiles& files,
+                                                                    const std::string& user);
     ~TlsCredentials();
     TlsCredentials(const TlsCredentials&) = delete;
     TlsCredentials& operator=(const TlsCredentials&) = delete;
@@ -44,6 +56,11 @@ class TlsCredentials {
     struct Keys;
     TlsCredentials(TlsRole role, bool psk);
     Result<> load_certificates(const std::string& folder, bool verify_peer);
+    Result<> take_certificates(const TlsFiles& files);
+    void ask_peer();
+    static Result<std::shared_ptr<const TlsCredentials>> psk_of(TlsRole role, std::istream& input,
+                                                                const std::string& file,
+                                                                const std::string& user);
     ssl_ctx_st* context_ = nullptr;
     TlsRole role_;
     bool psk_, verify_ = false;

@@ -85,6 +85,49 @@ TEST_F(TlsTest, ACertificateIsNoSubstituteForTheKey) {
     EXPECT_EQ(done.error().kind(), ErrorKind::PermissionDenied) << done.error().text();
 }
 
+TEST_F(TlsTest, ClientNeedsNoFolderWhereItHasWhatIsInIt) {
+    write_key("5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a");
+    const auto server = psk(TlsRole::Server);
+    const auto keys = read_client_files(folder_, true);
+    ASSERT_TRUE(keys.ok()) << keys.error().text();
+    std::filesystem::remove(folder_ + "/keys.psk");
+    EXPECT_FALSE(read_client_files(folder_, true).ok());
+    EXPECT_FALSE(TlsCredentials::client_psk(*keys, "bob").ok());
+    const auto client =
+        std::move(*TlsSession::create(*TlsCredentials::client_psk(*keys, "alice"), ""));
+    EXPECT_TRUE(shake_hands(*client, *server).ok());
+}
+
+TEST_F(TlsTest, CertificatesFromMemoryDecide) {
+    EXPECT_FALSE(read_client_files(folder_, false).ok());  // no authority
+    write_certificate();
+    const auto credentials = TlsCredentials::x509(TlsRole::Server, folder_, false);
+    ASSERT_TRUE(credentials.ok());
+    const auto verdict = [&](const TlsFiles& files) {
+        const auto made = TlsCredentials::client_x509(files, true);
+        if (!made.ok()) {
+            return Result<>(made.error());
+        }
+        const auto client = std::move(*TlsSession::create(*made, ""));
+        const auto server = std::move(*TlsSession::create(*credentials, ""));
+        return shake_hands(*client, *server);
+    };
+    const auto as_authority = [this] {
+        std::filesystem::copy_file(folder_ + "/server-cert.pem", folder_ + "/ca-cert.pem",
+                                   std::filesystem::copy_options::overwrite_existing);
+        return read_client_files(folder_, false).value();
+    };
+    TlsFiles files = as_authority();
+    EXPECT_EQ(files.size(), 1U);
+    EXPECT_TRUE(verdict(files).ok());
+    write_certificate();  // another authority
+    EXPECT_FALSE(verdict(as_authority()).ok());
+    files["client-cert.pem"] = files["ca-cert.pem"];
+    EXPECT_FALSE(verdict(files).ok());  // a certificate and no key
+    EXPECT_FALSE(verdict({{"ca-cert.pem", "nonsense"}}).ok());
+    EXPECT_FALSE(verdict({}).ok());
+}
+
 TEST_F(TlsTest, AnotherKeyIsRefused) {
     write_key("5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a");
     const auto client = psk(TlsRole::Client);

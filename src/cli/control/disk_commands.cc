@@ -51,14 +51,28 @@ constexpr Option kNoWait{"--no-wait", 0, "",
 constexpr Option kFormat{"--format", 'f', "FORMAT",
                          "The copy's format (default qcow2; of an export: raw).",
                          Completes::Nothing};
-constexpr Option kReconnect{"--reconnect-delay", 0, "SECONDS",
-                            "The copy is on an NBD server: how long to wait for it to come back."};
+/// Of a copy on an NBD server, with --disk's names.
+constexpr std::array kExportOptions = {
+    Option{"--reconnect-delay", 0, "SECONDS",
+           "The copy is on an NBD server: how long to wait for it to come back."},
+    Option{"--tls-certificates", 0, "FOLDER",
+           "With TLS (nbds://HOST/EXPORT), by the credentials in this folder (docs/nbd.md).",
+           Completes::Files},
+    Option{"--tls-hostname", 0, "NAME", "The name in the server's certificate."},
+    Option{"--tls-psk", 0, "on|off", "The folder has pre-shared keys.", Completes::Choices},
+    Option{"--tls-user", 0, "NAME", "With such keys: whose."},
+    Option{"--tls-verify", 0, "on|off", "off: any certificate will do.", Completes::Choices}};
 constexpr Option kExisting{"--existing", 0, "",
                            "The copy's file, or device, is there: write over what it holds."};
 constexpr std::array kMirrorOptions = {
     kFormat,
     kExisting,
-    kReconnect,
+    kExportOptions[0],
+    kExportOptions[1],
+    kExportOptions[2],
+    kExportOptions[3],
+    kExportOptions[4],
+    kExportOptions[5],
     Option{"--pivot", 0, "", "At the end the guest goes on with the copy."},
     Option{"--keep", 0, "",
            "At the end the guest goes on with its disk. With neither the copy is kept the same "
@@ -68,7 +82,12 @@ constexpr std::array kMirrorOptions = {
 constexpr std::array kBackupOptions = {
     kFormat,
     kExisting,
-    kReconnect,
+    kExportOptions[0],
+    kExportOptions[1],
+    kExportOptions[2],
+    kExportOptions[3],
+    kExportOptions[4],
+    kExportOptions[5],
     Option{"--bitmap", 0, "NAME",
            "A dirty bitmap in the disk's image (qcow2): it starts anew now, so that a later backup "
            "can go on from this one."},
@@ -238,20 +257,23 @@ Result<UniqueFd> prepare_export(const Arguments& arguments, const Json& disk,
                                 api::ControlRequest& request, block::OptionList options) {
     request.file.name = *arguments.positional(2);
     request.format = arguments.value("--format").value_or("raw");
-    const block::nbd::Location location = STRATA_TRY(block::nbd::parse_location(request.file.name));
-    if (location.tls) {
-        return Error{ErrorKind::NotSupported,
-                     "a copy cannot go to an export with TLS: the machine's process has got no "
-                     "credentials for it"};
-    }
-    request.nbd = block::nbd::location_options(location);
-    if (const auto delay = arguments.value("--reconnect-delay")) {
-        request.nbd.emplace_back("reconnect-delay", std::string(*delay));
+    request.nbd =
+        block::nbd::location_options(STRATA_TRY(block::nbd::parse_location(request.file.name)));
+    for (const Option& option : kExportOptions) {
+        if (const auto value = arguments.value(option.name)) {
+            const std::string_view name = option.name.substr(2);
+            request.nbd.emplace_back(std::string(name == "tls-certificates" ? "tls-folder" : name),
+                                     std::string(*value));
+        }
     }
     block::OptionList check = request.nbd;
-    (void)STRATA_TRY(block::nbd::take_location(check));
+    block::nbd::Location location = STRATA_TRY(block::nbd::take_location(check));
+    if (!location.tls_folder.empty()) {  // strata run looks from another folder, perhaps
+        location.tls_folder = std::filesystem::absolute(location.tls_folder).string();
+    }
+    request.nbd = block::nbd::location_options(location);
     if (!arguments.flag("--existing") && request.format != "raw") {
-        STRATA_TRY_VOID(make_image(request.file.name, request.format,
+        STRATA_TRY_VOID(make_image(block::nbd::location_uri(location), request.format,
                                    disk.value("size", std::uint64_t{0}), std::move(options)));
         request.empty = !request.incremental;
     }
@@ -265,9 +287,12 @@ Result<UniqueFd> prepare_target(const Arguments& arguments, const Json& disk,
     if (block::is_location(path)) {
         return prepare_export(arguments, disk, request, std::move(options));
     }
-    if (arguments.value("--reconnect-delay")) {
-        return Error{ErrorKind::InvalidArgument,
-                     "--reconnect-delay is for a copy on an NBD server (nbd://HOST/EXPORT)"};
+    for (const Option& option : kExportOptions) {
+        if (arguments.value(option.name)) {
+            return Error{
+                ErrorKind::InvalidArgument,
+                fmt::format("{} is for a copy on an NBD server (nbd://HOST/EXPORT)", option.name)};
+        }
     }
     request.format = arguments.value("--format").value_or("qcow2");
     const bool existing = arguments.flag("--existing");

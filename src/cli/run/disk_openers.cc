@@ -3,7 +3,36 @@
 
 #include <string>
 
+#include "block/nbd/tls.h"
+
 namespace strata::cli {
+namespace {
+
+/// The machine's process opens no folder: it gets what is in it, and uses it for this export alone.
+Result<> hand_credentials_on(const block::OptionList& options, api::Json& nbd) {
+    block::OptionList rest = options;
+    block::nbd::Location where = STRATA_TRY(block::nbd::take_location(rest));
+    if (!where.tls || !where.tls_files.empty()) {
+        return ok();
+    }
+    if (where.tls_folder.empty()) {
+        return Error{ErrorKind::InvalidArgument,
+                     "an export with TLS as a copy's target: name the folder of its credentials "
+                     "(--tls-certificates FOLDER)"};
+    }
+    where.tls_files = STRATA_TRY(block::nbd::read_client_files(where.tls_folder, where.tls_psk));
+    where.tls_folder.clear();
+    nbd = api::Json::object();
+    for (const auto& [name, value] : block::nbd::location_options(where)) {
+        nbd[name] = value;
+    }
+    for (const auto& [name, value] : rest) {
+        nbd[name] = value;
+    }
+    return ok();
+}
+
+}  // namespace
 
 Result<> DiskOpeners::add(std::vector<api::DiskConfig>& disks,
                           const std::map<std::size_t, FolderDisk>& folders,
@@ -47,14 +76,10 @@ Result<> DiskOpeners::open_export_of(api::Json& body, std::vector<UniqueFd>& fds
         if (!value.is_string()) {
             return Error{ErrorKind::InvalidArgument, "nbd: must be an object of texts"};
         }
-        if (name.starts_with("tls")) {
-            return Error{ErrorKind::NotSupported,
-                         "an export with TLS can be a disk from the machine's start, not a copy's "
-                         "target: its process has no credentials"};
-        }
         location.emplace_back(name, value.get<std::string>());
     }
     std::erase_if(openers_, [](const auto& opener) { return opener->over(); });
+    STRATA_TRY_VOID(hand_credentials_on(location, (*arguments)["nbd"]));
     fds.clear();
     fds.push_back(STRATA_TRY(add_one(std::move(location))));
     (*arguments)["fd"] = 0;

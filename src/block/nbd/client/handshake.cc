@@ -286,6 +286,11 @@ Result<std::shared_ptr<const TlsCredentials>> client_credentials(const Location&
     if (!location.tls) {
         return std::shared_ptr<const TlsCredentials>();
     }
+    if (!location.tls_files.empty()) {
+        return location.tls_psk
+                   ? TlsCredentials::client_psk(location.tls_files, location.tls_user)
+                   : TlsCredentials::client_x509(location.tls_files, location.tls_verify);
+    }
     return location.tls_psk
                ? TlsCredentials::psk(TlsRole::Client, location.tls_folder, location.tls_user)
                : TlsCredentials::x509(TlsRole::Client, location.tls_folder, location.tls_verify);
