@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <openssl/crypto.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -47,6 +48,9 @@ void use(Loop& loop, Node& node, bool writable) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const auto pieces = fuzz::pieces_of(STRATA_FORMAT, std::as_bytes(std::span(data, size)));
+    // OpenSSL's end comes behind the loop's then, whose worker has state of its own there.
+    static const bool kCrypto = OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, nullptr) == 1;
+    STRATA_CHECK(kCrypto, "no OpenSSL");
     static const auto kLoop =
         Loop::create({.engine = IoEngine::Threads, .depth = 2, .workers = 1}).value();
     for (const bool writable : {false, true}) {
