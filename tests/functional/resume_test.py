@@ -11,7 +11,7 @@ import tempfile
 import time
 import unittest
 
-from strata_program import run, start
+from strata_program import run, start, wait_until
 
 MIB = 1 << 20
 
@@ -36,11 +36,12 @@ class ResumeTest(unittest.TestCase):
         return done.stderr
 
     def stopped(self, words, seconds, number=signal.SIGKILL):
-        """Runs and stops it; it writes 8 MiB a second of 24."""
-        with start(*words, "--speed", "8M") as process:
+        """Runs it and stops it so long after its record is there; it writes 4 MiB a second of 24."""
+        with start(*words, "--speed", "4M") as process:
+            self.assertTrue(wait_until(self.record.exists, 60))
             time.sleep(seconds)
             process.send_signal(number)
-            self.assertNotEqual(process.wait(30), 0)
+            self.assertNotEqual(process.wait(60), 0)
 
     def judged(self, kind):
         self.assertFalse(self.record.exists())
@@ -107,10 +108,8 @@ class ResumeTest(unittest.TestCase):
 
     def begun(self, words):
         """Stops it once it has put something down."""
-        with start(*words, "--speed", "8M") as process:
-            end = time.monotonic() + 30
-            while not self.record.exists() and time.monotonic() < end:
-                time.sleep(0.02)
+        with start(*words, "--speed", "4M") as process:
+            self.assertTrue(wait_until(self.record.exists, 60))
             process.send_signal(signal.SIGINT)
             self.assertNotEqual(process.wait(30), 0)
         self.assertTrue(self.record.exists())

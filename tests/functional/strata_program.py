@@ -32,6 +32,15 @@ def start(*arguments, **options):
                             env=environment(), **options)
 
 
+def wait_until(condition, limit=15):
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def vmm_processes():
     """The ids of VMM processes of this build."""
     found = []

@@ -6,20 +6,11 @@ import sys
 import time
 import unittest
 
-from strata_program import IMAGES, Terminal, run, start, vmm_processes
+from strata_program import IMAGES, Terminal, run, start, vmm_processes, wait_until
 
 ENGINE = os.environ.get("STRATA_TEST_ENGINE", "soft")
 LIMIT = int(os.environ.get("STRATA_TEST_BOOT_LIMIT", "240"))
 RUN = ("run", "tiny", "--engine", ENGINE, "--append", "quiet")
-
-
-def wait_until(condition, limit=15):
-    deadline = time.monotonic() + limit
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @unittest.skipUnless((IMAGES / "tiny").exists(), "no tiny image")
