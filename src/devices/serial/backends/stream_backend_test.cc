@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -274,7 +275,12 @@ TEST_F(StreamBackendTest, PtyDropsOutputUntilSomebodyOpensIt) {
     }
     (void)(*backend)->write(bytes("seen"));
     ASSERT_EQ(::write(terminal.get(), "keys", 4), 4);
-    turn();
+    // A thread of the kernel's carries bytes from one side to the other.
+    for (int round = 0; round < 1000 && peer.text.size() < 4; ++round) {
+        loop->run_once(milliseconds(10));
+    }
+    pollfd wait{terminal.get(), POLLIN, 0};
+    ASSERT_EQ(::poll(&wait, 1, 10'000), 1);
     std::array<char, 16> buffer{};
     EXPECT_EQ(::read(terminal.get(), buffer.data(), buffer.size()), 4);
     EXPECT_STREQ(buffer.data(), "seen");
