@@ -51,10 +51,11 @@ Result<> set_limits(const SandboxConfig& config) {
     return set_limit(RLIMIT_FSIZE, config.max_file_size);
 }
 
-bool single_threaded() {
+// Not knowing is an error: two of the walls depend on it.
+Result<bool> single_threaded() {
     const std::unique_ptr<DIR, int (*)(DIR*)> tasks(::opendir("/proc/self/task"), ::closedir);
     if (!tasks) {
-        return false;
+        return Error::from_errno("cannot count this process's threads in /proc/self/task");
     }
     unsigned count = 0;
     while (const dirent* entry =
@@ -190,8 +191,8 @@ Result<SandboxReport> enter_sandbox(const SandboxConfig& config) {
     SandboxReport report;
     Summary summary;
     const bool root = ::geteuid() == 0;
-    const bool alone = single_threaded();
     STRATA_TRY_VOID(set_limits(config));
+    const bool alone = STRATA_TRY(single_threaded());
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
         return Error::from_errno("cannot give up gaining privileges");
     }

@@ -48,6 +48,18 @@ int error_of(bool failed) {
     return failed ? errno : 0;
 }
 
+// Not as if there were other threads: two walls would be left out.
+TEST(SandboxTest, NotKnowingTheThreadsIsAnError) {
+    const auto outcome = [] {
+        rlimit few{};
+        (void)::getrlimit(RLIMIT_NOFILE, &few);
+        const int last = ::dup(0);
+        few.rlim_cur = few.rlim_max = static_cast<rlim_t>(last) + 1;
+        return ::setrlimit(RLIMIT_NOFILE, &few) == 0 && !enter_sandbox({}).ok() ? 1 : 0;
+    };
+    EXPECT_EQ(in_child(outcome), 1);
+}
+
 TEST(SandboxTest, OrdinaryWorkGoesOn) {
     EXPECT_EQ(inside({},
                      [] {

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -15,6 +16,16 @@ namespace {
 /// What UringIo asks for.
 constexpr std::array kOperations{IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
                                  IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
+
+/// Descriptors that a stock leaves to everything else of the process.
+constexpr std::uint64_t kSpareDescriptors = 128;
+
+/// Whether so many are left above `fd`, which is the lowest number that was free.
+bool leaves_room(int fd) {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+           static_cast<std::uint64_t>(fd) + kSpareDescriptors < limit.rlim_cur;
+}
 
 Result<> restrict_ring(io_uring& ring) {
     std::array<io_uring_restriction, kOperations.size() + 1> list{};
@@ -73,6 +84,12 @@ std::shared_ptr<RingStock> RingStock::create(unsigned count, unsigned depth) {
         if (!ring.ok()) {
             log::info("io_uring is not available for all disks, others use threads reason='{}'",
                       ring.error().text());
+            break;
+        }
+        if (!leaves_room((*ring)->get()->ring_fd)) {
+            log::info(
+                "not all disks get an io_uring, others use threads reason='the limit of open "
+                "files (ulimit -n)'");
             break;
         }
         stock->rings_.push_back(std::move(ring).value());

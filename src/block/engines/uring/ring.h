@@ -43,7 +43,8 @@ class Ring {
 
 class RingStock : public std::enable_shared_from_this<RingStock> {
   public:
-    /// `count` restricted rings; fewer, or none, where the host gives no more.
+    /// `count` restricted rings; fewer, or none, where the host gives no more or few descriptors
+    /// would be left.
     static std::shared_ptr<RingStock> create(unsigned count, unsigned depth);
     /// From now on the engines that this process makes (make_async_io(), Auto) are on rings of
     /// `stock`, and on threads when it has none left. Null: each makes its own ring again. While

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -89,6 +90,28 @@ TEST_F(RingTest, StockLendsItsRingsAndGetsThemBack) {
         }
     }
     EXPECT_EQ(stock->left(), 2U);
+}
+
+// Rings are a convenience; what comes after them needs its descriptors.
+TEST_F(RingTest, StockLeavesDescriptorsToOthers) {
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const UniqueFd first(::dup(file_.get()));
+    rlimit few = before;
+    few.rlim_cur = static_cast<rlim_t>(first.get()) + 140;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    const auto stock = RingStock::create(100, 2);
+    std::vector<UniqueFd> others;
+    while (others.size() < 100) {
+        others.emplace_back(::dup(file_.get()));
+        if (!others.back()) {
+            break;
+        }
+    }
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_GT(stock->left(), 0U);
+    EXPECT_LT(stock->left(), 10U);
+    EXPECT_EQ(others.size(), 100U);
 }
 
 TEST_F(RingTest, RestrictedDoesAllThatDisksAskFor) {
