@@ -147,8 +147,9 @@ bool FileNode::in_cache(std::uint64_t offset, std::uint64_t length) {
 int FileNode::descriptor(std::uint64_t offset, const Buffers& part, bool writing) {
     // Whole pages only: a direct write beside a cached one in the same page may fail to drop it,
     // and the kernel makes that an error of the next flush.
+    // Only what goes past the cache altogether, to a device, has smaller units.
     const std::uint32_t unit =
-        device_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
+        device_ && !bulk_ ? traits_.request_alignment : std::max(traits_.request_alignment, kPage);
     const bool fits = direct_.valid() && offset % unit == 0 && part.size() % unit == 0 &&
                       part.aligned(bulk_ ? kPage : traits_.memory_alignment);
     const bool direct = fits && (bulk_ ? writing && part.size() >= kBulk
