@@ -43,6 +43,10 @@ Task<bool> reads_as_zeros(Node& file, std::uint64_t offset, std::uint64_t length
     co_return true;
 }
 
+Task<> SlotTable::begin_packing() {
+    co_return ok();
+}
+
 SlotPacker::SlotPacker(Node& node, SlotTable& table, CompactWatch watch)
     : node_(node), file_(*node.file()), table_(table), watch_(std::move(watch)), buffer_(kChunk) {}
 
@@ -54,9 +58,9 @@ void SlotPacker::advance(std::uint64_t bytes) {
 
 Task<> SlotPacker::survey() {
     for (std::uint64_t index = 0; index < layout_.blocks; ++index) {
-        STRATA_CO_TRY(const std::uint64_t slot, co_await table_.slot_of(index));
-        if (slot != 0) {
-            blocks_.push_back({slot, index});
+        STRATA_CO_TRY(const auto slot, co_await table_.slot_of(index));
+        if (slot) {
+            blocks_.push_back({*slot, index});
         }
         if (index % 4096 == 4095) {
             co_await node_.loop().yield();
@@ -240,8 +244,9 @@ std::uint64_t SlotPacker::end() const {
 
 Task<CompactReport> SlotPacker::run() {
     STRATA_CO_TRY_VOID(co_await node_.flush());
-    STRATA_CO_TRY(layout_, co_await table_.begin_packing());
+    STRATA_CO_TRY(layout_, co_await table_.slot_layout());
     STRATA_CO_TRY_VOID(co_await survey());
+    STRATA_CO_TRY_VOID(co_await table_.begin_packing());
     STRATA_CO_TRY_VOID(co_await drop_zeroes());
     if (stop_.ok()) {
         STRATA_CO_TRY_VOID(co_await move_blocks());

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -33,10 +34,13 @@ struct SlotLayout {
 class SlotTable {
   public:
     virtual ~SlotTable() = default;
-    /// Before all else: nothing is dirty, and no entry keeps a place that it does not need.
-    virtual Task<SlotLayout> begin_packing() = 0;
-    /// Where the block's slot begins; 0: it has none.
-    virtual Task<std::uint64_t> slot_of(std::uint64_t block) = 0;
+    /// Before all else; changes nothing.
+    virtual Task<SlotLayout> slot_layout() = 0;
+    /// Where the block's slot begins, if it has one. An entry that means nothing is an error.
+    virtual Task<std::optional<std::uint64_t>> slot_of(std::uint64_t block) = 0;
+    /// The table was found to be sound: the first changes. Nothing is dirty afterwards, and no
+    /// entry keeps a place that it does not need.
+    virtual Task<> begin_packing();
     /// What is in the slot reads as if there were none.
     virtual Task<bool> expendable(std::uint64_t slot) = 0;
     /// In memory: the block is at `slot` from now on; 0: it has none, and reads as zeros.

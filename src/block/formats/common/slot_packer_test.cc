@@ -92,6 +92,10 @@ class SlotPacking : public testing::TestWithParam<Kind> {
         };
         return loop_->run(dynamic_cast<Compactable&>(*node_).pack_file(std::move(watch)));
     }
+    [[nodiscard]] std::string content() const {
+        std::ifstream file(path(), std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), {}};
+    }
     void expect_whole() {
         const auto report = loop_->run(node_->check(Repair::Nothing));
         ASSERT_TRUE(report.ok());
@@ -264,6 +268,26 @@ class SlotPackingVhdx : public SlotPacking {
         file.write(reinterpret_cast<const char*>(&wire), sizeof wire);  // SAFETY: plain bytes
     }
 };
+
+// Entries that mean nothing here still say where data is: they stay, and so does all else.
+TEST_P(SlotPackingVhdx, UnknownStatesAreRefusedAndLeftAsTheyAre) {
+    fill();
+    write(9, 0);
+    close();
+    const std::uint64_t good = entry(2);
+    for (const std::uint64_t state : {4, 5, 7}) {
+        set_entry(2, (good & ~std::uint64_t{7}) | state);
+        const std::string before = content();
+        open();
+        EXPECT_FALSE(compact().ok()) << state;
+        close();
+        EXPECT_TRUE(content() == before) << state;
+    }
+    set_entry(2, good);
+    open();
+    ASSERT_TRUE(compact().ok());
+    expect_whole();
+}
 
 // Another writer leaves an unmapped block its place, and a write takes it again: but not after that
 // place was given to another block.

@@ -129,16 +129,17 @@ class VdiNode final : public TableNode, public Compactable, private SlotTable {
         }
         co_return ok();
     }
-    Task<SlotLayout> begin_packing() override {
+    Task<SlotLayout> slot_layout() override {
         co_return SlotLayout{.bytes = header_.stride(),
                              .base = header_.offset_data,
                              .step = header_.stride(),
                              .blocks = header_.blocks,
                              .fixed = {{0, header_.offset_data}}};
     }
-    Task<std::uint64_t> slot_of(std::uint64_t block) override {
+    Task<std::optional<std::uint64_t>> slot_of(std::uint64_t block) override {
         STRATA_CO_TRY(const Place place, co_await find(block * header_.block, 1));
-        co_return place.kind == Place::Kind::Data ? place.offset - header_.extra : 0;
+        co_return place.kind == Place::Kind::Data ? std::optional(place.offset - header_.extra)
+                                                  : std::nullopt;
     }
     Task<bool> expendable(std::uint64_t slot) override {
         return reads_as_zeros(*file_, slot + header_.extra, header_.block);

@@ -100,7 +100,7 @@ Task<CompactReport> VhdNode::pack_file(CompactWatch watch) {
     co_return co_await packer.run();
 }
 
-Task<SlotLayout> VhdNode::begin_packing() {
+Task<SlotLayout> VhdNode::slot_layout() {
     SlotLayout slots{.bytes = std::uint64_t{header_.bitmap_bytes()} + header_.block,
                      .base = 0,
                      .step = 512,
@@ -116,9 +116,9 @@ Task<SlotLayout> VhdNode::begin_packing() {
     co_return slots;
 }
 
-Task<std::uint64_t> VhdNode::slot_of(std::uint64_t block) {
+Task<std::optional<std::uint64_t>> VhdNode::slot_of(std::uint64_t block) {
     STRATA_CO_TRY(const Be32 entry, co_await meta_.load<Be32>(entry_offset(block)));
-    co_return entry == kUnallocated ? 0 : entry * 512ULL;
+    co_return entry == kUnallocated ? std::nullopt : std::optional(entry * 512ULL);
 }
 
 // What a block lacks shows what lies below; of a dynamic disk that is zeros.

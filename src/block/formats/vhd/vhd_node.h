@@ -43,8 +43,8 @@ class VhdNode final : public TableNode, public Compactable, private SlotTable {
         return header_.table_offset + block * 4;
     }
     // Packing: slots are a bitmap and a block.
-    Task<SlotLayout> begin_packing() override;
-    Task<std::uint64_t> slot_of(std::uint64_t block) override;
+    Task<SlotLayout> slot_layout() override;
+    Task<std::optional<std::uint64_t>> slot_of(std::uint64_t block) override;
     Task<bool> expendable(std::uint64_t slot) override;
     Task<> set_slot(std::uint64_t block, std::uint64_t slot) override;
     [[nodiscard]] std::uint64_t slot_head() const override { return header_.bitmap_bytes(); }

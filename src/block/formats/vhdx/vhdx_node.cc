@@ -15,6 +15,11 @@ namespace {
 
 constexpr std::size_t kMaxDirtyPages = 1024;
 
+bool has_no_content(State state) {
+    return state == State::NotPresent || state == State::Undefined || state == State::Zero ||
+           state == State::Unmapped;
+}
+
 }  // namespace
 
 Task<> PatchedFile::read(std::uint64_t offset, Buffers into) {
@@ -163,12 +168,8 @@ Task<CompactReport> VhdxNode::pack_file(CompactWatch watch) {
     co_return co_await packer.run();
 }
 
-Task<SlotLayout> VhdxNode::begin_packing() {
+Task<SlotLayout> VhdxNode::slot_layout() {
     const Parameters& p = layout_.parameters;
-    // The disk stays what it is, so data_write does, by which children know it.
-    layout_.header.file_write = random_uuid();
-    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
-    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
     SlotLayout slots{.bytes = p.block, .base = kMiB, .step = kMiB, .blocks = p.blocks()};
     slots.fixed = {{0, kMiB},
                    {layout_.header.log_offset, layout_.header.log_length},
@@ -177,31 +178,38 @@ Task<SlotLayout> VhdxNode::begin_packing() {
     for (const Region& each : layout_.regions.others) {
         slots.fixed.emplace_back(each.offset, each.length);
     }
-    for (std::uint64_t block = 0; block < slots.blocks; ++block) {
-        // What has no content keeps no place, or a write would take it for its own.
+    for (std::uint64_t block = 0; block < slots.blocks; block += p.chunk_ratio()) {
+        STRATA_CO_TRY(const Le64 bitmap,
+                      co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
+        if (offset_of(bitmap) != 0) {
+            slots.fixed.emplace_back(offset_of(bitmap), kMiB);
+        }
+    }
+    co_return slots;
+}
+
+// What has no content keeps no place, or a write would take it for its own.
+Task<> VhdxNode::begin_packing() {
+    // The disk stays what it is, so data_write does, by which children know it.
+    layout_.header.file_write = random_uuid();
+    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
+    STRATA_CO_TRY_VOID(co_await write_header(*file_, layout_.header));
+    for (std::uint64_t block = 0; block < layout_.parameters.blocks(); ++block) {
         STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(payload_offset(block)));
-        if (state_of(entry) != State::Present && offset_of(entry) != 0) {
+        if (has_no_content(state_of(entry)) && offset_of(entry) != 0) {
             STRATA_CO_TRY_VOID(co_await meta_.store(
                 payload_offset(block), Le64(static_cast<std::uint64_t>(state_of(entry))), 0));
-        }
-        if (block % p.chunk_ratio() == 0) {
-            STRATA_CO_TRY(const Le64 bitmap,
-                          co_await meta_.load<Le64>(entry_offset(p.bitmap_entry(block))));
-            if (offset_of(bitmap) != 0) {
-                slots.fixed.emplace_back(offset_of(bitmap), kMiB);
-            }
         }
         if (meta_.dirty_pages() > kMaxDirtyPages) {
             STRATA_CO_TRY_VOID(co_await flush());
         }
     }
-    STRATA_CO_TRY_VOID(co_await flush());
-    co_return slots;
+    co_return co_await flush();
 }
 
-Task<std::uint64_t> VhdxNode::slot_of(std::uint64_t block) {
+Task<std::optional<std::uint64_t>> VhdxNode::slot_of(std::uint64_t block) {
     STRATA_CO_TRY(const Place place, co_await find(block * layout_.parameters.block, 1));
-    co_return place.kind == Place::Kind::Data ? place.offset : 0;
+    co_return place.kind == Place::Kind::Data ? std::optional(place.offset) : std::nullopt;
 }
 
 Task<bool> VhdxNode::expendable(std::uint64_t slot) {

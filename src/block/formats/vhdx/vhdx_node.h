@@ -46,8 +46,9 @@ class VhdxNode final : public TableNode, public Compactable, private SlotTable {
         return entry_offset(layout_.parameters.payload_entry(block));
     }
     // Packing: blocks are slots of their own size.
-    Task<SlotLayout> begin_packing() override;
-    Task<std::uint64_t> slot_of(std::uint64_t block) override;
+    Task<SlotLayout> slot_layout() override;
+    Task<std::optional<std::uint64_t>> slot_of(std::uint64_t block) override;
+    Task<> begin_packing() override;
     Task<bool> expendable(std::uint64_t slot) override;
     Task<> set_slot(std::uint64_t block, std::uint64_t slot) override;
     [[nodiscard]] std::uint64_t slot_head() const override { return 0; }
