@@ -204,7 +204,31 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"Vhdx", "vhdx", {{"block_size", "1048576"}}, kMiB, 4 * kMiB}),
     [](const testing::TestParamInfo<Kind>& each) { return each.param.name; });
 
-class SlotPackingVhd : public SlotPacking {};
+class SlotPackingVhd : public SlotPacking {
+  protected:
+    /// It opens for reading alone, and a check finds the damage; then it is open for reading.
+    void expect_refused(const std::string& why) {
+        OpenOptions options;
+        options.path = path();
+        options.format = "vpc";
+        const std::string before = content();
+        auto node = loop_->run(open_node(*loop_, std::move(options)));
+        ASSERT_FALSE(node.ok());
+        EXPECT_NE(node.error().text().find(why), std::string::npos) << node.error().text();
+        EXPECT_NE(node.error().text().find("converted"), std::string::npos);
+        options = {};
+        options.path = path();
+        options.format = "vpc";
+        options.read_only = true;
+        node_ = loop_->run(open_node(*loop_, std::move(options))).value();
+        const auto report = loop_->run(node_->check(Repair::Nothing));
+        ASSERT_TRUE(report.ok());
+        EXPECT_EQ(report->corruptions, 1U);
+        ASSERT_EQ(report->messages.size(), 1U);
+        EXPECT_NE(report->messages[0].find(why), std::string::npos) << report->messages[0];
+        EXPECT_TRUE(content() == before);
+    }
+};
 
 // A block of zeros of a differencing image hides its parent's content.
 TEST_P(SlotPackingVhd, BlocksThatHideTheirParentStay) {
@@ -217,6 +241,42 @@ TEST_P(SlotPackingVhd, BlocksThatHideTheirParentStay) {
     const auto report = compact();
     ASSERT_TRUE(report.ok()) << report.error().text();
     EXPECT_EQ(report->zeroes, 0U);
+    expect_whole();
+}
+
+// Another program cut the file off inside the last block: new blocks would go into that one.
+TEST_P(SlotPackingVhd, ImagesCutInsideABlockAreReadAndNotWritten) {
+    fill();
+    close();
+    std::filesystem::resize_file(path(), length() - 512 - 64 * 1024);
+    expect_refused("and the file ends within it");
+    model_[0] = 'a';
+    std::vector<std::byte> start(4096);
+    for (std::uint64_t i = 0; i < kBlocks; ++i) {  // the first block is the last one of the file
+        ASSERT_TRUE(loop_->run(node_->read(i * block(), Buffers(std::span(start)))).ok());
+        EXPECT_EQ(start[0], static_cast<std::byte>(model_[i])) << i;
+    }
+}
+
+TEST_P(SlotPackingVhd, BlocksOnTheHeadersAreFoundAndNotWritten) {
+    fill();
+    close();
+    std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(1536 + 4 * 4);
+    const Be32 wire = 0U;
+    file.write(reinterpret_cast<const char*>(&wire), sizeof wire);  // SAFETY: plain bytes
+    file.close();
+    expect_refused("on the image's tables");
+}
+
+// The footer is written anew where the blocks end, not where it was.
+TEST_P(SlotPackingVhd, WithoutItsFooterAnImageIsWhole) {
+    fill();
+    close();
+    std::filesystem::resize_file(path(), length() - 512);
+    open();
+    write(3, 'x');
+    ASSERT_TRUE(compact().ok());
     expect_whole();
 }
 
@@ -249,6 +309,33 @@ TEST_P(SlotPackingVdi, BlocksThatShareAPlaceAreRefused) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, SlotPackingVdi,
                          testing::Values(Kind{"Vdi", "vdi", {}, kMiB, kMiB}),
+                         [](const testing::TestParamInfo<Kind>& each) { return each.param.name; });
+
+class SlotPackingVhdxCut : public SlotPacking {};
+
+TEST_P(SlotPackingVhdxCut, NewBlocksGoBehindTheOneThatTheFileEndsIn) {
+    for (std::uint64_t i = kBlocks; i-- != 2;) {
+        write(i, static_cast<char>('a' + i));
+    }
+    write(1, 0);
+    close();
+    std::filesystem::resize_file(path(), length() - 3 * kMiB);
+    open();
+    const auto report = loop_->run(node_->check(Repair::Nothing));
+    ASSERT_TRUE(report.ok());
+    EXPECT_EQ(report->corruptions, 1U);  // the end of block 2 is lost
+    const std::vector<std::byte> mark(4096, std::byte{'c'});
+    write(0, 'A');
+    ASSERT_TRUE(loop_->run(node_->write(3 * block() - mark.size(), Buffers::of(mark))).ok());
+    expect_whole();
+    close();
+    open();
+    expect_whole();
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, SlotPackingVhdxCut,
+                         testing::Values(Kind{
+                             "Vhdx", "vhdx", {{"block_size", "4194304"}}, 4 * kMiB, 8 * kMiB}),
                          [](const testing::TestParamInfo<Kind>& each) { return each.param.name; });
 
 class SlotPackingVhdx : public SlotPacking {

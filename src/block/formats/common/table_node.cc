@@ -482,6 +482,7 @@ Task<CheckReport> TableNode::check(Repair /*repair*/) {
     CheckReport report;
     std::vector<std::uint64_t> places;
     report.total_clusters = divide_up(size_, unit_);
+    const std::uint64_t file_end = std::max(end_, file_->size());  // a flush makes it that long
     std::uint64_t expected = 0;
     for (std::uint64_t offset = 0; offset < size_;) {
         STRATA_CO_TRY(const Place place, co_await find(offset, size_ - offset));
@@ -494,12 +495,13 @@ Task<CheckReport> TableNode::check(Repair /*repair*/) {
             expected = place.offset + unit_;
             places.push_back(place.offset);
             report.image_end_offset = std::max(report.image_end_offset, expected);
-            if (place.offset >= file_->size()) {
+            if (checks_ends_ && place.offset + place.length > file_end) {
                 ++report.corruptions;
                 if (report.messages.size() < 20) {
                     report.messages.push_back(
-                        fmt::format("the block at {} lies at {}, past the end of the file", offset,
-                                    place.offset));
+                        fmt::format("the block at {} lies at {}, {}", offset, place.offset,
+                                    place.offset >= file_end ? "past the end of the file"
+                                                             : "and the file ends within it"));
                 }
             }
         }

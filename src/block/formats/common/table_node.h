@@ -127,7 +127,8 @@ class TableNode : public Node {
     std::uint64_t backing_shift_ = 0;  ///< where in `backing_` this disk begins
     MetaCache meta_;
     NodeTraits traits_;
-    std::uint64_t end_ = 0;  ///< of what is used of the file
+    std::uint64_t end_ = 0;    ///< of what is used of the file
+    bool checks_ends_ = true;  ///< check() finds blocks that are not wholly in the file
 
   private:
     Task<Place> find_long(std::uint64_t offset, std::uint64_t length);

@@ -74,6 +74,26 @@ Result<std::uint64_t> size_of(const Footer& footer, const OpenOptions& options) 
                                                                   : footer.current_size;
 }
 
+/// An image whose blocks are not wholly in its file was cut off: what is written to it next would
+/// go into them.
+Task<> find_end(Node& file, const OpenOptions& options, VhdNode::Layout& layout) {
+    // Nothing new may land on the table, wherever it is.
+    layout.end = std::max({layout.end, layout.header.table_offset + layout.header.table_bytes(),
+                           layout.footer.data_offset + kHeaderBytes});
+    if (options.read_only) {
+        co_return ok();
+    }
+    STRATA_CO_TRY(const SlotSurvey survey,
+                  co_await survey_slots(file, layout.footer, layout.header));
+    layout.end = std::max(layout.end, survey.end);
+    if (survey.damaged != 0 && !options.for_check) {
+        co_return broken_image("VHD", options.path,
+                               survey.messages.front() +
+                                   "; it is damaged and cannot be written, but read and converted");
+    }
+    co_return ok();
+}
+
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     VhdNode::Layout layout;
     STRATA_CO_TRY(const auto start, co_await read_bytes(*file, 0, kFooterBytes + kHeaderBytes));
@@ -106,9 +126,7 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto header,
                   co_await read_bytes(*file, layout.footer.data_offset, kHeaderBytes));
     STRATA_CO_TRY(layout.header, parse_header(header, layout.size, options.path));
-    // Nothing new may land on the table, wherever it is.
-    layout.end = std::max({layout.end, layout.header.table_offset + layout.header.table_bytes(),
-                           layout.footer.data_offset + kHeaderBytes});
+    STRATA_CO_TRY_VOID(co_await find_end(*file, options, layout));
     NodePtr backing;
     if (layout.footer.type == Type::Differencing && options.open_backing) {
         STRATA_CO_TRY(backing, co_await open_parent(*file, options, layout.header));

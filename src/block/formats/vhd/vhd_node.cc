@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -10,6 +11,53 @@
 #include "block/formats/common/new_image.h"
 
 namespace strata::block::vhd {
+namespace {
+
+constexpr std::size_t kMaxMessages = 20;
+
+/// What is wrong with a slot there; empty: nothing.
+std::string_view damage_at(std::uint64_t slot, std::uint64_t bytes, std::uint64_t file_size,
+                           const Footer& footer, const Header& header) {
+    const auto on = [&](std::uint64_t offset, std::uint64_t length) {
+        return slot < offset + length && offset < slot + bytes;
+    };
+    if (on(0, kFooterBytes) || on(footer.data_offset, kHeaderBytes) ||
+        on(header.table_offset, std::uint64_t{header.entries} * 4)) {
+        return "on the image's tables";
+    }
+    if (slot >= file_size) {
+        return "past the end of the file";
+    }
+    return slot + bytes > file_size ? "and the file ends within it" : "";
+}
+
+}  // namespace
+
+Task<SlotSurvey> survey_slots(Node& file, const Footer& footer, const Header& header) {
+    constexpr std::uint64_t kPart = 64U << 10;
+    const std::uint64_t slot_bytes = std::uint64_t{header.bitmap_bytes()} + header.block;
+    const std::uint64_t table = header.entries * 4ULL;
+    SlotSurvey survey;
+    for (std::uint64_t at = 0; at < table; at += kPart) {
+        STRATA_CO_TRY(const auto bytes, co_await read_bytes(file, header.table_offset + at,
+                                                            std::min(kPart, table - at)));
+        for (std::size_t i = 0; i < bytes.size(); i += 4) {
+            const std::uint32_t entry = get<Be32>(bytes, i);
+            if (entry == kUnallocated) {
+                continue;
+            }
+            const std::uint64_t slot = entry * 512ULL;
+            survey.end = std::max(survey.end, slot + slot_bytes);
+            const auto damage = damage_at(slot, slot_bytes, file.size(), footer, header);
+            survey.damaged += damage.empty() ? 0 : 1;
+            if (!damage.empty() && survey.messages.size() < kMaxMessages) {
+                survey.messages.push_back(fmt::format("the block at {} lies at {}, {}",
+                                                      (at + i) / 4 * header.block, slot, damage));
+            }
+        }
+    }
+    co_return survey;
+}
 
 VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& layout,
                  NodePtr backing)
@@ -19,6 +67,7 @@ VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& l
       old_end_(file_->size()) {
     backing_ = std::move(backing);
     end_ = layout.end;
+    checks_ends_ = fixed();
     configure(layout.size, fixed() ? 1U << 20 : header_.block, false);
     if (fixed()) {
         traits_.cluster_size = 0;
@@ -31,6 +80,16 @@ Task<FormatInfo> VhdNode::info() {
     info.backing_name = header_.parent_name;
     info.backing_format = header_.parent_name.empty() ? "" : "vpc";
     co_return info;
+}
+
+Task<CheckReport> VhdNode::check(Repair repair) {
+    STRATA_CO_TRY(CheckReport report, co_await TableNode::check(repair));
+    if (!fixed()) {
+        STRATA_CO_TRY(SlotSurvey survey, co_await survey_slots(*file_, footer_, header_));
+        report.corruptions += survey.damaged;
+        std::ranges::move(survey.messages, std::back_inserter(report.messages));
+    }
+    co_return report;
 }
 
 Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {

@@ -8,12 +8,21 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "block/formats/common/slot_packer.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/vhd/header.h"
 
 namespace strata::block::vhd {
+
+/// Where a table says that blocks are.
+struct SlotSurvey {
+    std::uint64_t end = 0;      ///< of the last one
+    std::uint64_t damaged = 0;  ///< those on the headers or the table, or past the file's end
+    std::vector<std::string> messages{};  ///< about the first of them
+};
+Task<SlotSurvey> survey_slots(Node& file, const Footer& footer, const Header& header);
 
 class VhdNode final : public TableNode, public Compactable, private SlotTable {
   public:
@@ -27,6 +36,8 @@ class VhdNode final : public TableNode, public Compactable, private SlotTable {
     [[nodiscard]] std::string_view format() const override { return "vpc"; }
     [[nodiscard]] const Footer& footer() const { return footer_; }
     Task<FormatInfo> info() override;
+    /// Finds blocks whose slots are not wholly in the file, or lie on its tables, too.
+    Task<CheckReport> check(Repair repair) override;
     [[nodiscard]] bool finds_zeroes() const override { return !fixed(); }
     Task<CompactReport> pack_file(CompactWatch watch) override;
 

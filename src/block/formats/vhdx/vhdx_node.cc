@@ -151,7 +151,23 @@ Task<bool> VhdxNode::publish_zero(std::uint64_t block) {
     co_return true;
 }
 
+// In a file that was cut off inside a block, new blocks go behind that, not into it.
+Task<> VhdxNode::find_end() {
+    const std::uint64_t block_bytes = layout_.parameters.block, file_end = file_->size();
+    for (std::uint64_t block = 0; block < layout_.parameters.blocks(); ++block) {
+        STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(payload_offset(block)));
+        if (state_of(entry) == State::Present && offset_of(entry) < file_end) {
+            end_ = std::max(end_, offset_of(entry) + block_bytes);
+        }
+        if (block % 4096 == 4095) {
+            co_await loop().yield();
+        }
+    }
+    co_return ok();
+}
+
 Task<> VhdxNode::before_first_write() {
+    STRATA_CO_TRY_VOID(co_await find_end());
     layout_.header.file_write = random_uuid();
     layout_.header.data_write = random_uuid();
     // [MS-VHDX] 2.2.2: twice, so that both headers are current.

@@ -54,6 +54,7 @@ class VhdxNode final : public TableNode, public Compactable, private SlotTable {
     [[nodiscard]] std::uint64_t slot_head() const override { return 0; }
     Task<> copy_slot_head(std::uint64_t from, std::uint64_t to) override;
     Task<> cut_file(std::uint64_t end) override;
+    Task<> find_end();
     Task<> find_partial(std::uint64_t block, std::uint64_t within, std::uint64_t entry,
                         Place& place);
     Layout layout_;
