@@ -93,10 +93,10 @@ class ControlTest(unittest.TestCase):
             disk = plain
         return hashlib.sha256(pathlib.Path(disk).read_bytes()).hexdigest()
 
-    def raw(self, name):
+    def raw(self, name, size=SIZE):
         disk = self.path(name)
         with open(disk, "wb") as file:
-            file.truncate(SIZE * MIB)
+            file.truncate(size * MIB)
         return disk
 
     def test_life(self):
@@ -303,6 +303,7 @@ class ControlTest(unittest.TestCase):
         deadline = time.monotonic() + 30
         while not where.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
+        return server
 
     @unittest.skipUnless(shutil.which("qemu-nbd") and shutil.which("openssl"), "no qemu-nbd or openssl")
     def test_copies_go_to_exports_with_tls(self):
@@ -333,6 +334,41 @@ class ControlTest(unittest.TestCase):
         seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)
         self.assertEqual(self.terminal.wait(60), 0)
         self.assertEqual(self.content(copy, "raw"), seen)
+
+    @unittest.skipUnless(shutil.which("qemu-nbd") and shutil.which("openssl"), "no qemu-nbd or openssl")
+    def test_images_are_made_on_exports_with_tls(self):
+        folder, others = self.path("tls"), self.path("others")
+        credentials(folder)
+        credentials(others)
+        (folder / "keys.psk").write_text("alice:" + "5a" * 32 + "\n")
+        (others / "keys.psk").write_text("alice:" + "5b" * 32 + "\n")
+        keyed, sealed = self.raw("keyed", 2 * SIZE), self.raw("sealed", 2 * SIZE)
+        one, other = self.path("one"), self.path("other")
+        keeper = self.peer_serves(keyed, one, "--object", f"tls-creds-psk,id=t,endpoint=server,dir={folder}", "--tls-creds", "t")
+        sealer = self.peer_serves(sealed, other, "--object", f"tls-creds-x509,id=t,endpoint=server,dir={folder},verify-peer=no", "--tls-creds", "t")
+        self.boot(self.raw("disk"))
+        self.command(FILL, r"filled 0")
+        before = self.command("sha256sum /dev/vda\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        empty = self.content(keyed, "raw")
+        uri, keys = f"nbds+unix:///?socket={one}", ("--tls-psk", "on", "--tls-user", "alice", "-f", "qcow2")
+        self.assertIn(run("disk", "backup", "t", "disk0", uri, "--tls-certificates", others, *keys, limit=60).returncode, (6, 8))  # it hangs up
+        self.assertIn("--tls-certificates", self.strata("disk", "backup", "t", "disk0", uri, "-f", "qcow2", status=2).stderr)
+        self.assertEqual(self.content(keyed, "raw"), empty)
+        self.strata("disk", "backup", "t", "disk0", uri, "--tls-certificates", folder, *keys)
+        keeper.kill()
+        keeper.wait()
+        self.assertEqual(self.content(keyed, "qcow2"), before)
+        uri, kind = f"nbds+unix:///?socket={other}&tls-hostname=localhost&tls-certificates=", ("-f", "qcow2")
+        self.assertIn("certificate", self.strata("disk", "mirror", "t", "disk0", f"{uri}{others}", *kind, status=6).stderr)
+        self.assertEqual(self.content(sealed, "raw"), empty)
+        self.terminal.send(LOAD)
+        self.strata("disk", "mirror", "t", "disk0", f"{uri}{folder}", *kind, "--pivot")
+        self.command("touch /tmp/end\n", r"load over")
+        seen = self.command("sync; sha256sum /dev/vda; poweroff -f\n", r"([0-9a-f]{64})  /dev/vda").group(1)
+        self.assertEqual(self.terminal.wait(60), 0)
+        sealer.kill()
+        sealer.wait()
+        self.assertEqual(self.content(sealed, "qcow2"), seen)
 
     def test_backup_to_an_export_that_comes_back(self):
         self.boot(self.raw("disk"))

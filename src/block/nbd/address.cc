@@ -70,6 +70,13 @@ Result<> take_authority(std::string_view name, std::string_view text, Address& a
     return address.host.empty() ? Result<>(malformed(name, "names no host")) : ok();
 }
 
+Result<bool> switched_on(std::string_view key, std::string_view value) {
+    if (value != "on" && value != "off") {
+        return Error{ErrorKind::InvalidArgument, fmt::format("{}={}: use on or off", key, value)};
+    }
+    return value == "on";
+}
+
 Result<> take_query(std::string_view name, std::string_view query, Location& location) {
     for (const std::string_view each : split(query, '&')) {
         const std::size_t equals = each.find('=');
@@ -82,12 +89,17 @@ Result<> take_query(std::string_view name, std::string_view query, Location& loc
             location.tls_hostname = std::move(value);
         } else if (key == "tls-certificates") {
             location.tls_folder = std::move(value);
+        } else if (key == "tls-user") {
+            location.tls_user = std::move(value);
+        } else if (key == "tls-psk") {
+            location.tls_psk = STRATA_TRY(switched_on(key, value));
+        } else if (key == "tls-verify") {
+            location.tls_verify = STRATA_TRY(switched_on(key, value));
         } else {
-            return malformed(
-                name,
-                fmt::format(
-                    "unknown parameter '{}'; socket, tls-certificates and tls-hostname are known",
-                    key));
+            return malformed(name, fmt::format("unknown parameter '{}'; socket, tls-certificates, "
+                                               "tls-hostname, tls-psk, tls-user and tls-verify "
+                                               "are known",
+                                               key));
         }
     }
     return ok();
@@ -110,6 +122,7 @@ Result<Location> parse_uri(std::string_view name) {
         location.export_name = STRATA_TRY(decoded(rest.substr(slash + 1)));
     }
     STRATA_TRY_VOID(take_query(name, query, location));
+    location.tls = location.tls || !location.tls_folder.empty();  // as take_location()
     if (scheme.ends_with("+unix")) {
         if (!authority.empty() || !location.address.is_unix()) {
             return malformed(name, "a Unix socket is written nbd+unix:///EXPORT?socket=PATH");
@@ -297,6 +310,24 @@ std::string location_uri(const Location& location) {
     const std::string host = v6 ? "[" + location.address.host + "]" : location.address.host;
     return fmt::format("{}://{}:{}{}", scheme, host, location.address.port,
                        location.export_name.empty() ? "" : "/" + encoded(location.export_name));
+}
+
+std::string credentials_uri(const Location& location) {
+    std::string uri = location_uri(location);
+    const std::array<std::pair<std::string_view, std::string_view>, 5> all = {{
+        {"tls-certificates", location.tls_folder},
+        {"tls-hostname", location.tls_hostname},
+        {"tls-psk", location.tls_psk ? "on" : ""},
+        {"tls-user", location.tls_user},
+        {"tls-verify", location.tls_verify ? "" : "off"},
+    }};
+    for (const auto& [name, value] : all) {
+        if (!value.empty()) {
+            const bool first = uri.find('?') == std::string::npos;
+            uri += fmt::format("{}{}={}", first ? '?' : '&', name, encoded(value));
+        }
+    }
+    return uri;
 }
 
 Result<std::vector<Candidate>> look_up(const Address& address, bool to_listen) {

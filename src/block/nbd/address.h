@@ -53,8 +53,11 @@ Result<Location> parse_location(std::string_view name);
 Result<Location> take_location(OptionList& options);
 /// As options, to be kept or passed on: take_location()'s other way.
 OptionList location_options(const Location& location);
-/// As a URI.
+/// As a URI, to be shown: without credentials.
 std::string location_uri(const Location& location);
+/// As a URI that parse_location() makes the same server, export and credentials of (those of a
+/// folder; tls_files have no place there).
+std::string credentials_uri(const Location& location);
 
 /// Sockets that are not connected yet: one for each address that the name stands for. Blocks while
 /// the name is looked up.

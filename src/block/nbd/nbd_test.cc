@@ -1,6 +1,8 @@
-// NBD: wire structures, locations, and client and server on one loop, with peers that misbehave.
+// NBD: wire structures, and client and server on one loop, with peers that misbehave.
 #include <array>
 #include <cerrno>
+#include <cstdio>
+#include <fstream>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -72,48 +74,6 @@ TEST(NbdWireTest, ErrorsTravel) {
     EXPECT_EQ(system_error(wire_error(EROFS)), EPERM);
     EXPECT_EQ(system_error(wire_error(ENXIO)), EIO);
     EXPECT_EQ(system_error(12345), EINVAL);
-}
-
-TEST(NbdLocationTest, EveryFormIsUnderstood) {
-    const auto unix_uri = parse_location("nbd+unix:///a%20b?socket=/run/s");
-    ASSERT_TRUE(unix_uri.ok());
-    EXPECT_EQ(unix_uri->address.path, "/run/s");
-    EXPECT_EQ(unix_uri->export_name, "a b");
-    const auto tcp = parse_location("nbds://[::1]:77/x/y");
-    ASSERT_TRUE(tcp.ok());
-    EXPECT_EQ(tcp->address.host, "::1");
-    EXPECT_EQ(tcp->address.port, "77");
-    EXPECT_EQ(tcp->export_name, "x/y");
-    EXPECT_TRUE(tcp->tls);
-    const auto old = parse_location("nbd:localhost:10810:exportname=e");
-    ASSERT_TRUE(old.ok());
-    EXPECT_EQ(old->address.port, "10810");
-    EXPECT_EQ(old->export_name, "e");
-    EXPECT_EQ(parse_location("nbd:unix:/run/s:exportname=e")->address.path, "/run/s");
-    EXPECT_EQ(parse_location("nbd://host")->address.port, "10809");
-}
-
-TEST(NbdLocationTest, NonsenseIsRefused) {
-    EXPECT_FALSE(parse_location("nbd:host").ok());
-    EXPECT_FALSE(parse_location("nbd+unix:///x").ok());
-    EXPECT_FALSE(parse_location("nbd://host/?socket=/s").ok());
-    EXPECT_FALSE(parse_location("nbd://host/%zz").ok());
-    EXPECT_FALSE(parse_location("nbd://host/?fish=1").ok());
-    EXPECT_FALSE(is_location("disk.raw"));
-    EXPECT_FALSE(is_location("./nbd:x"));
-}
-
-TEST(NbdLocationTest, OptionsKeepEverything) {
-    Location location = *parse_location("nbds+unix:///e?socket=/run/s&tls-hostname=h");
-    location.reconnect_delay = std::chrono::seconds(7);
-    location.context = "qemu:allocation-depth";
-    OptionList options = location_options(location);
-    const auto again = take_location(options);
-    ASSERT_TRUE(again.ok());
-    EXPECT_TRUE(options.empty());
-    EXPECT_EQ(location_options(*again), location_options(location));
-    OptionList neither{{"export", "x"}};
-    EXPECT_FALSE(take_location(neither).ok());
 }
 
 ExportOptions exported(const std::string& name, bool read_only) {
@@ -217,6 +177,60 @@ TEST_F(NbdTest, WhatIsWrittenIsReadBack) {
     EXPECT_FALSE(run(node->write(kSize - 1, Buffers(std::span(data)))).ok());
     ASSERT_TRUE(run(node->close()).ok());
     stop();
+}
+
+/// With keys: a new image of each format, made where the location leads.
+class NbdNewImageTest : public NbdTest {
+  protected:
+    void SetUp() override {
+        NbdTest::SetUp();
+        write_key("5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a");
+        context_.tls = *TlsCredentials::psk(TlsRole::Server, folder_, "alice");
+        location_.tls = location_.tls_psk = true;
+        location_.tls_folder = folder_;
+        location_.tls_user = "alice";
+        start();
+    }
+    void TearDown() override {
+        stop();
+        std::remove((folder_ + "/keys.psk").c_str());
+        NbdTest::TearDown();
+    }
+    void write_key(const std::string& digits) const {
+        std::ofstream(folder_ + "/keys.psk") << "alice:" << digits << "\n";
+    }
+    Result<> make(std::string_view format, std::string where) {
+        return run(create_image(*loop_, std::string(format),
+                                CreateRequest{std::move(where), 64U << 10, {}}));
+    }
+    bool untouched() {
+        std::vector<std::byte> got(kSize, std::byte{1});
+        return run(disk_->read(0, Buffers(std::span(got)))).ok() &&
+               got == std::vector<std::byte>(kSize);
+    }
+};
+
+TEST_F(NbdNewImageTest, IsMadeWithTheCredentialsOfTheLocation) {
+    for (const FormatDriver& each : format_drivers()) {
+        if (each.create == nullptr || each.name == "luks" || each.name == "xva") {
+            continue;  // a passphrase is wanted; nothing tells an empty one
+        }
+        ASSERT_TRUE(run(disk_->write_zeroes(0, kSize, {})).ok());
+        const auto made = make(each.name, credentials_uri(location_));
+        EXPECT_TRUE(made.ok()) << each.name << ": " << made.error().text();
+        EXPECT_EQ(*run(probe_format(*disk_)), each.name);
+    }
+}
+
+TEST_F(NbdNewImageTest, IsNotMadeWithOthers) {
+    EXPECT_FALSE(make("qcow2", location_uri(location_)).ok());  // by the system's authorities
+    location_.tls_user = "bob";
+    EXPECT_FALSE(make("qcow2", credentials_uri(location_)).ok());
+    location_.tls_user = "alice";
+    write_key("5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b");
+    EXPECT_EQ(make("qcow2", credentials_uri(location_)).error().kind(),
+              ErrorKind::PermissionDenied);
+    EXPECT_TRUE(untouched());
 }
 
 TEST_F(NbdTest, HolesAreSeenAndReadAsZeros) {

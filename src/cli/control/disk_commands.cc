@@ -268,12 +268,17 @@ Result<UniqueFd> prepare_export(const Arguments& arguments, const Json& disk,
     }
     block::OptionList check = request.nbd;
     block::nbd::Location location = STRATA_TRY(block::nbd::take_location(check));
+    if (location.tls && location.tls_folder.empty()) {  // strata run says so too, but later
+        return Error{ErrorKind::InvalidArgument,
+                     "an export with TLS as a copy's target: name the folder of its credentials "
+                     "(--tls-certificates FOLDER)"};
+    }
     if (!location.tls_folder.empty()) {  // strata run looks from another folder, perhaps
         location.tls_folder = std::filesystem::absolute(location.tls_folder).string();
     }
     request.nbd = block::nbd::location_options(location);
     if (!arguments.flag("--existing") && request.format != "raw") {
-        STRATA_TRY_VOID(make_image(block::nbd::location_uri(location), request.format,
+        STRATA_TRY_VOID(make_image(block::nbd::credentials_uri(location), request.format,
                                    disk.value("size", std::uint64_t{0}), std::move(options)));
         request.empty = !request.incremental;
     }
