@@ -53,6 +53,7 @@ Json disk_to_json(const DiskConfig& disk) {
               {"cdrom", disk.cdrom},
               {"read_only", disk.read_only},
               {"follow", disk.follow},
+              {"pinned", disk.pinned},
               {"write_errors", to_text(disk.write_errors)},
               {"read_errors", to_text(disk.read_errors)}};
     if (!disk.serial.empty()) {
@@ -141,6 +142,7 @@ Result<DiskConfig> read_disk(const Json& json, const std::string& path, std::siz
     disk.cdrom = reader.boolean("cdrom", disk.cdrom);
     disk.read_only = reader.boolean("read_only", disk.read_only);
     disk.follow = reader.boolean("follow", disk.follow);
+    disk.pinned = reader.boolean("pinned", disk.pinned);
     disk.passphrase_fd = read_fd(reader, "passphrase_fd", fds);
     disk.write_errors = STRATA_TRY(write_errors_from_text(reader.text("write_errors", "enospc")));
     disk.read_errors = STRATA_TRY(read_errors_from_text(reader.text("read_errors", "report")));

@@ -77,6 +77,8 @@ struct DiskConfig {
     bool read_only = false;
     bool follow =
         false;  ///< open the files that the image names (backing files): for trusted images
+    bool pinned = false;  ///< its layers stay as they are: nothing takes the top one's place, which
+                          ///< is the run's own (or a folder)
     std::int64_t passphrase_fd =
         kNoFile;  ///< of an encrypted image: all of that file; never in a text
     WriteErrors write_errors = WriteErrors::Enospc;

@@ -24,6 +24,7 @@ MachineConfig full_config() {
                      .format = "qcow2",
                      .read_only = true,
                      .follow = true,
+                     .pinned = true,
                      .write_errors = WriteErrors::Stop}};
     config.nets = {{.forwards = {{.protocol = Protocol::Udp,
                                   .host_address = "0.0.0.0",

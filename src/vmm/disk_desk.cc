@@ -22,6 +22,34 @@ constexpr std::chrono::seconds kProgress{1};
 constexpr std::array<std::string_view, 5> kStates = {"running", "ready", "done", "failed",
                                                      "cancelled"};
 
+bool replaces_the_top(const api::ControlRequest& request) {
+    switch (request.operation) {
+        case ControlOperation::DiskCommit:
+        case ControlOperation::DiskStream:
+            return true;
+        case ControlOperation::DiskMirror:
+            return request.end != api::MirrorEnd::Keep;
+        case ControlOperation::DiskSnapshot:
+            return request.snapshot.empty();
+        default:
+            return false;
+    }
+}
+
+// What the guest has written since the machine began would be lost with the run's own layer, or be
+// laid over what was committed the next time.
+Result<> keeps_its_layers(const RunningDisk& disk, const api::ControlRequest& request) {
+    if (!disk.pinned || !replaces_the_top(request)) {
+        return ok();
+    }
+    return Error{
+        ErrorKind::NotSupported,
+        fmt::format("{} is a folder, or has the mode nonpersistent or undoable: its layers "
+                    "stay as they are while the machine runs (copy it: disk backup, disk "
+                    "mirror --keep)",
+                    disk.name)};
+}
+
 }  // namespace
 
 /// A job on its way to a graph's thread, and what to do when it is there.
@@ -92,6 +120,9 @@ void DiskDesk::serve(api::ControlRequest request, UniqueFd file, Reply reply) {
     const auto disk = find_disk(request.disk);
     if (!disk) {
         return reply(disk.error());
+    }
+    if (const auto kept = keeps_its_layers(disks_[*disk], request); !kept.ok()) {
+        return reply(kept.error());
     }
     switch (request.operation) {
         case ControlOperation::DiskResize:

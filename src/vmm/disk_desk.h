@@ -28,6 +28,7 @@ struct RunningDisk {
     std::string name;  ///< "disk0"
     std::string file;  ///< as the owner named it
     std::string format;
+    bool pinned = false;  ///< as in its configuration
     block::DiskUser* device = nullptr;
 };
 

@@ -190,7 +190,8 @@ RunningDisk MachineDevices::describe(std::size_t index) const {
     const block::DiskImage& image = *images_[index].image;
     return {.name = fmt::format("disk{}", index),
             .file = std::string(image.name()),
-            .format = std::string(image.format())};
+            .format = std::string(image.format()),
+            .pinned = images_[index].config.pinned};
 }
 
 bool MachineDevices::any_on(api::DiskBus bus) const {

@@ -394,6 +394,19 @@ class ControlTest(unittest.TestCase):
         server.communicate()
         self.assertEqual(self.content(copy, "qcow2"), before)
 
+    def test_layers_of_a_run_stay_where_they_are(self):
+        disk = self.path("a.qcow2")
+        image("create", "--format", "qcow2", disk, "8M")
+        for mode in ("undoable", "nonpersistent"):
+            with self.subTest(mode):
+                self.boot(disk, f",format=qcow2,mode={mode}")
+                for words in (("commit", "t", "disk0"), ("stream", "t", "disk0"), ("snapshot", "t", "disk0", self.path(f"{mode}.qcow2")),
+                              ("mirror", "t", "disk0", self.path(f"{mode}.raw"), "--pivot")):
+                    self.assertIn("mode", self.strata("disk", *words, status=9).stderr)
+                self.strata("disk", "mirror", "t", "disk0", self.path(f"{mode}-copy.raw"), "--keep")
+                self.terminal.send("poweroff -f\n")
+                self.assertEqual(self.terminal.wait(), 0)
+
     def test_snapshot_commit_and_stream(self):
         self.boot(self.raw("disk"))
         self.command(FILL, r"filled 0")

@@ -118,6 +118,7 @@ Result<PreparedDisk> prepare_folder(api::DiskText disk) {
     location.address.path = name;  // for messages: nobody connects there
     disk.nbd = block::nbd::location_options(location);
     PreparedDisk prepared{.config = static_cast<api::DiskConfig&&>(disk), .fd = UniqueFd()};
+    prepared.config.pinned = true;
     prepared.folder = {.location = name, .drop_writes = drop};
     return prepared;
 }
@@ -145,6 +146,7 @@ PreparedDisk over(const api::DiskText& disk, UniqueFd fd, std::string name) {
     PreparedDisk prepared{.config = static_cast<const api::DiskConfig&>(disk), .fd = std::move(fd)};
     prepared.config.file.name = std::move(name);
     prepared.config.format = "qcow2";
+    prepared.config.pinned = true;
     prepared.config.follow = true;  // what it names is what we put there
     return prepared;
 }

@@ -43,6 +43,7 @@ TEST_F(DiskSetupTest, NonpersistentDiskIsANamelessOverlay) {
     ASSERT_TRUE(disk.ok()) << disk.error().text();
     EXPECT_EQ(disk->config.format, "qcow2");
     EXPECT_TRUE(disk->config.follow);
+    EXPECT_TRUE(disk->config.pinned);
     const auto link =
         std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(disk->fd.get()));
     EXPECT_TRUE(link.string().ends_with("(deleted)")) << link;
