@@ -17,7 +17,8 @@ struct CompactReport {
 struct CompactWatch {
     std::function<void(std::uint64_t total)> begin;        ///< bytes there are to look at or move
     std::function<Result<>(std::uint64_t bytes)> advance;  ///< so many more; an error: stop soon
-    /// Before so many bytes are looked through for zeros: waits as it likes; an error: stop.
+    /// Where so many bytes are looked through for zeros, or moved: waits as it likes; an error:
+    /// stop soon.
     std::function<Task<>(std::uint64_t bytes)> look;
 };
 

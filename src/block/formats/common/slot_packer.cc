@@ -215,6 +215,12 @@ Task<> SlotPacker::move_blocks() {
         const std::size_t end = std::min(at + batch, moves.size());
         std::vector<std::uint64_t> left;
         for (std::size_t i = at; i < end; ++i) {
+            if (watch_.look) {
+                stop_ = co_await watch_.look(layout_.bytes);
+            }
+            if (!stop_.ok()) {
+                break;
+            }
             Block& block = blocks_[moves[i].block];
             STRATA_CO_TRY_VOID(co_await copy(block.slot, moves[i].to));
             STRATA_CO_TRY_VOID(co_await table_.set_slot(block.index, moves[i].to));

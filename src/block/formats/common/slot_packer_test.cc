@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
+#include "block/filters/filter_node.h"
 #include "block/jobs/compact.h"
 #include "block/loop.h"
 #include "block/registry.h"
@@ -24,6 +25,16 @@ struct Kind {
     OptionList options;
     std::uint64_t block;
     std::uint64_t most;  ///< bytes of the file besides blocks
+};
+
+/// What a server exports, or a device: its size stays.
+class FirmNode final : public FilterNode {
+  public:
+    using FilterNode::FilterNode;
+    [[nodiscard]] std::string_view format() const override { return "firm"; }
+    Task<> resize(std::uint64_t /*size*/, Preallocation /*preallocation*/) override {
+        co_return lacks("resizing");
+    }
 };
 
 class SlotPacking : public testing::TestWithParam<Kind> {
@@ -173,6 +184,75 @@ TEST_P(SlotPacking, StoppedItIsWholeAndGoesOn) {
         open();
     }
     EXPECT_LE(length(), used() * block() + GetParam().most);
+}
+
+TEST_P(SlotPacking, FilesThatKeepTheirSizeArePacked) {
+    fill();
+    for (const std::uint64_t index : {1, 4, 10, 11}) {
+        write(index, 0);
+    }
+    close();
+    const std::uint64_t before = length();
+    const auto footers = [&] {
+        const std::string bytes = content();
+        unsigned found = 0;
+        for (std::size_t at = 0; (at = bytes.find("conectix", at)) != std::string::npos; ++at) {
+            ++found;
+        }
+        return found;
+    };
+    const unsigned tails = footers();
+    OpenOptions file, options;
+    file.path = options.path = path();
+    file.format = "file";
+    options.format = GetParam().format;
+    NodePtr firm =
+        std::make_shared<FirmNode>(loop_->run(open_node(*loop_, std::move(file))).value());
+    node_ = loop_->run(open_format(std::move(firm), std::move(options))).value();
+    const auto report = compact();
+    ASSERT_TRUE(report.ok()) << report.error().text();
+    EXPECT_EQ(report->zeroes, 4 * block());
+    EXPECT_GT(report->moved, 0U);
+    EXPECT_EQ(length(), before);
+    expect_whole();
+    close();
+    EXPECT_EQ(footers(), tails);
+    open();
+    expect_whole();
+    ASSERT_TRUE(compact().ok());
+    EXPECT_LE(length(), used() * block() + GetParam().most);
+    expect_whole();
+}
+
+// What is looked through and what moves counts against a limit, and may be stopped there.
+TEST_P(SlotPacking, MovesWaitAndMayBeStopped) {
+    fill();
+    for (const std::uint64_t index : {7, 8, 9, 10, 11}) {
+        write(index, 0);
+    }
+    constexpr unsigned kLooks = kBlocks + 2;
+    unsigned looks = 0, most = kLooks;
+    const auto pack = [&] {
+        CompactWatch watch;
+        watch.look = [&](std::uint64_t) -> Task<> {
+            if (looks == most) {
+                co_return Error(ErrorKind::Failed, "stopped");
+            }
+            ++looks;
+            co_return ok();
+        };
+        return loop_->run(dynamic_cast<Compactable&>(*node_).pack_file(std::move(watch)));
+    };
+    EXPECT_FALSE(pack().ok());  // two blocks have moved
+    EXPECT_EQ(looks, kLooks);
+    expect_whole();
+    looks = 0, most = ~0U;
+    const auto report = pack();
+    ASSERT_TRUE(report.ok());
+    EXPECT_GT(report->moved, 0U);
+    EXPECT_GT(looks, used());
+    EXPECT_LE(length(), used() * block() + GetParam().most);
+    expect_whole();
 }
 
 TEST_P(SlotPacking, EmptyImagesStayEmpty) {

@@ -422,12 +422,18 @@ Task<> TableNode::end_file(std::uint64_t end) {
     }
     if (done.ok()) {
         done = co_await file_->resize(end + tail_bytes(), Preallocation::Off);
+        if (!done.ok() && done.error().kind() == ErrorKind::NotSupported) {
+            done = ok();
+        }
     }
     if (done.ok()) {
         done = co_await file_->flush();
     }
     if (!done.ok() || file_->size() > end + tail_bytes()) {
         end_ = old;  // a device keeps its size, and what lies there is no zeros
+        if (done.ok() && old > end && tail_bytes() != 0) {
+            done = co_await file_->write_zeroes(end, tail_bytes(), {});  // the old tail holds
+        }
     }
     co_return done;
 }

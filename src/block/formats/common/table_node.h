@@ -117,7 +117,7 @@ class TableNode : public Node {
     /// `alignment`.
     std::uint64_t take_space(std::uint64_t bytes, std::uint64_t alignment);
     /// Flushes; then nothing that is used lies behind `end`, and the file ends there, with its
-    /// tail.
+    /// tail. A file that cannot get smaller (a device, a server's export) stays as long as it is.
     Task<> end_file(std::uint64_t end);
     [[nodiscard]] std::uint64_t unit() const { return unit_; }
     [[nodiscard]] bool written() const { return written_; }

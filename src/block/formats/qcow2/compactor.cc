@@ -24,11 +24,15 @@ Compactor::Compactor(Qcow2Node& node, CompactWatch watch)
       watch_(std::move(watch)),
       buffer_(std::max(kCopyBytes, 2 * node.cluster())) {}
 
-void Compactor::moved(std::uint64_t bytes) {
+Task<> Compactor::moved(std::uint64_t bytes) {
     moved_ += bytes;
     if (stop_.ok() && watch_.advance) {
         stop_ = watch_.advance(bytes);
     }
+    if (stop_.ok() && watch_.look) {
+        stop_ = co_await watch_.look(bytes);
+    }
+    co_return ok();
 }
 
 /// What a crash or a stop left, and whatever else nobody refers to.
@@ -372,7 +376,7 @@ Task<std::size_t> Compactor::move_run(Run run, std::uint64_t owners) {
         old_.push_back({run.host + i * cluster(), owners});
     }
     changed_ = true;
-    moved(place.clusters * cluster());
+    STRATA_CO_TRY_VOID(co_await moved(place.clusters * cluster()));
     co_return place.clusters;
 }
 
@@ -391,7 +395,7 @@ Task<> Compactor::move_shared(std::size_t entry, const Mapping& old, std::uint64
         STRATA_CO_TRY_VOID(co_await copy_data(old.host, place.host, guest, 1));
         known = places_.emplace(old.host, place.host).first;
         late_.push_back({old.host, refs});
-        moved(cluster());
+        STRATA_CO_TRY_VOID(co_await moved(cluster()));
     }
     Be64& word = words_[entry * step];
     word = (word & ~kOffsetMask) | known->second;
@@ -451,7 +455,7 @@ Task<> Compactor::move_packed(std::size_t entry, const Mapping& old, std::uint64
         STRATA_CO_TRY_VOID(co_await file_.read(start, all));
         STRATA_CO_TRY_VOID(co_await file_.write(place, all));
         more = owners - 1;
-        moved(bytes);
+        STRATA_CO_TRY_VOID(co_await moved(bytes));
     }
     STRATA_CO_TRY(const bool counted, co_await count_more(place, bytes, more));
     if (!counted) {

@@ -75,7 +75,7 @@ class Compactor {
     Task<Run> extend(Run run, std::uint64_t owners);
     Task<> write_table(std::uint64_t table);
     Task<> let_go(std::vector<Reference> references);
-    void moved(std::uint64_t bytes);
+    Task<> moved(std::uint64_t bytes);
 
     Qcow2Node& node_;
     Metadata& meta_;

@@ -15,8 +15,7 @@ Task<> Compactor::copy_row(std::uint64_t from, std::uint64_t to, std::uint64_t b
         STRATA_CO_TRY_VOID(co_await file_.read(from + at, part));
         STRATA_CO_TRY_VOID(co_await file_.write(to + at, part));
     }
-    moved(bytes);
-    co_return ok();
+    co_return co_await moved(bytes);
 }
 
 /// The snapshots' L1 tables, and the table that names them.
@@ -214,9 +213,12 @@ Task<> Compactor::cut() {
         co_return ok();
     }
     STRATA_CO_TRY_VOID(co_await file_.flush());
-    STRATA_CO_TRY_VOID(co_await file_.resize(end, Preallocation::Off));
+    const Result<> resized = co_await file_.resize(end, Preallocation::Off);
+    if (!resized.ok() && resized.error().kind() != ErrorKind::NotSupported) {
+        co_return resized.error();
+    }
     STRATA_CO_TRY_VOID(co_await file_.flush());
-    if (file_.size() == end) {  // a device keeps its size
+    if (file_.size() == end) {  // a device keeps its size, and so does a server's export
         meta_.end_ = end;
     }
     meta_.forget_everything();

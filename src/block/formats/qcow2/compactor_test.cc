@@ -11,6 +11,7 @@
 
 #include "base/endian.h"
 #include "block/compact.h"
+#include "block/filters/filter_node.h"
 #include "block/jobs/compact.h"
 #include "block/loop.h"
 #include "block/registry.h"
@@ -20,6 +21,16 @@ namespace {
 
 constexpr std::uint64_t kSize = 8U << 20;
 constexpr std::uint64_t kPiece = 64U << 10;
+
+/// What a server exports, or a device: its size stays.
+class FirmNode final : public FilterNode {
+  public:
+    using FilterNode::FilterNode;
+    [[nodiscard]] std::string_view format() const override { return "firm"; }
+    Task<> resize(std::uint64_t /*size*/, Preallocation /*preallocation*/) override {
+        co_return lacks("resizing");
+    }
+};
 
 class Compacting : public testing::Test {
   protected:
@@ -200,6 +211,40 @@ TEST_F(Compacting, EncryptedClustersAreEncipheredAnew) {
     expect_whole();
     close();
     open("qcow2", key);
+    expect_whole();
+}
+
+TEST_F(Compacting, FilesThatKeepTheirSizeArePackedAtTheLimitsPace) {
+    make({{"cluster_size", "4096"}});
+    fill();
+    blank();
+    const std::uint64_t zeros = 5 * kPiece;  // the first ones
+    ASSERT_TRUE(loop_->run(node_->write_zeroes(0, zeros, {.may_unmap = true})).ok());
+    ASSERT_TRUE(loop_->run(node_->discard(0, zeros)).ok());
+    close();
+    const std::uint64_t before = length();
+    OpenOptions file, options;
+    file.path = options.path = path();
+    file.format = "file";
+    options.format = "qcow2";
+    NodePtr firm =
+        std::make_shared<FirmNode>(loop_->run(open_node(*loop_, std::move(file))).value());
+    node_ = loop_->run(open_format(std::move(firm), std::move(options))).value();
+    std::uint64_t paced = 0;
+    CompactWatch watch;
+    watch.look = [&](std::uint64_t bytes) -> Task<> {
+        paced += bytes;
+        co_return ok();
+    };
+    auto& packs = dynamic_cast<Compactable&>(*node_);
+    const auto report = loop_->run(packs.pack_file(std::move(watch)));
+    ASSERT_TRUE(report.ok()) << report.error().text();
+    EXPECT_GT(report->moved, 0U);
+    EXPECT_EQ(report->moved, paced);
+    EXPECT_EQ(length(), before);
+    expect_whole();
+    close();
+    open();
     expect_whole();
 }
 
