@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "block/jobs/progress_signal.h"
 #include "block/registry.h"
 #include "block/wording.h"
 #include "qemu_img/arguments.h"
@@ -98,6 +99,7 @@ void print_help() {
 int run(std::span<char*> words) {
     block::use_wording(block::Wording::Qemu);
     (void)std::signal(SIGPIPE, SIG_IGN);
+    block::hold_progress_signal();
     if (words.size() < 2) {
         return end_with(usage_error("Not enough arguments"));
     }

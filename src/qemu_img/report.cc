@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "block/jobs/progress_signal.h"
+
 namespace strata::qemu_img {
 
 namespace {
@@ -65,9 +67,27 @@ std::string human_size(std::uint64_t bytes) {
     return fmt::format("{:.3g} {}B", value, kUnits.at(static_cast<std::size_t>(unit)));
 }
 
-ProgressLine::ProgressLine(bool shown, double step) : shown_(shown), step_(step) {}
+namespace {
+
+double percent_of(std::uint64_t done, std::uint64_t total) {
+    return total == 0 ? 100.0 : static_cast<double>(done) / static_cast<double>(total) * 100.0;
+}
+
+void print_answer(std::uint64_t done, std::uint64_t total) {
+    fmt::print(stderr, "    ({:.2f}/100%)\n", percent_of(done, total));
+}
+
+}  // namespace
+
+// What is shown needs no asking for.
+ProgressLine::ProgressLine(bool shown, double step) : shown_(shown), step_(step) {
+    if (!shown) {
+        block::answer_progress_signal(&print_answer);
+    }
+}
 
 ProgressLine::~ProgressLine() {
+    block::answer_progress_signal({});
     if (shown_) {
         print("\n");
         (void)std::fflush(stdout);
@@ -75,12 +95,14 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::show(std::uint64_t done, std::uint64_t total) {
-    const double percent =
-        total == 0 ? 100.0 : static_cast<double>(done) / static_cast<double>(total) * 100.0;
+    const double percent = percent_of(done, total);
     if (shown_ && (done == 0 || done >= total || percent - last_ >= step_)) {
         last_ = percent;
         fmt::print(stdout, "    ({:.2f}/100%)\r", percent);
         (void)std::fflush(stdout);
+    }
+    if (!shown_) {
+        block::look_for_progress_signal(done, total);
     }
 }
 

@@ -12,7 +12,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
-from strata_program import BUILD, STRATA, environment, run, start
+from strata_program import BUILD, STRATA, environment, run, start, wait_until
 
 MIB = 1 << 20
 QEMU_IMG = BUILD / "bin" / "qemu-img"
@@ -300,6 +300,42 @@ ddb.adapterType = "lsilogic"
             broken[at:at + len(part)] = part
             self.path("disk-sesparse.vmdk").write_bytes(broken)
             self.assertNotEqual(run("image", "convert", self.path("disk.vmdk"), self.path("bad.raw"), "--format", "vmdk", "--follow").returncode, 0, at)
+
+    def test_progress_is_told_on_request(self):
+        raw, target = self.path("a.raw"), self.path("b.raw")
+        raw.write_bytes(os.urandom(8 * MIB))
+        line = r"^ {4}\(\d+\.\d\d/100%\)$"
+        peers = ["convert", "-r", "4M", "-f", "raw", "-O", "raw", raw, target]
+        ours = ["image", "convert", "--speed", "4M", "-f", "raw", "-O", "raw", raw, target]
+        for program, words, wanted in ((QEMU_IMG, peers, line), (QEMU_IMG, [*peers, "-p", "-q"], line), (QEMU_IMG, [*peers, "-p"], None),
+                                       (STRATA, ours, r"^convert: +\d+\.\d%  .* of 8 MiB  .*/s$"), (STRATA, [*ours, "-q"], r"^convert: ")):
+            with self.subTest(words=words):
+                with subprocess.Popen([str(program), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as copy:
+                    try:
+                        self.assertTrue(wait_until(lambda: target.exists() and target.stat().st_blocks))
+                        copy.send_signal(signal.SIGUSR1)
+                        if wanted:
+                            self.assertRegex(copy.stderr.readline().rstrip("\n"), wanted)
+                        out, err = copy.communicate(timeout=30)
+                    finally:
+                        copy.kill()
+                self.assertEqual((copy.returncode, err if program == QEMU_IMG else ""), (0, ""))
+                self.assertEqual("(100.00/100%)" in out, wanted is None)
+                self.assertEqual(raw.read_bytes(), target.read_bytes())
+                target.unlink()
+
+    def test_signals_for_progress_end_nothing(self):
+        raw = self.path("a.raw")
+        raw.write_bytes(bytes(MIB))
+        with subprocess.Popen([str(QEMU_IMG), "bench", "-c", "2000000", "-f", "raw", str(raw)], stdout=subprocess.DEVNULL) as bench:
+            status, blocked = pathlib.Path(f"/proc/{bench.pid}/status"), 1 << (signal.SIGUSR1 - 1)
+            try:
+                self.assertTrue(wait_until(lambda: int(status.read_text().split("SigBlk:")[1].split()[0], 16) & blocked))
+                bench.send_signal(signal.SIGUSR1)
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    bench.wait(timeout=0.5)
+            finally:
+                bench.kill()
 
     def test_ports(self):
         raw = self.path("disk.raw")

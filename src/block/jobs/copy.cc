@@ -90,6 +90,7 @@ class Copier {
     Extent extent_;                 ///< of the source, with what is left of it
     std::uint64_t extent_end_ = 0;  ///< where it ends in the target
     std::uint64_t tickets_ = 0, turn_of_ = 0;
+    bool counted_ = false;  ///< progress is told in bytes of data, else in bytes of the disk
     bool failed_ = false;
     WaitQueue turn_;
     BufferPool pool_;
@@ -383,7 +384,7 @@ Task<> Copier::transfer(Chunk chunk) {
     failed_ = failed_ || !done.ok();
     turn_of_ = std::max(turn_of_, chunk.ticket + 1);
     turn_.wake_all();
-    if (chunk.kind == ChunkKind::Data) {
+    if (chunk.kind == ChunkKind::Data || !counted_) {
         control_.advance(chunk.length);
     }
     co_return done;
@@ -428,8 +429,9 @@ Task<> Copier::scan(TaskGroup& group, std::uint64_t& at) {
 }
 
 Task<> Copier::run() {
-    std::uint64_t bytes = total_;
-    if (control_.watched() || options_.salvage) {
+    std::uint64_t bytes = total_ - std::min(total_, options_.start);
+    counted_ = control_.watched() || options_.salvage;
+    if (counted_) {
         STRATA_CO_TRY(bytes, co_await count_data());
     }
     control_.begin(bytes);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "block/jobs/progress_signal.h"
+
 namespace strata::block {
 namespace {
 
@@ -28,6 +30,7 @@ void JobControl::advance(std::uint64_t bytes) {
         reported_ = done_;
         report_(done_, total_);
     }
+    look_for_progress_signal(done_, total_);
 }
 
 void JobControl::set_speed(std::uint64_t bytes_per_second) {
@@ -56,6 +59,7 @@ Task<> JobControl::pause_point(Loop& loop, std::uint64_t bytes) {
         if (next_ < start) {
             break;  // another limit holds now
         }
+        look_for_progress_signal(done_, total_);
         co_await loop.sleep_until(std::min(start, now + kGlance));
         STRATA_CO_TRY_VOID(check());
     }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -21,6 +22,7 @@
 #include "block/jobs/direct_compare.h"
 #include "block/jobs/direct_unpack.h"
 #include "block/jobs/extents.h"
+#include "block/jobs/progress_signal.h"
 #include "block/jobs/zero_runs.h"
 #include "block/loop.h"
 #include "block/protocols/file/cachestat.h"
@@ -294,6 +296,36 @@ TEST_F(Jobs, ACancelledJobEndsWithAnError) {
     const auto result = loop_->run(copy_image({source.get()}, *target, {}, control));
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().system_errno(), ECANCELED);
+}
+
+TEST_F(Jobs, WhoAsksIsToldHowFarACopyIs) {
+    const auto source = make("source", kSize), target = make("target", kSize);
+    write(*source, 0, filled(1U << 20, 1));
+    std::vector<std::uint64_t> told;
+    hold_progress_signal();
+    answer_progress_signal([&](std::uint64_t done, std::uint64_t total) {
+        EXPECT_EQ(total, kSize);
+        told.push_back(done);
+        EXPECT_EQ(::raise(SIGUSR1), 0);  // and asks again
+    });
+    ASSERT_EQ(::raise(SIGUSR1), 0);
+    JobControl control;
+    const auto copied = loop_->run(copy_image({source.get()}, *target, {}, control));
+    answer_progress_signal({});
+    EXPECT_TRUE(take_progress_signal());
+    ASSERT_TRUE(copied.ok());
+    ASSERT_FALSE(told.empty());
+    EXPECT_TRUE(std::ranges::is_sorted(told));
+    EXPECT_EQ(told.back(), kSize);  // holes count as done
+}
+
+TEST(ProgressSignal, IsTakenOnceAndEndsNothing) {
+    hold_progress_signal();
+    (void)take_progress_signal();
+    ASSERT_EQ(::raise(SIGUSR1), 0);
+    ASSERT_EQ(::raise(SIGUSR1), 0);
+    EXPECT_TRUE(take_progress_signal());
+    EXPECT_FALSE(take_progress_signal());
 }
 
 TEST_F(Jobs, BenchesWriteWhatTheySay) {

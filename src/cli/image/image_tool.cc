@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "block/jobs/progress_signal.h"
 #include "block/protocols/fat/fat_node.h"
 #include "block/secrets.h"
 #include "cli/output.h"
@@ -95,6 +96,17 @@ bool is_secret(std::string_view name) {
 std::string_view secret_advice(std::string_view name) {
     return name.ends_with("key-secret") ? "--passphrase-file (convert: --target-passphrase-file)"
                                         : "--passphrase-file, --new-passphrase-file";
+}
+
+/// " 25.0%  1 MiB of 4 MiB  512 KiB/s"
+std::string state_text(std::chrono::steady_clock::time_point start, std::uint64_t done,
+                       std::uint64_t total) {
+    const auto passed = std::chrono::steady_clock::now() - start;
+    const double seconds = std::max(std::chrono::duration<double>(passed).count(), 0.001);
+    const double part = total == 0 ? 0.0 : static_cast<double>(done) / static_cast<double>(total);
+    return fmt::format(
+        "{:5.1f}%  {} of {}  {}/s", part * 100.0, format_size(done), format_size(total),
+        format_size(static_cast<std::uint64_t>(static_cast<double>(done) / seconds)));
 }
 
 }  // namespace
@@ -189,6 +201,7 @@ Result<> check_apart(const block::Node& source, const std::string& target) {
 }
 
 Result<ImageTool> ImageTool::start() {
+    block::hold_progress_signal();  // before the loop's threads
     return ImageTool(STRATA_TRY(block::Loop::create()));
 }
 
@@ -283,9 +296,16 @@ ProgressBar::ProgressBar(std::string title, bool shown)
       drawn_{},
       control_(shown_ ? std::function<void(std::uint64_t, std::uint64_t)>(
                             [this](std::uint64_t done, std::uint64_t total) { draw(done, total); })
-                      : std::function<void(std::uint64_t, std::uint64_t)>()) {}
+                      : std::function<void(std::uint64_t, std::uint64_t)>()) {
+    block::hold_progress_signal();
+    block::answer_progress_signal([this](std::uint64_t done, std::uint64_t total) {
+        fmt::print(stderr, "{}{}: {}\n", shown_ ? "\r\x1b[K" : "", title_,
+                   state_text(start_, done, total));
+    });
+}
 
 ProgressBar::~ProgressBar() {
+    block::answer_progress_signal({});
     if (shown_) {
         fmt::print(stderr, "\r\x1b[K");
     }
@@ -297,13 +317,10 @@ void ProgressBar::draw(std::uint64_t done, std::uint64_t total) {
         return;
     }
     drawn_ = now;
-    const double seconds = std::max(std::chrono::duration<double>(now - start_).count(), 0.001);
     const double part = static_cast<double>(done) / static_cast<double>(total);
     const auto filled = static_cast<std::size_t>(part * kBarWidth);
-    fmt::print(stderr, "\r{} [{}{}] {:5.1f}%  {} of {}  {}/s\x1b[K", title_,
-               std::string(filled, '#'), std::string(kBarWidth - filled, '.'), part * 100.0,
-               format_size(done), format_size(total),
-               format_size(static_cast<std::uint64_t>(static_cast<double>(done) / seconds)));
+    fmt::print(stderr, "\r{} [{}{}] {}\x1b[K", title_, std::string(filled, '#'),
+               std::string(kBarWidth - filled, '.'), state_text(start_, done, total));
     (void)std::fflush(stderr);
 }
 

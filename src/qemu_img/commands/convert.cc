@@ -290,7 +290,9 @@ Result<> Convert::copy() {
         nodes.push_back(source.get());
     }
     Result<> done = session_.run(block::copy_image(nodes, *target_, options_, control));
-    line.show(1, 1);
+    if (done.ok()) {
+        line.show(1, 1);
+    }
     return done;
 }
 
