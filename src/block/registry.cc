@@ -312,11 +312,13 @@ Task<NodePtr> open_reference(Loop& loop, const OpenOptions& parent, Reference re
         co_return co_await open_tree(loop, std::move(options));
     }
     if (parent.references == nullptr) {
-        co_return Error{ErrorKind::PermissionDenied,
-                        fmt::format("image '{}' names a {}, which an image may do only if it is "
-                                    "trusted: if this one is, say so (--disk "
-                                    "FILE,format=...,follow; strata image convert --follow)",
-                                    parent.path, role(reference.kind))};
+        co_return Error{
+            ErrorKind::PermissionDenied,
+            fmt::format("image '{}' names {} {}, which an image may do only if it is "
+                        "trusted: if this one is, say so (--disk "
+                        "FILE,format=...,follow; strata image convert --follow)",
+                        parent.path, reference.kind == Reference::Kind::Extent ? "an" : "a",
+                        role(reference.kind))};
     }
     reference.referrer = parent.path;
     auto found = parent.references->resolve(reference);

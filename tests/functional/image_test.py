@@ -337,6 +337,31 @@ ddb.adapterType = "lsilogic"
             finally:
                 bench.kill()
 
+    def test_vmdk_extents_are_told_without_opening_them(self):
+        disk = self.path("disk.vmdk")
+        self.good("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", disk, "1M")
+        self.path("disk-flat.vmdk").unlink()
+        told = json.loads(self.good("info", "-f", "vmdk", "--json", disk))
+        self.assertEqual(told["details"]["extents"], [{"filename": "disk-flat.vmdk", "format": "FLAT", "virtual-size": MIB}])
+        self.refused(6, "names an extent", "map", "-f", "vmdk", disk)
+
+    def test_vmdk_extents_are_told_as_by_the_peer(self):
+        raw, disk = self.path("a.raw"), self.path("a.vmdk")
+        raw.write_bytes(os.urandom(MIB))
+        sparse = {"virtual-size": MIB, "cluster-size": 65536}
+        for kind, name, wanted in (("monolithicSparse", disk, {**sparse, "format": ""}),
+                                   ("streamOptimized", disk, {**sparse, "format": "", "compressed": True}),
+                                   ("twoGbMaxExtentSparse", self.path("a-s001.vmdk"), {**sparse, "format": "SPARSE"}),
+                                   ("monolithicFlat", self.path("a-flat.vmdk"), {"virtual-size": MIB, "format": "FLAT"})):
+            with self.subTest(kind=kind):
+                self.link("convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={kind}", raw, disk)
+                text = self.link("info", "--output=json", disk)
+                self.assertEqual(json.loads(text)["format-specific"]["data"]["extents"], [{"filename": str(name), **wanted}])
+                if shutil.which("qemu-img"):
+                    for output in ("json", "human"):
+                        peer = subprocess.run(["qemu-img", "info", f"--output={output}", str(disk)], capture_output=True, text=True, check=True)
+                        self.assertEqual(self.link("info", f"--output={output}", disk), peer.stdout)
+
     def test_ports(self):
         raw = self.path("disk.raw")
         raw.write_bytes(bytes(MIB))

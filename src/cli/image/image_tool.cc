@@ -232,6 +232,9 @@ Result<block::NodePtr> ImageTool::open_as(std::string_view path, std::string_vie
     options.open_data = access.backing;
     options.for_check = access.check;
     options.extra = key_options(format, access);
+    if (!access.backing && !access.lock) {  // it is looked at alone
+        options.extra.emplace_back("extents", "optional");
+    }
     if (!access.disk.empty()) {
         options.extra.emplace_back("disk", access.disk);
     }

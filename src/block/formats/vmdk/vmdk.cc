@@ -38,13 +38,28 @@ Task<NodePtr> open_parent(Loop& loop, const OpenOptions& options, const Descript
     co_return node;
 }
 
+/// Extent `line`, without a file so far.
+VmdkNode::Extent extent_of(const ExtentLine& line, std::uint64_t start) {
+    return {.start = start,
+            .size = line.sectors * 512,
+            .flat = line.type == ExtentType::Flat,
+            .file = line.file,
+            .type_name = line.type_name};
+}
+
+/// Extent `line`, which is not to be opened.
+VmdkNode::Extent closed_extent(const ExtentLine& line, std::uint64_t start) {
+    VmdkNode::Extent extent = extent_of(line, start);
+    extent.closed = line.type != ExtentType::Zero;
+    return extent;
+}
+
 /// Opens extent `line` in `file`.
 Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, const ExtentLine& line,
                                    std::uint64_t start, NodePtr backing) {
-    VmdkNode::Extent extent{.start = start, .size = line.sectors * 512};
+    VmdkNode::Extent extent = extent_of(line, start);
     if (line.type == ExtentType::Flat) {
         extent.offset = line.offset * 512;
-        extent.flat = true;
         if (!lies_within(extent.offset, extent.size, file->size())) {
             co_return broken_image(
                 "VMDK", options.path,
@@ -73,11 +88,19 @@ Task<VmdkNode::Extent> open_extent(NodePtr file, const OpenOptions& options, con
             fmt::format("extent '{}' is not what the descriptor says", line.file));
     }
     header.capacity = line.sectors;
+    extent.compressed = header.compressed();
     std::string name = file->name();
     extent.node = std::make_shared<SparseExtent>(std::move(file), std::move(name),
                                                  options.read_only || !line.writable, header,
                                                  std::move(backing), start);
     co_return extent;
+}
+
+Task<NodePtr> open_extent_file(Loop& loop, const OpenOptions& options, const ExtentLine& line) {
+    Reference reference{
+        .kind = Reference::Kind::Extent, .name = line.file, .format = {}, .referrer = options.path};
+    co_return co_await open_reference(loop, options, std::move(reference),
+                                      options.read_only || !line.writable);
 }
 
 /// The disk that `descriptor` describes; its only extent is `embedded`, or they are files of their
@@ -89,21 +112,18 @@ Task<NodePtr> assemble(NodePtr file, const OpenOptions& options, Descriptor desc
     if (descriptor.parent_cid != kNoParent && options.open_backing) {
         STRATA_CO_TRY(backing, co_await open_parent(loop, options, descriptor));
     }
+    // extents=optional (info): those that may not be opened are told of alone.
+    const bool closed = !embedded && options.read_only && options.references == nullptr &&
+                        options.extra_of("extents") == "optional";
     std::vector<VmdkNode::Extent> extents;
     std::uint64_t start = 0;
     for (const ExtentLine& line : descriptor.extents) {
-        if (line.type == ExtentType::Zero) {
-            extents.push_back({.start = start, .size = line.sectors * 512, .node = nullptr});
+        if (line.type == ExtentType::Zero || closed) {
+            extents.push_back(closed_extent(line, start));
         } else {
             NodePtr extent_file = file;
             if (!embedded) {
-                Reference reference{.kind = Reference::Kind::Extent,
-                                    .name = line.file,
-                                    .format = {},
-                                    .referrer = options.path};
-                STRATA_CO_TRY(extent_file,
-                              co_await open_reference(loop, options, std::move(reference),
-                                                      options.read_only || !line.writable));
+                STRATA_CO_TRY(extent_file, co_await open_extent_file(loop, options, line));
             }
             STRATA_CO_TRY(
                 VmdkNode::Extent extent,

@@ -12,6 +12,7 @@
 #include "block/formats/common/new_image.h"
 #include "block/formats/common/table_node.h"
 #include "block/formats/common/wire.h"
+#include "block/wording.h"
 
 namespace strata::block::vmdk {
 
@@ -61,10 +62,20 @@ const VmdkNode::Extent& VmdkNode::extent_at(std::uint64_t offset) const {
     return *std::prev(next);
 }
 
+Result<> VmdkNode::check_opened(const Extent& extent) const {
+    if (extent.closed) {
+        return Error{
+            ErrorKind::PermissionDenied,
+            fmt::format("VMDK image '{}': its extent '{}' was not opened", name(), extent.file)};
+    }
+    return ok();
+}
+
 Task<> VmdkNode::read(std::uint64_t offset, Buffers into) {
     STRATA_CO_TRY_VOID(check_range(offset, into.size(), false));
     for (std::uint64_t done = 0; done < into.size();) {
         const Extent& extent = extent_at(offset + done);
+        STRATA_CO_TRY_VOID(check_opened(extent));
         const std::uint64_t within = offset + done - extent.start;
         const Buffers part = into.slice(done, std::min(into.size() - done, extent.size - within));
         if (extent.node == nullptr) {
@@ -162,6 +173,7 @@ Task<> VmdkNode::flush() {
 Task<block::Extent> VmdkNode::status(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY_VOID(check_range(offset, length, false));
     const Extent& extent = extent_at(offset);
+    STRATA_CO_TRY_VOID(check_opened(extent));
     const std::uint64_t within = offset - extent.start;
     length = std::min(length, extent.size - within);
     if (extent.node == nullptr) {
@@ -190,6 +202,28 @@ Task<> VmdkNode::close() {
     co_return co_await file_->close();
 }
 
+std::vector<InfoField> VmdkNode::extent_info(const Extent& extent) const {
+    const bool embedded = extent.node != nullptr && extent.node->file() == file_.get();
+    std::vector<InfoField> fields;
+    fields.push_back(info_field(
+        "filename", "filename",
+        extent.node != nullptr ? std::string(extent.node->name()) : std::string(extent.file)));
+    // The peer knows the type of an extent in a file of its own alone.
+    const bool nameless = embedded && wording() == Wording::Qemu;
+    fields.push_back(
+        info_field("format", "format", nameless ? std::string() : std::string(extent.type_name)));
+    fields.push_back(
+        info_field("virtual-size", "virtual size", static_cast<std::int64_t>(extent.size)));
+    if (extent.node != nullptr && !extent.flat) {
+        fields.push_back(info_field("cluster-size", "cluster size",
+                                    static_cast<std::int64_t>(extent.node->traits().cluster_size)));
+    }
+    if (extent.compressed) {
+        fields.push_back(info_field("compressed", "compressed", true));
+    }
+    return fields;
+}
+
 Task<FormatInfo> VmdkNode::info() {
     FormatInfo info;
     info.cluster_size = traits_.cluster_size;
@@ -201,14 +235,7 @@ Task<FormatInfo> VmdkNode::info() {
     info.specific.push_back(info_field("create-type", "create type", descriptor_.create_type));
     std::vector<std::vector<InfoField>> extents;
     for (const Extent& each : extents_) {
-        std::vector<InfoField> fields;
-        fields.push_back(info_field("filename", "filename",
-                                    each.node != nullptr ? each.node->name() : std::string()));
-        fields.push_back(
-            info_field("format", "format", std::string(each.flat ? "FLAT" : "SPARSE")));
-        fields.push_back(
-            info_field("virtual-size", "virtual size", static_cast<std::int64_t>(each.size)));
-        extents.push_back(std::move(fields));
+        extents.push_back(extent_info(each));
     }
     info.specific.push_back(info_field("extents", "extents", std::move(extents)));
     co_return info;
@@ -217,6 +244,7 @@ Task<FormatInfo> VmdkNode::info() {
 Task<CheckReport> VmdkNode::check(Repair repair) {
     CheckReport all;
     for (const Extent& each : extents_) {
+        STRATA_CO_TRY_VOID(check_opened(each));
         if (each.node == nullptr || each.flat) {
             continue;
         }

@@ -16,9 +16,11 @@ class VmdkNode final : public Node {
   public:
     struct Extent {
         std::uint64_t start = 0, size = 0;  ///< bytes of the disk
-        NodePtr node{};                     ///< null: zeros
+        NodePtr node{};                     ///< null: zeros, or it was not opened
         std::uint64_t offset = 0;           ///< in `node`
-        bool flat = false;
+        bool flat = false, compressed = false;
+        bool closed = false;  ///< was not opened: it is told of, and its data is not to be had
+        std::string file{}, type_name{};  ///< as the descriptor names them
     };
     /// Where the descriptor lies in the file: for changing the content id.
     struct DescriptorPlace {
@@ -47,6 +49,8 @@ class VmdkNode final : public Node {
 
   private:
     [[nodiscard]] const Extent& extent_at(std::uint64_t offset) const;
+    [[nodiscard]] Result<> check_opened(const Extent& extent) const;
+    [[nodiscard]] std::vector<InfoField> extent_info(const Extent& extent) const;
     Task<> begin_write();
     NodePtr file_;
     NodePtr backing_;
