@@ -1,5 +1,6 @@
-// A machine's configuration, the packets between a VMM and who started it, and the options that
-// people write: what is taken means the same when it is said again. The first byte says which.
+// MachineConfig: a machine's configuration, the packets between a VMM and who started it, and the
+// options that people write: what is taken means the same when it is said again. The first byte
+// says which.
 #include "api/machine_config.h"
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The software CPU's decoder in every mode, what the translator asks of an instruction, and the
-// scan of pages that are to run natively.
+// SoftDecode: the software CPU's decoder in every mode, what the translator asks of an instruction,
+// and the scan of pages that are to run natively.
 #include <algorithm>
 #include <array>
 #include <cstdint>
