@@ -138,6 +138,7 @@ Task<> TableNode::read(std::uint64_t offset, Buffers into) {
     STRATA_CO_TRY_VOID(check_range(offset, into.size(), false));
     for (std::uint64_t done = 0; done < into.size();) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset + done, into.size() - done));
+        STRATA_CO_TRY_VOID(check_place(place, offset + done));
         const Buffers part = into.slice(done, place.length);
         switch (place.kind) {
             case Place::Kind::Data:
@@ -153,6 +154,8 @@ Task<> TableNode::read(std::uint64_t offset, Buffers into) {
             case Place::Kind::Packed:
                 STRATA_CO_TRY_VOID(co_await read_packed(place, offset + done, part));
                 break;
+            case Place::Kind::Lost:
+                break;  // refused above
         }
         done += place.length;
     }
@@ -179,6 +182,7 @@ Task<> TableNode::write(std::uint64_t offset, Buffers from) {
     STRATA_CO_TRY_VOID(co_await begin_write());
     for (std::uint64_t done = 0; done < from.size();) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset + done, from.size() - done));
+        STRATA_CO_TRY_VOID(check_place(place, offset + done));
         if (place.kind == Place::Kind::Data) {
             file_->note(NodeEvent::WriteAio);
             STRATA_CO_TRY_VOID(
@@ -199,6 +203,7 @@ Task<> TableNode::write_zeroes(std::uint64_t offset, std::uint64_t length, ZeroO
     STRATA_CO_TRY_VOID(co_await begin_write());
     for (const std::uint64_t end = offset + length; offset < end;) {
         STRATA_CO_TRY(const Place place, co_await find_long(offset, end - offset));
+        STRATA_CO_TRY_VOID(check_place(place, offset));
         if (place.kind == Place::Kind::Data) {
             STRATA_CO_TRY_VOID(co_await zero_data(place.offset, offset, place.length, options));
             offset += place.length;
@@ -460,7 +465,9 @@ Task<Extent> TableNode::status(std::uint64_t offset, std::uint64_t length) {
     STRATA_CO_TRY(const Place place, co_await find_long(offset, length));
     Extent extent{
         .kind = Extent::Kind::Data, .length = place.length, .owner = this, .file = file_.get()};
-    if (place.kind == Place::Kind::Data) {
+    if (!check_place(place, offset).ok()) {
+        extent.file = nullptr;  // to be read through this node, which refuses it
+    } else if (place.kind == Place::Kind::Data) {
         extent.has_offset = true;
         extent.offset = place.offset;
         if (place.look_below) {
@@ -509,6 +516,13 @@ Task<CheckReport> TableNode::check(Repair /*repair*/) {
                                     place.offset >= file_end ? "past the end of the file"
                                                              : "and the file ends within it"));
                 }
+            }
+        } else if (place.kind == Place::Kind::Lost && checks_ends_) {
+            ++report.corruptions;
+            if (report.messages.size() < 20) {
+                report.messages.push_back(
+                    fmt::format("what maps the block at {} lies at {}, past the end of the file",
+                                offset, place.offset));
             }
         }
         offset += place.length;

@@ -42,6 +42,7 @@ struct Place {
         Hole,    ///< the backing image, or zeros
         Packed,  ///< compressed: `packed` bytes at `offset` are block [start, start + bytes) of the
                  ///< disk
+        Lost,    ///< what says where it is lay at `offset`, which is past the end of the file
     };
     Kind kind = Kind::Hole;
     std::uint64_t length = 0;  ///< from what was asked for; at least 1
@@ -58,6 +59,14 @@ struct Reservation {
     bool zeroed = false;    ///< reads as zeros
     bool in_place = false;  ///< the block has its place and lacks parts of its content: what find()
                             ///< calls Data stays
+};
+
+/// What becomes of blocks past the end of a file: it was cut short, unless the format lets files
+/// end early.
+enum class PastEnd : std::uint8_t {
+    Zeros,    ///< what is not there reads as zeros
+    Refused,  ///< what is not there cannot be read or written
+    Begun,    ///< as Refused, but that a block that begins in the file ends in zeros
 };
 
 class TableNode : public Node {
@@ -120,6 +129,11 @@ class TableNode : public Node {
     /// tail. A file that cannot get smaller (a device, a server's export) stays as long as it is.
     Task<> end_file(std::uint64_t end);
     [[nodiscard]] std::uint64_t unit() const { return unit_; }
+    /// What lies before it is there, or was written; whole sectors.
+    [[nodiscard]] std::uint64_t readable_end() const;
+    /// An error if a block or what says where it is lies past the end of the file: before the first
+    /// write, which might use that space.
+    Task<> refuse_if_cut();
     [[nodiscard]] bool written() const { return written_; }
 
     NodePtr file_;
@@ -129,8 +143,11 @@ class TableNode : public Node {
     NodeTraits traits_;
     std::uint64_t end_ = 0;    ///< of what is used of the file
     bool checks_ends_ = true;  ///< check() finds blocks that are not wholly in the file
+    PastEnd past_end_ = PastEnd::Zeros;
 
   private:
+    /// An error if `place`, found at `offset` of the disk, is not in the file.
+    [[nodiscard]] Result<> check_place(const Place& place, std::uint64_t offset) const;
     Task<Place> find_long(std::uint64_t offset, std::uint64_t length);
     Task<> read_packed(Place place, std::uint64_t offset, Buffers into);
     Task<> read_below(std::uint64_t offset, Buffers into);

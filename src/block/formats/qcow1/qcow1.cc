@@ -54,6 +54,7 @@ class Qcow1Node final : public TableNode {
             traits_.discard = traits_.fast_zeroes = false;
             traits_.request_alignment = kSector;
         }
+        past_end_ = PastEnd::Begun;
         end_ = std::max(end_, header.l1_offset + header.l1_entries() * 8);
     }
     Task<> write_compressed(std::uint64_t offset, Buffers from) override {
@@ -124,7 +125,12 @@ class Qcow1Node final : public TableNode {
             co_return Place{.length = std::min(length, span - offset % span)};
         }
         Place place{.length = std::min(length, header_.cluster() - within)};
-        STRATA_CO_TRY(const Be64 entry, co_await meta_.load<Be64>(table + index_of(cluster) * 8));
+        place.offset = table + index_of(cluster) * 8;
+        if (place.offset >= readable_end()) {
+            place.kind = Place::Kind::Lost;
+            co_return place;
+        }
+        STRATA_CO_TRY(const Be64 entry, co_await meta_.load<Be64>(place.offset));
         if (entry == 0) {
             co_return place;
         }
@@ -170,6 +176,8 @@ class Qcow1Node final : public TableNode {
         }
         co_return ok();
     }
+
+    Task<> before_first_write() override { return refuse_if_cut(); }
 
   private:
     [[nodiscard]] bool encrypted() const { return header_.encryption != 0; }
@@ -289,6 +297,15 @@ unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
+    const std::uint64_t table_bytes = header.l1_entries() * 8;
+    if (!lies_within(header.l1_offset, table_bytes, round_up(file->size(), 512))) {
+        co_return broken_image(
+            "qcow", options.path,
+            fmt::format(
+                "its L1 table of {} bytes at {} lies past the end of the file at {}: it was "
+                "cut short; copy the file again",
+                table_bytes, header.l1_offset, file->size()));
+    }
     std::optional<luks::SectorCipher> cipher;
     if (header.encryption != 0) {
         const std::string_view passphrase = options.extra_of("encrypt.key-secret");

@@ -24,6 +24,7 @@ class QedNode final : public TableNode {
           backing_name_(std::move(backing_name)) {
         backing_ = std::move(backing);
         configure(header.size, header.cluster, false);
+        past_end_ = PastEnd::Begun;
     }
     [[nodiscard]] std::string_view format() const override { return "qed"; }
     Task<FormatInfo> info() override {
@@ -49,8 +50,13 @@ class QedNode final : public TableNode {
         if (table % header_.cluster != 0 || table >= kMaxOffset) {
             co_return broken_image("QED", name(), fmt::format("a table lies at {}", table.value()));
         }
-        STRATA_CO_TRY(const Le64 entry,
-                      co_await meta_.load<Le64>(table + cluster % header_.table_entries() * 8));
+        const std::uint64_t at = table + cluster % header_.table_entries() * 8;
+        if (at >= readable_end()) {
+            place.kind = Place::Kind::Lost;
+            place.offset = at;
+            co_return place;
+        }
+        STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(at));
         if (entry <= 1) {
             place.kind = entry == 1 ? Place::Kind::Zero : Place::Kind::Hole;
             co_return place;
@@ -76,6 +82,15 @@ unsigned probe(std::span<const std::byte> start, std::string_view /*path*/) {
 Task<NodePtr> open(NodePtr file, OpenOptions options) {
     STRATA_CO_TRY(const auto bytes, co_await read_bytes(*file, 0, kHeaderBytes));
     STRATA_CO_TRY(const Header header, parse_header(bytes, options.path));
+    if (!lies_within(header.l1_offset, header.table_bytes(), round_up(file->size(), 512))) {
+        co_return broken_image(
+            "QED", options.path,
+            fmt::format(
+                "its L1 table of {} bytes at {} lies past the end of the file at {}: it was "
+                "cut short; copy the file again",
+                header.table_bytes(), header.l1_offset, file->size()),
+            "QED table offset is invalid");
+    }
     if (!options.read_only) {
         co_return unsupported_image("QED", options.path,
                                     "these images can be read only; open it read-only");
