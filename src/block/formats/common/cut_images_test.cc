@@ -155,5 +155,44 @@ TEST_F(CutImages, QcowWithoutItsTableIsRefused) {
     EXPECT_NE(image.error().text().find("cut short"), std::string::npos);
 }
 
+TEST_F(CutImages, VhdxReadsWhatIsThereAndIsNotWritten) {
+    constexpr std::uint64_t kMiB = 1U << 20;
+    make("vhdx", {{"block_size", "1048576"}}, kMiB);
+    cut_to(length() - kMiB - kBlock);
+    {
+        const auto image = open("vhdx");
+        ASSERT_TRUE(image.ok()) << image.error().text();
+        EXPECT_EQ(read(**image, 2 * kMiB), "3");
+        EXPECT_EQ(read(**image, 3 * kMiB - kBlock - 1), "3");
+        EXPECT_TRUE(refused(**image, 3 * kMiB - kBlock));
+        EXPECT_TRUE(refused(**image, 3 * kMiB));
+        EXPECT_EQ(check(**image).corruptions, 2U);
+    }
+    const auto image = open("vhdx", false);
+    ASSERT_TRUE(image.ok());
+    EXPECT_FALSE(write(**image, 0, std::vector<std::byte>(4096)).ok());
+}
+
+TEST_F(CutImages, VhdxWithoutItsTableIsRefused) {
+    constexpr std::uint64_t kMiB = 1U << 20;
+    make("vhdx", {{"block_size", "1048576"}}, kMiB);
+    cut_to(3 * kMiB);  // behind the metadata
+    const auto image = open("vhdx");
+    ASSERT_FALSE(image.ok());
+    EXPECT_NE(image.error().text().find("cut short"), std::string::npos);
+}
+
+TEST_F(CutImages, VhdReadsWhatIsThere) {
+    constexpr std::uint64_t kTwoMiB = 2U << 20;
+    make("vpc", {}, kTwoMiB);
+    cut_to(length() - kTwoMiB - 2048 - kBlock);  // the last block, and the end of the one before
+    const auto image = open("vpc");
+    ASSERT_TRUE(image.ok()) << image.error().text();
+    EXPECT_EQ(read(**image, 2 * kTwoMiB), "3");
+    EXPECT_TRUE(refused(**image, 3 * kTwoMiB - 1));
+    EXPECT_TRUE(refused(**image, 3 * kTwoMiB));
+    EXPECT_EQ(check(**image).corruptions, 2U);
+}
+
 }  // namespace
 }  // namespace strata::block

@@ -68,6 +68,7 @@ VhdNode::VhdNode(NodePtr file, std::string name, bool read_only, const Layout& l
     backing_ = std::move(backing);
     end_ = layout.end;
     checks_ends_ = fixed();
+    past_end_ = PastEnd::Refused;
     configure(layout.size, fixed() ? 1U << 20 : header_.block, false);
     if (fixed()) {
         traits_.cluster_size = 0;
@@ -106,6 +107,11 @@ Task<Place> VhdNode::find(std::uint64_t offset, std::uint64_t length) {
         co_return place;
     }
     const std::uint64_t bitmap = entry * 512ULL;
+    if (!lies_within(bitmap, header_.bitmap_bytes(), readable_end())) {
+        place.kind = Place::Kind::Lost;
+        place.offset = bitmap;
+        co_return place;
+    }
     bool set = false;
     const std::uint64_t last = (within + place.length - 1) / 512;
     STRATA_CO_TRY(const std::uint64_t sectors,

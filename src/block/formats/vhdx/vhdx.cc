@@ -105,6 +105,14 @@ Task<NodePtr> open(NodePtr file, OpenOptions options) {
             "VHDX", options.path,
             fmt::format("its block table of {} bytes is too short", layout.regions.bat.length));
     }
+    if (!lies_within(layout.regions.bat.offset, layout.parameters.bat_entries() * 8,
+                     round_up(file->size(), 512))) {
+        co_return broken_image(
+            "VHDX", options.path,
+            fmt::format("its block table at {} lies past the end of the file at {}: it was cut "
+                        "short; copy the file again",
+                        layout.regions.bat.offset, file->size()));
+    }
     NodePtr backing;
     if (layout.parameters.has_parent) {
         if (!options.read_only) {

@@ -37,6 +37,7 @@ VhdxNode::VhdxNode(NodePtr file, std::string name, bool read_only, const Layout&
       old_end_(file_->size()) {
     backing_ = std::move(backing);
     configure(layout.parameters.size, layout.parameters.block, true);
+    past_end_ = PastEnd::Refused;
 }
 
 Task<FormatInfo> VhdxNode::info() {
@@ -64,6 +65,11 @@ Task<> VhdxNode::find_partial(std::uint64_t block, std::uint64_t within, std::ui
     if (state_of(bitmap) != State::Present || offset_of(bitmap) == 0) {
         co_return broken_image("VHDX", name(),
                                fmt::format("block {} is partly present, and has no bitmap", block));
+    }
+    if (!lies_within(offset_of(bitmap), kMiB, readable_end())) {
+        place.kind = Place::Kind::Lost;
+        place.offset = offset_of(bitmap);
+        co_return ok();
     }
     const std::uint64_t base = (block % p.chunk_ratio()) * (p.block / p.logical_sector);
     const std::uint64_t sector = within / p.logical_sector;
@@ -151,12 +157,21 @@ Task<bool> VhdxNode::publish_zero(std::uint64_t block) {
     co_return true;
 }
 
-// In a file that was cut off inside a block, new blocks go behind that, not into it.
+// In a file that was cut off inside a block, new blocks go behind that, not into it; one that lacks
+// whole blocks is not written.
 Task<> VhdxNode::find_end() {
     const std::uint64_t block_bytes = layout_.parameters.block, file_end = file_->size();
     for (std::uint64_t block = 0; block < layout_.parameters.blocks(); ++block) {
         STRATA_CO_TRY(const Le64 entry, co_await meta_.load<Le64>(payload_offset(block)));
-        if (state_of(entry) == State::Present && offset_of(entry) < file_end) {
+        if (state_of(entry) == State::Present && offset_of(entry) >= file_end) {
+            co_return broken_image(
+                "VHDX", name(),
+                fmt::format(
+                    "block {} lies at {}, past the end of the file at {}; it is damaged and "
+                    "cannot be written, but read and converted",
+                    block, offset_of(entry), file_end));
+        }
+        if (state_of(entry) == State::Present) {
             end_ = std::max(end_, offset_of(entry) + block_bytes);
         }
         if (block % 4096 == 4095) {
